@@ -1,0 +1,62 @@
+# Two commands set up all they need: `make grade` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+LESSON ?=
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help setup lock starter handouts zips release grade test test-fast lint format bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY)  ## make .venv with the pinned packages and this one
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no python3.11 to 3.13 on the PATH: install one"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+lock: setup  ## pin what is installed now (after a change of pyproject.toml)
+	@{ echo '# Every package of the project'"'"'s environment, pinned. Made by `make lock`; environment.yaml installs from it.'; \
+	   $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel \
+	   | sed -E 's/\+cpu$$//; s/^(pyseccomp==.*)$$/\1 ; sys_platform == "linux"/'; } > requirements.lock.part
+	@mv requirements.lock.part requirements.lock && touch $(READY)
+
+starter: setup  ## cut the starters from the solutions
+	$(BIN)/autograder starter $(LESSON)
+
+handouts: setup  ## the zips that students get, in dist/
+	$(BIN)/autograder handouts $(LESSON)
+
+zips: setup  ## the zips that grade on Gradescope and with Otter, in dist/
+	$(BIN)/autograder zips $(LESSON)
+
+release: handouts zips  ## every handout and gradable zip
+
+grade: zips  ## grade solution, stub and a wrong sample of every lesson through the zips
+	$(BIN)/autograder show-off $(LESSON)
+
+test: setup  ## all tests
+	$(BIN)/python -m pytest -q
+
+test-fast: setup  ## the tests that take a moment
+	$(BIN)/python -m pytest -q -m "not slow"
+
+lint: setup  ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup  ## ruff: mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## the figures in README, as ratios of one run
+	$(BIN)/python benchmarks/bench.py
+
+clean:  ## remove what is made, but not .venv
+	rm -rf dist build results

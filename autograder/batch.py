@@ -1,0 +1,111 @@
+"""Many submissions: jobs, and the engines that carry them.
+
+A job is a submission, or where one lies, and how it is graded; what comes back is its scorecard. An engine only carries
+jobs: `_one_by_one` in this process, `_pool` in several warm ones on this machine. Each process holds a Grader, and so a
+box of its own.
+"""
+
+import multiprocessing
+import multiprocessing.util
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import GraderFault, SubmissionError, UsageError
+from .grade import Grader
+from .lesson import Lesson
+from .scorecard import GRADER_ERROR, Outcome, Scorecard
+from .submission import Submission, student_name, take_in
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submission (or its path), and the options of Grader.grade."""
+
+    source: Submission | Path
+    options: dict = field(default_factory=dict)
+
+
+def jobs_of(paths: Iterable[Path], **options) -> list[Job]:
+    """A job for each path.
+
+    Raises:
+        UsageError: two of them are the same student's: one result would overwrite the other.
+    """
+    seen: dict[str, Path] = {}
+    for path in paths:
+        first = seen.setdefault(student_name(path), path)
+        if first != path:
+            raise UsageError(f"{first} and {path} are both {student_name(path)!r}: rename one")
+    return [Job(path, options) for path in seen.values()]
+
+
+def run(lesson: Lesson, jobs: Sequence[Job], *, processes: int = 1, **grader) -> Iterator[tuple[int, Scorecard]]:
+    """(index of the job, scorecard) as they are finished, one for each job, whatever happens to it.
+
+    Args:
+        processes: how many work side by side. grader: options of Grader.
+
+    Raises:
+        BoxError: the box does not start here. GraderFault: a grading process died.
+    """
+    processes = min(processes, len(jobs))
+    return _pool(lesson, jobs, processes, grader) if processes > 1 else _one_by_one(lesson, jobs, grader)
+
+
+def default_processes() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _one_by_one(lesson, jobs, grader_options):
+    with Grader(lesson, **grader_options) as grader:
+        for index, job in enumerate(jobs):
+            yield index, _grade(grader, job)
+
+
+def _pool(lesson, jobs, processes, grader_options):
+    """Spawned processes, because one that has used torch must not be forked."""
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(lesson, grader_options))
+    try:
+        futures = {executor.submit(_work, job): index for index, job in enumerate(jobs)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise GraderFault(f"a grading process died, what was finished is kept: {error}") from error
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+_grader: Grader | None = None  # of this pool process
+
+
+def _start(lesson, grader_options):
+    global _grader
+    _grader = Grader(lesson, **grader_options)
+    multiprocessing.util.Finalize(None, _grader.close, exitpriority=10)
+
+
+def _work(job):
+    return _grade(_grader, job)
+
+
+def _grade(grader, job):
+    """One scorecard: what cannot be read fails with the reason; a fault of ours costs no other submission."""
+    submission = job.source if isinstance(job.source, Submission) else _taken_in(job.source, grader.lesson)
+    try:
+        return grader.grade(submission, **job.options)
+    except GraderFault as error:
+        row = Outcome("(grading)", "", "", "The submission can be graded", GRADER_ERROR, 0.0, 0.0, str(error))
+        return Scorecard(grader.lesson.name, submission.student, 0, (row,), submission.source)
+
+
+def _taken_in(path, lesson):
+    try:
+        return take_in(path, lesson.modules)
+    except SubmissionError as error:
+        return Submission(student_name(path), str(path), {}, problem=str(error))

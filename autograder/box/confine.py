@@ -1,0 +1,128 @@
+"""Turns a forked process into one that can do nothing but compute: the layers, in the one order that works.
+
+    rlimits          memory, processes, files and CPU of each process
+    uid              an own user per slot, where the grader is root: its files, signals and /proc are out of reach
+    no_new_privs     no setuid program gives anything back; the process dies with its parent
+    landlock         only the submission, its scratch and the libraries can be opened
+    seccomp          no network, no namespaces, no other process, nothing that outlives the slot
+
+Each layer is left out where it is not to be had, and `available` says so before a grade depends on it. The zygote adds
+the watchdog and the kill of a whole slot; two processes and the wire are always there.
+"""
+
+import ctypes
+import os
+import resource
+import sys
+
+from . import landlock, seccomp
+
+FIRST_UID = 61000
+SLOTS = 512
+LINUX = sys.platform.startswith("linux")
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+_SIGKILL = 9
+_READABLE = """/etc/ld.so.cache /etc/localtime /etc/passwd /etc/group /etc/nsswitch.conf /dev/urandom /dev/zero /proc/cpuinfo
+    /proc/meminfo /proc/stat /proc/sys/kernel /proc/sys/vm /proc/filesystems /sys/devices/system/cpu""".split()
+_RUNNABLE = ["/usr", "/lib", "/lib64", "/bin"]
+
+
+def available(without: set[str]) -> list[str]:
+    """The layers that this machine has, less those that a test leaves out."""
+    found = ["processes", "rlimits", "watchdog"]
+    if LINUX:
+        found.append("no_new_privs")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        found.append("uid")
+    if landlock.abi():
+        found.append("landlock")
+    if LINUX and seccomp.build() is not None:
+        found.append("seccomp")
+    return [layer for layer in found if layer not in without]
+
+
+def harden_zygote() -> None:
+    """Orphans of the slots become the zygote's children, and no worker can look into its memory."""
+    if LINUX:
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def confine(policy: dict, layers: list[str], rules, libraries: list[str]) -> None:
+    """Called in the forked process before it reads a byte of the student's.
+
+    Args:
+        policy: submission, scratch, readable (paths), uid, memory_mb, cpu_s, processes, file_mb.
+        layers: which to apply. rules: the seccomp filter. libraries: folders of the interpreter and its packages.
+    """
+    if "rlimits" in layers:
+        _limit(policy)
+    files = None
+    if "landlock" in layers:  # the paths are opened while they can still be reached
+        files = landlock.ruleset(
+            read=[policy["submission"], *policy["readable"], *_READABLE],
+            execute=_RUNNABLE + libraries,
+            write=[policy["scratch"], "/dev/null"],
+        )
+    if "uid" in layers:
+        _become(policy["uid"])
+    if "no_new_privs" in layers:
+        _prctl(_PR_SET_PDEATHSIG, _SIGKILL)  # after the change of uid, which clears it
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    if files is not None:
+        landlock.restrict(files)
+    if "seccomp" in layers:
+        rules.load()
+
+
+def _become(uid):
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def _limit(policy):
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CPU: policy["cpu_s"],
+        resource.RLIMIT_FSIZE: policy["file_mb"] << 20,
+        resource.RLIMIT_NOFILE: 256,
+    }
+    if LINUX:
+        limits |= {
+            resource.RLIMIT_AS: _mapped_now() + (policy["memory_mb"] << 20) + _ARENAS,
+            resource.RLIMIT_NPROC: policy["processes"] + (0 if policy["uid"] else _tasks_of(os.getuid())),
+            resource.RLIMIT_MSGQUEUE: 0,
+            resource.RLIMIT_MEMLOCK: 65536,
+        }
+    for limit, value in limits.items():
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
+
+
+_ARENAS = 512 << 20  # malloc and threads map more than they use
+
+
+def _tasks_of(uid):
+    """Threads that the user runs already: where the worker shares the grader's uid, the limit counts them too."""
+    count = 0
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and os.stat(f"/proc/{name}").st_uid == uid:
+                count += len(os.listdir(f"/proc/{name}/task"))
+        except OSError:  # it ended meanwhile
+            continue
+    return count
+
+
+def _mapped_now():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _prctl(option, value):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl {option}: {os.strerror(code)}")

@@ -1,0 +1,182 @@
+"""Runs inside the box, in one process with the student's code; imports the wire and nothing else of ours.
+
+One worker serves one submission. It imports the student's modules once and forks a child for each test; a child answers
+the requests of its test and ends. Everything that it sends is a claim about values: nothing here decides a verdict, and
+nothing here is a secret. `answer` is also what runs in-process for authors and in handouts (a copy of this file), so
+importing it needs no Unix.
+"""
+
+import functools
+import importlib
+import os
+import random
+import socket
+import sys
+import traceback
+import types
+
+import torch
+
+from . import wire
+
+TEXT_CAP = 2000  # characters of an exception's text
+TRACEBACK_CAP = 6000
+
+
+def main(control: socket.socket, submission: str) -> None:
+    """Serves one submission until the grader closes the control socket.
+
+    The grader sends b"I", then a module's name: import it, reply. Or b"F" with a socket, then a seed: fork a child that
+    answers on that socket.
+    """
+    while True:
+        command, request, descriptors = wire.receive_command(control, 1)
+        if not command:
+            return
+        if command == b"I":
+            _reply(control, answer({"import": request}, submission))
+        elif command == b"F" and descriptors:
+            _fork(control, socket.socket(fileno=descriptors[0]), request, submission)
+
+
+def _fork(control, connection, seed, submission):
+    _collect_children()
+    if os.fork():
+        connection.close()
+        return
+    try:
+        control.close()
+        seed_everything(seed)
+        serve(connection, submission)
+    finally:
+        os._exit(0)  # not sys.exit: no atexit handler of the student's runs, and the loop above is the parent's
+
+
+def _collect_children():
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def seed_everything(seed: int) -> None:
+    """A forked child inherits its parent's generators: without this each test would see the same numbers."""
+    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which looks for every kind of accelerator
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+
+
+def serve(connection: socket.socket, submission: str) -> None:
+    """Answers the requests of one test until the grader closes the connection."""
+    while True:
+        try:
+            request = wire.receive(connection)
+        except EOFError:
+            return
+        _reply(connection, answer(request, submission))
+
+
+def _reply(connection, reply):
+    _flush()
+    try:
+        wire.send(connection, reply)
+    except (ValueError, RuntimeError, TypeError) as error:  # raised by encode, before the first byte is sent
+        wire.send(connection, {"error": _describe(error, "")})
+
+
+def _flush():
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, OSError):  # the student may have closed or replaced it
+            pass
+
+
+# ---------------------------------------------------------------------------------------------- requests
+
+
+def answer(request: dict, submission: str) -> dict:
+    """Performs one request and returns {"value": ...} or {"error": ...}; the second is the student's exception."""
+    try:
+        return {"value": _perform(request)}
+    except BaseException as error:  # SystemExit, skips and interrupts too: in here they are the student's
+        return {"error": _describe(error, submission)}
+
+
+def _perform(request):
+    if "import" in request:
+        importlib.import_module(request["import"])
+        return None
+    args = _on_device(request["args"], request["device"])
+    kwargs = _on_device(request["kwargs"], request["device"])
+    if "call" in request:
+        return _find(request["call"])(*args, **kwargs)
+    return _probe(request["source"], request["name"], request["inside"])(*args, **kwargs)
+
+
+def _find(path):
+    """The function at "module.name" or "module.Class.name"."""
+    module, *names = path.split(".")
+    return functools.reduce(getattr, names, importlib.import_module(module))
+
+
+def _probe(source, name, inside):
+    """The function that a test's probe is here: its globals are torch and the lesson's helpers, nothing of the test."""
+    scope = {"__name__": "probe", "torch": torch, "inside": _inside(inside)}
+    # An indented function is one statement under `if`: dedenting would change its multi-line strings.
+    exec(compile("if True:\n" + source if source[:1] in " \t" else source, "<probe>", "exec"), scope)
+    return scope[name]
+
+
+@functools.lru_cache(maxsize=8)
+def _inside(source):
+    module = types.ModuleType("inside")
+    exec(compile(source, "<inside>", "exec"), module.__dict__)
+    return module
+
+
+def _on_device(value, device):
+    """The arguments with their tensors on `device`: they cross the border as bytes."""
+    if device == "cpu":
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_on_device(item, device) for item in value)
+    if isinstance(value, dict):
+        return {key: _on_device(item, device) for key, item in value.items()}
+    return value
+
+
+# ---------------------------------------------------------------------------------------------- exceptions
+
+
+def _describe(error, submission):
+    """An exception as plain data; its class is named, never sent."""
+    return {
+        "types": [base.__name__ for base in type(error).__mro__ if issubclass(base, BaseException)],
+        "text": _text(error)[:TEXT_CAP],
+        "where": _where(error, submission),
+        "traceback": "".join(traceback.format_exception(error, limit=-8))[-TRACEBACK_CAP:],
+    }
+
+
+def _text(error):
+    try:
+        return str(error)
+    except Exception:  # a student's __str__ may raise anything
+        return ""
+
+
+def _where(error, submission):
+    """The last line of the student's own files that the exception passed: "attention.py:42 in forward"."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{os.path.basename(error.filename)}:{error.lineno}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if submission and frame.filename.startswith(submission):
+            return f"{os.path.relpath(frame.filename, submission)}:{frame.lineno} in {frame.name}"
+    return ""

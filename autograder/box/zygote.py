@@ -1,0 +1,302 @@
+"""The warm parent of all workers: started once, trusted, holds no secret.
+
+It imports torch before any submission is there, forks a confined worker for each, watches what a slot uses in all, and
+kills a slot with everything that it started. Workers can read all of its memory, so nothing of a test ever comes here.
+One thread and no torch operation with more than one: a forked child hangs in OpenMP otherwise.
+
+    grader -> b"S", policy, [control socket, output pipe]     -> {"pid": worker}
+    grader -> b"K", pid                                       -> {"reason": limit that was passed or "", "cpu_s", "peak_mb"}
+"""
+
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from . import confine, seccomp, wire, worker
+
+_POLL_S = 0.1
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
+
+
+@dataclass
+class Slot:
+    """A worker and all that it started."""
+
+    pid: int
+    policy: dict
+    reason: str = ""  # the limit that it passed
+    peak_mb: int = 0
+
+
+class Zygote:
+    """Forks, watches and kills slots until the grader closes the control socket."""
+
+    def __init__(self, control: socket.socket, layers: list[str]):
+        self._control, self._layers = control, layers
+        self._rules = seccomp.build() if "seccomp" in layers else None
+        self._libraries = _open_unreachable(sys.path) if "uid" in layers else {}
+        self._slots: dict[int, Slot] = {}
+        self._baseline = _private_bytes(os.getpid())
+
+    def run(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._control], [], [], _POLL_S if self._slots else None)
+            if not ready:
+                self._watch()
+                continue
+            command, request, descriptors = wire.receive_command(self._control, 2)
+            if command == b"S":
+                wire.send(self._control, {"pid": self._spawn(request, *descriptors)})
+            elif command == b"K":
+                wire.send(self._control, self._kill(self._slots.pop(request)))
+            else:
+                for slot in self._slots.values():
+                    self._kill(slot)
+                return
+
+    # ------------------------------------------------------------------------------------------ spawn
+
+    def _spawn(self, policy, control, output):
+        pid = os.fork()
+        if not pid:
+            try:
+                self._become_worker(policy, control, output)
+            except BaseException as error:  # whatever it was, this process must not return into the zygote's loop
+                os.write(2, f"the worker could not start: {type(error).__name__}: {error}\n".encode())
+            os._exit(70)
+        os.close(control)
+        os.close(output)
+        self._slots[pid] = Slot(pid, policy)
+        return pid
+
+    def _become_worker(self, policy, control, output):
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        for descriptor, target in ((null, 0), (output, 1), (output, 2)):
+            os.dup2(descriptor, target)
+        _close_all_but({0, 1, 2, control, *self._libraries.values()})
+        _clean_environment(policy["scratch"])
+        confine.confine(policy, self._layers, self._rules, _library_folders())
+        _read_through(self._libraries)
+        sys.path[:0] = [policy["submission"], *policy["prerequisites"]]
+        worker.main(socket.socket(fileno=control), policy["submission"])
+        os._exit(0)
+
+    # ------------------------------------------------------------------------------------------ watch and kill
+
+    def _watch(self):
+        for slot in self._slots.values():
+            memory = sum(max(0, _private_bytes(pid) - self._baseline) for pid in self._processes(slot)) >> 20
+            slot.peak_mb = max(slot.peak_mb, memory)
+            disk = _bytes_below(slot.policy["scratch"]) >> 20
+            if slot.reason:
+                continue
+            if memory > slot.policy["memory_mb"]:
+                slot.reason = f"more than {slot.policy['memory_mb']} MB of memory"
+            elif disk > slot.policy["scratch_mb"]:
+                slot.reason = f"more than {slot.policy['scratch_mb']} MB of files"
+            if slot.reason:
+                self._kill_processes(slot)
+
+    def _kill(self, slot):
+        cpu = self._kill_processes(slot)
+        if "uid" in self._layers and "landlock" not in self._layers:
+            _sweep(slot.policy["uid"])
+        return {"reason": slot.reason, "cpu_s": cpu, "peak_mb": slot.peak_mb}
+
+    def _kill_processes(self, slot):
+        """Kills until none is left: a fork bomb forks while it is being killed. Returns the worker's CPU seconds."""
+        cpu, deadline = 0.0, time.monotonic() + 5
+        while time.monotonic() < deadline:
+            left = self._processes(slot)
+            for pid in left:
+                _signal(pid)
+            cpu += _collect(slot.pid)
+            if not left:
+                break
+            time.sleep(0.001)
+        return round(cpu, 3)
+
+    def _processes(self, slot):
+        """The slot's processes: those of its uid; where it has none, its descendants and the orphans of any slot."""
+        table = _process_table()
+        if "uid" in self._layers:
+            return [pid for pid, (_, uid) in table.items() if uid == slot.policy["uid"]]
+        others = set(self._slots) - {slot.pid}
+        mine = {slot.pid} | {pid for pid, (parent, _) in table.items() if parent == os.getpid() and pid not in others}
+        grown = True
+        while grown:
+            children = {pid for pid, (parent, _) in table.items() if parent in mine}
+            grown = not children <= mine
+            mine |= children
+        return [pid for pid in mine if pid in table]
+
+
+def _process_table():
+    """pid -> (parent, real uid) of every process that is not a zombie."""
+    table = {}
+    for name in os.listdir("/proc") if confine.LINUX else ():
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/status") as status:
+                    fields = dict(line.split(":", 1) for line in status if line.startswith(("State", "PPid", "Uid")))
+                if fields["State"].split()[0] not in "ZX":
+                    table[int(name)] = int(fields["PPid"]), int(fields["Uid"].split()[0])
+            except (OSError, KeyError):  # it ended while we looked
+                continue
+    return table if confine.LINUX else _process_table_of_ps()
+
+
+def _process_table_of_ps():
+    """The same where there is no /proc (macOS)."""
+    rows = subprocess.run(["ps", "-axo", "pid=,ppid=,uid=,stat="], capture_output=True, text=True).stdout.splitlines()
+    fields = [row.split() for row in rows]
+    return {int(pid): (int(parent), int(uid)) for pid, parent, uid, state in fields if not state.startswith("Z")}
+
+
+def _signal(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _collect(worker_pid):
+    """Reaps every child that ended; returns the CPU seconds of the worker, with its collected children, if it was one."""
+    cpu = 0.0
+    try:
+        while True:
+            pid, _, usage = os.wait4(-1, os.WNOHANG)
+            if not pid:
+                return cpu
+            if pid == worker_pid:
+                cpu = usage.ru_utime + usage.ru_stime
+    except ChildProcessError:
+        return cpu
+
+
+def _private_bytes(pid):
+    """What a process has for itself: resident less shared. Exact (PSS) needs rights that containers do not give."""
+    try:
+        with open(f"/proc/{pid}/statm") as statm:
+            _, resident, shared, *_ = map(int, statm.read().split())
+        return (resident - shared) * _PAGE
+    except OSError:
+        return 0
+
+
+def _bytes_below(folder):
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(path, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+def _sweep(uid):
+    """Without Landlock a slot could leave files where everybody may write."""
+    for folder in _SHARED_FOLDERS:
+        subprocess.run(["find", folder, "-xdev", "-uid", str(uid), "-delete"], capture_output=True, check=False)
+
+
+# ---------------------------------------------------------------------------------------------- a worker's first steps
+
+
+def _close_all_but(kept):
+    for name in os.listdir("/proc/self/fd" if confine.LINUX else "/dev/fd"):
+        if int(name) not in kept:
+            try:
+                os.close(int(name))
+            except OSError:  # the descriptor that listed them
+                continue
+
+
+def _clean_environment(scratch):
+    os.environ.clear()
+    os.environ.update(
+        PATH="/usr/bin:/bin", HOME=scratch, TMPDIR=scratch, LANG="C.UTF-8", PYTHONDONTWRITEBYTECODE="1",
+        OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", TORCHINDUCTOR_CACHE_DIR=f"{scratch}/inductor",
+        TRITON_CACHE_DIR=f"{scratch}/triton", MPLCONFIGDIR=f"{scratch}/matplotlib", HF_HUB_OFFLINE="1",
+    )  # fmt: skip
+    os.chdir(scratch)
+    os.umask(0o077)
+    sys.argv = ["student"]
+
+
+def _library_folders():
+    return sorted({sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), *filter(os.path.isdir, sys.path)})
+
+
+def _open_unreachable(folders):
+    """Descriptors of the library folders below one that others may not enter, as an interpreter in /root has them.
+
+    A worker that became another user can still read through them: /proc/self/fd/N leads past the closed folder.
+    """
+    return {
+        folder: os.open(folder, os.O_PATH) for folder in folders if os.path.isdir(folder) and not _open_to_all(folder)
+    }
+
+
+def _open_to_all(folder):
+    path = os.path.realpath(folder)
+    while path != "/":
+        path = os.path.dirname(path)
+        if not os.stat(path).st_mode & 0o001:
+            return False
+    return True
+
+
+def _read_through(libraries):
+    """Leads the import system to the descriptors of unreachable folders."""
+    if not libraries:
+        return
+
+    def through(path):
+        for folder, descriptor in sorted(libraries.items(), key=lambda item: -len(item[0])):
+            if path == folder or path.startswith(folder + "/"):
+                return f"/proc/self/fd/{descriptor}" + path[len(folder) :]
+        return path
+
+    sys.path[:] = [through(path) for path in sys.path]
+    sys.path_importer_cache.clear()
+    for module in list(sys.modules.values()):
+        if isinstance(getattr(module, "__path__", None), list):
+            module.__path__ = [through(path) for path in module.__path__]
+
+
+# ---------------------------------------------------------------------------------------------- start
+
+
+def warm_up(packages: list[str]) -> None:
+    """Imports what submissions use, once, and what torch itself imports at its first gradient (half a second)."""
+    torch.set_num_threads(1)  # before any operation
+    for package in ("numpy", "torch.nn.functional", *packages):
+        importlib.import_module(package)
+    x = torch.ones(4, 4, requires_grad=True)
+    torch.autograd.grad(torch.softmax(x @ x, -1).sum(), [x], torch.tensor(1.0))
+    worker.seed_everything(0)  # numpy.random is imported by its first use
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy all of our pages
+
+
+def main(descriptor: int, layers: list[str], packages: list[str]) -> None:
+    warnings.simplefilter("ignore")
+    confine.harden_zygote()
+    warm_up(packages)
+    control = socket.socket(fileno=descriptor)
+    wire.send(control, {"layers": layers, "python": sys.version.split()[0], "torch": torch.__version__})
+    Zygote(control, layers).run()

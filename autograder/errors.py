@@ -1,0 +1,95 @@
+"""Every error of the package, by whose fault it is.
+
+    AutograderError
+    ├── UsageError          the person at the keyboard: exit code 2, says which file or value and what to do
+    │   ├── LessonError     a lesson's own files do not fit together
+    │   ├── StubError       a solution cannot be cut into a starter
+    │   └── SubmissionError a submission cannot be taken in
+    ├── GraderFault         ours: the outcome is grader_error, never a zero
+    │   ├── AuthorError     a hidden test is wrong
+    │   └── BoxError        the box itself broke, or a layer that was asked for is missing
+    └── StudentFault        the student's: the outcome is failed
+        ├── CheckFailed     a value is not what the contract says
+        ├── StudentRaised   the code raised
+        ├── StudentTimeout  the code took too long
+        ├── StudentDied     the process ended: os._exit, a crash, or a limit of the box
+        └── BadReply        the process sent something that is no reply
+
+This file is copied into every handout: it imports the standard library only.
+"""
+
+
+class AutograderError(Exception):
+    """Something that the package itself says; its text is a sentence for the person who must act."""
+
+
+class UsageError(AutograderError):
+    """Wrong use: the message names the file or the value, and what to do."""
+
+
+class LessonError(UsageError):
+    """A lesson's files do not fit together."""
+
+
+class StubError(UsageError):
+    """A solution cannot be cut into a starter."""
+
+
+class SubmissionError(UsageError):
+    """A submission cannot be taken in."""
+
+
+class GraderFault(AutograderError):
+    """The grader's own fault: it asks for a regrade and costs the student nothing."""
+
+
+class AuthorError(GraderFault):
+    """A hidden test is wrong, whatever the student wrote."""
+
+
+class BoxError(GraderFault):
+    """The box broke, or a layer that was required is not to be had here."""
+
+
+class StudentFault(AutograderError):
+    """The submission's fault; the text is shown to the student.
+
+    Attributes:
+        mistake: the known mistake that was recognised, in a sentence, or None.
+        detail: more for the instructor (a traceback), never shown to the student.
+    """
+
+    def __init__(self, message: str, mistake: str | None = None, detail: str = ""):
+        super().__init__(message)
+        self.mistake = mistake
+        self.detail = detail
+
+
+class CheckFailed(StudentFault):
+    """A value that came back is not what the contract says."""
+
+
+class StudentRaised(StudentFault):
+    """The student's code raised an exception.
+
+    Attributes:
+        types: names of the exception's class and its bases, most derived first.
+        text: str() of the exception, cleaned and capped.
+    """
+
+    def __init__(self, message: str, types: tuple[str, ...] = (), text: str = "", detail: str = ""):
+        super().__init__(message, detail=detail)
+        self.types = types
+        self.text = text
+
+
+class StudentTimeout(StudentFault):
+    """The student's code did not answer before its deadline."""
+
+
+class StudentDied(StudentFault):
+    """The student's process ended before it answered."""
+
+
+class BadReply(StudentFault):
+    """The student's process sent bytes that are no reply to what was asked."""

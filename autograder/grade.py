@@ -1,0 +1,266 @@
+"""One submission -> one scorecard.
+
+A Grader holds a warm sandbox for one lesson. It hands the submission's files to a slot, runs the hidden suite with the
+plugin in this process, settles the suspects on the solution, and reads the outcomes off.
+"""
+
+import io
+import os
+import platform
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from . import __version__
+from .box.sandbox import Sandbox, Slot
+from .box.worker import seed_everything
+from .errors import GraderFault, LessonError, StudentFault, UsageError
+from .lesson import Lesson
+from .plugin import GradingPlugin
+from .scorecard import GRADER_ERROR, Outcome, Scorecard
+from .student import in_process
+from .submission import Submission
+
+_GRADER_ERROR = "the grader made an error here: ask for a regrade"
+_PYTEST = """-s --noconftest --strict-markers --assert=plain --import-mode=importlib -p no:terminal -p no:cacheprovider
+    -p no:unraisableexception -p no:threadexception -p no:logging -p no:faulthandler -p no:doctest -p no:junitxml""".split()
+
+
+class Grader:
+    """Grades submissions of one lesson, one after another.
+
+    Args:
+        lesson: what is graded.
+        require: layers of the box without which nothing is graded; without: layers left out (for tests of the fallbacks).
+        gpu_device: what GPU-marked tests run on; None leaves them pending. only_gpu: run nothing else.
+        own_prerequisites: use the student's modules of used lessons, if there are any, instead of the reference ones.
+
+    Raises:
+        BoxError: the box does not start here.
+    """
+
+    def __init__(
+        self,
+        lesson: Lesson,
+        *,
+        require: Iterable[str] = (),
+        without: Iterable[str] = (),
+        gpu_device: str | None = None,
+        only_gpu: bool = False,
+        own_prerequisites: bool = False,
+    ):
+        torch.set_num_threads(1)
+        self.lesson = lesson
+        self._gpu_device, self._only_gpu, self._own = gpu_device, only_gpu, own_prerequisites
+        self._sandbox = Sandbox(lesson.packages, require, without)
+        self._shared = [self._sandbox.share(used.name, used.solution_files()) for used in lesson.prerequisites()]
+
+    def close(self) -> None:
+        self._sandbox.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def grade(
+        self,
+        submission: Submission,
+        *,
+        seed: int | None = None,
+        modules: Iterable[str] | None = None,
+        tests: Iterable[str] | None = None,
+    ) -> Scorecard:
+        """The submission's scorecard.
+
+        Args:
+            seed: of all inputs; None draws a secret one.
+            modules: grade these modules only. tests: and in them these test functions only.
+        """
+        seed = secrets.randbits(48) if seed is None else seed
+        modules = self._known(modules)
+        files, notes = self._without_prerequisites(submission)
+        started = time.monotonic()
+        with self._sandbox.slot(files, prerequisites=self._shared, memory_mb=self.lesson.student_memory_mb) as slot:
+            connect = _connect_to(slot, files, self.lesson.call_timeout_s, submission.problem)
+            run = self._run(connect, seed, modules, tests)
+            output = slot.output
+        outcomes = self._settle(run, seed)
+        return Scorecard(
+            lesson=self.lesson.name,
+            student=submission.student,
+            seed=seed,
+            outcomes=outcomes,
+            submission=submission.source,
+            digests={"suite": self.lesson.digest(), "submission": submission.digest},
+            environment=self._environment(time.monotonic() - started, slot),
+            layers=self._sandbox.layers,
+            visibility=self.lesson.feedback.visibility,
+            scale_to=self.lesson.scale_to,
+            notes=submission.notes + notes,
+            student_output=output,
+        )
+
+    def _known(self, modules):
+        chosen = list(self.lesson.modules if modules is None else modules)
+        unknown = [module for module in chosen if module not in self.lesson.modules]
+        if unknown:
+            raise UsageError(
+                f"{self.lesson.name} has no module {unknown[0]!r}: it has {', '.join(self.lesson.modules)}"
+            )
+        return chosen
+
+    def _without_prerequisites(self, submission):
+        """The files without copies of used lessons' modules: a mistake in lesson 1 costs nothing in lesson 2."""
+        used = {f"{module}.py" for lesson in self.lesson.prerequisites() for module in lesson.modules}
+        ignored = sorted(used & set(submission.files)) if not self._own else []
+        files = {name: content for name, content in submission.files.items() if name not in ignored}
+        return files, tuple(f"{name} of the submission was not used: the reference module was" for name in ignored)
+
+    def _environment(self, seconds, slot):
+        return {
+            "autograder": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.system(),
+            "seconds": round(seconds, 3),
+            "student_cpu_seconds": slot.cpu_s,
+            "student_peak_mb": slot.peak_mb,
+        }
+
+    # ------------------------------------------------------------------------------------------ running the suite
+
+    def _run(self, connect, seed, modules, tests):
+        plugin = GradingPlugin(
+            connect,
+            inside=self.lesson.inside,
+            seed=seed,
+            deadline=time.monotonic() + self.lesson.deadline_s,
+            call_timeout=self.lesson.call_timeout_s,
+            gpu_device=self._gpu_device,
+            only_gpu=self._only_gpu,
+        )
+        run_suite(plugin, [self.lesson.hidden_test(module) for module in modules], tests)
+        return plugin
+
+    def _settle(self, run, seed):
+        """Outcomes in which each suspect is either the student's failure or, if the solution fails too, ours."""
+        outcomes = [*run.outcomes, *_collection_outcomes(run)]
+        suspects = run.suspects()
+        if not suspects:
+            return tuple(outcomes)
+        with self._sandbox.slot(self.lesson.solution_files(), prerequisites=self._shared) as slot:
+            connect = _connect_to(slot, self.lesson.solution_files(), self.lesson.call_timeout_s)
+            again = self._run(connect, seed, list(suspects), set().union(*suspects.values()))
+        broken = {(row.module, row.test): row for row in again.outcomes if row.status != "passed"}
+        return tuple(_blamed(row, broken) if row.test in suspects.get(row.module, ()) else row for row in outcomes)
+
+
+def _blamed(row: Outcome, broken: dict) -> Outcome:
+    ours = broken.get((row.module, row.test))
+    if ours is None:
+        return row
+    return replace(
+        row, status=GRADER_ERROR, points=0.0, message=_GRADER_ERROR, mistake=None, detail=ours.detail or ours.message
+    )
+
+
+def _collection_outcomes(run):
+    return [
+        Outcome("(collection)", Path(file).stem.removeprefix("test_"), "", "The hidden tests can be loaded",
+                GRADER_ERROR, 0.0, 0.0, _GRADER_ERROR, detail=problem)
+        for file, problem in run.collection_errors
+    ]  # fmt: skip
+
+
+def run_suite(plugin: GradingPlugin, files: list[Path], tests: Iterable[str] | None = None) -> None:
+    """Runs pytest in this process on the files, with nothing but `plugin`; the verdicts are in the plugin afterwards."""
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise LessonError(f"{missing[0]} is missing: every module of lesson.toml has a hidden suite")
+    args = [*_PYTEST, "-c", os.devnull, "--rootdir", str(files[0].parent), *map(str, files)]
+    plugins = [plugin] if tests is None else [plugin, _Only(set(tests))]
+    said = io.StringIO()
+    with _only_our_plugins(), _forgotten_afterwards(files), redirect_stdout(said), redirect_stderr(said):
+        code = pytest.main(args, plugins=plugins)
+    if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
+        raise GraderFault(f"pytest could not run {files[0]}: {said.getvalue()[-2000:]}")
+
+
+class _Only:
+    """Leaves the named test functions of the suite."""
+
+    def __init__(self, tests):
+        self._tests = tests
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items):
+        items[:] = [item for item in items if (item.originalname or item.name) in self._tests]
+
+
+@contextmanager
+def _forgotten_afterwards(files):
+    """pytest keeps test modules by their names alone: the next suite may be another, or a newer one, of the same name."""
+    try:
+        yield
+    finally:
+        paths = {str(path) for path in files}
+        for name in [name for name, module in sys.modules.items() if getattr(module, "__file__", None) in paths]:
+            del sys.modules[name]
+
+
+@contextmanager
+def _only_our_plugins():
+    """Without the plugins that happen to be installed here, and without options from the environment."""
+    before = {
+        name: os.environ.pop(name, None)
+        for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    }
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+# ---------------------------------------------------------------------------------------------- connections
+
+
+def _connect_to(slot: Slot, files: dict[str, bytes], timeout: float, problem: str = "") -> Callable:
+    """The plugin's way to the student: a fresh fork for each test, after the module was found in the submission."""
+
+    def connect(module, seed):
+        if problem:
+            raise StudentFault(problem)
+        if f"{module}.py" not in files:
+            raise StudentFault(f"{module}.py is missing from the submission")
+        channel = slot.channel(module, seed, timeout)
+        return channel.ask, channel.close
+
+    return connect
+
+
+def grade_in_process(
+    lesson: Lesson, folder: Path, *, seed: int, modules: Iterable[str], tests: Iterable[str] | None = None
+):
+    """Outcomes of a folder's modules run in this very process: for an author's debugger, never for a grade."""
+    ask = in_process(folder)
+
+    def connect(module, seed):
+        seed_everything(seed)
+        return ask, lambda: None
+
+    plugin = GradingPlugin(connect, inside=lesson.inside, seed=seed)
+    run_suite(plugin, [lesson.hidden_test(module) for module in modules], tests)
+    return plugin.outcomes

@@ -1,0 +1,167 @@
+"""What a lesson is, and where its files lie.
+
+A root holds lessons in the tree of docs/architecture.md: a checkout of this project, or the folder `grader/` of a zip,
+which has the same shape. `assignments/example.toml` shows every key of lesson.toml.
+"""
+
+import hashlib
+import os
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import LessonError, UsageError
+
+ModuleName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$")]
+
+
+class Feedback(BaseModel):
+    """What students see of the hidden tests, and when."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    visibility: Literal["visible", "after_due_date", "after_published", "hidden"] = "visible"
+
+
+class Lesson(BaseModel):
+    """One lesson, from assignments/<name>/lesson.toml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    root: Path
+    title: str
+    modules: tuple[ModuleName, ...] = Field(min_length=1)
+    uses: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    hours: str = ""
+    memory_mb: int = Field(700, ge=400)
+    student_memory_mb: int = Field(1500, ge=64)
+    deadline_s: float = Field(120, gt=0)
+    call_timeout_s: float = Field(10, gt=0)
+    scale_to: float | None = Field(None, gt=0)
+    feedback: Feedback = Feedback()
+
+    @property
+    def assignment(self) -> Path:
+        return self.root / "assignments" / self.name
+
+    @property
+    def handout(self) -> Path:
+        return self.assignment / "handout.md"
+
+    @property
+    def solution(self) -> Path:
+        return self.root / "solutions" / self.name
+
+    @property
+    def starter(self) -> Path:
+        return self.root / "starter" / self.name
+
+    @property
+    def tests(self) -> Path:
+        return self.root / "tests" / "lessons" / self.name
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "tests" / "submissions" / self.name
+
+    def hidden_test(self, module: str) -> Path:
+        return self.tests / f"test_{module}.py"
+
+    def public_test(self, module: str) -> Path:
+        return self.tests / f"test_{module}_public.py"
+
+    @cached_property
+    def inside(self) -> str:
+        """Source of the helpers that probes may use; empty if the lesson has none."""
+        path = self.tests / "inside.py"
+        return path.read_text() if path.exists() else ""
+
+    def solution_files(self) -> dict[str, bytes]:
+        return self._modules_in(self.solution)
+
+    def starter_files(self) -> dict[str, bytes]:
+        return self._modules_in(self.starter)
+
+    def _modules_in(self, folder):
+        missing = [name for name in self.modules if not (folder / f"{name}.py").is_file()]
+        if missing:
+            raise LessonError(f"{folder / missing[0]}.py is missing: lesson.toml lists the module {missing[0]!r}")
+        return {f"{name}.py": (folder / f"{name}.py").read_bytes() for name in self.modules}
+
+    def prerequisites(self) -> tuple["Lesson", ...]:
+        """The lessons that this one uses, and those that they use, nearest first."""
+        found: dict[str, Lesson] = {}
+        for name in self.uses:
+            used = load(name, self.root)
+            for lesson in (used, *used.prerequisites()):
+                found.setdefault(lesson.name, lesson)
+        return tuple(found.values())
+
+    def digest(self) -> str:
+        """Of all that decides a verdict: lesson.toml, hidden suite, helpers, the reference modules of used lessons."""
+        paths = [self.assignment / "lesson.toml", *sorted(self.tests.glob("*.py"))]
+        for lesson in self.prerequisites():
+            paths += sorted(lesson.solution.glob("*.py"))
+        return digest_of({str(path.relative_to(self.root)): path.read_bytes() for path in paths})
+
+
+def digest_of(files: dict[str, bytes]) -> str:
+    """One digest of named contents, whatever their order."""
+    total = hashlib.sha256()
+    for name in sorted(files):
+        content = hashlib.sha256(files[name]).hexdigest()
+        total.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()[:16]
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The nearest folder upwards that holds lessons; AUTOGRADER_ROOT names another.
+
+    Raises:
+        UsageError: there is none.
+    """
+    named = os.environ.get("AUTOGRADER_ROOT")
+    if named:
+        return Path(named).resolve()
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents, Path(__file__).resolve().parents[1]):
+        if (folder / "assignments").is_dir() and (folder / "tests" / "lessons").is_dir():
+            return folder
+    raise UsageError(f"no lessons above {start}: run this inside the course's folder, or set AUTOGRADER_ROOT to it")
+
+
+def load(name: str, root: Path | None = None) -> Lesson:
+    """The lesson called `name` ("01-attention", or its beginning where only one fits).
+
+    Raises:
+        LessonError: there is none, or its lesson.toml is wrong; the message names the key.
+    """
+    root = root or find_root()
+    names = lesson_names(root)
+    fitting = [known for known in names if known == name] or [known for known in names if known.startswith(name)]
+    if len(fitting) != 1:
+        raise LessonError(f"no lesson {name!r} in {root / 'assignments'}: there are {', '.join(names) or 'none'}")
+    path = root / "assignments" / fitting[0] / "lesson.toml"
+    try:
+        data = tomllib.loads(path.read_text())
+        return Lesson(name=fitting[0], root=root, **data)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LessonError(f"{path} is no TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise LessonError(f"{path}: {key}: {first['msg']} (assignments/example.toml shows every key)") from error
+
+
+def lesson_names(root: Path) -> list[str]:
+    return sorted(path.parent.name for path in (root / "assignments").glob("*/lesson.toml"))
+
+
+def load_all(root: Path | None = None) -> list[Lesson]:
+    root = root or find_root()
+    return [load(name, root) for name in lesson_names(root)]

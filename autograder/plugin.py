@@ -1,0 +1,276 @@
+"""The pytest plugin that grades: fixtures for tests, marks, and from reports to outcomes.
+
+A hidden test is an ordinary pytest function. What it raises decides its verdict: nothing (passed), a StudentFault
+(failed, with its message), a GraderFault (grader_error), anything else is *suspect*: either the test is broken or the
+student returned something that it cannot use. grade.py tells these apart by running the suspects on the solution.
+"""
+
+import hashlib
+import math
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from .check import Check
+from .errors import GraderFault, StudentFault, StudentTimeout
+from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome
+from .student import Student
+
+MARKS = {
+    "points(n)": "what the test is worth; its parametrized cases are one test, all or nothing",
+    "question(title)": "the part of the lesson that the test belongs to",
+    "needs(test)": "not reached unless that test passed",
+    "gpu": "needs CUDA; pending where there is none",
+    "slow": "takes long",
+}
+TEST_LIMIT_S = 60.0  # for the test's own code: a student's value must not keep the grader busy
+
+
+@dataclass(frozen=True)
+class Case:
+    """What came of one parametrized case."""
+
+    status: str
+    message: str = ""
+    mistake: str | None = None
+    detail: str = ""
+    suspect: bool = False
+
+
+@dataclass
+class Row:
+    """One test function while it is being run."""
+
+    test: str
+    module: str
+    question: str
+    title: str
+    max_points: float
+    needs: tuple[str, ...] = ()
+    cases: list[Case] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def verdict(self) -> Case:
+        """The first case that did not pass speaks for the function; a fault of ours speaks loudest."""
+        order = {GRADER_ERROR: 0, FAILED: 1, NOT_REACHED: 2, PENDING_GPU: 3, PASSED: 4}
+        return min(self.cases, key=lambda case: order[case.status], default=Case(NOT_REACHED, "the test did not run"))
+
+    def outcome(self) -> Outcome:
+        case = self.verdict()
+        points = self.max_points if case.status == PASSED else 0.0
+        return Outcome(
+            self.test, self.module, self.question, self.title, case.status, points, self.max_points,
+            case.message, case.mistake, round(self.seconds, 3), case.detail,
+        )  # fmt: skip
+
+
+class TestOverrun(Exception):
+    """The test's own code ran too long."""
+
+
+class GradingPlugin:
+    """Runs hidden tests against one submission.
+
+    Args:
+        connect: (module, seed) -> an `ask` for Student and a function that ends the test's process.
+        inside: source of the helpers that probes may use.
+        seed: secret of this grading; each case's inputs come from it and the case's name.
+        deadline: time.monotonic() after which nothing more is started.
+        call_timeout: seconds one call may take.
+        gpu_device: what GPU tests run on ("cuda"; "cpu" stands in for it in our own tests); None leaves them pending.
+        only_gpu: runs nothing but GPU tests.
+    """
+
+    def __init__(
+        self,
+        connect: Callable,
+        *,
+        inside: str = "",
+        seed: int = 0,
+        deadline: float = math.inf,
+        call_timeout: float = 10.0,
+        gpu_device: str | None = None,
+        only_gpu: bool = False,
+    ):
+        self._connect, self._inside, self._seed = connect, inside, seed
+        self._deadline, self._call_timeout = deadline, call_timeout
+        self._gpu_device, self._only_gpu = gpu_device, only_gpu
+        self._rows: dict[tuple[str, str], Row] = {}
+        self._hung: set[tuple[str, str]] = set()  # questions in which a call hung
+        self._unreached: dict[str, str] = {}  # case -> why
+        self.collection_errors: list[tuple[str, str]] = []  # (file, what happened)
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        return tuple(row.outcome() for row in self._rows.values())
+
+    def suspects(self) -> dict[str, set[str]]:
+        """module -> tests that ended in neither a verdict on the student nor a known fault of ours."""
+        found: dict[str, set[str]] = {}
+        for (module, test), row in self._rows.items():
+            if row.verdict().suspect:
+                found.setdefault(module, set()).add(test)
+        return found
+
+    # ------------------------------------------------------------------------------------------ pytest's hooks
+
+    def pytest_configure(self, config):
+        for mark, meaning in MARKS.items():
+            config.addinivalue_line("markers", f"{mark}: {meaning}")
+
+    def pytest_collectreport(self, report):
+        if report.failed:
+            self.collection_errors.append((report.nodeid or "the suite", str(report.longrepr)))
+
+    def pytest_collection_modifyitems(self, items):
+        if self._only_gpu:
+            items[:] = [item for item in items if item.get_closest_marker("gpu")]
+        for item in items:
+            row = _row_of(item)
+            self._rows.setdefault((row.module, row.test), row)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item):
+        why = self._why_not(item)
+        if why is not None:
+            self._unreached[item.nodeid] = why
+            pytest.skip(why[1])
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        with _alarm(TEST_LIMIT_S):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        row = self._rows[_key(item)]
+        row.seconds += call.duration
+        if item.nodeid in self._unreached:
+            if call.when == "setup":
+                row.cases.append(Case(*self._unreached[item.nodeid]))
+        elif call.excinfo is not None:
+            row.cases.append(_case_of(call.excinfo))
+            if isinstance(call.excinfo.value, StudentTimeout):
+                self._hung.add((row.module, row.question))
+        elif call.when == "call":
+            row.cases.append(Case(PASSED))
+        return (yield)
+
+    def _why_not(self, item):
+        """(status, message) if this case is not to be run."""
+        row = self._rows[_key(item)]
+        if item.get_closest_marker("gpu") and self._gpu_device is None:
+            return PENDING_GPU, "waits for a machine with a GPU"
+        if time.monotonic() > self._deadline:
+            return NOT_REACHED, "the time for the whole lesson was used up"
+        if (row.module, row.question) in self._hung:
+            return NOT_REACHED, "not reached: an earlier test of this question took too long"
+        for test in row.needs:
+            needed = self._rows.get((row.module, test))
+            if needed is not None and needed.verdict().status != PASSED:
+                return NOT_REACHED, f"not reached: it builds on {needed.title!r}"
+        return None
+
+    # ------------------------------------------------------------------------------------------ fixtures
+
+    @pytest.fixture
+    def student(self, request):
+        """The submission: run, call, raises, on."""
+        lazy = _LazyConnection(self._connect, _key(request.node)[0], self._case_seed(request.node), self._deadline)
+        device = "cpu" if not request.node.get_closest_marker("gpu") else self._gpu_device
+        yield Student(lazy.ask, self._inside, device, self._call_timeout)
+        lazy.close()
+
+    @pytest.fixture
+    def device(self, request):
+        """Where the test runs: the CPU, or the GPU in tests that are marked so."""
+        return torch.device(self._gpu_device if request.node.get_closest_marker("gpu") else "cpu")
+
+    @pytest.fixture
+    def check(self, device):
+        """Compares, and names the mistake."""
+        return Check(device.type)
+
+    @pytest.fixture
+    def rng(self, request):
+        """Where all random inputs come from."""
+        return torch.Generator().manual_seed(self._case_seed(request.node))
+
+    def _case_seed(self, item):
+        name = f"{self._seed}/{item.path.name}/{item.name}"
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
+
+
+class _LazyConnection:
+    """A test's process in the box, started by its first call and never asked past the lesson's deadline."""
+
+    def __init__(self, connect, module, seed, deadline):
+        self._connect, self._module, self._seed, self._deadline = connect, module, seed, deadline
+        self._ask, self.close = None, lambda: None
+
+    def ask(self, request, timeout):
+        if self._ask is None:
+            self._ask, self.close = self._connect(self._module, self._seed)
+        left = self._deadline - time.monotonic()
+        return self._ask(request, max(0.1, min(timeout, left)))
+
+
+def _key(item):
+    return item.path.stem.removeprefix("test_").removesuffix("_public"), item.originalname or item.name
+
+
+def _row_of(item):
+    module, test = _key(item)
+    points = item.get_closest_marker("points")
+    question = item.get_closest_marker("question")
+    title = (item.function.__doc__ or test.removeprefix("test_").replace("_", " ")).strip().splitlines()[0]
+    return Row(
+        test=test,
+        module=module,
+        question=question.args[0] if question else module,
+        title=title,
+        max_points=float(points.args[0]) if points else 0.0,
+        needs=tuple(name for mark in item.iter_markers("needs") for name in mark.args),
+    )
+
+
+def _case_of(excinfo):
+    """An exception's verdict, by whose fault its type says it is."""
+    error = excinfo.value
+    if isinstance(error, StudentFault):
+        return Case(FAILED, str(error), error.mistake, error.detail)
+    trace = "".join(traceback.format_exception(error, limit=-4))
+    if isinstance(error, GraderFault):
+        return Case(GRADER_ERROR, "the grader made an error here: ask for a regrade", detail=trace)
+    if isinstance(error, AssertionError) and str(error):
+        return Case(FAILED, str(error).splitlines()[0], detail=trace, suspect=True)
+    return Case(FAILED, "the code returned something that the test cannot use", detail=trace, suspect=True)
+
+
+class _alarm:
+    """Raises TestOverrun in the test after `seconds`; signals reach the main thread only, elsewhere it does nothing."""
+
+    def __init__(self, seconds):
+        self._seconds = (
+            seconds if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer") else 0
+        )
+
+    def __enter__(self):
+        if self._seconds:
+            self._before = signal.signal(signal.SIGALRM, self._ring)
+            signal.setitimer(signal.ITIMER_REAL, self._seconds)
+
+    def __exit__(self, *_):
+        if self._seconds:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._before)
+
+    @staticmethod
+    def _ring(*_):
+        raise TestOverrun("the test's own code ran too long")

@@ -1,0 +1,110 @@
+"""What a grading says: frozen data, no I/O. Everything that shows or exports results starts here."""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+PASSED = "passed"
+FAILED = "failed"
+NOT_REACHED = "not_reached"
+PENDING_GPU = "pending_gpu"
+GRADER_ERROR = "grader_error"
+STATUSES = (PASSED, FAILED, NOT_REACHED, PENDING_GPU, GRADER_ERROR)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdict on one test function: all of its parametrized cases together.
+
+    Attributes:
+        test: the function's name. module: the module that it tests. question: what it belongs to.
+        title: what the student reads. status: one of STATUSES.
+        points: earned, of max_points. message: why, for the student; empty if passed.
+        mistake: the known mistake that was recognised, or None. seconds: wall time of all cases.
+        detail: more for the instructor: tracebacks, the grader's own error. Never shown to students.
+    """
+
+    test: str
+    module: str
+    question: str
+    title: str
+    status: str
+    points: float
+    max_points: float
+    message: str = ""
+    mistake: str | None = None
+    seconds: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """One submission, graded.
+
+    Attributes:
+        lesson, student, submission: names; submission is where it was taken from.
+        seed: of all random inputs: with it the grading can be replayed. Instructors only.
+        digests: of the lesson's suite and of the submission: what was graded with what.
+        environment: versions of Python, torch and the package. layers: what confined the student's code.
+        visibility: when students may see the hidden tests' rows (Gradescope's words).
+        scale_to: what the lesson's points are scaled to in exports' totals, or None.
+        notes: what was left out of the submission.
+        student_output: what the code printed, capped. Instructors only.
+    """
+
+    lesson: str
+    student: str
+    seed: int
+    outcomes: tuple[Outcome, ...]
+    submission: str = ""
+    digests: dict = field(default_factory=dict)
+    environment: dict = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+    visibility: str = "visible"
+    scale_to: float | None = None
+    notes: tuple[str, ...] = ()
+    student_output: str = ""
+
+    @property
+    def counted(self) -> tuple[Outcome, ...]:
+        """The outcomes that the total is made of: what waits for a GPU is outside until it has run."""
+        return tuple(outcome for outcome in self.outcomes if outcome.status != PENDING_GPU)
+
+    @property
+    def score(self) -> float:
+        return self._scaled(sum(outcome.points for outcome in self.counted))
+
+    @property
+    def max_score(self) -> float:
+        return self._scaled(sum(outcome.max_points for outcome in self.counted))
+
+    @property
+    def pending_gpu_points(self) -> float:
+        return self._scaled(sum(outcome.max_points for outcome in self.outcomes if outcome.status == PENDING_GPU))
+
+    @property
+    def grader_errors(self) -> tuple[Outcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.status == GRADER_ERROR)
+
+    def count(self, status: str) -> int:
+        return sum(outcome.status == status for outcome in self.outcomes)
+
+    def _scaled(self, points):
+        total = sum(outcome.max_points for outcome in self.outcomes)
+        return round(points * self.scale_to / total, 6) if self.scale_to and total else points
+
+    def to_json(self) -> str:
+        """scorecard.json: the totals for readers, and all that from_json needs."""
+        totals = {"score": self.score, "max_score": self.max_score, "pending_gpu_points": self.pending_gpu_points}
+        body = asdict(self)
+        head = {key: body.pop(key) for key in ("lesson", "student")}
+        return json.dumps({**head, **totals, **body}, indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Scorecard":
+        """Raises ValueError, KeyError or TypeError where the text is no scorecard."""
+        data = json.loads(text)
+        for total in ("score", "max_score", "pending_gpu_points"):
+            data.pop(total)
+        data["outcomes"] = tuple(Outcome(**outcome) for outcome in data["outcomes"])
+        data["layers"], data["notes"] = tuple(data["layers"]), tuple(data["notes"])
+        return cls(**data)

@@ -1,0 +1,185 @@
+"""What a test sees of a submission: run this there, give me back values.
+
+`Student` turns a probe into a request and a reply into a value or a StudentFault. Where the request is answered is not
+its business: `ask` goes through the box when grading (box/sandbox.py), and stays in this process for authors and in
+handouts (`in_process`). This file is copied into every handout: torch, the standard library, the wire and the worker.
+"""
+
+import ast
+import builtins
+import dis
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .box import wire, worker
+from .errors import AuthorError, BadReply, CheckFailed, StudentRaised
+
+DEFAULT_TIMEOUT = 10.0  # seconds a call may take
+_TEXT_SHOWN = 300  # characters of an exception's text in a message
+
+
+@dataclass(frozen=True)
+class Student:
+    """The submission as tests see it.
+
+    Args:
+        ask: (request, timeout in seconds) -> reply, both plain data; raises a StudentFault when no reply comes.
+        inside: source of the lesson's inside.py, the helpers that probes may use.
+        device: where tensors among the arguments are put before the call.
+        timeout: seconds that one call may take.
+    """
+
+    ask: Callable[[dict, float], object]
+    inside: str = ""
+    device: str = "cpu"
+    timeout: float = DEFAULT_TIMEOUT
+
+    def on(self, **options) -> "Student":
+        """The same submission with other options: `device`, `timeout` in seconds."""
+        unknown = sorted(set(options) - {"device", "timeout"})
+        if unknown:
+            raise AuthorError(f"student.on() has no option {unknown[0]!r}: it takes device and timeout")
+        if "device" in options:
+            options["device"] = str(options["device"])
+        return replace(self, **options)
+
+    def run(self, probe: Callable, *args, **kwargs):
+        """Runs `probe`, a function of the test, in the student's process and returns what it returns, as plain data.
+
+        Raises:
+            StudentFault: the code raised, hung, died, or sent no plain reply.
+            AuthorError: the probe cannot be shipped.
+        """
+        request = {"source": _shippable_source(probe), "name": probe.__name__, "inside": self.inside}
+        return self._request(request, args, kwargs)
+
+    def call(self, path: str, *args, **kwargs):
+        """Calls the student's function at "module.name" and returns its result as plain data."""
+        return self._request({"call": path}, args, kwargs)
+
+    def raises(self, error: type, target, *args, says: str | tuple[str, ...] = (), kwargs: dict | None = None) -> None:
+        """Expects that `target` (a path or a probe) raises `error`, with one of the names `says` in its message."""
+        names = (says,) if isinstance(says, str) else tuple(says)
+        what = f"`{names[0]}`" if names else "the argument"
+        act = self.call if isinstance(target, str) else self.run
+        try:
+            act(target, *args, **(kwargs or {}))
+        except StudentRaised as raised:
+            if raised.types[:1] == ("NotImplementedError",) and error is not NotImplementedError:
+                raise
+            if error.__name__ not in raised.types:
+                text = f"{raised.types[0]} was raised for a bad {what}, it should be {error.__name__}"
+                raise CheckFailed(text, detail=raised.detail) from None
+            if names and not any(_names(name, raised.text) for name in names):
+                text = f"the {error.__name__} does not name {what}: {_shown(raised.text)!r}"
+                raise CheckFailed(text, detail=raised.detail) from None
+            return
+        raise CheckFailed(f"no {error.__name__} was raised for a bad {what}")
+
+    def _request(self, request, args, kwargs):
+        request = {**request, "args": list(args), "kwargs": kwargs, "device": str(self.device)}
+        return _unpack(self.ask(request, self.timeout))
+
+
+def _names(name, text):
+    return re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", text) is not None
+
+
+def _unpack(reply):
+    """A reply's value; its error as a StudentRaised. The reply comes from the student's process: trust no field."""
+    if type(reply) is dict and set(reply) == {"value"}:
+        return reply["value"]
+    error = reply.get("error") if type(reply) is dict else None
+    if type(error) is not dict:
+        raise BadReply("the code's process sent something that is no reply")
+    types = tuple(name for name in error.get("types") or () if type(name) is str)
+    text, where, trace = (
+        error.get(key) if type(error.get(key)) is str else "" for key in ("text", "where", "traceback")
+    )
+    raise StudentRaised(_raised_message(types, text, where), types=types, text=text, detail=trace)
+
+
+def _raised_message(types, text, where):
+    name = types[0] if types else "an exception"
+    if name == "NotImplementedError":
+        return _shown(text) or "not implemented yet"
+    message = f"{name}: {_shown(text)}" if text else name
+    return f"{message} ({_shown(where)})" if where else f"the code raised {message}"
+
+
+def _shown(text):
+    """A student's text made harmless: printable characters, one line, capped."""
+    line = " ".join(text.split())
+    clean = "".join(char if char.isprintable() else "?" for char in line)
+    return clean if len(clean) <= _TEXT_SHOWN else clean[:_TEXT_SHOWN] + " …"
+
+
+# ---------------------------------------------------------------------------------------------- probes
+
+
+def _shippable_source(probe):
+    """The probe's source, if it can run elsewhere: it may use its arguments, builtins, torch and `inside` only."""
+    where = f"the probe {getattr(probe, '__name__', probe)!r}"
+    if not inspect.isfunction(probe) or probe.__name__ == "<lambda>":
+        raise AuthorError(f"{where} must be a function with a name: write it with def")
+    try:
+        source = inspect.getsource(probe)
+        tree = ast.parse("if True:\n" + source if source[:1] in " \t" else source)
+    except (OSError, SyntaxError) as error:
+        raise AuthorError(f"{where} has no source that can be shipped: {error}") from error
+    function = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    if any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
+        raise AuthorError(
+            f"{where} asserts: it runs in the student's process, so return the value and assert in the test"
+        )
+    defaults = [node for node in function.args.defaults + function.args.kw_defaults if node is not None]
+    if function.decorator_list or not all(isinstance(node, ast.Constant) for node in defaults):
+        raise AuthorError(f"{where} has a decorator or a computed default: pass the value as an argument")
+    outside = sorted(set(probe.__code__.co_freevars) | _globals_used(probe.__code__))
+    if outside:
+        raise AuthorError(f"{where} uses {', '.join(outside)} of the test: pass it as an argument, or import it inside")
+    return source
+
+
+def _globals_used(code):
+    names = {
+        step.argval
+        for step in dis.get_instructions(code)
+        if step.opname in ("LOAD_GLOBAL", "STORE_GLOBAL", "LOAD_NAME")
+        and step.argval not in {"torch", "inside", *dir(builtins)}
+    }
+    inner = [const for const in code.co_consts if inspect.iscode(const)]
+    # A class body loads its own names with LOAD_NAME; only what it loads and never stores is of the test.
+    stored = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_NAME"}
+    return (names - stored - {"__name__"}).union(*(_globals_used(const) for const in inner))
+
+
+# ---------------------------------------------------------------------------------------------- in this process
+
+
+def in_process(submission: Path) -> Callable[[dict, float], object]:
+    """An `ask` that runs the submission in this very process: for authors and in handouts, never for grades.
+
+    Values go through the wire both ways, so in-place changes, dtypes and tuples behave as in the box.
+    """
+    root = str(Path(submission).resolve())
+    if root not in sys.path:
+        sys.path.insert(0, root)
+
+    def ask(request, timeout):
+        reply = worker.answer(_through_the_wire(request), root)
+        try:
+            return _through_the_wire(reply)
+        except (ValueError, wire.ProtocolError) as error:
+            raise BadReply(f"the value cannot be passed on: {error}") from error
+
+    return ask
+
+
+def _through_the_wire(value):
+    message = b"".join(bytes(buffer) for buffer in wire.encode(value))
+    return wire.decode(bytearray(message[8:]))

@@ -1,0 +1,66 @@
+"""Scorecards on a terminal, as rich tables."""
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome, Scorecard
+
+_LOOK = {
+    PASSED: ("green", "passed"),
+    FAILED: ("red", "failed"),
+    NOT_REACHED: ("yellow", "not reached"),
+    PENDING_GPU: ("blue", "waits for a GPU"),
+    GRADER_ERROR: ("bold magenta", "GRADER ERROR"),
+}
+
+
+def one(card: Scorecard) -> Table:
+    """A row a test."""
+    table = Table(title=escape(f"{card.student} · {card.lesson}"), title_justify="left", expand=True)
+    for name, style in (("question", "dim"), ("test", ""), ("", ""), ("points", "")):
+        table.add_column(name, style=style, justify="right" if name == "points" else "left", no_wrap=name == "points")
+    shown = None
+    for row in card.outcomes:
+        color, word = _LOOK[row.status]
+        title = escape(row.title) + (f"\n[dim]{escape(row.message)}[/dim]" if row.message else "")
+        question = row.question if row.question != shown else ""
+        table.add_row(escape(question), title, f"[{color}]{word}[/{color}]", f"{row.points:g} / {row.max_points:g}")
+        shown = row.question
+    table.add_section()
+    table.add_row("", total_line(card), "", f"[bold]{card.score:g} / {card.max_score:g}[/bold]")
+    return table
+
+
+def total_line(card: Scorecard) -> str:
+    line = f"[bold]total[/bold], {card.count(PASSED)} of {len(card.outcomes)} tests passed"
+    if card.pending_gpu_points:
+        line += f"; {card.pending_gpu_points:g} points wait for a GPU"
+    return line
+
+
+def many(cards: Sequence[Scorecard]) -> Table:
+    """A row a student."""
+    table = Table(title_justify="left", expand=True)
+    for name in ("student", "score", "passed", "failed", "not reached", "GPU", "errors", "mistakes recognised"):
+        table.add_column(name, justify="left" if name in ("student", "mistakes recognised") else "right")
+    for card in sorted(cards, key=lambda card: card.student):
+        counts = [str(card.count(status) or "") for status in (PASSED, FAILED, NOT_REACHED, PENDING_GPU, GRADER_ERROR)]
+        table.add_row(
+            escape(card.student), f"{card.score:g} / {card.max_score:g}", *counts, escape(_mistakes(card.outcomes))
+        )
+    return table
+
+
+def _mistakes(outcomes: Sequence[Outcome]):
+    named = list(dict.fromkeys(row.mistake for row in outcomes if row.mistake))
+    return "; ".join(named[:2]) + (f" and {len(named) - 2} more" if len(named) > 2 else "")
+
+
+def detail(row: Outcome) -> str:
+    """One outcome whole, with what only instructors see."""
+    color, word = _LOOK[row.status]
+    lines = [f"[{color}]{word}[/{color}] {escape(row.module)}.{escape(row.test)} ({row.points:g} / {row.max_points:g})"]
+    lines += [escape(text) for text in (row.title, row.message, row.detail) if text]
+    return "\n".join(lines)

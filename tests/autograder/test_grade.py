@@ -1,0 +1,265 @@
+"""From a submission to a scorecard: whose fault it was, and what a student is told."""
+
+import pytest
+from conftest import TOY_SOLUTION, write_lesson
+
+from autograder.errors import UsageError
+from autograder.grade import Grader
+from autograder.lesson import load
+from autograder.scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU
+from autograder.submission import Submission
+
+
+def statuses(card):
+    return {row.test: row.status for row in card.outcomes}
+
+
+def by_test(card, test):
+    return next(row for row in card.outcomes if row.test == test)
+
+
+@pytest.fixture
+def grade_with(tmp_path):
+    """Grades the toy solution (or another text) with another hidden suite."""
+
+    def grade(suite, text=TOY_SOLUTION, settings="", seed=1, **options):
+        write_lesson(tmp_path, suite=suite, settings=settings)
+        lesson = load("99-toy", tmp_path)
+        import textwrap
+
+        with Grader(lesson, **options) as grader:
+            return grader.grade(Submission("student", "", {"toy.py": textwrap.dedent(text).encode()}), seed=seed)
+
+    return grade
+
+
+# ---------------------------------------------------------------------------------------------- verdicts
+
+
+def test_the_solution_gets_all_points(grade_toy):
+    card = grade_toy(TOY_SOLUTION)
+
+    assert set(statuses(card).values()) == {PASSED}
+    assert (card.score, card.max_score) == (4, 4)
+
+
+def test_a_recognised_mistake_is_named(grade_toy):
+    card = grade_toy(TOY_SOLUTION.replace(".tril()", ".triu()"))
+
+    row = by_test(card, "test_the_past_is_seen")
+    assert row.status == FAILED
+    assert row.mistake == row.message == "the mask is transposed: it shows the future"
+    assert (row.points, row.max_points) == (0, 2)
+
+
+def test_one_failing_case_fails_the_function(grade_toy):
+    card = grade_toy(TOY_SOLUTION.replace(".tril()", ".tril() if length < 5 else torch.zeros(5, 5, dtype=torch.bool)"))
+
+    assert by_test(card, "test_the_past_is_seen").status == FAILED
+
+
+def test_what_the_test_cannot_use_is_the_students_failure(grade_toy):
+    card = grade_toy("def causal_mask(length):\n    return 'a mask'")
+
+    assert by_test(card, "test_the_mask_has_rows").status == FAILED
+    assert by_test(card, "test_the_mask_has_rows").message == "the code returned something that the test cannot use"
+    assert card.grader_errors == ()
+
+
+def test_a_plain_assert_shows_its_message(grade_toy):
+    card = grade_toy("import torch\ndef causal_mask(length):\n    return torch.ones(2, 2)")
+
+    assert by_test(card, "test_the_mask_has_rows").message == "the mask has too few rows"
+
+
+def test_not_implemented_says_so(grade_toy):
+    card = grade_toy("def causal_mask(length):\n    raise NotImplementedError('causal_mask is not implemented yet')")
+
+    assert {row.message for row in card.outcomes} == {"causal_mask is not implemented yet"}
+    assert card.score == 0
+
+
+def test_a_missing_module_says_so(grade_toy):
+    card = grade_toy(other="x = 1")
+
+    assert {row.message for row in card.outcomes} == {"toy.py is missing from the submission"}
+
+
+def test_a_hang_costs_one_deadline_a_question(grade_toy):
+    card = grade_toy("def causal_mask(length):\n    while True: pass")
+
+    assert statuses(card) == {
+        "test_the_past_is_seen": FAILED,
+        "test_a_bad_length_is_refused": FAILED,
+        "test_the_mask_has_rows": NOT_REACHED,
+    }
+
+
+def test_a_test_that_the_solution_fails_too_is_our_error(grade_with):
+    card = grade_with("""
+        import pytest
+        @pytest.mark.points(1)
+        def test_broken(student):
+            student.call("toy.causal_mask", 2)
+            undefined_name
+        @pytest.mark.points(1)
+        def test_wrong_assert(student):
+            assert student.call("toy.causal_mask", 2).shape == (3, 3)
+        @pytest.mark.points(1)
+        def test_skips_itself():
+            pytest.skip("no")
+        @pytest.mark.points(1)
+        def test_bad_probe(student):
+            length = 3
+            def probe():
+                return length
+            student.run(probe)
+        @pytest.mark.points(1)
+        def test_fine(student):
+            assert student.call("toy.causal_mask", 2).shape == (2, 2)
+    """)
+
+    assert statuses(card) == {
+        "test_broken": GRADER_ERROR,
+        "test_wrong_assert": GRADER_ERROR,
+        "test_skips_itself": GRADER_ERROR,
+        "test_bad_probe": GRADER_ERROR,
+        "test_fine": PASSED,
+    }
+    assert "undefined_name" in by_test(card, "test_broken").detail
+    assert "undefined_name" not in by_test(card, "test_broken").message
+
+
+def test_a_suite_that_cannot_be_loaded_is_our_error(grade_with):
+    card = grade_with("import nothing_of_that_name")
+
+    assert [row.status for row in card.outcomes] == [GRADER_ERROR]
+
+
+def test_a_value_that_keeps_the_test_busy_is_the_students_failure(grade_with, monkeypatch):
+    monkeypatch.setattr("autograder.plugin.TEST_LIMIT_S", 0.5)
+    suite = """
+        import pytest
+        @pytest.mark.points(1)
+        def test_counts(student):
+            for _ in range(student.call("toy.size")):
+                pass
+    """
+    card = grade_with(suite, text="def size():\n    return 2**62")
+
+    assert statuses(card) == {"test_counts": GRADER_ERROR}  # the solution has no `size`: the test itself is wrong
+
+
+def test_gpu_tests_wait_outside_the_total(grade_with):
+    suite = """
+        import pytest
+        @pytest.mark.points(3)
+        @pytest.mark.gpu
+        def test_on_gpu(student, device):
+            student.call("toy.causal_mask", 2)
+        @pytest.mark.points(1)
+        def test_on_cpu(student):
+            student.call("toy.causal_mask", 2)
+    """
+    card = grade_with(suite)
+
+    assert statuses(card) == {"test_on_gpu": PENDING_GPU, "test_on_cpu": PASSED}
+    assert (card.score, card.max_score, card.pending_gpu_points) == (1, 1, 3)
+
+
+def test_needs_is_not_reached(grade_with):
+    suite = """
+        import pytest
+        @pytest.mark.points(1)
+        def test_first(student):
+            '''The first.'''
+            student.raises(ValueError, "toy.causal_mask", 3)
+        @pytest.mark.points(1)
+        @pytest.mark.needs("test_first")
+        def test_second(student):
+            student.call("toy.causal_mask", 2)
+    """
+    card = grade_with(suite)
+
+    assert statuses(card)["test_second"] == NOT_REACHED
+    assert by_test(card, "test_second").message == "not reached: it builds on 'The first.'"
+
+
+def test_the_lessons_deadline_ends_everything(grade_with):
+    suite = "import pytest\n" + "".join(
+        f'@pytest.mark.points(1)\n@pytest.mark.question("{i}")\ndef test_{i}(student): student.call("toy.causal_mask", 2)\n'
+        for i in range(6)
+    )
+    card = grade_with(
+        suite, text="import time\ndef causal_mask(n): time.sleep(30)", settings="deadline_s = 2\ncall_timeout_s = 0.8\n"
+    )
+
+    assert list(statuses(card).values()).count(NOT_REACHED) >= 3
+    assert card.environment["seconds"] < 5
+
+
+# ---------------------------------------------------------------------------------------------- inputs and feedback
+
+
+def test_inputs_come_from_the_seed_and_the_tests_name(grade_with):
+    suite = """
+        import pytest, torch
+        @pytest.mark.points(1)
+        @pytest.mark.parametrize("case", [1, 2])
+        def test_draw(student, rng, case):
+            student.call("toy.note", torch.rand(2, generator=rng))
+    """
+    text = "def note(x):\n    print(x.tolist())\n"
+    runs = [grade_with(suite, text=text, seed=seed).student_output.splitlines() for seed in (1, 1, 2)]
+
+    assert runs[0] == runs[1]
+    assert len({*runs[0], *runs[2]}) == 4
+
+
+def test_feedback_holds_no_expected_value_and_no_line_of_a_test(grade_with):
+    suite = """
+        import pytest, torch
+        @pytest.mark.points(1)
+        def test_secret(student, check):
+            value = student.call("toy.f")
+            check(value, 271828)
+        @pytest.mark.points(1)
+        def test_secret_tensor(student, check):
+            check(student.call("toy.g"), torch.tensor([3.14159, 2.71828]))
+        @pytest.mark.points(1)
+        def test_secret_text(student, check):
+            check(student.call("toy.h"), {"key": ["password"]})
+    """
+    card = grade_with(
+        suite, text="import torch\ndef f(): return 1\ndef g(): return torch.ones(2)\ndef h(): return {'key': ['x']}"
+    )
+
+    told = " ".join(row.message for row in card.outcomes)
+    assert card.score == 0
+    assert not any(secret in told for secret in ("271828", "3.14", "2.71", "password", "student.call", "check("))
+
+
+def test_a_copy_of_another_package_is_neither_run_nor_found(grade_toy):
+    evil = "raise SystemExit('found me')"
+    card = grade_toy(TOY_SOLUTION, torch=evil, conftest=evil, pytest=evil, autograder=evil, sitecustomize=evil)
+
+    assert set(statuses(card).values()) == {PASSED}
+
+
+def test_modules_and_tests_can_be_chosen(toy_grader, toy):
+    submission = Submission("student", "", toy.solution_files())
+
+    card = toy_grader.grade(submission, tests=["test_the_mask_has_rows"])
+
+    assert list(statuses(card)) == ["test_the_mask_has_rows"]
+    with pytest.raises(UsageError, match="no module 'nix'"):
+        toy_grader.grade(submission, modules=["nix"])
+
+
+def test_scorecards_say_what_was_graded_with_what(grade_toy):
+    card = grade_toy(TOY_SOLUTION)
+
+    assert set(card.digests) == {"suite", "submission"}
+    assert {"processes", "rlimits"} <= set(card.layers)
+    assert {"autograder", "python", "torch"} <= set(card.environment)
+    assert card.seed == 1

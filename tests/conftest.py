@@ -1,0 +1,98 @@
+"""What several test files share: a small lesson of its own, and a warm grader for it."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from autograder.grade import Grader
+from autograder.lesson import load
+from autograder.submission import Submission
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TOY_SOLUTION = '''
+    import torch
+
+
+    def causal_mask(length):  # student: a lower triangle
+        """(T, T) bool: true where a position may attend."""
+        if length < 1:
+            raise ValueError(f"length must be at least 1, not {length}")
+        return torch.ones(length, length, dtype=torch.bool).tril()
+'''
+
+TOY_SUITE = '''
+    import pytest
+    import torch
+
+
+    @pytest.mark.points(2)
+    @pytest.mark.question("Mask")
+    @pytest.mark.parametrize("length", [1, 2, 5])
+    def test_the_past_is_seen(student, check, length):
+        """A position sees itself and the past."""
+        mask = student.call("toy.causal_mask", length)
+
+        past = torch.ones(length, length, dtype=torch.bool).tril()
+        check(mask, past, mistakes={"the mask is transposed: it shows the future": past.T})
+
+
+    @pytest.mark.points(1)
+    @pytest.mark.question("Arguments")
+    def test_a_bad_length_is_refused(student):
+        """A length below 1 is refused."""
+        student.raises(ValueError, "toy.causal_mask", 0, says="length")
+
+
+    @pytest.mark.points(1)
+    @pytest.mark.question("Mask")
+    def test_the_mask_has_rows(student):
+        """The mask has rows."""
+        mask = student.call("toy.causal_mask", 3)
+
+        assert mask.shape[0] == 3, "the mask has too few rows"
+'''
+
+
+def write_lesson(root: Path, solution: str = TOY_SOLUTION, suite: str = TOY_SUITE, settings: str = "") -> None:
+    """A root with the one lesson 99-toy, whose one module is toy."""
+    files = {
+        "assignments/99-toy/lesson.toml": 'title = "Toy"\nmodules = ["toy"]\n' + settings,
+        "solutions/99-toy/toy.py": textwrap.dedent(solution),
+        "tests/lessons/99-toy/test_toy.py": textwrap.dedent(suite),
+    }
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("toy")
+    write_lesson(root, settings="call_timeout_s = 1.5\ndeadline_s = 6\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def toy(toy_root):
+    return load("99-toy", toy_root)
+
+
+@pytest.fixture(scope="session")
+def toy_grader(toy):
+    with Grader(toy) as grader:
+        yield grader
+
+
+@pytest.fixture(scope="session")
+def grade_toy(toy_grader):
+    """Grades a text as toy.py (or other files), in one warm box."""
+
+    def grade(text: str = "", seed: int = 1, **files: str):
+        sources = {"toy.py": text, **{f"{name}.py": content for name, content in files.items()}}
+        contents = {name: textwrap.dedent(source).encode() for name, source in sources.items() if source}
+        return toy_grader.grade(Submission("student", "", contents), seed=seed)
+
+    return grade

@@ -1,0 +1,227 @@
+"""What must hold of the whole tree, so that no reviewer has to remember it."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from autograder.lesson import Lesson, load, load_all
+
+# Imports go down only: a module may import from layers below its own, never from its own or above.
+LAYERS = [
+    "cli",
+    "otter_plugin package handout",
+    "batch table",
+    "exports.gradescope exports.otter exports.csv samples grade",
+    "plugin stub",
+    "student check submission",
+    "lesson scorecard",
+    "box.sandbox",
+    "box.zygote",
+    "box.confine box.worker",
+    "box.landlock box.seccomp box.wire",
+    "errors",
+]
+LESSONS = load_all(ROOT)
+MODULES = [(lesson, module) for lesson in LESSONS for module in lesson.modules]
+
+
+def each_module(function):
+    return pytest.mark.parametrize(("lesson", "module"), MODULES, ids=lambda value: getattr(value, "name", value))(
+        function
+    )
+
+
+# ---------------------------------------------------------------------------------------------- architecture
+
+
+def imports_of(name: str, source: str) -> set[str]:
+    """The modules of the package that a module imports, also inside functions: "box.wire", "errors"."""
+    package = ["autograder", *name.split(".")[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = base + (node.module.split(".") if node.module else [])
+            found |= {".".join([*base, alias.name]) for alias in node.names} | {".".join(base)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    known = {module for layer in LAYERS for module in layer.split()}
+    return {path.removeprefix("autograder.") for path in found if path.removeprefix("autograder.") in known}
+
+
+def violations(sources: dict[str, str]) -> list[str]:
+    height = {module: len(LAYERS) - index for index, layer in enumerate(LAYERS) for module in layer.split()}
+    return [
+        f"{name} imports {used}"
+        for name, source in sources.items()
+        for used in sorted(imports_of(name, source))
+        if height[used] >= height[name]
+    ]
+
+
+def package_sources() -> dict[str, str]:
+    paths = [path for path in (ROOT / "autograder").rglob("*.py") if path.name != "__init__.py"]
+    return {".".join(path.relative_to(ROOT / "autograder").with_suffix("").parts): path.read_text() for path in paths}
+
+
+def test_imports_go_down_only():
+    assert violations(package_sources()) == []
+
+
+def test_every_module_has_its_layer():
+    assert set(package_sources()) == {module for layer in LAYERS for module in layer.split()}
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("box.wire", "from .. import errors\nfrom ..grade import Grader"),
+        ("box.worker", "from . import zygote"),
+        ("check", "def f():\n    from . import plugin"),
+        ("scorecard", "import autograder.cli"),
+    ],
+)
+def test_an_import_that_goes_up_is_found(name, source):
+    assert violations({name: source}) != []
+
+
+def test_the_worker_imports_nothing_of_ours_but_the_wire():
+    assert imports_of("box.worker", package_sources()["box.worker"]) == {"box.wire"}
+    assert imports_of("box.wire", package_sources()["box.wire"]) == set()
+
+
+def test_architecture_page_draws_the_layers():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+
+    assert "\n".join(layer for layer in LAYERS) in page
+
+
+def test_files_can_be_read_in_a_sitting():
+    lengths = {name: len(source.splitlines()) for name, source in package_sources().items()}
+
+    assert {
+        name: length for name, length in lengths.items() if length > (250 if name.startswith("box.") else 350)
+    } == {}
+
+
+# ---------------------------------------------------------------------------------------------- lessons
+
+
+def test_example_shows_every_key_of_lesson_toml():
+    example = tomllib.loads((ROOT / "assignments" / "example.toml").read_text())
+
+    assert set(example) == set(Lesson.model_fields) - {"name", "root"}
+    assert Lesson(name="example", root=ROOT, **example)
+
+
+def test_module_names_are_unique_over_all_lessons():
+    names = [module for _, module in MODULES]
+
+    assert sorted(names) == sorted(set(names))
+
+
+@each_module
+def test_a_module_has_all_its_parts(lesson, module):
+    parts = [lesson.solution / f"{module}.py", lesson.hidden_test(module), lesson.public_test(module), lesson.handout]
+
+    assert [path for path in parts if not path.is_file()] == []
+
+
+def tests_in(path: Path) -> list[ast.FunctionDef]:
+    return [
+        node
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test")
+    ]
+
+
+@each_module
+def test_every_hidden_test_has_points_and_a_title(lesson, module):
+    for test in tests_in(lesson.hidden_test(module)):
+        marks = [ast.unparse(mark) for mark in test.decorator_list]
+
+        assert any("mark.points(" in mark for mark in marks), f"{test.name} has no points"
+        assert ast.get_docstring(test), f"{test.name} has no title"
+
+
+@each_module
+def test_names_of_hidden_tests_are_not_taken_twice(lesson, module):
+    names = [test.name for test in tests_in(lesson.hidden_test(module))]
+
+    assert sorted(names) == sorted(set(names)), "the second one of a name hides the first"
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
+def test_starters_are_fresh(lesson):
+    from autograder.handout import starter_is_fresh
+
+    assert starter_is_fresh(lesson), "run `make starter`"
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
+def test_uses_name_earlier_lessons(lesson):
+    assert all(name < lesson.name and load(name, ROOT) for name in lesson.uses)
+
+
+# ---------------------------------------------------------------------------------------------- the tree
+
+
+def tracked() -> list[Path]:
+    names = (
+        subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    )
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+def test_environment_yaml_installs_the_lock():
+    text = (ROOT / "environment.yaml").read_text()
+
+    assert "- -r requirements.lock" in text
+    assert re.search(r"python=3\.11\b", text)
+
+
+def test_lock_pins_every_dependency_and_names_no_index():
+    lock = (ROOT / "requirements.lock").read_text()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lock.splitlines() if "==" in line}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    names = {re.match(r"[A-Za-z0-9_.-]+", line)[0].lower().replace("_", "-") for line in wanted}
+
+    assert names - pinned == set()
+    assert not re.search(r"://|--hash|\+cpu|^-", lock, re.MULTILINE)
+
+
+def test_no_path_of_a_machine_is_written_down():
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in tracked()
+        if path.suffix in {".py", ".md", ".toml", ".yaml", ".sh", ".lock", "", ".json", ".ipynb"}
+        for match in re.finditer(
+            r"(?<![\w.-])/(?:work|farm|home/\w+|root/\.pyenv)/\S*", path.read_text(errors="replace")
+        )
+        if path != Path(__file__)
+    ]
+
+    assert found == []
+
+
+def test_readme_names_only_make_targets_that_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    named = {name for page in pages for name in re.findall(r"`make ([a-z-]+)", page.read_text())}
+
+    assert named - targets == set()
+
+
+def test_readme_prints_the_package_as_it_is():
+    readme = (ROOT / "README.md").read_text()
+
+    missing = [
+        name for name in package_sources() if not name.startswith(("box.", "exports.")) and f"{name}.py" not in readme
+    ]
+    assert missing == []
