@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from . import __version__
-from .box.sandbox import Sandbox, Slot
+from .box.sandbox import Sandbox
+from .box.slot import Slot
 from .box.worker import seed_everything
 from .errors import GraderFault, LessonError, StudentFault, UsageError
 from .lesson import Lesson

@@ -182,4 +182,4 @@ def in_process(submission: Path) -> Callable[[dict, float], object]:
 
 def _through_the_wire(value):
     message = b"".join(bytes(buffer) for buffer in wire.encode(value))
-    return wire.decode(bytearray(message[8:]))
+    return wire.decode(bytearray(message))

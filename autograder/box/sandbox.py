@@ -1,32 +1,30 @@
-"""The grader's side of the border: starts the zygote, and gives each submission a slot that can do nothing else.
+"""The grader's side of the border: starts the zygote and gives submissions their slots.
 
     Sandbox   one zygote, for as long as the grader lives
-    Slot      one submission: its copy of the files, its scratch, its worker; started anew after a hang
-    Channel   one test: a fresh fork of the worker, asked until the test is over
+    Slot      one submission (slot.py): its copy of the files, its scratch, its worker; started anew after a hang
+    Channel   one test (slot.py): a fresh fork of the worker, asked until the test is over
 
-The grader never runs or imports student code: it sends requests and decodes plain data (wire.py). Every wait has an
-absolute deadline. Whatever a slot did, closing it kills all of its processes and removes its files.
+The grader never runs or imports student code: it sends requests and decodes plain data. Every wait has an absolute
+deadline. Whatever a slot did, closing it kills all of its processes and removes its files.
 """
 
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..errors import BadReply, BoxError, StudentDied, StudentFault, StudentTimeout
+from ..errors import BoxError
 from . import confine, wire
+from .slot import Slot, remove_tree
 
 _START_S = 120.0  # a zygote imports torch, on a slow disk
 _ZYGOTE = "import sys; sys.path.insert(0, sys.argv[1]); from autograder.box import zygote; sys.path.pop(0); "
 _ZYGOTE += "zygote.main(int(sys.argv[2]), sys.argv[3].split(','), sys.argv[4:])"
-OUTPUT_CAP = 65536  # bytes kept of what a submission prints
 LIMITS = {"memory_mb": 1500, "cpu_s": 600, "processes": 64, "file_mb": 64, "scratch_mb": 256}
 
 
@@ -143,192 +141,3 @@ class Sandbox:
 
     def __exit__(self, *_):
         self.close()
-
-
-class Slot:
-    """One submission in the box. Made by Sandbox.slot; close it."""
-
-    def __init__(self, sandbox: Sandbox, files: dict[str, bytes], prerequisites: list[str], limits: dict):
-        self._sandbox, self._limits, self._prerequisites = sandbox, limits, prerequisites
-        self._uid = sandbox.take_uid()
-        self._folder = Path(tempfile.mkdtemp(prefix="slot-", dir=sandbox.folder))
-        self._submission = self._folder / "submission"
-        self._worker: int | None = None
-        self._control: socket.socket | None = None
-        self._imported: set[str] = set()
-        self._broken: dict[str, StudentFault] = {}
-        self._reason = ""
-        self._output = bytearray()
-        self.cpu_s, self.peak_mb = 0.0, 0
-        self._write(files)
-
-    def _write(self, files):
-        self._submission.mkdir()
-        for name, content in files.items():
-            path = self._submission / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        self._folder.chmod(0o750)
-        if self._uid:
-            os.chown(self._folder, 0, self._uid)  # readable to the slot's group, that is to it alone
-            for path in [self._submission, *self._submission.rglob("*")]:
-                os.chown(path, 0, self._uid)
-                path.chmod(0o750 if path.is_dir() else 0o640)
-
-    @property
-    def output(self) -> str:
-        """What the submission printed so far, capped; never parsed."""
-        return self._output.decode("utf-8", "replace")
-
-    def channel(self, module: str | None, seed: int, timeout: float) -> "Channel":
-        """A fresh fork of the worker for one test of `module`, which is imported first.
-
-        Raises:
-            StudentFault: the module cannot be imported, now or when it was tried before.
-        """
-        if module in self._broken:
-            raise self._broken[module]
-        if self._worker is None:
-            self._start()
-        if module is not None and module not in self._imported:
-            self._import(module, timeout)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                wire.send_command(self._control, b"F", seed, [theirs.fileno()])
-            except OSError:
-                ours.close()
-                raise self._died("while it was asked for a test") from None
-        return Channel(self, ours)
-
-    def _start(self):
-        scratch = tempfile.mkdtemp(prefix="scratch-", dir=self._folder)
-        if self._uid:
-            os.chown(scratch, self._uid, self._uid)
-        self._control, theirs = socket.socketpair()
-        read, write = os.pipe()
-        policy = {
-            "submission": str(self._submission), "scratch": scratch, "uid": self._uid,
-            "prerequisites": self._prerequisites, "readable": self._prerequisites, **self._limits,
-        }  # fmt: skip
-        with theirs:
-            self._worker = self._sandbox.ask(b"S", policy, [theirs.fileno(), write])["pid"]
-        os.close(write)
-        threading.Thread(target=self._drain, args=(read,), daemon=True).start()
-
-    def _drain(self, pipe):
-        with open(pipe, "rb", buffering=0) as stream:
-            while chunk := stream.read(65536):
-                self._output += chunk[: max(0, OUTPUT_CAP - len(self._output))]
-
-    def _import(self, module, timeout):
-        try:
-            wire.send_command(self._control, b"I", module)
-            reply = self.receive(self._control, timeout, f"importing {module}.py")
-            error = reply.get("error") if isinstance(reply, dict) else None
-            if error is not None:
-                raise import_failure(module, error)
-        except OSError:
-            self._broken[module] = self._died(f"while {module}.py was imported")
-            raise self._broken[module] from None
-        except StudentFault as fault:
-            self._broken[module] = fault
-            raise
-        self._imported.add(module)
-
-    def receive(self, connection: socket.socket, timeout: float, doing: str):
-        """The reply on `connection`; after anything else than a reply the slot starts afresh for the next test."""
-        try:
-            return wire.receive(connection, time.monotonic() + timeout)
-        except wire.DeadlinePassed:
-            self.stop()
-            raise StudentTimeout(f"{doing} took more than {timeout:g} s") from None
-        except wire.ProtocolError as error:
-            self.stop()
-            raise BadReply(f"{doing} sent something that is no reply: {error}") from None
-        except (EOFError, OSError):
-            raise self._died(f"while {doing}") from None
-
-    def _died(self, when):
-        self.stop()
-        reason = f"it used {self._reason}" if self._reason else "a crash, os._exit, or a limit on memory"
-        return StudentDied(f"the process ended {when}: {reason}")
-
-    def stop(self) -> None:
-        """Kills the worker and all that it started; the next channel starts a new one."""
-        if self._worker is None:
-            return
-        usage = self._sandbox.ask(b"K", self._worker)
-        self._worker, self._imported = None, set()
-        self._control.close()
-        self._reason = usage["reason"]
-        self.cpu_s += usage["cpu_s"]
-        self.peak_mb = max(self.peak_mb, usage["peak_mb"])
-
-    def close(self) -> None:
-        self.stop()
-        remove_tree(self._folder)
-        self._sandbox.free_uid(self._uid)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-
-class Channel:
-    """The process of one test."""
-
-    def __init__(self, slot: Slot, connection: socket.socket):
-        self._slot, self._connection = slot, connection
-
-    def ask(self, request: dict, timeout: float):
-        """Sends a request and returns the reply before `timeout` seconds have passed.
-
-        Raises:
-            StudentTimeout, StudentDied, BadReply
-        """
-        doing = f"calling {request['call']}" if "call" in request else "running the code"
-        try:
-            wire.send(self._connection, request, time.monotonic() + timeout)
-        except wire.DeadlinePassed:
-            self._slot.stop()
-            raise StudentTimeout(f"{doing} took more than {timeout:g} s") from None
-        except OSError:
-            pass  # the process is gone; what receive says about it is the better message
-        return self._slot.receive(self._connection, timeout, doing)
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-def import_failure(module: str, error: dict) -> StudentFault:
-    """Why a module cannot be imported, in the student's terms."""
-    types, text, where = error.get("types") or [""], str(error.get("text", ""))[:300], error.get("where")
-    clean = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
-    place = f" ({where})" if isinstance(where, str) and where else ""
-    return StudentFault(
-        f"{module}.py cannot be imported: {str(types[0])[:80]}: {clean}{place}", detail=str(error.get("traceback"))
-    )
-
-
-def remove_tree(folder: Path) -> None:
-    """Removes a folder that a hostile program arranged: no permissions, deep nesting, links (never followed)."""
-
-    def allow_and_retry(remove, path, _):
-        try:
-            os.chmod(os.path.dirname(path), 0o700)
-            if not os.path.islink(path):
-                os.chmod(path, 0o700)
-            remove(path) if remove is not os.open and remove is not os.scandir else shutil.rmtree(
-                path, onerror=_give_up
-            )
-        except OSError:
-            pass
-
-    shutil.rmtree(folder, onerror=allow_and_retry)
-
-
-def _give_up(remove, path, error):
-    raise error[1]

@@ -12,9 +12,7 @@ import gc
 import importlib
 import os
 import select
-import signal
 import socket
-import subprocess
 import sys
 import time
 import warnings
@@ -22,11 +20,9 @@ from dataclasses import dataclass
 
 import torch
 
-from . import confine, seccomp, wire, worker
+from . import confine, processes, seccomp, wire, worker
 
 _POLL_S = 0.1
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 
 
 @dataclass
@@ -47,7 +43,7 @@ class Zygote:
         self._rules = seccomp.build() if "seccomp" in layers else None
         self._libraries = _open_unreachable(sys.path) if "uid" in layers else {}
         self._slots: dict[int, Slot] = {}
-        self._baseline = _private_bytes(os.getpid())
+        self._baseline = processes.private_bytes(os.getpid())
 
     def run(self) -> None:
         while True:
@@ -97,9 +93,9 @@ class Zygote:
 
     def _watch(self):
         for slot in self._slots.values():
-            memory = sum(max(0, _private_bytes(pid) - self._baseline) for pid in self._processes(slot)) >> 20
+            memory = sum(max(0, processes.private_bytes(pid) - self._baseline) for pid in self._processes(slot)) >> 20
             slot.peak_mb = max(slot.peak_mb, memory)
-            disk = _bytes_below(slot.policy["scratch"]) >> 20
+            disk = processes.bytes_below(slot.policy["scratch"]) >> 20
             if slot.reason:
                 continue
             if memory > slot.policy["memory_mb"]:
@@ -112,7 +108,7 @@ class Zygote:
     def _kill(self, slot):
         cpu = self._kill_processes(slot)
         if "uid" in self._layers and "landlock" not in self._layers:
-            _sweep(slot.policy["uid"])
+            processes.sweep(slot.policy["uid"])
         return {"reason": slot.reason, "cpu_s": cpu, "peak_mb": slot.peak_mb}
 
     def _kill_processes(self, slot):
@@ -121,8 +117,8 @@ class Zygote:
         while time.monotonic() < deadline:
             left = self._processes(slot)
             for pid in left:
-                _signal(pid)
-            cpu += _collect(slot.pid)
+                processes.kill(pid)
+            cpu += processes.collect(slot.pid)
             if not left:
                 break
             time.sleep(0.001)
@@ -130,7 +126,7 @@ class Zygote:
 
     def _processes(self, slot):
         """The slot's processes: those of its uid; where it has none, its descendants and the orphans of any slot."""
-        table = _process_table()
+        table = processes.table()
         if "uid" in self._layers:
             return [pid for pid, (_, uid) in table.items() if uid == slot.policy["uid"]]
         others = set(self._slots) - {slot.pid}
@@ -141,76 +137,6 @@ class Zygote:
             grown = not children <= mine
             mine |= children
         return [pid for pid in mine if pid in table]
-
-
-def _process_table():
-    """pid -> (parent, real uid) of every process that is not a zombie."""
-    table = {}
-    for name in os.listdir("/proc") if confine.LINUX else ():
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/status") as status:
-                    fields = dict(line.split(":", 1) for line in status if line.startswith(("State", "PPid", "Uid")))
-                if fields["State"].split()[0] not in "ZX":
-                    table[int(name)] = int(fields["PPid"]), int(fields["Uid"].split()[0])
-            except (OSError, KeyError):  # it ended while we looked
-                continue
-    return table if confine.LINUX else _process_table_of_ps()
-
-
-def _process_table_of_ps():
-    """The same where there is no /proc (macOS)."""
-    rows = subprocess.run(["ps", "-axo", "pid=,ppid=,uid=,stat="], capture_output=True, text=True).stdout.splitlines()
-    fields = [row.split() for row in rows]
-    return {int(pid): (int(parent), int(uid)) for pid, parent, uid, state in fields if not state.startswith("Z")}
-
-
-def _signal(pid):
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-
-
-def _collect(worker_pid):
-    """Reaps every child that ended; returns the CPU seconds of the worker, with its collected children, if it was one."""
-    cpu = 0.0
-    try:
-        while True:
-            pid, _, usage = os.wait4(-1, os.WNOHANG)
-            if not pid:
-                return cpu
-            if pid == worker_pid:
-                cpu = usage.ru_utime + usage.ru_stime
-    except ChildProcessError:
-        return cpu
-
-
-def _private_bytes(pid):
-    """What a process has for itself: resident less shared. Exact (PSS) needs rights that containers do not give."""
-    try:
-        with open(f"/proc/{pid}/statm") as statm:
-            _, resident, shared, *_ = map(int, statm.read().split())
-        return (resident - shared) * _PAGE
-    except OSError:
-        return 0
-
-
-def _bytes_below(folder):
-    total = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(path, name)).st_blocks * 512
-            except OSError:
-                continue
-    return total
-
-
-def _sweep(uid):
-    """Without Landlock a slot could leave files where everybody may write."""
-    for folder in _SHARED_FOLDERS:
-        subprocess.run(["find", folder, "-xdev", "-uid", str(uid), "-delete"], capture_output=True, check=False)
 
 
 # ---------------------------------------------------------------------------------------------- a worker's first steps

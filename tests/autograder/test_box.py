@@ -6,7 +6,8 @@ import time
 import pytest
 import torch
 
-from autograder.box.sandbox import Sandbox, remove_tree
+from autograder.box.sandbox import Sandbox
+from autograder.box.slot import remove_tree
 from autograder.errors import BadReply, BoxError, StudentDied, StudentFault, StudentTimeout
 
 

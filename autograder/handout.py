@@ -1,0 +1,184 @@
+"""A lesson -> what its students get: the starter, and the zip that they unpack.
+
+    NN-lesson/
+        README.md            assignments/NN-lesson/handout.md
+        <module>.py          cut from the solution, whatever lies in starter/
+        tests/               the public tests, verbatim
+        conftest.py          fixtures for them
+        grading/             byte-for-byte copies of what the fixtures need of this package; for these torch is enough
+
+`pytest`, typed in that folder or elsewhere, runs the public tests on the student's modules in the same process: no box, no
+time limit, no score. Whatever decides a grade stays here. A handout whose lesson uses others takes their modules from the
+folders of those handouts, so students build on their own work.
+"""
+
+import ast
+import io
+import os
+import zipfile
+from pathlib import Path
+
+from .errors import LessonError
+from .lesson import Lesson
+from .stub import starter_text
+
+HERE = Path(__file__).parent
+COPIED = ("errors.py", "check.py", "student.py", "box/__init__.py", "box/codec.py", "box/wire.py", "box/worker.py")
+
+_GRADING = '''"""What the public tests need of the course's autograder. The files here are copies: changing them changes no grade."""
+'''
+
+_CONFTEST = '''"""Lets `pytest` run the public tests on the modules in this folder. Nothing here needs to be changed."""
+
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).resolve().parent
+USED = {used}  # lessons that this one builds on: your modules of them are imported
+sys.path.insert(0, str(HERE))
+
+import grading.check  # noqa: E402
+import grading.student  # noqa: E402
+
+for module in (grading.check, grading.student):
+    module.__tracebackhide__ = True  # a failure shows the line of the test
+
+
+def pytest_configure(config):
+    for mark in ("points(n)", "question(title)", "needs(test)", "gpu", "slow"):
+        config.addinivalue_line("markers", mark)
+    for lesson in USED:
+        places = [HERE.parent / lesson, HERE.parents[1] / f"{{lesson}}-handout" / lesson]
+        found = [str(place) for place in places if place.is_dir()]
+        if not found:
+            raise pytest.UsageError(f"{{HERE.name}} uses your modules of {{lesson}}: unpack that handout to {{places[0]}}")
+        sys.path.insert(1, found[0])
+
+
+def pytest_exception_interact(call, report):
+    if getattr(call.excinfo.value, "detail", ""):
+        report.sections.append(("in detail", call.excinfo.value.detail))
+
+
+@pytest.fixture
+def device(request):
+    if request.node.get_closest_marker("gpu") is None:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    return torch.device("cuda")
+
+
+@pytest.fixture
+def student(device):
+    inside = HERE / "grading" / "inside.py"
+    source = inside.read_text(encoding="utf-8") if inside.exists() else ""
+    return grading.student.Student(grading.student.in_process(HERE), source, str(device))
+
+
+@pytest.fixture
+def check(device):
+    return grading.check.Check(device.type)
+
+
+@pytest.fixture
+def rng(request):
+    return torch.Generator().manual_seed(zlib.crc32(request.node.name.encode()))
+'''
+
+
+def build_handout(lesson: Lesson, out: Path) -> Path:
+    """Writes <lesson>-handout.zip into the folder `out`. The same lesson gives the same bytes.
+
+    Raises:
+        LessonError: a part of the lesson is missing. StubError: a solution cannot be cut.
+    """
+    target = Path(out) / f"{lesson.name}-handout.zip"
+    _write(target, _zip(lesson.name, handout_files(lesson)))
+    return target
+
+
+def handout_files(lesson: Lesson) -> dict[str, bytes]:
+    """Path in the handout's folder -> content, of all that students get."""
+    public = {f"tests/{path.name}": _read(path) for path in map(lesson.public_test, lesson.modules)}
+    used = [used.name for used in lesson.prerequisites()]
+    return {
+        "README.md": _read(lesson.handout),
+        "conftest.py": _CONFTEST.format(used=used).encode(),
+        **starter_files(lesson),
+        **public,
+        **_grading(lesson, any(map(_uses_inside, public.values()))),
+    }
+
+
+def _grading(lesson, with_inside):
+    """The folder whose relative imports work as they do in the package."""
+    files = {f"grading/{name}": (HERE / name).read_bytes() for name in COPIED}
+    if with_inside:
+        files["grading/inside.py"] = _read(lesson.tests / "inside.py")
+    return {"grading/__init__.py": _GRADING.encode(), **files}
+
+
+def _uses_inside(test: bytes) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == "inside" for node in ast.walk(ast.parse(test)))
+
+
+# ---------------------------------------------------------------------------------------------- starter
+
+
+def starter_files(lesson: Lesson) -> dict[str, bytes]:
+    """Name -> content of the modules as students get them, cut from the solution."""
+    solutions = lesson.solution_files()
+    return {name: starter_text(text.decode(), str(lesson.solution / name)).encode() for name, text in solutions.items()}
+
+
+def write_starter(lesson: Lesson) -> list[Path]:
+    """Brings the lesson's folder in starter/ up to date; modules that the lesson no longer has go."""
+    files = starter_files(lesson)
+    for name, content in files.items():
+        _write(lesson.starter / name, content)
+    for path in lesson.starter.glob("*.py"):
+        if path.name not in files:
+            path.unlink()
+    return [lesson.starter / name for name in files]
+
+
+def starter_is_fresh(lesson: Lesson) -> bool:
+    """Whether starter/ holds what write_starter would write, and no module more."""
+    return {path.name: path.read_bytes() for path in lesson.starter.glob("*.py")} == starter_files(lesson)
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def _read(path):
+    if not path.is_file():
+        raise LessonError(f"{path} is missing: the handout needs it")
+    return path.read_bytes()
+
+
+def _zip(folder, files):
+    """The bytes of a zip with one folder: no times, no compression, whose results differ from machine to machine."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(f"{folder}/{name}")
+            entry.create_system = 3  # Unix, wherever it was built: its permissions follow
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, files[name])
+    return stream.getvalue()
+
+
+def _write(path, content):
+    """Writes beside the file and renames, so that nobody reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
