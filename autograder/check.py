@@ -58,7 +58,7 @@ class Check:
             return
         for sentence, wrong in (mistakes or {}).items():
             wrong = _computed(wrong)
-            if wrong is _NOTHING or _agrees(wrong, expected, None, tolerance):
+            if wrong is _NOTHING or (_agrees(wrong, expected, None, tolerance) and not _same_dtype(value, wrong, problem)):
                 continue
             if _agrees(value, wrong, dtype, tolerance):
                 raise CheckFailed(sentence, mistake=sentence, detail=problem)
@@ -76,6 +76,11 @@ def _computed(wrong):
         return wrong()
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, ZeroDivisionError):
         return _NOTHING
+
+
+def _same_dtype(value, wrong, problem):
+    """Whether the dtype alone is the problem, and the mistake is to have this one."""
+    return problem.startswith("the dtype") and isinstance(wrong, torch.Tensor) and value.dtype == wrong.dtype
 
 
 def _agrees(value, other, dtype, tolerance):

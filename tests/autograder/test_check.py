@@ -1,0 +1,190 @@
+"""check: passes what is right in any style, fails what is wrong, names the mistake, never prints what was expected."""
+
+import math
+
+import pytest
+import torch
+
+from autograder.box.codec import Opaque
+from autograder.check import Check
+from autograder.errors import CheckFailed
+
+check = Check()
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def told(*args, **kwargs):
+    with pytest.raises(CheckFailed) as caught:
+        check(*args, **kwargs)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------- type, shape, dtype
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (None, "the result is None, it should be a tensor of shape (2, 3)"),
+        ([1.0], "the result is a list, it should be a tensor of shape (2, 3)"),
+        (Opaque("ndarray"), "the result is a ndarray, it should be a tensor of shape (2, 3)"),
+        (torch.ones(3, 2), "the shape is (3, 2), it should be (2, 3)"),
+        (torch.ones(1, 3), "the shape is (1, 3), it should be (2, 3)"),
+        (torch.ones(2, 3).double(), "the dtype is float64, it should be float32"),
+        (torch.ones(2, 3).int(), "the dtype is int32, it should be float32"),
+    ],
+)
+def test_type_shape_and_dtype_come_first(value, sentence):
+    assert told(value, torch.ones(2, 3)) == sentence
+
+
+def test_expected_may_be_more_precise_than_the_value():
+    truth = torch.rand(4, 5, dtype=torch.float64)
+
+    check(truth.float(), truth, dtype=torch.float32)
+    assert "dtype" in told(truth, truth, dtype=torch.float32)
+
+
+def test_a_tensor_must_come_from_the_device_of_the_test():
+    value = torch.ones(2)
+    value.came_from = "cpu"
+
+    with pytest.raises(CheckFailed, match="is on cpu, it should be on cuda"):
+        Check("cuda")(value, torch.ones(2))
+
+
+# ---------------------------------------------------------------------------------------------- closeness
+
+
+def test_another_order_of_summation_passes():
+    x, y = torch.randn(40, 300), torch.randn(300, 50)
+
+    check((x @ y), x.double() @ y.double(), dtype=torch.float32, terms=300)
+    check(sum(x[:, i : i + 30] @ y[i : i + 30] for i in range(0, 300, 30)), x.double() @ y.double(), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("wrong", [0.0, 1.001, -1.0])
+def test_a_wrong_factor_fails(wrong):
+    x = torch.randn(5, 7)
+
+    assert "wrong" in told(x * wrong, x)
+
+
+def test_one_wrong_place_fails():
+    x = torch.randn(10, 10)
+    y = x.clone()
+    y[3, 4] += 0.01
+
+    assert told(y, x) == "1 % of the values are wrong"
+
+
+def test_broadcastable_is_not_enough():
+    assert "shape" in told(torch.ones(1), torch.ones(3))
+
+
+def test_nan_and_infinities_are_said():
+    x = torch.ones(3)
+
+    assert "NaN" in told(torch.tensor([1, math.nan, 1]), x)
+    assert "infinity" in told(torch.tensor([1, math.inf, 1]), x)
+    assert "should be infinite" in told(x, torch.tensor([1, -math.inf, 1]))
+    check(torch.tensor([1, -math.inf]), torch.tensor([1, -math.inf]))
+
+
+def test_zeros_are_exact_unless_a_scale_is_given():
+    tiny = torch.full((3,), 1e-9)
+
+    assert told(tiny, torch.zeros(3))
+    check(tiny, torch.zeros(3), scale=1.0)
+
+
+def test_within_is_absolute():
+    check(torch.tensor([1.000009]), torch.tensor([1.0]), within=1e-5)
+    assert told(torch.tensor([1.00003]), torch.tensor([1.0]), within=1e-5)
+
+
+def test_integers_and_booleans_are_exact():
+    check(torch.tensor([1, 2]), torch.tensor([1, 2]))
+    assert "50 %" in told(torch.tensor([1, 3]), torch.tensor([1, 2]))
+    assert told(torch.tensor([True, False]), torch.tensor([True, True]))
+
+
+# ---------------------------------------------------------------------------------------------- plain data
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(True, 1), (1, True), (1.0, 1), ("a", "b"), (None, 0), (b"a", "a"), ([1, 2], [1]), ({"a": 1}, {"b": 1}), (1, 1.0)],
+)
+def test_other_plain_data_fails(value, expected):
+    assert told(value, expected)
+
+
+def test_plain_data_is_compared_item_by_item():
+    check({"a": [1, "x", None, (2.0,)]}, {"a": [1, "x", None, (2.0,)]})
+    assert told([torch.ones(2), torch.ones(2)], [torch.ones(2), torch.zeros(2)]).startswith("item 1:")
+
+
+def test_floats_are_close_as_precisely_as_they_are_said_to_be():
+    check(0.1 + 0.2, 0.3)
+    assert told(0.3001, 0.3) == "the value is wrong"
+    check(torch.tensor(0.3).item(), 0.3, dtype=torch.float32)
+    check(math.inf, math.inf)
+    assert "NaN" in told(math.nan, 0.3)
+
+
+# ---------------------------------------------------------------------------------------------- mistakes
+
+
+def test_the_mistake_that_agrees_is_named():
+    x = torch.randn(3, 3)
+    mistakes = {"it is doubled": 2 * x, "it is transposed": x.T}
+
+    with pytest.raises(CheckFailed) as caught:
+        check(x.T.contiguous(), x, mistakes=mistakes)
+
+    assert caught.value.mistake == str(caught.value) == "it is transposed"
+
+
+def test_a_mistake_may_have_another_shape():
+    x = torch.randn(2, 3)
+
+    assert told(x.T, x, mistakes={"it is transposed": x.T}) == "it is transposed"
+
+
+def test_a_mistake_that_agrees_with_expected_is_skipped():
+    x = torch.eye(3)
+
+    assert told(2 * x, x, mistakes={"it is transposed": x.T, "it is doubled": 2 * x}) == "it is doubled"
+
+
+def test_mistakes_are_computed_on_failure_only():
+    check(1, 1, mistakes={"never": lambda: 1 / 0})
+    assert told(1, 2, mistakes={"does not fit here": lambda: 1 / 0, "it is one": lambda: 1}) == "it is one"
+
+
+def test_a_mistake_in_float64_agrees_with_a_value_in_float32():
+    truth = torch.rand(50, dtype=torch.float64)
+
+    assert told((truth * 2).float(), truth, dtype=torch.float32, mistakes={"it is doubled": truth * 2}) == "it is doubled"
+
+
+def test_a_mistake_of_another_dtype_agrees_where_the_dtype_is_the_mistake():
+    truth = torch.rand(50)
+
+    assert told(truth.double(), truth, mistakes={"it is in float64": truth.double()}) == "it is in float64"
+
+
+def test_an_unknown_mistake_names_none():
+    with pytest.raises(CheckFailed) as caught:
+        check(torch.zeros(2), torch.ones(2), mistakes={"it is doubled": 2 * torch.ones(2)})
+
+    assert caught.value.mistake is None
+
+
+def test_expected_values_are_never_printed():
+    assert "31415" not in told(1, 31415) + told("a", "31415") + told(torch.ones(1), torch.tensor([31415.0])) + told([1], [31415])

@@ -1,0 +1,127 @@
+"""The command: results on disk, exit codes 0, 1 and 2, messages that name the file."""
+
+import json
+import textwrap
+
+import pytest
+from conftest import TOY_SOLUTION, TOY_SUITE, write_lesson
+
+from autograder import cli
+from autograder.scorecard import Scorecard
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    write_lesson(tmp_path)
+    (tmp_path / "ada").mkdir()
+    (tmp_path / "ada" / "toy.py").write_text(textwrap.dedent(TOY_SOLUTION).replace(".tril()", ".triu()"))
+    monkeypatch.setenv("AUTOGRADER_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def autograder(monkeypatch, capsys):
+    """Runs the command and returns (exit code, what it printed)."""
+
+    def run(*args):
+        monkeypatch.setattr("sys.argv", ["autograder", *map(str, args)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code, " ".join(capsys.readouterr().out.split())
+
+    return run
+
+
+def test_grade_writes_a_scorecard_and_exits_0_whatever_the_score(root, autograder):
+    code, said = autograder("grade", "ada", "--lesson", "99-toy", "--out", "out")
+
+    card = json.loads((root / "out" / "ada" / "scorecard.json").read_text())
+    assert code == 0
+    assert "the mask is transposed" in said
+    assert (card["lesson"], card["student"], card["score"], card["max_score"]) == ("99-toy", "ada", 2, 4)
+    assert {"pending_gpu_points", "seed", "environment", "layers", "student_output"} <= set(card)
+    assert {"test", "module", "question", "title", "status", "points", "max_points", "message", "mistake", "seconds"} <= set(
+        card["outcomes"][0]
+    )
+
+
+def test_scorecards_are_read_back_as_they_were(root, autograder):
+    autograder("grade", "ada", "--lesson", "99", "--out", "out")
+    text = (root / "out" / "ada" / "scorecard.json").read_text()
+
+    assert Scorecard.from_json(text).to_json() == text
+
+
+def test_a_broken_hidden_test_exits_1(root, autograder):
+    suite = TOY_SUITE.replace('student.call("toy.causal_mask", length)', "undefined")
+    write_lesson(root, suite=suite)
+
+    code, said = autograder("grade", "ada", "--lesson", "99", "--out", "out")
+
+    assert code == 1
+    assert "grader error" in said
+    assert "undefined" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["grade", "nobody", "--lesson", "99", "--out", "out"], "nobody"),
+        (["grade", "ada", "--lesson", "12", "--out", "out"], "no lesson '12'"),
+        (["grade", "ada", "--lesson", "99", "--out", "out", "--module", "nix"], "no module 'nix'"),
+        (["replay", "nothing.json", "--test", "test_x"], "nothing.json is no scorecard"),
+        (["export", "ada", "--format", "csv"], "no scorecard.json below ada"),
+    ],
+)
+def test_wrong_use_exits_2_and_says_what_was_wrong(root, autograder, args, words):
+    code, said = autograder(*args)
+
+    assert code == 2
+    assert words in said
+
+
+def test_each_grades_a_folder_of_submissions(root, autograder):
+    work = root / "class"
+    for name, text in (("ada", TOY_SOLUTION), ("bob", "def f(:"), ("eve", "raise SystemExit")):
+        (work / name).mkdir(parents=True)
+        (work / name / "toy.py").write_text(textwrap.dedent(text))
+    (work / "zoe.zip").write_bytes(b"no zip")
+
+    code, said = autograder("grade", work, "--each", "--lesson", "99", "--out", "out", "--processes", 2)
+
+    scores = {path.parent.name: json.loads(path.read_text())["score"] for path in (root / "out").rglob("scorecard.json")}
+    assert code == 0
+    assert scores == {"ada": 4, "bob": 0, "eve": 0, "zoe": 0}
+    assert "4/4" in said
+
+
+def test_two_submissions_of_one_name_are_refused(root, autograder):
+    (root / "class" / "ada").mkdir(parents=True)
+    (root / "class" / "ada.zip").write_bytes(b"")
+
+    code, said = autograder("grade", "class", "--each", "--lesson", "99", "--out", "out")
+
+    assert code == 2
+    assert "rename one" in said
+
+
+@pytest.mark.parametrize("where", [[], ["--in-process"]])
+def test_replay_runs_one_test_again(root, autograder, where):
+    autograder("grade", "ada", "--lesson", "99", "--out", "out")
+
+    code, said = autograder("replay", "out/ada/scorecard.json", "--test", "test_the_past_is_seen", *where)
+
+    assert code == 0
+    assert "the mask is transposed" in said
+    assert "test_a_bad_length" not in said
+
+
+def test_replay_refuses_a_submission_that_has_changed(root, autograder):
+    autograder("grade", "ada", "--lesson", "99", "--out", "out")
+    (root / "ada" / "toy.py").write_text("x = 1")
+
+    code, said = autograder("replay", "out/ada/scorecard.json", "--test", "test_the_past_is_seen")
+
+    assert code == 2
+    assert "has changed" in said

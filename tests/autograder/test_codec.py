@@ -1,0 +1,176 @@
+"""The codec: what goes in comes out, and hostile bytes give a ProtocolError and nothing else."""
+
+import json
+import math
+import struct
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from autograder.box import codec
+
+
+def through(value):
+    return codec.decode(bytearray(b"".join(bytes(buffer) for buffer in codec.encode(value))))
+
+
+def message(header, tail=b""):
+    body = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return bytearray(struct.pack("<I", len(body)) + body + tail)
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"]))
+    | st.binary(),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.integers() | st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(plain)
+@settings(max_examples=200, deadline=None)
+def test_plain_data_comes_out_as_it_went_in(value):
+    if not _within_64_bits(value):
+        return
+    result = through(value)
+
+    assert result == value
+    assert type(result) is type(value)
+
+
+def _within_64_bits(value):
+    if isinstance(value, dict):
+        return all(_within_64_bits(key) and _within_64_bits(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_within_64_bits, value))
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
+
+
+@pytest.mark.parametrize("dtype", list(codec.DTYPES.values()), ids=str)
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3, 5)])
+def test_tensors_keep_shape_dtype_and_bits(dtype, shape):
+    tensor = (torch.rand(shape) * 5).to(dtype)
+
+    result = through([1, tensor, tensor])[1]
+
+    assert result.dtype == dtype
+    assert result.shape == tensor.shape
+    assert torch.equal(result.contiguous().view(torch.uint8), tensor.contiguous().view(torch.uint8)) if shape else True
+
+
+def test_views_and_conjugates_go_as_what_they_show():
+    matrix = torch.arange(6.0).reshape(2, 3)
+
+    assert torch.equal(through(matrix.T), matrix.T)
+    assert torch.equal(through(matrix[:, ::2]), matrix[:, ::2])
+    assert torch.equal(through(torch.tensor([1 + 2j]).conj()), torch.tensor([1 - 2j]))
+
+
+def test_special_floats_come_through():
+    result = through([math.inf, -math.inf, math.nan])
+
+    assert result[:2] == [math.inf, -math.inf]
+    assert math.isnan(result[2])
+
+
+def test_gradients_hooks_and_subclasses_stay_behind():
+    class Liar(torch.Tensor):
+        pass
+
+    result = through(torch.ones(2, requires_grad=True).as_subclass(Liar) * 2)
+
+    assert type(result) is torch.Tensor
+    assert not result.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (object(), "object"),
+        ({1, 2}, "set"),
+        (torch.nn.Linear(1, 1), "Linear"),
+        (torch.ones(2, device="meta"), "meta tensor"),
+        (torch.ones(2).to_sparse(), "float32 tensor of an unusual kind"),
+        (2**70, "int beyond 64 bits"),
+    ],
+)
+def test_what_is_no_plain_data_is_only_named(value, name):
+    assert through([value])[0].type_name == name
+
+
+def test_an_expanded_tensor_is_too_large_to_pass():
+    with pytest.raises(ValueError, match="too large"):
+        codec.encode(torch.zeros(1).expand(1 << 36))
+
+
+def test_a_list_that_holds_itself_is_nested_too_deep():
+    loop = []
+    loop.append(loop)
+
+    with pytest.raises(ValueError, match="nested"):
+        codec.encode(loop)
+
+
+HOSTILE = {
+    "empty": b"",
+    "short": b"\1\2",
+    "header length beyond the end": struct.pack("<I", 2**32 - 1),
+    "no JSON": message(b"nonsense"),
+    "bare NaN": message(b'{"value": NaN, "tensors": []}'),
+    "deep nesting": message(b"[" * 200_000),
+    "deep nodes": message(b'{"tensors": [], "value": ' + b'{"list": [' * 100 + b"1" + b"]}" * 100 + b"}"),
+    "long integer": message(b'{"tensors": [], "value": ' + b"9" * 5000 + b"}"),
+    "integer beyond 64 bits": message({"value": 2**63, "tensors": []}),
+    "unknown kind": message({"value": {"object": 1}, "tensors": []}),
+    "two kinds": message({"value": {"str": "a", "list": []}, "tensors": []}),
+    "pickle": message({"value": {"pickle": "gASV"}, "tensors": []}),
+    "no such tensor": message({"value": {"tensor": 5}, "tensors": []}),
+    "negative index": message({"value": {"tensor": -1}, "tensors": [["float32", [0], "cpu"]]}),
+    "tensor past the end": message({"value": 1, "tensors": [["float32", [1 << 30], "cpu"]]}),
+    "huge product of sizes": message({"value": 1, "tensors": [["float32", [1 << 39] * 16, "cpu"]]}),
+    "negative size": message({"value": 1, "tensors": [["float32", [-1], "cpu"]]}),
+    "zero times huge": message({"value": 1, "tensors": [["float32", [0, 1 << 39, 1 << 39, 1 << 39], "cpu"]]}),
+    "boolean size": message({"value": 1, "tensors": [["float32", [True], "cpu"]]}, b"\0" * 4),
+    "unknown dtype": message({"value": 1, "tensors": [["object", [1], "cpu"]]}, b"\0" * 8),
+    "unhashable dtype": message({"value": 1, "tensors": [[[], [1], "cpu"]]}),
+    "bytes behind the end": message({"value": 1, "tensors": []}, b"tail"),
+    "tensor as key": message({"value": {"dict": [[{"tensor": 0}, 1]]}, "tensors": [["float32", [0], "cpu"]]}),
+    "list as key": message({"value": {"dict": [[{"list": []}, 1]]}, "tensors": []}),
+    "no hexadecimal": message({"value": {"bytes": "zz"}, "tensors": []}),
+    "unknown float": message({"value": {"float": "1e999"}, "tensors": []}),
+    "many tensors": message({"value": 1, "tensors": [["float32", [0], "cpu"]] * 5000}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_bytes_are_refused(name):
+    try:
+        codec.decode(bytearray(HOSTILE[name]))
+    except codec.ProtocolError:
+        return
+    assert name == "zero times huge", "it was decoded"  # harmless: no element, no allocation
+
+
+def test_a_forged_boolean_is_true_or_false():
+    result = codec.decode(message({"value": {"tensor": 0}, "tensors": [["bool", [2], "cpu"]]}, b"\2\0"))
+
+    assert result.tolist() == [True, False]
+    assert (result == torch.tensor([True, False])).all()
+
+
+@given(st.binary(max_size=300), st.integers(0, 400), st.binary(min_size=1, max_size=8))
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+def test_mutated_messages_give_a_value_or_a_protocol_error(rubbish, place, patch):
+    valid = bytearray(b"".join(bytes(b) for b in codec.encode({"a": [torch.arange(4), 1.5, "x", (b"y",)], 2: None})))
+    valid[place : place + len(patch)] = patch
+    for data in (bytearray(rubbish), valid, message(rubbish)):
+        try:
+            codec.decode(data)
+        except codec.ProtocolError:
+            continue

@@ -1,0 +1,192 @@
+"""Student: probes are shipped or refused, replies become values or faults. In this process, as in a handout."""
+
+import pytest
+import torch
+
+from autograder.errors import AuthorError, BadReply, CheckFailed, StudentRaised
+from autograder.student import Student, in_process
+
+WORK = '''
+import torch
+
+
+def double_in_place(x):
+    return x.mul_(2)
+
+
+def refuse(size):
+    raise ValueError(f"size must be positive, not {size}")
+
+
+def not_yet():
+    raise NotImplementedError("not_yet is not implemented yet")
+
+
+def several():
+    return (torch.ones(2), [1, "a"], {"k": None})
+
+
+class Layer:
+    @staticmethod
+    def make():
+        return 7
+'''
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "student_work.py").write_text(WORK)
+    return Student(in_process(folder), inside="def triple(x):\n    return 3 * x\n")
+
+
+# ---------------------------------------------------------------------------------------------- call and run
+
+
+def test_call_finds_functions_and_static_methods(student):
+    assert student.call("student_work.Layer.make") == 7
+
+
+def test_values_cross_by_copy(student):
+    x = torch.ones(2)
+
+    assert student.call("student_work.double_in_place", x).tolist() == [2, 2]
+    assert x.tolist() == [1, 1]
+
+
+def test_containers_keep_their_types(student):
+    ones, items, table = student.call("student_work.several")
+
+    assert (ones.tolist(), items, table) == ([1, 1], [1, "a"], {"k": None})
+
+
+def test_a_probe_uses_its_arguments_torch_and_inside(student):
+    def probe(x, *, factor=2):
+        from student_work import double_in_place
+
+        return double_in_place(x), inside.triple(torch.ones(1)), factor  # noqa: F821
+
+    doubled, tripled, factor = student.run(probe, torch.ones(2))
+
+    assert (doubled.tolist(), tripled.tolist(), factor) == ([2, 2], [3], 2)
+
+
+def test_a_probe_keeps_its_multi_line_strings(student):
+    def probe():
+        return """
+two
+    lines"""
+
+    assert student.run(probe) == "\ntwo\n    lines"
+
+
+def test_a_probe_may_define_functions_and_classes(student):
+    def probe():
+        class Base(torch.nn.Module):
+            size = 3
+
+            def forward(self, x):
+                return [x * y for y in range(self.size)]
+
+        def helper(x):
+            return Base()(x)
+
+        return helper(2)
+
+    assert student.run(probe) == [0, 2, 4]
+
+
+def a_global():
+    return None
+
+
+@pytest.mark.parametrize("kind", ["closure", "global", "assert", "lambda", "default", "decorator", "builtin"])
+def test_a_probe_that_cannot_be_shipped_is_refused(student, kind):
+    length = 3
+
+    def closure():
+        return length
+
+    def uses_global():
+        return a_global()
+
+    def asserts():
+        assert True
+
+    def default(n=length):
+        return n
+
+    @pytest.mark.skip
+    def decorated():
+        return 1
+
+    probes = {"closure": closure, "global": uses_global, "assert": asserts, "lambda": lambda: 1, "default": default}
+    probes |= {"decorator": decorated, "builtin": len}
+
+    with pytest.raises(AuthorError, match="probe"):
+        student.run(probes[kind])
+
+
+def test_unknown_options_are_the_authors_error(student):
+    with pytest.raises(AuthorError, match="no option 'time_out'"):
+        student.on(time_out=3)
+
+
+# ---------------------------------------------------------------------------------------------- raises
+
+
+def test_raises_passes_with_type_and_name(student):
+    student.raises(ValueError, "student_work.refuse", -1, says="size")
+    student.raises(Exception, "student_work.refuse", -1)
+    student.raises(ValueError, "student_work.refuse", kwargs={"size": -1}, says=("length", "size"))
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "says", "sentence"),
+    [
+        ("student_work.several", ValueError, "k", "no ValueError was raised for a bad `k`"),
+        ("student_work.refuse", TypeError, "size", "ValueError was raised for a bad `size`, it should be TypeError"),
+        ("student_work.refuse", ValueError, "siz", "the ValueError does not name `siz`"),
+    ],
+)
+def test_raises_says_what_is_missing(student, path, error, says, sentence):
+    args = [-1] if path.endswith("refuse") else []
+
+    with pytest.raises(CheckFailed) as caught:
+        student.raises(error, path, *args, says=says)
+
+    assert str(caught.value).startswith(sentence)
+
+
+def test_a_stub_does_not_pass_as_an_error(student):
+    for error in (ValueError, RuntimeError, Exception):
+        with pytest.raises(StudentRaised, match="not_yet is not implemented yet"):
+            student.raises(error, "student_work.not_yet")
+
+
+# ---------------------------------------------------------------------------------------------- replies
+
+
+def test_an_exception_names_its_place(student):
+    with pytest.raises(StudentRaised) as caught:
+        student.call("student_work.refuse", 3)
+
+    assert str(caught.value) == "ValueError: size must be positive, not 3 (student_work.py:10 in refuse)"
+
+
+@pytest.mark.parametrize(
+    "reply", [None, 5, [], {}, {"error": 3}, {"value": 1, "error": {}}, {"verdict": "passed"}, {"error": {"types": [1]}}]
+)
+def test_a_forged_reply_is_the_students_failure(reply):
+    with pytest.raises((BadReply, StudentRaised)):
+        Student(lambda request, timeout: reply).call("student_work.several")
+
+
+def test_control_characters_do_not_reach_the_message():
+    reply = {"error": {"types": ["Error"], "text": "\x1b[31mred\n<b>" + "x" * 5000, "where": "", "traceback": ""}}
+
+    with pytest.raises(StudentRaised) as caught:
+        Student(lambda request, timeout: reply).call("student_work.several")
+
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 400
