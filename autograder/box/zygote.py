@@ -41,7 +41,9 @@ class Zygote:
     def __init__(self, control: socket.socket, layers: list[str]):
         self._control, self._layers = control, layers
         self._rules = seccomp.build() if "seccomp" in layers else None
+        self._library_folders = _library_folders()
         self._libraries = _open_unreachable(sys.path) if "uid" in layers else {}
+        _read_through(self._libraries)
         self._slots: dict[int, Slot] = {}
         self._baseline = processes.private_bytes(os.getpid())
 
@@ -83,8 +85,7 @@ class Zygote:
             os.dup2(descriptor, target)
         _close_all_but({0, 1, 2, control, *self._libraries.values()})
         _clean_environment(policy["scratch"])
-        confine.confine(policy, self._layers, self._rules, _library_folders())
-        _read_through(self._libraries)
+        confine.confine(policy, self._layers, self._rules, self._library_folders)
         sys.path[:0] = [policy["submission"], *policy["prerequisites"]]
         worker.main(socket.socket(fileno=control), policy["submission"])
         os._exit(0)
@@ -187,7 +188,7 @@ def _open_to_all(folder):
 
 
 def _read_through(libraries):
-    """Leads the import system to the descriptors of unreachable folders."""
+    """Leads the import system to the descriptors of unreachable folders, in this process and all that it forks."""
     if not libraries:
         return
 
