@@ -6,6 +6,7 @@ Exit codes: 0 graded (whatever the scores), 1 a grader error, 2 wrong use.
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ console = Console()
 
 LessonName = Annotated[str, typer.Option("--lesson", help="The lesson, such as 01-attention.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Where results are written.")]
+DistFolder = Annotated[Path, typer.Option("--dist", help="Where the zips are.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Lessons; all if none is named.")]
 
 
@@ -120,7 +122,8 @@ def starter(lessons: Names = None) -> None:
     from .handout import write_starter
 
     for lesson in _lessons(lessons):
-        console.print(f"wrote {_relative(write_starter(lesson))}")
+        for path in write_starter(lesson):
+            console.print(f"wrote {_relative(path)}")
 
 
 @app.command()
@@ -139,6 +142,23 @@ def zips(lessons: Names = None, out: OutFolder = Path("dist")) -> None:
 
     for lesson in _lessons(lessons):
         console.print(f"wrote {_relative(build_zip(lesson, out))}")
+
+
+@app.command("rehearse")
+def rehearse_zips(lessons: Names = None, dist: DistFolder = Path("dist"), out: OutFolder = Path("results")) -> None:
+    """Grade solution, stub and a wrong sample of every lesson through the zips, as Gradescope would."""
+    from .rehearse import rehearse, showpieces
+
+    cards = []
+    for lesson in _lessons(lessons):
+        for submission in showpieces(lesson):
+            with console.status(f"{lesson.name}: {submission.student}"):
+                card = rehearse(dist / f"{lesson.name}-autograder.zip", submission.files).card
+            cards.append(replace(card, student=f"{lesson.name} {submission.student}"))
+            _write(replace(card, student=submission.student), out / lesson.name)
+    console.print(table.many(cards))
+    console.print(f"scorecards: {out}/<lesson>/<submission>/scorecard.json")
+    _exit_with(cards)
 
 
 @app.command()

@@ -60,8 +60,9 @@ def pytest_configure(config):
 
 
 def pytest_exception_interact(call, report):
-    if getattr(call.excinfo.value, "detail", ""):
-        report.sections.append(("in detail", call.excinfo.value.detail))
+    detail = getattr(call.excinfo.value, "detail", "")
+    if detail and "NotImplementedError" not in detail:
+        report.sections.append(("in detail", detail))
 
 
 @pytest.fixture
@@ -136,15 +137,15 @@ def starter_files(lesson: Lesson) -> dict[str, bytes]:
     return {name: starter_text(text.decode(), str(lesson.solution / name)).encode() for name, text in solutions.items()}
 
 
-def write_starter(lesson: Lesson) -> list[Path]:
-    """Brings the lesson's folder in starter/ up to date; modules that the lesson no longer has go."""
+def write_starter(lesson: Lesson) -> Path:
+    """Brings the lesson's folder in starter/ up to date and returns it; modules that the lesson no longer has go."""
     files = starter_files(lesson)
     for name, content in files.items():
         _write(lesson.starter / name, content)
     for path in lesson.starter.glob("*.py"):
         if path.name not in files:
             path.unlink()
-    return [lesson.starter / name for name in files]
+    return lesson.starter
 
 
 def starter_is_fresh(lesson: Lesson) -> bool:

@@ -79,7 +79,7 @@ class Lesson(BaseModel):
     def inside(self) -> str:
         """Source of the helpers that probes may use; empty if the lesson has none."""
         path = self.tests / "inside.py"
-        return path.read_text() if path.exists() else ""
+        return path.read_text("utf-8") if path.exists() else ""
 
     def solution_files(self) -> dict[str, bytes]:
         return self._modules_in(self.solution)
@@ -148,7 +148,7 @@ def load(name: str, root: Path | None = None) -> Lesson:
         raise LessonError(f"no lesson {name!r} in {root / 'assignments'}: there are {', '.join(names) or 'none'}")
     path = root / "assignments" / fitting[0] / "lesson.toml"
     try:
-        data = tomllib.loads(path.read_text())
+        data = tomllib.loads(path.read_text("utf-8"))
         return Lesson(name=fitting[0], root=root, **data)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise LessonError(f"{path} is no TOML: {error}") from error

@@ -101,7 +101,7 @@ def load_samples(lesson: Lesson, kinds: tuple[str, ...] = (RIGHT, WRONG)) -> lis
 def _load(lesson, kind, folder):
     path = folder / "expect.toml"
     try:
-        expect = Expectation(**tomllib.loads(path.read_text()))
+        expect = Expectation(**tomllib.loads(path.read_text("utf-8")))
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
         raise LessonError(f"{path}: {error}") from error
     sample = Sample(lesson, kind, folder.name, folder, expect)

@@ -71,15 +71,15 @@ class Scorecard:
 
     @property
     def score(self) -> float:
-        return self._scaled(sum(outcome.points for outcome in self.counted))
+        return self.scaled(sum(outcome.points for outcome in self.counted))
 
     @property
     def max_score(self) -> float:
-        return self._scaled(sum(outcome.max_points for outcome in self.counted))
+        return self.scaled(sum(outcome.max_points for outcome in self.counted))
 
     @property
     def pending_gpu_points(self) -> float:
-        return self._scaled(sum(outcome.max_points for outcome in self.outcomes if outcome.status == PENDING_GPU))
+        return self.scaled(sum(outcome.max_points for outcome in self.outcomes if outcome.status == PENDING_GPU))
 
     @property
     def grader_errors(self) -> tuple[Outcome, ...]:
@@ -88,7 +88,8 @@ class Scorecard:
     def count(self, status: str) -> int:
         return sum(outcome.status == status for outcome in self.outcomes)
 
-    def _scaled(self, points):
+    def scaled(self, points: float) -> float:
+        """Points of a part of the card, as they count in its total."""
         total = sum(outcome.max_points for outcome in self.outcomes)
         return round(points * self.scale_to / total, 6) if self.scale_to and total else points
 

@@ -32,9 +32,9 @@ SHORTEST_SECRET = 12  # a shorter line, such as `return x`, gives nothing away
 
 # How ruff breaks a signature whose line the mark makes too long; a comma at an inner line's end is the author's.
 BREAKS_OF_SIGNATURE = (
-    re.compile(r"(.* -> )\(\n *([^\n]*[^,\n])\n\)(:)", re.DOTALL),
-    re.compile(r"(.* -> [^\n]*\[)\n *([^\n]*[^,\n])\n(\]:)", re.DOTALL),
-    re.compile(r"([^\n]*\()\n *([^\n]*[^,\n])\n(\).*:)", re.DOTALL),
+    re.compile(r"( -> )\(\n[ \t]*([^\n]*[^,\n])\n\)(:)$"),  # -> (
+    re.compile(r"( -> [^\n]*\[)\n[ \t]*([^\n]*[^,\n])\n(\]:)$"),  # -> Callable[
+    re.compile(r"^([^\n]*\()\n[ \t]*([^\n]*[^,\n])\n(\)[^\n]*:)$"),  # def f(
 )
 
 Lines = list[cst.EmptyLine]
@@ -210,9 +210,14 @@ class _Cutter(cst.CSTTransformer):
         self.default_indent = default_indent
         self.definitions: set[cst.BaseSuite] = set()
 
+    def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
+        self.definitions.add(node.body)
+
+    def visit_ClassDef(self, node: cst.ClassDef) -> None:
+        self.definitions.add(node.body)
+
     def leave_FunctionDef(self, original: cst.FunctionDef, updated: cst.FunctionDef) -> cst.FunctionDef:
-        cut = self.cuts.get(original)
-        if cut is None:
+        if (cut := self.cuts.get(original)) is None:
             return updated
         indent = original.body.indent if isinstance(original.body, cst.IndentedBlock) else None
         width = cut.column + len(indent or self.default_indent)
@@ -223,12 +228,6 @@ class _Cutter(cst.CSTTransformer):
             body=[*_docstring(original), _not_implemented(cut, width)],
         )
         return _with_signature_joined(updated.with_changes(body=body), cut.column)
-
-    def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
-        self.definitions.add(node.body)
-
-    def visit_ClassDef(self, node: cst.ClassDef) -> None:
-        self.definitions.add(node.body)
 
     def leave_IndentedBlock(self, original: cst.IndentedBlock, updated: cst.IndentedBlock) -> cst.IndentedBlock:
         if self.removed.isdisjoint(original.body):
@@ -299,11 +298,10 @@ def _comment_of_header(node: cst.FunctionDef | cst.ClassDef) -> cst.Comment | No
 
 def _with_signature_joined(node: cst.FunctionDef, column: int) -> cst.FunctionDef:
     """The signature without the line breaks that ruff made only because the mark made a line too long."""
-    if m.findall(node.params, m.Comment()) or m.matches(node, m.FunctionDef(returns=m.Annotation(m.Tuple()))):
+    no_body = cst.SimpleStatementSuite([])  # libcst writes it as "pass"
+    alone = node.with_changes(leading_lines=[], decorators=[], lines_after_decorators=[], body=no_body)
+    if m.findall(alone, m.Comment()) or m.matches(alone, m.FunctionDef(returns=m.Annotation(m.Tuple()))):
         return node
-    alone = node.with_changes(
-        leading_lines=[], decorators=[], lines_after_decorators=[], body=cst.SimpleStatementSuite([])
-    )
     text = broken = cst.Module([alone]).code.removesuffix(" pass\n")
     for pattern in BREAKS_OF_SIGNATURE:
         joined = pattern.sub(r"\1\2\3", text)

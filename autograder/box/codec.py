@@ -100,8 +100,16 @@ def _tensor_node(tensor, tensors, buffers):
     plain = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
     device = tensor.device.type if tensor.device.type in _DEVICES else "cpu"
     tensors.append([dtype, list(plain.shape), device])
-    buffers.append(memoryview(plain.reshape(-1).view(torch.uint8).numpy()) if plain.numel() else b"")
+    buffers.append(_bytes_of(plain))
     return {"tensor": len(tensors) - 1}
+
+
+def _bytes_of(tensor):
+    """A copy: only numpy could lend the bytes themselves, and a handout must work without it."""
+    buffer = bytearray(tensor.numel() * tensor.element_size())
+    if buffer:
+        torch.frombuffer(buffer, dtype=tensor.dtype).copy_(tensor.reshape(-1))
+    return buffer
 
 
 def decode(message):

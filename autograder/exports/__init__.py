@@ -1,0 +1,71 @@
+"""Scorecards -> text: a format is a module of this folder with `render(cards) -> str`.
+
+To add one, write the module and name its file in FORMATS. `render` is a pure function: it reads and writes no file, and
+the same cards give the same text. The cards are of one lesson, one a student. Every figure is in the points of the
+scorecard's total, scaled where the lesson says scale_to, so that what an export shows adds up.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from ..errors import UsageError
+from ..scorecard import PENDING_GPU, Outcome, Scorecard
+
+FORMATS = {  # module of this folder -> the file that its text usually goes to
+    "gradescope": "results.json",
+    "otter": "otter_results.json",
+    "csv": "scores.csv",
+}
+
+
+def render(name: str, cards: Sequence[Scorecard]) -> str:
+    """The cards in the format called `name`; encode it as UTF-8 and write its line endings as they are.
+
+    Raises:
+        UsageError: there is no such format, or the cards do not belong into one file.
+    """
+    if name not in FORMATS:
+        raise UsageError(f"there is no export {name!r}: choose one of {', '.join(FORMATS)}")
+    return import_module(f".{name}", __package__).render(cards)
+
+
+# ---------------------------------------------------------------------------------------------- what formats share
+
+
+def as_json(cards: Sequence[Scorecard], results: Callable[[Scorecard], dict]) -> str:
+    """One card: its results. Any other number: an object, student -> their results."""
+    students = {student: results(card) for student, card in by_student(cards).items()}
+    body = students if len(students) != 1 else next(iter(students.values()))
+    return json.dumps(body, indent=2, allow_nan=False) + "\n"
+
+
+def by_student(cards: Sequence[Scorecard]) -> dict[str, Scorecard]:
+    """student -> card, in the order of the cards: one of two cards must not vanish without a word.
+
+    Raises:
+        UsageError: two cards are of one student, or of different lessons.
+    """
+    students: dict[str, Scorecard] = {}
+    for card in cards:
+        if card.lesson != cards[0].lesson:
+            raise UsageError(f"scorecards of {cards[0].lesson} and {card.lesson}: export one lesson at a time")
+        if card.student in students:
+            raise UsageError(f"two scorecards of {card.student!r} for {card.lesson}: give one of them")
+        students[card.student] = card
+    return students
+
+
+def by_question(card: Scorecard) -> dict[str, list[Outcome]]:
+    """Question -> its outcomes, in the order of the tests; two modules may call their questions alike."""
+    questions: dict[str, list[Outcome]] = {}
+    for outcome in card.outcomes:
+        module, question = outcome.module, outcome.question
+        name = f"{module}: {question}" if question not in ("", module) else module
+        questions.setdefault(name, []).append(outcome)
+    return questions
+
+
+def counted(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes that have points; the others wait for a GPU."""
+    return [outcome for outcome in outcomes if outcome.status != PENDING_GPU]

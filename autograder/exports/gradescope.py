@@ -1,0 +1,107 @@
+"""Gradescope's results.json: one row a test, so that a student sees what was tested and what went wrong.
+
+Who sees what. Rows have the visibility that lesson.toml states. Gradescope hides the *total* too as soon as one row is
+hidden, until that row is shown. Its text above the rows is always shown; so it names points only where all rows are visible.
+The seed, what the code printed, and every `detail` are for instructors: they are not in the file, and the grader's own
+output is hidden.
+
+Tests that wait for a GPU are rows without a score, outside the total. A grader error has no points yet, and both the row
+and the text above ask for a regrade.
+"""
+
+from collections.abc import Sequence
+
+from ..scorecard import GRADER_ERROR, PASSED, PENDING_GPU, Outcome, Scorecard
+from . import as_json, by_question, counted
+
+
+def render(cards: Sequence[Scorecard]) -> str:
+    """One card: the results.json that Gradescope reads. Else an object, student -> what their results.json holds."""
+    return as_json(cards, results)
+
+
+def results(card: Scorecard) -> dict:
+    """The results.json of one submission, as plain data."""
+    return {
+        "score": card.score,
+        "output": _summary(card),
+        # Text, and said so: messages quote what the student's code raised, and must not be read as HTML.
+        "output_format": "text",
+        "test_output_format": "text",
+        "test_name_format": "text",
+        "stdout_visibility": "hidden",
+        "tests": _rows(card),
+    }
+
+
+# ---------------------------------------------------------------------------------------------- rows
+
+
+def _rows(card):
+    return [
+        _row(card, outcome, f"{question}.{place}")
+        for question, outcomes in enumerate(by_question(card).values(), 1)
+        for place, outcome in enumerate(outcomes, 1)
+    ]
+
+
+def _row(card: Scorecard, outcome: Outcome, number: str) -> dict:
+    row = {
+        "number": number,
+        "name": outcome.title,
+        "visibility": card.visibility,
+        "output": _explanation(card, outcome),
+    }
+    if outcome.status == PENDING_GPU:
+        return row
+    return row | {
+        "status": "passed" if outcome.status == PASSED else "failed",
+        "score": card.scaled(outcome.points),
+        "max_score": card.scaled(outcome.max_points),
+    }
+
+
+def _explanation(card, outcome):
+    """Why the row is as it is: the message, and the mistake that was recognised unless the message is it."""
+    if outcome.status == PENDING_GPU:
+        points = _number(card.scaled(outcome.max_points))
+        return f"Not scored yet: {outcome.message or 'waits for a machine with a GPU'}. Worth {points}."
+    if outcome.status == GRADER_ERROR:
+        return "This is the grader's error and not yours: ask for a regrade."
+    if outcome.mistake and outcome.mistake not in outcome.message:
+        return f"{outcome.message}\n{outcome.mistake}".strip()
+    return outcome.message
+
+
+# ---------------------------------------------------------------------------------------------- text above the rows
+
+
+def _summary(card):
+    if card.visibility == "visible":
+        parts = [f"{card.lesson}: {_number(card.score)} of {_number(card.max_score)} points", _questions(card)]
+    else:
+        parts = [f"{card.lesson}: graded. Your instructor decides when the results are shown."]
+    if card.pending_gpu_points:
+        pending = _number(card.pending_gpu_points)
+        parts.append(
+            f"Tests worth {pending} wait for a machine with a GPU. They are outside this total until they ran."
+        )
+    if card.grader_errors:
+        parts.append("The grader itself made an error, which must not cost you points: ask for a regrade.")
+    return "\n\n".join(parts)
+
+
+def _questions(card):
+    return "\n".join(f"{name}: {_points(card, counted(outcomes))}" for name, outcomes in by_question(card).items())
+
+
+def _points(card, outcomes):
+    if not outcomes:
+        return "waits for a GPU"
+    earned = card.scaled(sum(outcome.points for outcome in outcomes))
+    possible = card.scaled(sum(outcome.max_points for outcome in outcomes))
+    return f"{_number(earned)} of {_number(possible)}"
+
+
+def _number(points):
+    return f"{points:.2f}".rstrip("0").rstrip(".")

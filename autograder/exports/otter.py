@@ -1,0 +1,44 @@
+"""Otter's own results: what `GradingResults.to_dict()` of otter-grader 7 gives, name -> test file.
+
+Each of our tests is one of Otter's test files with one test case. The plugin hands the same rows to Otter, so that its
+totals are ours. A test that waits for a GPU is worth nothing until it ran, and says so. `body` is empty: it would be
+the hidden test.
+"""
+
+from collections.abc import Sequence
+
+from ..scorecard import PASSED, PENDING_GPU, Outcome, Scorecard
+from . import as_json
+
+
+def render(cards: Sequence[Scorecard]) -> str:
+    """One card: its rows by name. Else an object, student -> their rows by name."""
+    return as_json(cards, rows)
+
+
+def rows(card: Scorecard) -> dict[str, dict]:
+    """Name -> the fields of an Otter test file. Names are "module.test": of two equal names Otter loses one."""
+    return {f"{outcome.module}.{outcome.test}": _row(card, outcome) for outcome in card.outcomes}
+
+
+def _row(card: Scorecard, outcome: Outcome) -> dict:
+    pending = outcome.status == PENDING_GPU
+    possible = 0.0 if pending else card.scaled(outcome.max_points)
+    case = {
+        "name": outcome.title,
+        "body": "",
+        "hidden": card.visibility != "visible",
+        "points": possible,
+        "success_message": None,
+        "failure_message": None,
+    }
+    passed = outcome.status == PASSED
+    return {
+        "score": possible if passed else 0.0,
+        "possible": possible,
+        "name": f"{outcome.module}.{outcome.test}",
+        "path": f"test_{outcome.module}.py",
+        "test_cases": [case],
+        "all_or_nothing": True,
+        "test_case_results": [{"test_case": case, "message": outcome.message or None, "passed": passed}],
+    }
