@@ -39,7 +39,7 @@ zips: setup  ## the zips that grade on Gradescope and with Otter, in dist/
 release: handouts zips  ## every handout and gradable zip
 
 grade: zips  ## grade solution, stub and a wrong sample of every lesson through the zips
-	$(BIN)/autograder show-off $(LESSON)
+	$(BIN)/autograder rehearse $(LESSON)
 
 test: setup  ## all tests
 	$(BIN)/python -m pytest -q

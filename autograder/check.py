@@ -58,7 +58,9 @@ class Check:
             return
         for sentence, wrong in (mistakes or {}).items():
             wrong = _computed(wrong)
-            if wrong is _NOTHING or (_agrees(wrong, expected, None, tolerance) and not _same_dtype(value, wrong, problem)):
+            if wrong is _NOTHING or (
+                _agrees(wrong, expected, None, tolerance) and not _same_dtype(value, wrong, problem)
+            ):
                 continue
             if _agrees(value, wrong, dtype, tolerance):
                 raise CheckFailed(sentence, mistake=sentence, detail=problem)

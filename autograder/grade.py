@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from . import __version__
+from . import __version__, rules
 from .box.sandbox import Sandbox
 from .box.slot import Slot
 from .box.worker import seed_everything
@@ -90,11 +90,14 @@ class Grader:
         modules = self._known(modules)
         files, notes = self._without_prerequisites(submission)
         started = time.monotonic()
-        with self._sandbox.slot(files, prerequisites=self._shared, memory_mb=self.lesson.student_memory_mb) as slot:
+        forbidden = self.lesson.forbidden
+        with self._slot(files, forbidden.names) as slot:
+            evidence = rules.scan(slot, files, forbidden) if forbidden.names else []
             connect = _connect_to(slot, files, self.lesson.call_timeout_s, submission.problem)
             run = self._run(connect, seed, modules, tests)
             output = slot.output
-        outcomes = self._settle(run, seed)
+        evidence += rules.at_run_time(run.used)
+        outcomes = rules.charge(self._settle(run, seed), evidence, forbidden)
         return Scorecard(
             lesson=self.lesson.name,
             student=submission.student,
@@ -107,7 +110,17 @@ class Grader:
             visibility=self.lesson.feedback.visibility,
             scale_to=self.lesson.scale_to,
             notes=submission.notes + notes,
+            evidence=tuple(evidence),
             student_output=output,
+        )
+
+    def _slot(self, files, forbidden=()):
+        return self._sandbox.slot(
+            files,
+            prerequisites=self._shared,
+            forbidden=forbidden,
+            gpu=self._gpu_device == "cuda",
+            memory_mb=self.lesson.student_memory_mb,
         )
 
     def _known(self, modules):
@@ -158,7 +171,7 @@ class Grader:
         suspects = run.suspects()
         if not suspects:
             return tuple(outcomes)
-        with self._sandbox.slot(self.lesson.solution_files(), prerequisites=self._shared) as slot:
+        with self._slot(self.lesson.solution_files()) as slot:
             connect = _connect_to(slot, self.lesson.solution_files(), self.lesson.call_timeout_s)
             again = self._run(connect, seed, list(suspects), set().union(*suspects.values()))
         broken = {(row.module, row.test): row for row in again.outcomes if row.status != "passed"}

@@ -26,6 +26,15 @@ class Feedback(BaseModel):
     visibility: Literal["visible", "after_due_date", "after_published", "hidden"] = "visible"
 
 
+class Forbidden(BaseModel):
+    """What students are to write themselves, and what it costs to use it all the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    names: tuple[str, ...] = ()
+    cost: Literal["nothing", "question", "module"] = "nothing"
+
+
 class Lesson(BaseModel):
     """One lesson, from assignments/<name>/lesson.toml."""
 
@@ -44,6 +53,7 @@ class Lesson(BaseModel):
     call_timeout_s: float = Field(10, gt=0)
     scale_to: float | None = Field(None, gt=0)
     feedback: Feedback = Feedback()
+    forbidden: Forbidden = Forbidden()
 
     @property
     def assignment(self) -> Path:

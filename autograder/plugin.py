@@ -104,6 +104,7 @@ class GradingPlugin:
         self._rows: dict[tuple[str, str], Row] = {}
         self._hung: set[tuple[str, str]] = set()  # questions in which a call hung
         self._unreached: dict[str, str] = {}  # case -> why
+        self.used: dict[tuple[str, str], set[str]] = {}  # (module, test) -> forbidden calls that tripwires noted
         self.collection_errors: list[tuple[str, str]] = []  # (file, what happened)
 
     @property
@@ -182,10 +183,12 @@ class GradingPlugin:
     @pytest.fixture
     def student(self, request):
         """The submission: run, call, raises, on."""
-        lazy = _LazyConnection(self._connect, _key(request.node)[0], self._case_seed(request.node), self._deadline)
+        key = _key(request.node)
+        lazy = _LazyConnection(self._connect, key[0], self._case_seed(request.node), self._deadline)
         device = "cpu" if not request.node.get_closest_marker("gpu") else self._gpu_device
         yield Student(lazy.ask, self._inside, device, self._call_timeout)
         lazy.close()
+        self.used.setdefault(key, set()).update(lazy.used)
 
     @pytest.fixture
     def device(self, request):
@@ -213,12 +216,16 @@ class _LazyConnection:
     def __init__(self, connect, module, seed, deadline):
         self._connect, self._module, self._seed, self._deadline = connect, module, seed, deadline
         self._ask, self.close = None, lambda: None
+        self.used: set[str] = set()
 
     def ask(self, request, timeout):
         if self._ask is None:
             self._ask, self.close = self._connect(self._module, self._seed)
         left = self._deadline - time.monotonic()
-        return self._ask(request, max(0.1, min(timeout, left)))
+        reply = self._ask(request, max(0.1, min(timeout, left)))
+        used = reply.pop("used", None) if isinstance(reply, dict) else None
+        self.used.update(note for note in used or () if isinstance(note, str))
+        return reply
 
 
 def _key(item):

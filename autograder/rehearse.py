@@ -1,8 +1,8 @@
 """A gradable zip, used as Gradescope uses it, but in a temporary folder: unpack, submit, run, read the results.
 
-    home/source/       the zip
-    home/submission/   what was submitted
-    home/results/      results.json for Gradescope, scorecard.json for us
+home/source/       the zip
+home/submission/   what was submitted
+home/results/      results.json for Gradescope, scorecard.json for us
 """
 
 import json
@@ -50,7 +50,9 @@ def rehearse(zip_path: Path, files: dict[str, bytes], timeout: float = 600) -> R
             results = json.loads((home / "results" / "results.json").read_text())
             card = Scorecard.from_json((home / "results" / "scorecard.json").read_text())
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise GraderFault(f"{zip_path} gave no results ({error}); its output ends with:\n{output[-3000:]}") from error
+            raise GraderFault(
+                f"{zip_path} gave no results ({error}); its output ends with:\n{output[-3000:]}"
+            ) from error
     return Rehearsal(results, card, output)
 
 

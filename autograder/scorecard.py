@@ -37,6 +37,22 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """A use of what the lesson forbids.
+
+    Attributes:
+        module: where. name: what was used. where: "file.py:line". how: "source" (it stands there) or "run" (it was called).
+        test: during which test it was called.
+    """
+
+    module: str
+    name: str
+    where: str
+    how: str
+    test: str = ""
+
+
+@dataclass(frozen=True)
 class Scorecard:
     """One submission, graded.
 
@@ -47,7 +63,7 @@ class Scorecard:
         environment: versions of Python, torch and the package. layers: what confined the student's code.
         visibility: when students may see the hidden tests' rows (Gradescope's words).
         scale_to: what the lesson's points are scaled to in exports' totals, or None.
-        notes: what was left out of the submission.
+        notes: what was left out of the submission. evidence: uses of what the lesson forbids.
         student_output: what the code printed, capped. Instructors only.
     """
 
@@ -62,6 +78,7 @@ class Scorecard:
     visibility: str = "visible"
     scale_to: float | None = None
     notes: tuple[str, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
     student_output: str = ""
 
     @property
@@ -107,5 +124,6 @@ class Scorecard:
         for total in ("score", "max_score", "pending_gpu_points"):
             data.pop(total)
         data["outcomes"] = tuple(Outcome(**outcome) for outcome in data["outcomes"])
+        data["evidence"] = tuple(Evidence(**found) for found in data["evidence"])
         data["layers"], data["notes"] = tuple(data["layers"]), tuple(data["notes"])
         return cls(**data)

@@ -27,7 +27,7 @@ SOLUTION_ONLY = "# solution only"
 LIKE_A_MARK = re.compile(r"#\s*(student\s*:|solution[ _-]only)", re.IGNORECASE)
 # On a def or class line even less makes one suspicious: "# student" without its colon.
 LIKE_A_MARK_OF_A_DEF = re.compile(r"#\s*(students?|solutions?)\b", re.IGNORECASE)
-LINE_LENGTH = 110
+LINE_LENGTH = 120  # as in pyproject.toml, [tool.ruff]
 SHORTEST_SECRET = 12  # a shorter line, such as `return x`, gives nothing away
 
 # How ruff breaks a signature whose line the mark makes too long; a comma at an inner line's end is the author's.

@@ -14,16 +14,16 @@ from autograder.lesson import Lesson, load, load_all
 # Imports go down only: a module may import from layers below its own, never from its own or above.
 LAYERS = [
     "cli",
-    "otter_plugin package handout",
+    "rehearse otter_plugin package handout",
     "batch table",
     "exports.gradescope exports.otter exports.csv samples grade",
-    "plugin stub",
+    "plugin rules stub",
     "student check submission",
     "lesson scorecard",
     "box.sandbox",
     "box.slot box.zygote",
     "box.confine box.worker",
-    "box.landlock box.seccomp box.processes box.wire",
+    "box.landlock box.seccomp box.processes box.tripwires box.scan box.wire",
     "box.codec",
     "errors",
 ]

@@ -11,6 +11,7 @@ the watchdog and the kill of a whole slot; two processes and the wire are always
 """
 
 import ctypes
+import glob
 import os
 import resource
 import sys
@@ -24,6 +25,7 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRI
 _SIGKILL = 9
 _READABLE = """/etc/ld.so.cache /etc/localtime /etc/passwd /etc/group /etc/nsswitch.conf /dev/urandom /dev/zero /proc/cpuinfo
     /proc/meminfo /proc/stat /proc/sys/kernel /proc/sys/vm /proc/filesystems /sys/devices/system/cpu""".split()
+_GPU_READABLE = ["/proc/driver/nvidia", "/proc/devices", "/sys/bus/pci", "/sys/devices", "/sys/module/nvidia"]
 _RUNNABLE = ["/usr", "/lib", "/lib64", "/bin"]
 
 
@@ -52,7 +54,7 @@ def confine(policy: dict, layers: list[str], rules, libraries: list[str]) -> Non
     """Called in the forked process before it reads a byte of the student's.
 
     Args:
-        policy: submission, scratch, readable (paths), uid, memory_mb, cpu_s, processes, file_mb.
+        policy: submission, scratch, prerequisites (folders), uid, gpu, and the limits memory_mb, cpu_s, processes, file_mb.
         layers: which to apply. rules: the seccomp filter. libraries: folders of the interpreter and its packages.
     """
     if "rlimits" in layers:
@@ -60,9 +62,14 @@ def confine(policy: dict, layers: list[str], rules, libraries: list[str]) -> Non
     files = None
     if "landlock" in layers:  # the paths are opened while they can still be reached
         files = landlock.ruleset(
-            read=[policy["submission"], *policy["readable"], *_READABLE],
+            read=[
+                policy["submission"],
+                *policy["prerequisites"],
+                *_READABLE,
+                *(_GPU_READABLE if policy["gpu"] else []),
+            ],
             execute=_RUNNABLE + libraries,
-            write=[policy["scratch"], "/dev/null"],
+            write=[policy["scratch"], "/dev/null", *(_gpu_devices() if policy["gpu"] else [])],
         )
     if "uid" in layers:
         _become(policy["uid"])
@@ -73,6 +80,10 @@ def confine(policy: dict, layers: list[str], rules, libraries: list[str]) -> Non
         landlock.restrict(files)
     if "seccomp" in layers:
         rules.load()
+
+
+def _gpu_devices():
+    return sorted(glob.glob("/dev/nvidia*")) + sorted(glob.glob("/dev/dri/*"))
 
 
 def _become(uid):
@@ -88,9 +99,10 @@ def _limit(policy):
         resource.RLIMIT_FSIZE: policy["file_mb"] << 20,
         resource.RLIMIT_NOFILE: 256,
     }
+    if LINUX and not policy["gpu"]:  # CUDA reserves more addresses than any limit of ours; the watchdog remains
+        limits[resource.RLIMIT_AS] = _mapped_now() + (policy["memory_mb"] << 20) + _ARENAS
     if LINUX:
         limits |= {
-            resource.RLIMIT_AS: _mapped_now() + (policy["memory_mb"] << 20) + _ARENAS,
             resource.RLIMIT_NPROC: policy["processes"] + (0 if policy["uid"] else _tasks_of(os.getuid())),
             resource.RLIMIT_MSGQUEUE: 0,
             resource.RLIMIT_MEMLOCK: 65536,

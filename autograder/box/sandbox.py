@@ -89,9 +89,28 @@ class Sandbox:
             raise BoxError(f"the box's zygote is gone: {error}") from error
         return self._receive()
 
-    def slot(self, files: dict[str, bytes], *, prerequisites: Sequence[Path] = (), **limits) -> "Slot":
-        """A slot for a submission's files (relative path -> content). `limits` override LIMITS."""
-        return Slot(self, files, [str(path) for path in prerequisites], {**LIMITS, **limits})
+    def slot(
+        self,
+        files: dict[str, bytes],
+        *,
+        prerequisites: Sequence[Path] = (),
+        forbidden: Sequence[str] = (),
+        gpu: bool = False,
+        **limits,
+    ) -> Slot:
+        """A slot for a submission.
+
+        Args:
+            files: relative path -> content.
+            prerequisites: folders that it may read and import from.
+            forbidden: dotted names whose use is noted.
+            gpu: whether it may open the GPU's devices.
+            limits: override LIMITS.
+        """
+        folders = [str(path) for path in prerequisites]
+        return Slot(
+            self, files, {**LIMITS, **limits, "prerequisites": folders, "forbidden": list(forbidden), "gpu": gpu}
+        )
 
     def share(self, name: str, files: dict[str, bytes]) -> Path:
         """A folder with these files that every slot may read: reference modules of lessons that are used."""

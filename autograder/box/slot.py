@@ -17,8 +17,8 @@ OUTPUT_CAP = 65536  # bytes kept of what a submission prints
 class Slot:
     """One submission in the box. Made by Sandbox.slot; close it."""
 
-    def __init__(self, sandbox, files: dict[str, bytes], prerequisites: list[str], limits: dict):
-        self._sandbox, self._limits, self._prerequisites = sandbox, limits, prerequisites
+    def __init__(self, sandbox, files: dict[str, bytes], policy: dict):
+        self._sandbox, self._policy = sandbox, policy
         self._uid = sandbox.take_uid()
         self._folder = Path(tempfile.mkdtemp(prefix="slot-", dir=sandbox.folder))
         self._submission = self._folder / "submission"
@@ -78,7 +78,7 @@ class Slot:
         read, write = os.pipe()
         policy = {
             "submission": str(self._submission), "scratch": scratch, "uid": self._uid,
-            "prerequisites": self._prerequisites, "readable": self._prerequisites, **self._limits,
+            **self._policy,
         }  # fmt: skip
         with theirs:
             self._worker = self._sandbox.ask(b"S", policy, [theirs.fileno(), write])["pid"]

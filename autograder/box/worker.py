@@ -23,8 +23,10 @@ TEXT_CAP = 2000  # characters of an exception's text
 TRACEBACK_CAP = 6000
 
 
-def main(control: socket.socket, submission: str) -> None:
+def main(control: socket.socket, submission: str, used: list[str]) -> None:
     """Serves one submission until the grader closes the control socket.
+
+    `used` is where tripwires note forbidden calls; what is in it goes with every reply.
 
     The grader sends b"I", then a module's name: import it, reply. Or b"F" with a socket, then a seed: fork a child that
     answers on that socket.
@@ -34,12 +36,12 @@ def main(control: socket.socket, submission: str) -> None:
         if not command:
             return
         if command == b"I":
-            _reply(control, answer({"import": request}, submission))
+            _reply(control, answer({"import": request}, submission), used)
         elif command == b"F" and descriptors:
-            _fork(control, socket.socket(fileno=descriptors[0]), request, submission)
+            _fork(control, socket.socket(fileno=descriptors[0]), request, submission, used)
 
 
-def _fork(control, connection, seed, submission):
+def _fork(control, connection, seed, submission, used):
     _collect_children()
     if os.fork():
         connection.close()
@@ -47,7 +49,7 @@ def _fork(control, connection, seed, submission):
     try:
         control.close()
         seed_everything(seed)
-        serve(connection, submission)
+        serve(connection, submission, used)
     finally:
         os._exit(0)  # not sys.exit: no atexit handler of the student's runs, and the loop above is the parent's
 
@@ -70,18 +72,20 @@ def seed_everything(seed: int) -> None:
         sys.modules["numpy"].random.seed(seed % 2**32)
 
 
-def serve(connection: socket.socket, submission: str) -> None:
+def serve(connection: socket.socket, submission: str, used: list[str]) -> None:
     """Answers the requests of one test until the grader closes the connection."""
     while True:
         try:
             request = wire.receive(connection)
         except EOFError:
             return
-        _reply(connection, answer(request, submission))
+        _reply(connection, answer(request, submission), used)
 
 
-def _reply(connection, reply):
+def _reply(connection, reply, used):
     _flush()
+    if used:
+        reply["used"] = list(used)
     try:
         wire.send(connection, reply)
     except (ValueError, RuntimeError, TypeError) as error:  # raised by encode, before the first byte is sent

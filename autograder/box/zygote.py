@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import confine, processes, seccomp, wire, worker
+from . import confine, processes, seccomp, tripwires, wire, worker
 
 _POLL_S = 0.1
 
@@ -87,7 +87,8 @@ class Zygote:
         _clean_environment(policy["scratch"])
         confine.confine(policy, self._layers, self._rules, self._library_folders)
         sys.path[:0] = [policy["submission"], *policy["prerequisites"]]
-        worker.main(socket.socket(fileno=control), policy["submission"])
+        used = tripwires.lay(policy["forbidden"], policy["submission"])
+        worker.main(socket.socket(fileno=control), policy["submission"], used)
         os._exit(0)
 
     # ------------------------------------------------------------------------------------------ watch and kill

@@ -1,0 +1,81 @@
+"""What a lesson asks students to write themselves: found in source and at run time, as evidence.
+
+No observer can prove which function computed a right tensor (docs/security.md). So a use that is found is evidence in the
+scorecard, and the lesson says what it costs: nothing, the question in whose tests it was called, or the module.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from .box.slot import Slot
+from .errors import StudentFault
+from .lesson import Forbidden
+from .scorecard import FAILED, GRADER_ERROR, Evidence, Outcome
+from .student import Student
+
+_SCAN = (Path(__file__).parent / "box" / "scan.py").read_text("utf-8")
+_SCAN_S = 10.0
+
+
+def scan(slot: Slot, files: dict[str, bytes], forbidden: Forbidden) -> list[Evidence]:
+    """Uses of forbidden names in the source of the files.
+
+    Parsed in the box, by a process in which no student code has run: source can be made to crash a parser, not to lie.
+    """
+
+    def probe(files, names):
+        return inside.find(files, names)  # noqa: F821
+
+    channel = None
+    try:
+        channel = slot.channel(None, 0, _SCAN_S)
+        rows = Student(channel.ask, _SCAN, timeout=_SCAN_S).run(probe, _texts(files), list(forbidden.names))
+    except StudentFault as fault:
+        return [Evidence(module="", name="source that cannot be scanned", where=str(fault), how="source")]
+    finally:
+        if channel is not None:
+            channel.close()
+    return [Evidence(module_of(file), name, f"{file}:{line}", "source") for file, line, name in rows]
+
+
+def _texts(files):
+    """The sources as texts, as far as they fit through the wire: what is left out is larger than any honest file."""
+    return {name: content.decode("utf-8", "replace") for name, content in files.items() if len(content) < 200_000}
+
+
+def module_of(file: str) -> str:
+    return file.removesuffix(".py").replace("/", ".")
+
+
+def at_run_time(notes: dict[tuple[str, str], Sequence[str]]) -> list[Evidence]:
+    """Evidence from what the tripwires noted: (module, test) -> notes "name (file.py:line)"."""
+    found = []
+    for (module, test), lines in notes.items():
+        for line in lines:
+            name, _, where = line.partition(" (")
+            found.append(Evidence(module, name, where.rstrip(")"), "run", test))
+    return found
+
+
+def charge(outcomes: Sequence[Outcome], evidence: Sequence[Evidence], forbidden: Forbidden) -> tuple[Outcome, ...]:
+    """The outcomes after what the lesson charges for the evidence."""
+    if forbidden.cost == "nothing":
+        return tuple(outcomes)
+    question_of = {(row.module, row.test): row.question for row in outcomes}
+    guilty = {}  # module, or (module, question) -> name that was used
+    for found in evidence:
+        place = found.module
+        if forbidden.cost == "question":
+            if found.how != "run":
+                continue
+            place = (found.module, question_of.get((found.module, found.test)))
+        guilty.setdefault(place, found.name)
+    return tuple(_charged(row, guilty.get(row.module) or guilty.get((row.module, row.question))) for row in outcomes)
+
+
+def _charged(row, name):
+    if name is None or row.status == GRADER_ERROR:
+        return row
+    message = f"the code uses {name}, which this lesson asks you to write yourself"
+    return replace(row, status=FAILED, points=0.0, message=message, mistake=message)
