@@ -7,7 +7,7 @@ READY := .venv/.ready
 LESSON ?=
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup lock starter handouts zips release grade test test-fast lint format bench clean
+.PHONY: help setup lock starter handouts zips release grade test test-fast fuzz lint format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ test: setup  ## all tests
 
 test-fast: setup  ## the tests that take a moment
 	$(BIN)/python -m pytest -q -m "not slow"
+
+fuzz: setup  ## five minutes of hostile bytes through the decoder
+	$(BIN)/python tests/fuzz_codec.py --seconds 300
 
 lint: setup  ## ruff: lint and format
 	$(BIN)/ruff check .
