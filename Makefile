@@ -7,7 +7,7 @@ READY := .venv/.ready
 LESSON ?=
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup lock starter handouts zips release grade test test-fast fuzz lint format bench clean
+.PHONY: help setup lock starter handouts zips release grade test test-fast mutants flaky idle test-gpu fuzz lint format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,19 @@ test: setup  ## all tests
 
 test-fast: setup  ## the tests that take a moment
 	$(BIN)/python -m pytest -q -m "not slow"
+
+mutants: setup  ## systematic mutants of LESSON= must fail its suites; writes docs/proof.md
+	$(BIN)/autograder mutants $(LESSON) $(if $(MODULE),--module $(MODULE))
+
+flaky: setup  ## LESSON= under N= seeds: correct work loses no point
+	$(BIN)/autograder flaky $(LESSON) -n $(or $(N),30)
+
+idle: setup  ## the tests of LESSON= that carry no weight
+	$(BIN)/autograder idle $(LESSON)
+
+test-gpu: setup  ## grade solution and GPU tests of every lesson where there is a GPU
+	@$(BIN)/python -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || { echo "torch finds no GPU here"; exit 2; }
+	@for lesson in $(or $(LESSON),$(notdir $(wildcard assignments/??-*))); do 	    $(BIN)/autograder grade solutions/$$lesson --lesson $$lesson --gpu-only --out results/gpu/$$lesson || exit 1; done
 
 fuzz: setup  ## five minutes of hostile bytes through the decoder
 	$(BIN)/python tests/fuzz_codec.py --seconds 300

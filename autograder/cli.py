@@ -6,6 +6,7 @@ Exit codes: 0 graded (whatever the scores), 1 a grader error, 2 wrong use.
 import os
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from .errors import AutograderError, UsageError
 from .grade import grade_in_process
 from .lesson import Lesson, find_root, load, load_all
 from .scorecard import GRADER_ERROR, STATUSES, Scorecard
+from .scorecard import merge as merge_cards
 from .submission import take_in, take_in_each
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -44,26 +46,38 @@ def grade(
     processes: Annotated[int, typer.Option(help="How many work side by side; 0 takes all cores.", min=0)] = 0,
     seed: Annotated[int | None, typer.Option(help="Seed of all inputs; without it a secret one is drawn.")] = None,
     require: Annotated[str, typer.Option(help="Layers of the box that must be there: landlock,seccomp,uid,…")] = "",
+    gpu_only: Annotated[bool, typer.Option("--gpu-only", help="Run nothing but the GPU tests, for `merge`.")] = False,
+    gpu_device: Annotated[str, typer.Option(help="What GPU tests run on; by default cuda where there is one.")] = "",
+    prerequisites: Annotated[
+        str, typer.Option(help="Modules of used lessons: reference, or the student's own.")
+    ] = "reference",
 ) -> None:
     """Grade a submission, or a folder of them, into OUT/<student>/scorecard.json."""
     chosen = load(lesson)
     options = {"modules": tuple(module) if module else None, "seed": seed}
-    layers = tuple(filter(None, require.split(",")))
+    grader = {
+        "require": tuple(filter(None, require.split(","))),
+        "gpu_device": gpu_device or _found_gpu(),
+        "only_gpu": gpu_only,
+        "own_prerequisites": prerequisites == "own",
+    }
+    if prerequisites not in ("reference", "own"):
+        raise UsageError(f"--prerequisites is {prerequisites!r}: give reference or own")
+    if gpu_only and not grader["gpu_device"]:
+        raise UsageError("--gpu-only needs a GPU, and torch finds none here")
     if each:
         jobs = jobs_of(take_in_each(submission), **options)
-        cards = _grade_each(chosen, jobs, out, processes or default_processes(), layers)
+        cards = _grade_each(chosen, jobs, out, processes or default_processes(), grader)
         console.print(table.many(cards))
     else:
         job = Job(take_in(submission, chosen.modules), options)
-        cards = [card for _, card in run(chosen, [job], require=layers)]
+        cards = [card for _, card in run(chosen, [job], **grader)]
         _write(cards[0], out)
         console.print(table.one(cards[0]))
     _exit_with(cards)
 
 
-def _grade_each(
-    lesson: Lesson, jobs: list[Job], out: Path, processes: int, require: tuple[str, ...]
-) -> list[Scorecard]:
+def _grade_each(lesson: Lesson, jobs: list[Job], out: Path, processes: int, grader: dict) -> list[Scorecard]:
     columns = [
         SpinnerColumn(),
         BarColumn(),
@@ -74,7 +88,7 @@ def _grade_each(
     cards: list[Scorecard] = []
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("grading", total=len(jobs), counts="")
-        for _, card in run(lesson, jobs, processes=processes, require=require):
+        for _, card in run(lesson, jobs, processes=processes, **grader):
             _write(card, out)
             cards.append(card)
             counts = {status: sum(card.count(status) for card in cards) for status in STATUSES}
@@ -82,6 +96,42 @@ def _grade_each(
                 task, advance=1, counts=" ".join(f"{name} {count}" for name, count in counts.items() if count)
             )
     return cards
+
+
+def _found_gpu() -> str | None:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else None
+
+
+@app.command()
+def merge(
+    first: Annotated[Path, typer.Argument(help="A scorecard.json in which tests wait for a GPU.")],
+    second: Annotated[Path, typer.Argument(help="The scorecard.json of the same work from a machine with a GPU.")],
+    out: OutFolder,
+) -> None:
+    """Join the scorecards of a machine without a GPU and of one with it."""
+    try:
+        card = merge_cards(_read(first), _read(second))
+    except ValueError as error:
+        raise UsageError(f"{first} and {second} cannot be merged: {error}") from error
+    _write(card, out)
+    console.print(table.one(card))
+    _exit_with([card])
+
+
+@app.command("new-lesson")
+def new_lesson_command(
+    name: Annotated[str, typer.Argument(help="Two digits and words: 10-tokenizers.")],
+    modules: Annotated[list[str], typer.Argument(help="Its modules.")],
+) -> None:
+    """Write the skeleton of a lesson, which works and is to be written over (docs/authors.md)."""
+    from .skeleton import new_lesson
+
+    lesson = new_lesson(find_root(), name, modules)
+    console.print(
+        f"wrote {_relative(lesson.assignment)}, its solution, starter, tests and samples; docs/authors.md goes on"
+    )
 
 
 @app.command()
@@ -173,6 +223,81 @@ def export(
     if not paths:
         raise UsageError(f"no scorecard.json below {', '.join(map(str, cards))}")
     sys.stdout.write(render(format, [_read(path) for path in paths]))
+
+
+@app.command()
+def mutants(
+    lesson: Annotated[str, typer.Argument(help="The lesson.")],
+    module: Annotated[list[str] | None, typer.Option("--module", help="This module only.")] = None,
+    processes: Annotated[int, typer.Option(help="How many work side by side; 0 takes all cores.", min=0)] = 0,
+) -> None:
+    """Grade systematic mutants of a lesson's solutions, list those that survive, and write docs/proof.md."""
+    from .prove import ProofTable, as_entry, prove
+
+    chosen = load(lesson)
+    table_of_proofs = ProofTable.read(chosen.root / "docs" / "proof.md")
+    survivors = 0
+    for name in module or chosen.modules:
+        with _progress(name) as on_progress:
+            proof = prove(chosen, name, processes or default_processes(), on_progress)
+        solution = (chosen.solution / f"{name}.py").read_text("utf-8")
+        for mutant in proof.survivors:
+            console.print(
+                mutant.diff(solution, f"{name}.py"),
+                as_entry(name, mutant),
+                sep="\n",
+                end="\n\n",
+                markup=False,
+                highlight=False,
+            )
+        console.print(
+            f"{name}: {proof.killed} of {proof.mutants} killed, {len(proof.explained)} explained, {len(proof.survivors)} survive: {proof.share:.1f} %"
+        )
+        table_of_proofs.put(chosen, proof)
+        survivors += len(proof.survivors)
+    table_of_proofs.write()
+    raise typer.Exit(1 if survivors else 0)
+
+
+@app.command()
+def flaky(
+    lesson: Annotated[str, typer.Argument(help="The lesson.")],
+    seeds: Annotated[int, typer.Option("-n", help="How many seeds.", min=1)] = 30,
+    processes: Annotated[int, typer.Option(help="How many work side by side; 0 takes all cores.", min=0)] = 0,
+) -> None:
+    """Grade the solution and every right sample under many seeds: one lost point fails."""
+    from .prove import lost_points
+
+    with _progress(f"{seeds} seeds") as on_progress:
+        lost = lost_points(load(lesson), range(seeds), processes or default_processes(), on_progress)
+    for name, seed, test, message in lost:
+        console.print(escape(f"{name}, seed {seed}: {test}: {message}"))
+    console.print(f"{len(lost)} points lost under {seeds} seeds")
+    raise typer.Exit(1 if lost else 0)
+
+
+@app.command()
+def idle(
+    lesson: Annotated[str, typer.Argument(help="The lesson.")],
+    processes: Annotated[int, typer.Option(help="How many work side by side; 0 takes all cores.", min=0)] = 0,
+) -> None:
+    """List the tests that no wrong sample and no mutant fails: they carry no weight."""
+    from .prove import idle_tests
+
+    with _progress("samples and mutants") as on_progress:
+        found = idle_tests(load(lesson), processes or default_processes(), on_progress)
+    for module, tests in found.items():
+        console.print(*(f"{module}.{test}" for test in sorted(tests)), sep="\n")
+    console.print(f"{sum(map(len, found.values()))} tests carry no weight")
+
+
+@contextmanager
+def _progress(name: str):
+    with Progress(
+        TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    ) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, of: progress.update(task, completed=done, total=of)
 
 
 def _lessons(names: list[str] | None) -> list[Lesson]:

@@ -10,7 +10,7 @@ import platform
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -79,12 +79,14 @@ class Grader:
         seed: int | None = None,
         modules: Iterable[str] | None = None,
         tests: Iterable[str] | None = None,
+        stop_early: bool = False,
     ) -> Scorecard:
         """The submission's scorecard.
 
         Args:
             seed: of all inputs; None draws a secret one.
             modules: grade these modules only. tests: and in them these test functions only.
+            stop_early: end at the first case that does not pass: for mutants, of which one failure says all.
         """
         seed = secrets.randbits(48) if seed is None else seed
         modules = self._known(modules)
@@ -94,7 +96,7 @@ class Grader:
         with self._slot(files, forbidden.names) as slot:
             evidence = rules.scan(slot, files, forbidden) if forbidden.names else []
             connect = _connect_to(slot, files, self.lesson.call_timeout_s, submission.problem)
-            run = self._run(connect, seed, modules, tests)
+            run = self._run(connect, seed, modules, tests, stop_early)
             output = slot.output
         evidence += rules.at_run_time(run.used)
         outcomes = rules.charge(self._settle(run, seed), evidence, forbidden)
@@ -152,7 +154,7 @@ class Grader:
 
     # ------------------------------------------------------------------------------------------ running the suite
 
-    def _run(self, connect, seed, modules, tests):
+    def _run(self, connect, seed, modules, tests, stop_early=False):
         plugin = GradingPlugin(
             connect,
             inside=self.lesson.inside,
@@ -162,7 +164,8 @@ class Grader:
             gpu_device=self._gpu_device,
             only_gpu=self._only_gpu,
         )
-        run_suite(plugin, [self.lesson.hidden_test(module) for module in modules], tests)
+        options = ["--maxfail=1"] if stop_early else []
+        run_suite(plugin, [self.lesson.hidden_test(module) for module in modules], tests, options)
         return plugin
 
     def _settle(self, run, seed):
@@ -195,12 +198,14 @@ def _collection_outcomes(run):
     ]  # fmt: skip
 
 
-def run_suite(plugin: GradingPlugin, files: list[Path], tests: Iterable[str] | None = None) -> None:
+def run_suite(
+    plugin: GradingPlugin, files: list[Path], tests: Iterable[str] | None = None, options: Sequence[str] = ()
+) -> None:
     """Runs pytest in this process on the files, with nothing but `plugin`; the verdicts are in the plugin afterwards."""
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise LessonError(f"{missing[0]} is missing: every module of lesson.toml has a hidden suite")
-    args = [*_PYTEST, "-c", os.devnull, "--rootdir", str(files[0].parent), *map(str, files)]
+    args = [*_PYTEST, *options, "-c", os.devnull, "--rootdir", str(files[0].parent), *map(str, files)]
     plugins = [plugin] if tests is None else [plugin, _Only(set(tests))]
     said = io.StringIO()
     with _only_our_plugins(), _forgotten_afterwards(files), redirect_stdout(said), redirect_stderr(said):

@@ -30,6 +30,7 @@ from .lesson import Lesson, load
 from .scorecard import Scorecard
 from .submission import Submission, take_in
 
+SCORECARD = "scorecard.json"  # beside results.json, for instructors
 DRIVER = "driver.ipynb"  # the notebook that Otter runs
 _LAID_BY_OTTER = (DRIVER, "tests")  # over whatever the submission had under these names
 
@@ -39,13 +40,12 @@ def run(home: Path) -> None:
 
     After a fault of ours there is no results.json, which Gradescope shows as a failure of the autograder, not as a zero.
     """
-    metadata, results = home / "submission_metadata.json", home / "results" / "results.json"
+    metadata, submission = home / "submission_metadata.json", home / "submission"
     if not metadata.is_file() or not metadata.read_text().strip():
         metadata.write_text("{}")  # `otter grade` makes an empty one
-    results.parent.mkdir(exist_ok=True)
-    results.unlink(missing_ok=True)
+    for name in ("results.json", SCORECARD):
+        (home / "results" / name).unlink(missing_ok=True)
 
-    submission = home / "submission"
     OtterPlugin.set_aside_at = aside = set_aside(submission)
     try:
         run_otter(str(home))
@@ -68,15 +68,17 @@ class OtterPlugin(AbstractOtterPlugin):
                 f"the zip was built by version {wanted} of llm-autograder, here is {__version__}: "
                 f"install {wanted}, or build the zip again"
             )
-        folder = Path(self.submission_path).parent
-        grader = folder.parent / "source" / "grader"
+        submission = Path(self.submission_path).parent
+        home = submission.parent
+        grader = home / "source" / "grader"
         if not grader.is_dir():
             raise UsageError(
                 f"{grader} is missing: grade with run_otter.py, `otter run` or otter.api (docs/instructor.md)"
             )
         grader.chmod(0o700)  # before a worker exists
-        aside = self.set_aside_at or _set_aside_late(folder)
+        aside = self.set_aside_at or _set_aside_late(submission)
         self.card = _grade(load(self.plugin_config["lesson"], grader), aside, _student(self.submission_metadata))
+        (home / "results" / SCORECARD).write_text(self.card.to_json())
 
     def after_grading(self, results: GradingResults):
         """Replaces what the driver notebook said by the scorecard."""
@@ -131,17 +133,12 @@ def _put_back(aside, submission):
 def _grade(lesson: Lesson, folder: Path, student: str) -> Scorecard:
     from .grade import Grader  # torch: not for `otter generate`, which loads this module too
 
-    refused = ""
     try:
-        submission = replace(take_in(folder, lesson.modules), student=student, source="submission")
+        submission = take_in(folder, lesson.modules)
     except SubmissionError as error:
-        refused = str(error).replace(str(folder), "the submission")
-        submission = Submission(student, "submission", {}, (refused,))
+        submission = Submission(student, "", {}, problem=str(error).replace(str(folder), "the submission"))
     with Grader(lesson) as grader:
-        card = grader.grade(submission)
-    if refused:  # instead of "attention.py is missing"
-        card = replace(card, outcomes=tuple(replace(row, message=row.message and refused) for row in card.outcomes))
-    return card
+        return grader.grade(replace(submission, student=student, source="submission"))
 
 
 def _student(metadata: dict) -> str:

@@ -29,7 +29,6 @@ from .lesson import Lesson
 
 DISTRIBUTION = "llm-autograder"
 _PACKAGE = Path(__file__).parent
-_STARTS = ["otter_plugin.py", "box/zygote.py"]  # what Otter loads, and what the sandbox starts
 _TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # without CUDA the image is a tenth of the size
 _IMAGE = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}  # where the zip is used
 
@@ -92,13 +91,13 @@ def build_zip(lesson: Lesson, out: Path) -> Path:
 
 
 def _write(contents: dict[str, bytes], path: Path) -> None:
-    """Beside, then renamed. Sorted names and one date for all, so that equal contents are equal bytes."""
+    """Beside, then renamed. Equal contents are equal bytes: sorted names, one date, no compression that depends on zlib."""
     draft = path.with_suffix(".part")
-    with zipfile.ZipFile(draft, "w") as archive:
+    with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(contents):
             entry = zipfile.ZipInfo(name)  # 1980-01-01
-            entry.create_system, entry.compress_type = 3, zipfile.ZIP_DEFLATED
-            entry.external_attr = (0o755 if contents[name].startswith(b"#!") else 0o644) << 16
+            entry.create_system = 3  # Unix, wherever it was built: its permissions follow
+            entry.external_attr = (0o100755 if contents[name].startswith(b"#!") else 0o100644) << 16
             archive.writestr(entry, contents[name])
     draft.replace(path)
 
@@ -114,8 +113,8 @@ def _grader(lesson: Lesson) -> dict[str, bytes]:
 
 
 def _needed_modules() -> set[Path]:
-    """The files of this package that grading imports, now or later."""
-    found, todo = set(), [_PACKAGE / name for name in _STARTS]
+    """The files of this package that grading needs: what Otter loads, with all that it imports now or later, and the box."""
+    found, todo = set(), [_PACKAGE / "otter_plugin.py", *_PACKAGE.glob("box/*.py")]
     while todo:
         path = todo.pop()
         if path.is_file() and path not in found:

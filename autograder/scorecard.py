@@ -1,7 +1,7 @@
 """What a grading says: frozen data, no I/O. Everything that shows or exports results starts here."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 PASSED = "passed"
 FAILED = "failed"
@@ -127,3 +127,31 @@ class Scorecard:
         data["evidence"] = tuple(Evidence(**found) for found in data["evidence"])
         data["layers"], data["notes"] = tuple(data["layers"]), tuple(data["notes"])
         return cls(**data)
+
+
+def merge(first: Scorecard, second: Scorecard) -> Scorecard:
+    """One scorecard of two gradings of the same work: what waits for a GPU in one is taken from the other.
+
+    Raises:
+        ValueError: they are not of the same lesson, student, suite and submission.
+    """
+    for what in ("lesson", "student"):
+        if getattr(first, what) != getattr(second, what):
+            raise ValueError(
+                f"the scorecards are of different {what}s: {getattr(first, what)} and {getattr(second, what)}"
+            )
+    for what in ("suite", "submission"):
+        if first.digests.get(what) != second.digests.get(what):
+            raise ValueError(f"the scorecards are of another {what} each: grade the same {what} on both machines")
+    others = {(row.module, row.test): row for row in second.outcomes}
+    rows = [_decided(row, others.pop((row.module, row.test), row)) for row in first.outcomes]
+    return replace(
+        first,
+        outcomes=(*rows, *others.values()),
+        evidence=tuple(dict.fromkeys((*first.evidence, *second.evidence))),
+        environment={**first.environment, "merged_with": second.environment},
+    )
+
+
+def _decided(row, other):
+    return other if row.status == PENDING_GPU else row

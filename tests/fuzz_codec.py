@@ -56,12 +56,12 @@ def messages(draw):
     max_examples=2000, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
 def decode_one(message):
-    started = time.monotonic()
+    started = time.process_time()  # CPU time: another process may have the core
     try:
         codec.decode(message)
     except codec.ProtocolError:
         pass
-    assert time.monotonic() - started < SLOWEST_S, f"decoding took too long: {bytes(message)!r}"
+    assert time.process_time() - started < SLOWEST_S, f"decoding took too long: {bytes(message)!r}"
 
 
 def main():
@@ -76,7 +76,7 @@ def main():
         decode_one()
         rounds += 1
     print(
-        f"{rounds * 2000} messages: values or ProtocolErrors, each in under {SLOWEST_S} s, below {MOST_BYTES >> 20} MB"
+        f"{rounds * 2000} messages: values or ProtocolErrors, each in under {SLOWEST_S} CPU-s, below {MOST_BYTES >> 20} MB"
     )
 
 

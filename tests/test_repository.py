@@ -14,8 +14,10 @@ from autograder.lesson import Lesson, load, load_all
 # Imports go down only: a module may import from layers below its own, never from its own or above.
 LAYERS = [
     "cli",
-    "rehearse otter_plugin package handout",
-    "batch table",
+    "rehearse otter_plugin package skeleton",
+    "handout",
+    "prove",
+    "batch table mutants",
     "exports.gradescope exports.otter exports.csv samples grade",
     "plugin rules stub",
     "student check submission",

@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import sys
+import tempfile
 import time
 import warnings
 from dataclasses import dataclass
@@ -160,6 +161,7 @@ def _clean_environment(scratch):
         OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", TORCHINDUCTOR_CACHE_DIR=f"{scratch}/inductor",
         TRITON_CACHE_DIR=f"{scratch}/triton", MPLCONFIGDIR=f"{scratch}/matplotlib", HF_HUB_OFFLINE="1",
     )  # fmt: skip
+    tempfile.tempdir = None  # forget where the zygote's own would be
     os.chdir(scratch)
     os.umask(0o077)
     sys.argv = ["student"]

@@ -64,7 +64,9 @@ def test_another_order_of_summation_passes():
     x, y = torch.randn(40, 300), torch.randn(300, 50)
 
     check((x @ y), x.double() @ y.double(), dtype=torch.float32, terms=300)
-    check(sum(x[:, i : i + 30] @ y[i : i + 30] for i in range(0, 300, 30)), x.double() @ y.double(), dtype=torch.float32)
+    check(
+        sum(x[:, i : i + 30] @ y[i : i + 30] for i in range(0, 300, 30)), x.double() @ y.double(), dtype=torch.float32
+    )
 
 
 @pytest.mark.parametrize("wrong", [0.0, 1.001, -1.0])
@@ -170,7 +172,9 @@ def test_mistakes_are_computed_on_failure_only():
 def test_a_mistake_in_float64_agrees_with_a_value_in_float32():
     truth = torch.rand(50, dtype=torch.float64)
 
-    assert told((truth * 2).float(), truth, dtype=torch.float32, mistakes={"it is doubled": truth * 2}) == "it is doubled"
+    assert (
+        told((truth * 2).float(), truth, dtype=torch.float32, mistakes={"it is doubled": truth * 2}) == "it is doubled"
+    )
 
 
 def test_a_mistake_of_another_dtype_agrees_where_the_dtype_is_the_mistake():
@@ -187,4 +191,6 @@ def test_an_unknown_mistake_names_none():
 
 
 def test_expected_values_are_never_printed():
-    assert "31415" not in told(1, 31415) + told("a", "31415") + told(torch.ones(1), torch.tensor([31415.0])) + told([1], [31415])
+    assert "31415" not in told(1, 31415) + told("a", "31415") + told(torch.ones(1), torch.tensor([31415.0])) + told(
+        [1], [31415]
+    )

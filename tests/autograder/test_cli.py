@@ -41,9 +41,18 @@ def test_grade_writes_a_scorecard_and_exits_0_whatever_the_score(root, autograde
     assert "the mask is transposed" in said
     assert (card["lesson"], card["student"], card["score"], card["max_score"]) == ("99-toy", "ada", 2, 4)
     assert {"pending_gpu_points", "seed", "environment", "layers", "student_output"} <= set(card)
-    assert {"test", "module", "question", "title", "status", "points", "max_points", "message", "mistake", "seconds"} <= set(
-        card["outcomes"][0]
-    )
+    assert {
+        "test",
+        "module",
+        "question",
+        "title",
+        "status",
+        "points",
+        "max_points",
+        "message",
+        "mistake",
+        "seconds",
+    } <= set(card["outcomes"][0])
 
 
 def test_scorecards_are_read_back_as_they_were(root, autograder):
@@ -90,7 +99,9 @@ def test_each_grades_a_folder_of_submissions(root, autograder):
 
     code, said = autograder("grade", work, "--each", "--lesson", "99", "--out", "out", "--processes", 2)
 
-    scores = {path.parent.name: json.loads(path.read_text())["score"] for path in (root / "out").rglob("scorecard.json")}
+    scores = {
+        path.parent.name: json.loads(path.read_text())["score"] for path in (root / "out").rglob("scorecard.json")
+    }
     assert code == 0
     assert scores == {"ada": 4, "bob": 0, "eve": 0, "zoe": 0}
     assert "4/4" in said

@@ -6,7 +6,7 @@ import torch
 from autograder.errors import AuthorError, BadReply, CheckFailed, StudentRaised
 from autograder.student import Student, in_process
 
-WORK = '''
+WORK = """
 import torch
 
 
@@ -30,7 +30,7 @@ class Layer:
     @staticmethod
     def make():
         return 7
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,8 @@ def test_an_exception_names_its_place(student):
 
 
 @pytest.mark.parametrize(
-    "reply", [None, 5, [], {}, {"error": 3}, {"value": 1, "error": {}}, {"verdict": "passed"}, {"error": {"types": [1]}}]
+    "reply",
+    [None, 5, [], {}, {"error": 3}, {"value": 1, "error": {}}, {"verdict": "passed"}, {"error": {"types": [1]}}],
 )
 def test_a_forged_reply_is_the_students_failure(reply):
     with pytest.raises((BadReply, StudentRaised)):

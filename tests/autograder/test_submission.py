@@ -51,7 +51,9 @@ def test_a_folder_comes_in(tmp_path):
 
 @pytest.mark.parametrize("prefix", ["", "my work/", "a/b/"])
 def test_a_zip_comes_in_with_or_without_a_folder_at_its_top(tmp_path, prefix):
-    path = make_zip(tmp_path / "ada.zip", {f"{prefix}attention.py": CODE, f"{prefix}lib/x.py": CODE, "__MACOSX/._attention.py": b""})
+    path = make_zip(
+        tmp_path / "ada.zip", {f"{prefix}attention.py": CODE, f"{prefix}lib/x.py": CODE, "__MACOSX/._attention.py": b""}
+    )
 
     submission = take_in(path, ("attention",))
 
@@ -87,7 +89,10 @@ def test_equal_files_have_equal_digests(tmp_path):
     assert take_in(one).digest == take_in(two, ("a",)).digest != take_in(three).digest
 
 
-@pytest.mark.parametrize(("name", "student"), [("ada.zip", "ada"), ("b.tar.gz", "b"), ("..", None), ("=cmd()|x.zip", "_cmd___x"), ("ü.zip", "ü")])
+@pytest.mark.parametrize(
+    ("name", "student"),
+    [("ada.zip", "ada"), ("b.tar.gz", "b"), ("..", None), ("=cmd()|x.zip", "_cmd___x"), ("ü.zip", "ü")],
+)
 def test_names_of_students_are_harmless(tmp_path, name, student):
     found = student_name(tmp_path / name)
 
@@ -99,7 +104,10 @@ def test_names_of_students_are_harmless(tmp_path, name, student):
 # ---------------------------------------------------------------------------------------------- hostile archives
 
 
-@pytest.mark.parametrize("name", ["../evil.py", "/etc/evil.py", "a/../../evil.py", "C:\\evil.py", "..\\evil.py", "/".join("d" * 20) + "/evil.py"])
+@pytest.mark.parametrize(
+    "name",
+    ["../evil.py", "/etc/evil.py", "a/../../evil.py", "C:\\evil.py", "..\\evil.py", "/".join("d" * 20) + "/evil.py"],
+)
 def test_names_that_lead_out_are_left_out(tmp_path, name):
     path = make_zip(tmp_path / "a.zip", {name: CODE, "attention.py": CODE})
     before = sorted(tmp_path.rglob("*"))
@@ -113,7 +121,9 @@ def test_names_that_lead_out_are_left_out(tmp_path, name):
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
 def test_links_and_devices_in_a_tar_are_left_out(tmp_path, kind):
-    path = make_tar(tmp_path / "a.tar.gz", [(tar_entry("evil.py", kind, "/etc/passwd"), b""), (tar_entry("attention.py"), CODE)])
+    path = make_tar(
+        tmp_path / "a.tar.gz", [(tar_entry("evil.py", kind, "/etc/passwd"), b""), (tar_entry("attention.py"), CODE)]
+    )
 
     submission = take_in(path)
 

@@ -1,0 +1,239 @@
+"""Proves a suite: mutants of the solution must fail it, correct work must pass it under every seed, every test must count.
+
+    mutants    how many of all small changes to the solution a module's suite finds; the rest are listed, or explained
+    flaky      the solution and every right sample under many seeds: one lost point is one too many
+    idle       tests that no wrong sample and no mutant fails: they carry no weight
+
+tests/submissions/NN-lesson/equivalent.toml explains survivors: a mutant that no test can or should find, each with a reason.
+"""
+
+import re
+import tomllib
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .batch import Job, run
+from .errors import LessonError
+from .lesson import Lesson
+from .mutants import Mutant, mutants_of
+from .samples import RIGHT, WRONG, load_samples
+from .scorecard import PASSED, PENDING_GPU, Scorecard
+from .submission import Submission
+
+_CALL_TIMEOUT_S = 4.0  # a mutant that hangs is found all the same
+OnProgress = Callable[[int, int], None]
+
+
+class Equivalent(BaseModel):
+    """A mutant that is as right as the solution, named by the changed lines of both."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    module: str
+    old: str
+    new: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What mutation says of one module's suite."""
+
+    module: str
+    tests: int
+    samples: int
+    mutants: int
+    explained: tuple[tuple[Mutant, str], ...] = ()
+    survivors: tuple[Mutant, ...] = ()
+
+    @property
+    def killed(self) -> int:
+        return self.mutants - len(self.explained) - len(self.survivors)
+
+    @property
+    def share(self) -> float:
+        """Percent killed of those that can be."""
+        return 100 * self.killed / max(1, self.mutants - len(self.explained))
+
+
+# ---------------------------------------------------------------------------------------------- mutants
+
+
+def prove(lesson: Lesson, module: str, processes: int = 1, on_progress: OnProgress = lambda done, of: None) -> Proof:
+    """Grades every mutant of a module's solution.
+
+    Raises:
+        LessonError: an entry of equivalent.toml fits no survivor: it explains nothing any more.
+    """
+    file = f"{module}.py"
+    mutants = mutants_of((lesson.solution / file).read_text("utf-8"), file)
+    reasons = _reasons(lesson, module)
+    survivors = []
+    cards = run(_hurried(lesson), [_job(lesson, module, mutant) for mutant in mutants], processes=processes)
+    for done, (index, card) in enumerate(cards, 1):
+        on_progress(done, len(mutants))
+        if not _lost(card):
+            survivors.append(mutants[index])
+    survivors.sort(key=lambda mutant: mutant.line)
+    explained = tuple(
+        (mutant, reasons.pop((mutant.old, mutant.new))) for mutant in survivors if (mutant.old, mutant.new) in reasons
+    )
+    if reasons:
+        old, new = next(iter(reasons))
+        raise LessonError(f"{_reasons_path(lesson)}: {old!r} -> {new!r} of {module} does not survive: remove the entry")
+    unexplained = tuple(mutant for mutant in survivors if mutant not in {mutant for mutant, _ in explained})
+    samples = [sample for sample in load_samples(lesson) if module in sample.modules]
+    return Proof(module, _count_tests(lesson, module), len(samples), len(mutants), explained, unexplained)
+
+
+def _hurried(lesson):
+    return lesson.model_copy(update={"call_timeout_s": min(lesson.call_timeout_s, _CALL_TIMEOUT_S)})
+
+
+def _job(lesson, module, mutant, tests=None):
+    files = lesson.solution_files() | {f"{module}.py": mutant.source.encode()}
+    return Job(Submission("mutant", "", files), {"modules": (module,), "tests": tests, "stop_early": tests is None})
+
+
+def _lost(card: Scorecard) -> set[str]:
+    return {row.test for row in card.outcomes if row.status not in (PASSED, PENDING_GPU)}
+
+
+def _count_tests(lesson, module):
+    return len(re.findall(r"^def test_", lesson.hidden_test(module).read_text("utf-8"), re.MULTILINE))
+
+
+def _reasons_path(lesson):
+    return lesson.samples / "equivalent.toml"
+
+
+def _reasons(lesson, module):
+    path = _reasons_path(lesson)
+    if not path.exists():
+        return {}
+    try:
+        entries = [Equivalent(**entry) for entry in tomllib.loads(path.read_text("utf-8")).get("equivalent", [])]
+    except (tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
+        raise LessonError(f"{path}: {error}") from error
+    return {(entry.old, entry.new): entry.why for entry in entries if entry.module == module}
+
+
+def as_entry(module: str, mutant: Mutant) -> str:
+    """The stanza of equivalent.toml for a survivor, with the reason left to write."""
+    lines = [
+        "[[equivalent]]",
+        f'module = "{module}"',
+        f"old = {_quoted(mutant.old)}",
+        f"new = {_quoted(mutant.new)}",
+        'why = ""',
+    ]
+    return "\n".join(lines)
+
+
+def _quoted(text):
+    return f"'{text}'" if "'" not in text else f"'''{text}'''"
+
+
+# ---------------------------------------------------------------------------------------------- flaky
+
+
+def lost_points(
+    lesson: Lesson, seeds: Iterable[int], processes: int = 1, on_progress: OnProgress = lambda done, of: None
+):
+    """(submission, seed, test, message) of every point that correct work lost under one of the seeds."""
+    right = [(f"right/{sample.name}", sample.submission(), sample.modules) for sample in load_samples(lesson, (RIGHT,))]
+    correct = [("solution", Submission("solution", "", lesson.solution_files()), None), *right]
+    cases = [
+        (name, seed, Job(submission, {"modules": modules, "seed": seed}))
+        for seed in seeds
+        for name, submission, modules in correct
+    ]
+    found = []
+    for done, (index, card) in enumerate(run(lesson, [job for _, _, job in cases], processes=processes), 1):
+        on_progress(done, len(cases))
+        name, seed, _ = cases[index]
+        found += [
+            (name, seed, row.test, row.message) for row in card.outcomes if row.status not in (PASSED, PENDING_GPU)
+        ]
+    return sorted(found)
+
+
+# ---------------------------------------------------------------------------------------------- idle tests
+
+
+def idle_tests(
+    lesson: Lesson, processes: int = 1, on_progress: OnProgress = lambda done, of: None
+) -> dict[str, set[str]]:
+    """module -> tests that fail for no wrong sample and for no mutant. GPU tests are not judged."""
+    idle = _every_test(lesson)
+    samples = load_samples(lesson, (WRONG,))
+    jobs = [Job(sample.submission(), {"modules": sample.modules}) for sample in samples]
+    for index, card in run(lesson, jobs, processes=processes):
+        on_progress(index + 1, len(jobs))
+        for module in samples[index].modules:
+            idle[module] -= _lost(card)
+    for module in [module for module in idle if idle[module]]:
+        mutants = mutants_of((lesson.solution / f"{module}.py").read_text("utf-8"))
+        jobs = [_job(lesson, module, mutant, tuple(idle[module])) for mutant in mutants]
+        for _, card in run(_hurried(lesson), jobs, processes=processes):
+            idle[module] -= _lost(card)
+    return {module: tests for module, tests in idle.items() if tests}
+
+
+def _every_test(lesson):
+    tests = defaultdict(set)
+    job = Job(Submission("solution", "", lesson.solution_files()))
+    for _, card in run(lesson, [job]):
+        for row in card.outcomes:
+            if row.status != PENDING_GPU:
+                tests[row.module].add(row.test)
+    return dict(tests)
+
+
+# ---------------------------------------------------------------------------------------------- docs/proof.md
+
+_HEAD = """# Proof
+
+What shows that the hidden suites find mistakes. `make mutants LESSON=…` writes a lesson's lines: systematic mutants of each
+solution (autograder/mutants.py), graded by the module's suite. *Explained* are survivors that no test can or should find,
+each with its reason in `tests/submissions/<lesson>/equivalent.toml`; killed is the share of the others.
+
+| lesson | module | tests | samples | mutants | killed | explained | survivors |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+@dataclass
+class ProofTable:
+    """docs/proof.md: one line a module, kept for the modules that were not proved anew."""
+
+    path: Path
+    lines: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> "ProofTable":
+        rows = (
+            re.findall(r"^\| (\d\d-\S+) \| (\S+) \|.*$", path.read_text("utf-8"), re.MULTILINE) if path.exists() else []
+        )
+        text = path.read_text("utf-8") if path.exists() else ""
+        return cls(path, {row: re.search(rf"^\| {row[0]} \| {row[1]} \|.*$", text, re.MULTILINE)[0] for row in rows})
+
+    def put(self, lesson: Lesson, proof: Proof) -> None:
+        figures = [
+            proof.tests,
+            proof.samples,
+            proof.mutants,
+            f"{proof.share:.1f} %",
+            len(proof.explained),
+            len(proof.survivors),
+        ]
+        self.lines[lesson.name, proof.module] = f"| {lesson.name} | {proof.module} | {' | '.join(map(str, figures))} |"
+
+    def write(self) -> None:
+        draft = self.path.with_suffix(".part")
+        draft.write_text(_HEAD + "\n".join(self.lines[key] for key in sorted(self.lines)) + "\n", "utf-8")
+        draft.replace(self.path)

@@ -1,0 +1,163 @@
+"""Mutants are small, different from the solution, and of the kinds that students make; prove.py counts them."""
+
+import textwrap
+
+import pytest
+from conftest import TOY_SOLUTION, TOY_SUITE, write_lesson
+
+from autograder.errors import LessonError
+from autograder.lesson import load
+from autograder.mutants import mutants_of
+from autograder.prove import ProofTable, as_entry, idle_tests, lost_points, prove
+
+
+def changes(source, operator=None):
+    found = mutants_of(textwrap.dedent(source))
+    return {(mutant.old, mutant.new) for mutant in found if operator in (None, mutant.operator)}
+
+
+@pytest.mark.parametrize(
+    ("operator", "old", "new"),
+    [
+        ("drop an operand", "y = a / b", "y = a"),
+        ("drop an operand", "y = a * b", "y = b"),
+        ("change an operator", "y = a + b", "y = a - b"),
+        ("change an operator", "y = -a", "y = a"),
+        ("flip a comparison", "y = a < b", "y = a <= b"),
+        ("off by one", "y = range(3)", "y = range(4)"),
+        ("off by one", "y = x[-1]", "y = x[-2]"),
+        ("change a constant", "y = 1e-05", "y = 0.001"),
+        ("change a constant", "y = f(x, keepdim=True)", "y = f(x, keepdim=False)"),
+        ("drop a call", "y = x.clone()", "y = x"),
+        ("drop a call", "y = F.softmax(x, dim=-1)", "y = x"),
+        ("swap two arguments", "y = f(a, b)", "y = f(b, a)"),
+        ("drop a keyword argument", "y = f(x, dim=1)", "y = f(x)"),
+        ("negate a condition", "y = a if c else b", "y = a if not (c) else b"),
+        ("negate a condition", "y = a and b", "y = a or b"),
+        ("take another function", "y = torch.tril(x)", "y = torch.triu(x)"),
+    ],
+)
+def test_an_operator_makes_its_mistake(operator, old, new):
+    assert (old, new) in changes(old, operator)
+
+
+def test_validations_statements_and_results_are_mutated():
+    source = """
+        def f(x, n):
+            if n < 1:
+                raise ValueError(n)
+            x.add_(1)
+            return x + n
+    """
+
+    assert ("if n < 1: ⏎ raise ValueError(n)", "pass") in changes(source, "remove a validation")
+    assert ("x.add_(1)", "pass") in changes(source, "remove a statement")
+    assert ("return x + n", "return x") in changes(source, "return an input")
+
+
+def test_docstrings_annotations_imports_and_messages_are_left_alone():
+    source = """
+        '''Version 3.'''
+        from a import b
+        def f(x: Tensor[3]):
+            '''Returns 2 x.'''
+            print(f"{1 + 1}")
+            return x
+    """
+
+    assert changes(source) <= {("return x", "return x"), ('print(f"{1 + 1}")', "pass")}
+
+
+def test_every_mutant_compiles_and_is_another_text():
+    found = mutants_of(textwrap.dedent(TOY_SOLUTION))
+
+    assert len({mutant.source for mutant in found}) == len(found) > 5
+    assert all(compile(mutant.source, "m", "exec") for mutant in found)
+
+
+def test_source_that_does_not_parse_is_named():
+    with pytest.raises(LessonError, match="toy.py does not parse"):
+        mutants_of("def f(:", "toy.py")
+
+
+# ---------------------------------------------------------------------------------------------- prove
+
+
+@pytest.fixture
+def lesson(tmp_path):
+    write_lesson(tmp_path)
+    return load("99-toy", tmp_path)
+
+
+def test_survivors_are_listed_and_can_be_explained(tmp_path):
+    write_lesson(
+        tmp_path,
+        suite=TOY_SUITE.replace(
+            'student.raises(ValueError, "toy.causal_mask", 0', 'student.raises(Exception, "toy.nothing"'
+        ),
+    )
+    lesson = load("99-toy", tmp_path)
+    proof = prove(lesson, "toy")
+    survivors = [(mutant.old, mutant.new) for mutant in proof.survivors]
+
+    assert proof.killed + len(survivors) == proof.mutants
+    assert proof.killed > 3
+    assert survivors
+    entries = "\n".join(as_entry("toy", mutant).replace('why = ""', 'why = "a reason"') for mutant in proof.survivors)
+    lesson.samples.mkdir(parents=True)
+    (lesson.samples / "equivalent.toml").write_text(entries)
+    again = prove(lesson, "toy")
+    assert again.survivors == ()
+    assert [(mutant.old, mutant.new) for mutant, _ in again.explained] == survivors
+    assert again.share == 100
+
+
+def test_an_explanation_of_nothing_is_an_error(lesson):
+    lesson.samples.mkdir(parents=True)
+    (lesson.samples / "equivalent.toml").write_text('[[equivalent]]\nmodule = "toy"\nold = "a"\nnew = "b"\nwhy = "c"')
+
+    with pytest.raises(LessonError, match="does not survive"):
+        prove(lesson, "toy")
+
+
+def test_flaky_tests_are_found(tmp_path):
+    suite = """
+        import pytest, torch
+        @pytest.mark.points(1)
+        def test_luck(student, rng):
+            student.call("toy.causal_mask", 2)
+            assert torch.rand(1, generator=rng) < 0.7, "bad luck"
+    """
+    write_lesson(tmp_path, suite=suite)
+
+    lost = lost_points(load("99-toy", tmp_path), range(12))
+
+    assert 0 < len(lost) < 12
+    assert lost[0][0] == "solution"
+
+
+def test_idle_tests_are_found(tmp_path):
+    suite = """
+        import pytest, torch
+        @pytest.mark.points(1)
+        def test_idle(student):
+            student.run(lambda_free)
+        def lambda_free():
+            return 1
+        @pytest.mark.points(1)
+        def test_works(student, check):
+            check(student.call("toy.causal_mask", 2), torch.ones(2, 2, dtype=torch.bool).tril())
+    """
+    write_lesson(tmp_path, suite=suite)
+
+    assert idle_tests(load("99-toy", tmp_path)) == {"toy": {"test_idle"}}
+
+
+def test_the_table_keeps_the_lines_of_other_modules(lesson, tmp_path):
+    path = tmp_path / "proof.md"
+    table = ProofTable.read(path)
+    table.put(lesson, prove(lesson, "toy"))
+    table.lines["98-other", "x"] = "| 98-other | x | 1 | 2 | 3 | 100.0 % | 0 | 0 |"
+    table.write()
+
+    assert ProofTable.read(path).lines == table.lines

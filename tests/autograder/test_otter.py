@@ -1,0 +1,413 @@
+"""A zip gives the scores of `autograder grade`, whichever way Otter is asked, and runs nothing that was submitted."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jsonschema
+import otter_ways
+import pytest
+from conftest import ROOT, write_lesson
+from otter.test_files import GradingResults
+from otter_ways import attention_zip, in_a_fork
+
+from autograder.errors import UsageError
+from autograder.exports import gradescope
+from autograder.grade import Grader
+from autograder.handout import starter_files
+from autograder.lesson import load
+from autograder.otter_plugin import DRIVER, OtterPlugin, _grade, _put_back, _set_aside_late, set_aside
+from autograder.rehearse import lay_out
+from autograder.samples import RIGHT, WRONG, load_samples
+from autograder.scorecard import FAILED, GRADER_ERROR, PASSED, PENDING_GPU, Outcome, Scorecard
+
+SCHEMA = json.loads((Path(__file__).parent / "data" / "gradescope_results.schema.json").read_text())
+LESSON = load("01-attention", ROOT)
+
+
+# ---------------------------------------------------------------------------------------------- submissions
+
+
+def solution():
+    return LESSON.solution_files()
+
+
+def stub():
+    return starter_files(LESSON)
+
+
+def right():
+    """Every module written another way."""
+    samples = {sample.modules[0]: sample for sample in load_samples(LESSON, (RIGHT,))}
+    return {f"{module}.py": samples[module].submission().files[f"{module}.py"] for module in LESSON.modules}
+
+
+def wrong_sample():
+    return next(sample for sample in load_samples(LESSON, (WRONG,)) if sample.modules == ("positional_encoding",))
+
+
+def wrong():
+    """A module with a known mistake, and no other."""
+    return {"positional_encoding.py": wrong_sample().submission().files["positional_encoding.py"]}
+
+
+def broken():
+    """attention.py is missing, the others cannot be imported."""
+    return {"positional_encoding.py": b"def broken(:\n", "flash_attention.py": b"import no_such_package\n"}
+
+
+def endless():
+    return {"attention.py": b"def causal_mask(*args, **kwargs):\n    while True:\n        pass\n"}
+
+
+def shadowing(marker: Path):
+    """A right module, among files that leave a mark where they are run by anything but the box."""
+    mark = f"open({str(marker)!r}, 'a').write(__name__ + ' ')\n"
+    cell = {"id": "cell", "cell_type": "code", "metadata": {}, "source": mark, "outputs": [], "execution_count": None}
+    notebook = json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    names = """torch.py otter/__init__.py autograder/__init__.py autograder/otter_plugin.py ipykernel_launcher.py
+        ipykernel/__init__.py conftest.py sitecustomize.py pandas.py dill.py nbconvert.py __init__.py
+        tests/placeholder.py tests/test_mine.py"""
+    hostile = {name: mark for name in names.split()} | {DRIVER: notebook}
+    files = {name: text.encode() for name, text in hostile.items()} | {".OTTER_LOG": _Marking(marker).pickled()}
+    return {"positional_encoding.py": right()["positional_encoding.py"], **files}
+
+
+class _Marking:
+    """Leaves the mark when it is unpickled."""
+
+    def __init__(self, marker):
+        self._marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self._marker}",)
+
+    def pickled(self):
+        return pickle.dumps(self)
+
+
+SUBMISSIONS = {function.__name__: function for function in (solution, stub, right, wrong, broken, endless)}
+
+
+# ---------------------------------------------------------------------------------------------- grading them
+
+
+@dataclass(frozen=True)
+class Graded:
+    results: dict  # results.json
+    log: str
+
+    def rows(self):
+        """What the ways must agree on: messages may quote random inputs."""
+        return [(row["number"], row.get("status"), row.get("score"), row.get("max_score")) for row in self.tests]
+
+    @property
+    def tests(self):
+        return self.results["tests"]
+
+    def outputs(self):
+        return {row["output"] for row in self.tests if row.get("status") == "failed"}
+
+
+def read(folder: Path, log: str) -> Graded:
+    path = folder / "results.json"
+    assert path.exists(), log[-3000:]
+    results = json.loads(path.read_text())
+    jsonschema.validate(results, SCHEMA)
+    return Graded(results, log)
+
+
+@pytest.fixture(scope="module")
+def on_gradescope(tmp_path_factory):
+    """Grades a submission, by its name, in Gradescope's layout of folders; once."""
+    graded = {}
+
+    def grade(name, settings=""):
+        if name not in graded:
+            home = tmp_path_factory.mktemp(name)
+            lay_out(attention_zip(), SUBMISSIONS[name](), home)
+            lesson = home / "source" / "grader" / "assignments" / LESSON.name / "lesson.toml"
+            lesson.write_text(settings + lesson.read_text())
+            in_a_fork(otter_ways.run_otter_py, home, log=home / "log")
+            graded[name] = read(home / "results", (home / "log").read_text())
+        return graded[name]
+
+    return grade
+
+
+def zipped(files: dict[str, bytes], folder: Path) -> Path:
+    path = folder / "submission.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def run(arguments, folder: Path) -> str:
+    """What a process prints that is started in a folder, with nothing of this session's on Python's path."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "AUTOGRADER"))}
+    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return done.stdout + done.stderr
+
+
+# ---------------------------------------------------------------------------------------------- as on Gradescope
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["solution", "right"])
+def test_a_right_submission_gets_all_points(on_gradescope, name):
+    graded = on_gradescope(name)
+
+    assert graded.outputs() == set()
+    assert graded.results["score"] == sum(row.get("max_score", 0) for row in graded.tests) > 0
+
+
+@pytest.mark.slow
+def test_the_stub_gets_none(on_gradescope):
+    graded = on_gradescope("stub")
+
+    assert graded.results["score"] == 0
+    assert {row["status"] for row in graded.tests if "score" in row} == {"failed"}
+
+
+@pytest.mark.slow
+def test_a_known_mistake_is_named_and_costs_what_autograder_grade_says(on_gradescope):
+    sample = wrong_sample()
+
+    graded = on_gradescope("wrong")
+
+    with Grader(LESSON) as grader:
+        card = grader.grade(replace(sample.submission(), files=wrong()))
+    expected = Graded(gradescope.results(card), "")
+    assert graded.rows() == expected.rows()
+    assert 0 < graded.results["score"] == card.score < card.max_score
+    assert sample.expect.mistake is None or sample.expect.mistake in graded.outputs()
+
+
+@pytest.mark.slow
+def test_a_module_that_cannot_be_loaded_says_why(on_gradescope):
+    graded = on_gradescope("broken")
+
+    said = " ".join(graded.outputs())
+    assert graded.results["score"] == 0
+    assert "attention.py is missing from the submission" in said
+    assert "positional_encoding.py cannot be imported: SyntaxError" in said
+    assert "flash_attention.py cannot be imported: ModuleNotFoundError" in said
+
+
+@pytest.mark.slow
+def test_an_endless_loop_is_a_failed_row(on_gradescope):
+    graded = on_gradescope("endless", settings="call_timeout_s = 1\ndeadline_s = 20\n")
+
+    assert graded.results["score"] == 0
+    assert "calling attention.causal_mask took more than 1 s" in graded.outputs()
+
+
+# ---------------------------------------------------------------------------------------------- the other ways
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [otter_ways.otter_run, otter_ways.grade_submission])
+@pytest.mark.parametrize("name", ["wrong", "broken"])
+def test_otter_run_and_its_api_give_the_same_rows(on_gradescope, tmp_path, name, way):
+    submission = zipped(SUBMISSIONS[name](), tmp_path)
+
+    in_a_fork(way, attention_zip(), submission, tmp_path, log=tmp_path / "log")
+
+    assert read(tmp_path, (tmp_path / "log").read_text()).rows() == on_gradescope(name).rows()
+
+
+# ---------------------------------------------------------------------------------------------- shadowing
+
+
+@pytest.fixture
+def marker(tmp_path):
+    return tmp_path / "it-was-run"
+
+
+@pytest.fixture
+def points_of_one_module(on_gradescope):
+    """What a right positional_encoding.py is worth alone."""
+    rows = on_gradescope("broken").tests
+    return sum(row.get("max_score", 0) for row in rows if row["output"].startswith("positional_encoding.py cannot"))
+
+
+@pytest.mark.slow
+def test_nothing_that_was_submitted_runs_outside_the_box(tmp_path, marker, points_of_one_module):
+    files = shadowing(marker)
+    lay_out(attention_zip(), files | {"second.ipynb": files[DRIVER], "other/third.ipynb": b"{"}, tmp_path / "home")
+    command = [sys.executable, "-P", str(tmp_path / "home" / "source" / "run_otter.py")]
+
+    log = run(command, tmp_path / "home" / "submission")
+
+    assert read(tmp_path / "home" / "results", log).results["score"] == points_of_one_module
+    assert not marker.exists(), marker.read_text()
+    left = {
+        path.relative_to(tmp_path / "home" / "submission") for path in (tmp_path / "home" / "submission").rglob("*")
+    }
+    assert {Path(name) for name in files} < left
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["otter run", "otter.api"])
+def test_nothing_that_was_submitted_runs_in_otter_run_either(tmp_path, marker, points_of_one_module, way):
+    submission = zipped(shadowing(marker), tmp_path)
+    if way == "otter run":
+        otter = Path(sys.executable).parent / "otter"
+        command = [str(otter), "run", "-a", str(attention_zip()), str(submission), "-o", str(tmp_path)]
+    else:
+        command = [sys.executable, "-P", "-c", _API.format(str(submission), str(attention_zip()), str(tmp_path))]
+
+    log = run(command, tmp_path)
+
+    assert read(tmp_path, log).results["score"] == points_of_one_module
+    assert not marker.exists(), marker.read_text()
+
+
+_API = """
+from pathlib import Path
+import json
+from otter.api import grade_submission
+results = grade_submission({!r}, {!r})
+Path({!r}, "results.json").write_text(json.dumps(results.to_gradescope_dict(None)))
+"""
+
+
+@pytest.mark.slow
+def test_the_api_in_python_dash_c_needs_dash_capital_p(tmp_path, marker):
+    """Where '' is on sys.path Otter imports plugins from the submission, before anything of ours can refuse."""
+    submission = zipped(shadowing(marker), tmp_path)
+
+    run([sys.executable, "-c", _API.format(str(submission), str(attention_zip()), str(tmp_path))], tmp_path)
+
+    assert "autograder" in marker.read_text(), "no longer so: then the warning in docs/instructor.md can go"
+
+
+# ---------------------------------------------------------------------------------------------- the plugin alone
+
+
+CARD = Scorecard(
+    lesson="99-toy",
+    student="ada",
+    seed=1,
+    layers=("processes", "uid"),
+    outcomes=(
+        Outcome("test_a", "toy", "toy", "Passes", PASSED, 2, 2),
+        Outcome("test_b", "toy", "toy", "Fails", FAILED, 0, 1, "the mask is transposed", "the mask is transposed"),
+        Outcome("test_c", "toy", "toy", "Is broken", GRADER_ERROR, 0, 1, "ask for a regrade", detail="NameError: x"),
+        Outcome("test_d", "toy", "toy", "Waits", PENDING_GPU, 0, 4, "waits for a machine with a GPU"),
+    ),
+)
+
+
+@pytest.fixture
+def plugin():
+    plugin = OtterPlugin("", {}, {})
+    plugin.card = CARD
+    return plugin
+
+
+def test_results_json_is_what_the_export_renders(plugin):
+    results = GradingResults([])
+
+    plugin.after_grading(results)
+
+    assert results.to_gradescope_dict(None) == json.loads(gradescope.render([CARD]))
+
+
+def test_otters_totals_are_the_scorecards(plugin):
+    results = GradingResults.without_results(RuntimeError("the kernel died"))
+
+    plugin.after_grading(results)
+
+    assert (results.total, results.possible) == (CARD.score, CARD.max_score) == (2, 4)
+    assert len(results.results) == len(CARD.outcomes)
+
+
+def test_the_scorecard_travels_with_otters_results(plugin):
+    results = GradingResults([])
+
+    plugin.after_grading(results)
+
+    assert Scorecard.from_json(results.get_plugin_data("autograder.otter_plugin.OtterPlugin")) == CARD
+
+
+def test_a_grader_error_is_in_otters_output_and_in_results_json(plugin):
+    results = GradingResults([])
+
+    plugin.after_grading(results)
+
+    assert "GRADER ERROR, not the student's: toy test_c: NameError: x" in plugin.generate_report()
+    assert "ask for a regrade" in results.to_gradescope_dict(None)["output"]
+
+
+def test_another_version_than_the_zips_is_refused(tmp_path):
+    plugin = OtterPlugin(str(tmp_path / "submission" / DRIVER), {}, {"lesson": "99-toy", "version": "0.0.7"})
+
+    with pytest.raises(UsageError, match=r"built by version 0\.0\.7 .* install 0\.0\.7, or build the zip again"):
+        plugin.before_grading(None)
+
+
+def test_a_zip_without_its_grader_says_how_to_grade(tmp_path):
+    from autograder import __version__
+
+    plugin = OtterPlugin(str(tmp_path / "submission" / DRIVER), {}, {"lesson": "99-toy", "version": __version__})
+
+    with pytest.raises(UsageError, match="grader is missing: grade with run_otter.py"):
+        plugin.before_grading(None)
+
+
+def test_a_submission_that_cannot_be_taken_in_fails_with_the_reason(tmp_path):
+    write_lesson(tmp_path / "course")
+    (tmp_path / "submission").mkdir()
+    (tmp_path / "submission" / "toy.py").write_bytes(b"#" * (3 << 20))
+
+    card = _grade(load("99-toy", tmp_path / "course"), tmp_path / "submission", "ada")
+
+    assert {row.status for row in card.outcomes} == {FAILED}
+    assert {row.message for row in card.outcomes} == {
+        f"the submission: toy.py has {3 << 20} bytes, at most {2 << 20} are taken in"
+    }
+
+
+# ---------------------------------------------------------------------------------------------- setting aside
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def submit(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / "submission" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    return folder / "submission"
+
+
+def test_all_of_a_submission_is_set_aside_and_put_back(tmp_path):
+    submission = submit(tmp_path, "a.py", "otter/__init__.py", ".OTTER_LOG")
+    (submission / "link").symlink_to("/")
+
+    aside = set_aside(submission)
+    assert names_in(submission) == set()
+    assert aside.stat().st_mode & 0o077 == 0
+    submit(tmp_path, DRIVER, "tests/placeholder.py")  # as Otter does
+    _put_back(aside, submission)
+
+    assert names_in(submission) == {"a.py", "otter", ".OTTER_LOG", "link"}
+    assert names_in(tmp_path) == {"submission"}
+
+
+def test_what_otter_laid_into_a_submission_stays_there(tmp_path):
+    submission = submit(tmp_path, "a.py", ".OTTER_LOG", DRIVER, "tests/placeholder.py", "__init__.py")
+
+    aside = _set_aside_late(submission)
+
+    assert names_in(submission) == {DRIVER, "tests"}
+    assert names_in(aside) == {"a.py", ".OTTER_LOG"}
