@@ -3,7 +3,7 @@
 import textwrap
 
 import pytest
-from conftest import TOY_SOLUTION, TOY_SUITE, write_lesson
+from conftest import TOY_SOLUTION, write_lesson
 
 from autograder.errors import LessonError
 from autograder.lesson import load
@@ -90,12 +90,13 @@ def lesson(tmp_path):
 
 
 def test_survivors_are_listed_and_can_be_explained(tmp_path):
-    write_lesson(
-        tmp_path,
-        suite=TOY_SUITE.replace(
-            'student.raises(ValueError, "toy.causal_mask", 0', 'student.raises(Exception, "toy.nothing"'
-        ),
-    )
+    suite = """
+        import pytest, torch
+        @pytest.mark.points(1)
+        def test_that_refuses_nothing(student, check):
+            check(student.call("toy.causal_mask", 3), torch.ones(3, 3, dtype=torch.bool).tril())
+    """
+    write_lesson(tmp_path, suite=suite)
     lesson = load("99-toy", tmp_path)
     proof = prove(lesson, "toy")
     survivors = [(mutant.old, mutant.new) for mutant in proof.survivors]
