@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import GraderFault, SubmissionError, UsageError
+from .errors import BoxError, GraderFault, SubmissionError, UsageError
 from .grade import Grader
 from .lesson import Lesson
 from .scorecard import GRADER_ERROR, Outcome, Scorecard
@@ -100,6 +100,8 @@ def _grade(grader, job):
     try:
         return grader.grade(submission, **job.options)
     except GraderFault as error:
+        if isinstance(error, BoxError):
+            grader.restart()
         row = Outcome("(grading)", "", "", "The submission can be graded", GRADER_ERROR, 0.0, 0.0, str(error))
         return Scorecard(grader.lesson.name, submission.student, 0, (row,), submission.source)
 

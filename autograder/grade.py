@@ -58,10 +58,18 @@ class Grader:
         own_prerequisites: bool = False,
     ):
         torch.set_num_threads(1)
-        self.lesson = lesson
+        self.lesson, self._require, self._without = lesson, require, without
         self._gpu_device, self._only_gpu, self._own = gpu_device, only_gpu, own_prerequisites
-        self._sandbox = Sandbox(lesson.packages, require, without)
-        self._shared = [self._sandbox.share(used.name, used.solution_files()) for used in lesson.prerequisites()]
+        self._open()
+
+    def _open(self):
+        self._sandbox = Sandbox(self.lesson.packages, self._require, self._without)
+        self._shared = [self._sandbox.share(used.name, used.solution_files()) for used in self.lesson.prerequisites()]
+
+    def restart(self) -> None:
+        """A new box, after a BoxError."""
+        self._sandbox.close()
+        self._open()
 
     def close(self) -> None:
         self._sandbox.close()
@@ -166,6 +174,8 @@ class Grader:
         )
         options = ["--maxfail=1"] if stop_early else []
         run_suite(plugin, [self.lesson.hidden_test(module) for module in modules], tests, options)
+        if plugin.box_error is not None:
+            raise plugin.box_error
         return plugin
 
     def _settle(self, run, seed):

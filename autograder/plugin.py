@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from .check import Check
-from .errors import GraderFault, StudentFault, StudentTimeout
+from .errors import BoxError, GraderFault, StudentFault, StudentTimeout
 from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome
 from .student import Student
 
@@ -105,6 +105,7 @@ class GradingPlugin:
         self._hung: set[tuple[str, str]] = set()  # questions in which a call hung
         self._unreached: dict[str, str] = {}  # case -> why
         self.used: dict[tuple[str, str], set[str]] = {}  # (module, test) -> forbidden calls that tripwires noted
+        self.box_error: BoxError | None = None
         self.collection_errors: list[tuple[str, str]] = []  # (file, what happened)
 
     @property
@@ -159,6 +160,9 @@ class GradingPlugin:
             row.cases.append(_case_of(call.excinfo))
             if isinstance(call.excinfo.value, StudentTimeout):
                 self._hung.add((row.module, row.question))
+            elif isinstance(call.excinfo.value, BoxError):  # nothing that follows could be run
+                self.box_error = call.excinfo.value
+                item.session.shouldstop = "the box broke"
         elif call.when == "call":
             row.cases.append(Case(PASSED))
         return (yield)

@@ -232,9 +232,7 @@ class _Cutter(cst.CSTTransformer):
     def leave_IndentedBlock(self, original: cst.IndentedBlock, updated: cst.IndentedBlock) -> cst.IndentedBlock:
         if self.removed.isdisjoint(original.body):
             return updated
-        kept, left_over = self._without_removed(original, updated.body)
-        if not kept:
-            kept = [_statement("pass")]
+        kept, left_over = self._without_removed(original, updated.body)  # libcst writes an empty block as "pass"
         return updated.with_changes(body=kept, footer=[*left_over, *updated.footer])
 
     def leave_Module(self, original: cst.Module, updated: cst.Module) -> cst.Module:
@@ -331,11 +329,7 @@ def _not_implemented(cut: _Cut, width: int) -> cst.SimpleStatementLine:
     if width + len(code) > LINE_LENGTH:
         code = f"raise NotImplementedError(\n    {message}\n)"
     todo = cst.EmptyLine(comment=cst.Comment(f"# TODO(student): {cut.hint}"))
-    return _statement(code).with_changes(leading_lines=[todo])
-
-
-def _statement(code: str) -> cst.SimpleStatementLine:
-    return cst.ensure_type(cst.parse_statement(code), cst.SimpleStatementLine)
+    return cst.ensure_type(cst.parse_statement(code), cst.SimpleStatementLine).with_changes(leading_lines=[todo])
 
 
 def _is_words(statement: cst.BaseStatement) -> bool:

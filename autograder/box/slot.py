@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from ..errors import BadReply, StudentDied, StudentFault, StudentTimeout
+from ..errors import BadReply, BoxError, StudentDied, StudentFault, StudentTimeout
 from . import wire
 
 OUTPUT_CAP = 65536  # bytes kept of what a submission prints
@@ -81,8 +81,12 @@ class Slot:
             **self._policy,
         }  # fmt: skip
         with theirs:
-            self._worker = self._sandbox.ask(b"S", policy, [theirs.fileno(), write])["pid"]
+            reply = self._sandbox.ask(b"S", policy, [theirs.fileno(), write])
         os.close(write)
+        if "error" in reply:
+            os.close(read)
+            raise BoxError(reply["error"])
+        self._worker = reply["pid"]
         threading.Thread(target=self._drain, args=(read,), daemon=True).start()
 
     def _drain(self, pipe):

@@ -24,6 +24,7 @@ import torch
 from . import confine, processes, seccomp, tripwires, wire, worker
 
 _POLL_S = 0.1
+_FORK_TRIES = 50
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Zygote:
                 continue
             command, request, descriptors = wire.receive_command(self._control, 2)
             if command == b"S":
-                wire.send(self._control, {"pid": self._spawn(request, *descriptors)})
+                wire.send(self._control, self._spawn(request, *descriptors))
             elif command == b"K":
                 wire.send(self._control, self._kill(self._slots.pop(request)))
             else:
@@ -67,7 +68,10 @@ class Zygote:
     # ------------------------------------------------------------------------------------------ spawn
 
     def _spawn(self, policy, control, output):
-        pid = os.fork()
+        try:
+            pid = _fork_patiently()
+        except OSError as error:
+            return {"error": f"no process could be started: {error}"}
         if not pid:
             try:
                 self._become_worker(policy, control, output)
@@ -77,7 +81,7 @@ class Zygote:
         os.close(control)
         os.close(output)
         self._slots[pid] = Slot(pid, policy)
-        return pid
+        return {"pid": pid}
 
     def _become_worker(self, policy, control, output):
         os.setsid()
@@ -140,6 +144,16 @@ class Zygote:
             grown = not children <= mine
             mine |= children
         return [pid for pid in mine if pid in table]
+
+
+def _fork_patiently():
+    """A machine that is out of processes for a moment, because something else bombs it, is no reason to give up."""
+    for _ in range(_FORK_TRIES):
+        try:
+            return os.fork()
+        except BlockingIOError:
+            time.sleep(_POLL_S)
+    return os.fork()
 
 
 # ---------------------------------------------------------------------------------------------- a worker's first steps

@@ -136,3 +136,26 @@ def test_replay_refuses_a_submission_that_has_changed(root, autograder):
 
     assert code == 2
     assert "has changed" in said
+
+
+def test_a_box_that_breaks_costs_one_submission_and_no_other(root, monkeypatch):
+    from autograder.batch import Job, run
+    from autograder.grade import Grader
+    from autograder.lesson import load
+    from autograder.submission import Submission
+
+    lesson = load("99")
+    real, calls = Grader.grade, []
+
+    def breaking(self, *args, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            self._sandbox._process.kill()
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Grader, "grade", breaking)
+    jobs = [Job(Submission(name, "", lesson.solution_files())) for name in ("one", "two", "three")]
+    cards = [card for _, card in run(lesson, jobs)]
+
+    assert [card.score for card in cards] == [4, 0, 4]
+    assert [len(card.grader_errors) for card in cards] == [0, 1, 0]
