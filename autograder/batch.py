@@ -99,7 +99,9 @@ def _grade(grader, job):
     submission = job.source if isinstance(job.source, Submission) else _taken_in(job.source, grader.lesson)
     try:
         return grader.grade(submission, **job.options)
-    except GraderFault as error:
+    except Exception as error:  # whatever it was, it must cost no other submission
+        if isinstance(error, UsageError):
+            raise
         if isinstance(error, BoxError):
             grader.restart()
         row = Outcome("(grading)", "", "", "The submission can be graded", GRADER_ERROR, 0.0, 0.0, str(error))

@@ -19,6 +19,20 @@ This file is copied into every handout: it imports the standard library only.
 """
 
 
+def shown(text, most: int, keep: str = "") -> str:
+    """A stranger's text made harmless for a message or a terminal: printable, on one line, capped.
+
+    Args:
+        text: anything; what is no string gives "". most: characters. keep: control characters that stay.
+    """
+    if not isinstance(text, str):
+        return ""
+    text = text[: 4 * most]
+    line = text if keep else " ".join(text.split())
+    clean = "".join(char if char.isprintable() or char in keep else "?" for char in line)
+    return clean if len(clean) <= most else clean[:most] + " …"
+
+
 class AutograderError(Exception):
     """Something that the package itself says; its text is a sentence for the person who must act."""
 

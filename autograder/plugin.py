@@ -188,7 +188,8 @@ class GradingPlugin:
     def student(self, request):
         """The submission: run, call, raises, on."""
         key = _key(request.node)
-        lazy = _LazyConnection(self._connect, key[0], self._case_seed(request.node), self._deadline)
+        # Not the seed of the inputs: the student's process can read its own.
+        lazy = _LazyConnection(self._connect, key[0], self._case_seed(request.node, "student"), self._deadline)
         device = "cpu" if not request.node.get_closest_marker("gpu") else self._gpu_device
         yield Student(lazy.ask, self._inside, device, self._call_timeout)
         lazy.close()
@@ -209,8 +210,8 @@ class GradingPlugin:
         """Where all random inputs come from."""
         return torch.Generator().manual_seed(self._case_seed(request.node))
 
-    def _case_seed(self, item):
-        name = f"{self._seed}/{item.path.name}/{item.name}"
+    def _case_seed(self, item, purpose="inputs"):
+        name = f"{self._seed}/{purpose}/{item.path.name}/{item.name}"
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 

@@ -2,6 +2,7 @@
 
     tests/submissions/NN-lesson/right/<name>/    another correct implementation: full points
     tests/submissions/NN-lesson/wrong/<name>/    one realistic mistake: loses at least the tests of expect.toml
+    tests/submissions/NN-lesson/hostile/<name>/  an attack on the grader: gets the verdict of expect.toml (tests/hostile)
 
 A sample is laid over the solution: the files beside expect.toml replace whole modules, and each [[change]] of expect.toml
 replaces a piece of text that occurs exactly once. So a sample shows the mistake, and nothing but the mistake.
@@ -10,6 +11,7 @@ replaces a piece of text that occurs exactly once. So a sample shows the mistake
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,7 +32,12 @@ class Change(BaseModel):
 
 
 class Expectation(BaseModel):
-    """expect.toml: why the sample is what it is, the tests it must fail, the mistake that must be named."""
+    """expect.toml: why the sample is what it is, the tests it must fail, the mistake that must be named.
+
+    Of a hostile sample also its `row` in the threat catalogue, what must hold of it (`verdict`: no test passes; ends at a
+    limit; passes, as right values do however they are made), whether it `beats_in_process`, that is an ordinary pytest,
+    and the modes that what it reaches is `granted_to`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,6 +45,10 @@ class Expectation(BaseModel):
     fails: tuple[str, ...] = ()
     mistake: str | None = None
     change: tuple[Change, ...] = ()
+    row: str | None = None
+    verdict: Literal["blocked", "killed", "values"] | None = None
+    beats_in_process: bool = False
+    granted_to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,4 +120,6 @@ def _load(lesson, kind, folder):
         raise LessonError(f"{folder} changes no module of {lesson.name}")
     if kind == WRONG and not expect.fails:
         raise LessonError(f"{path}: fails is empty: a wrong sample names the tests that it must fail")
+    if kind == HOSTILE and not (expect.row and expect.verdict):
+        raise LessonError(f"{path}: a hostile sample names its row of the catalogue and its verdict")
     return sample

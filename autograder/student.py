@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .box import wire, worker
-from .errors import AuthorError, BadReply, CheckFailed, StudentRaised
+from .errors import AuthorError, BadReply, CheckFailed, StudentRaised, shown
 
 DEFAULT_TIMEOUT = 10.0  # seconds a call may take
 _TEXT_SHOWN = 300  # characters of an exception's text in a message
@@ -75,7 +75,7 @@ class Student:
                 text = f"{raised.types[0]} was raised for a bad {what}, it should be {error.__name__}"
                 raise CheckFailed(text, detail=raised.detail) from None
             if names and not any(_names(name, raised.text) for name in names):
-                text = f"the {error.__name__} does not name {what}: {_shown(raised.text)!r}"
+                text = f"the {error.__name__} does not name {what}: {raised.text!r}"
                 raise CheckFailed(text, detail=raised.detail) from None
             return
         raise CheckFailed(f"no {error.__name__} was raised for a bad {what}")
@@ -96,26 +96,19 @@ def _unpack(reply):
     error = reply.get("error") if type(reply) is dict else None
     if type(error) is not dict:
         raise BadReply("the code's process sent something that is no reply")
-    types = tuple(name for name in error.get("types") or () if type(name) is str)
-    text, where, trace = (
-        error.get(key) if type(error.get(key)) is str else "" for key in ("text", "where", "traceback")
-    )
-    raise StudentRaised(_raised_message(types, text, where), types=types, text=text, detail=trace)
+    names = error.get("types") if isinstance(error.get("types"), list) else []
+    types = tuple(shown(name, 80) for name in names[:20])
+    text, where = shown(error.get("text"), _TEXT_SHOWN), shown(error.get("where"), _TEXT_SHOWN)
+    detail = shown(error.get("traceback"), 6000, keep="\n")
+    raise StudentRaised(_raised_message(types, text, where), types=types, text=text, detail=detail)
 
 
 def _raised_message(types, text, where):
-    name = types[0] if types else "an exception"
+    name = (types and types[0]) or "an exception"
     if name == "NotImplementedError":
-        return _shown(text) or "not implemented yet"
-    message = f"{name}: {_shown(text)}" if text else name
-    return f"{message} ({_shown(where)})" if where else f"the code raised {message}"
-
-
-def _shown(text):
-    """A student's text made harmless: printable characters, one line, capped."""
-    line = " ".join(text.split())
-    clean = "".join(char if char.isprintable() else "?" for char in line)
-    return clean if len(clean) <= _TEXT_SHOWN else clean[:_TEXT_SHOWN] + " …"
+        return text or "not implemented yet"
+    message = f"{name}: {text}" if text else name
+    return f"{message} ({where})" if where else f"the code raised {message}"
 
 
 # ---------------------------------------------------------------------------------------------- probes

@@ -20,6 +20,7 @@ MAX_ENTRIES = 5000  # anything in an archive or folder
 MAX_FILE = 2 << 20  # bytes of one .py file
 MAX_TOTAL = 8 << 20  # bytes of all .py files
 MAX_DEPTH = 8
+MAX_NAME = 200  # bytes
 _SKIPPED_FOLDERS = {"__pycache__", "__MACOSX", "node_modules", "site-packages"}
 
 
@@ -182,6 +183,12 @@ class _Intake:
             return self.note(name, "its name leads out of the submission")
         if not name.endswith(".py") or any(part.startswith(".") or part in _SKIPPED_FOLDERS for part in parts):
             return None
+        if any(len(part.encode("utf-8", "replace")) > MAX_NAME for part in parts):
+            return self.note(name, "its name is too long")
+        if any("/".join(parts[:depth]) in self.files for depth in range(1, len(parts))) or any(
+            taken.startswith("/".join(parts) + "/") for taken in self.files
+        ):
+            return self.note(name, "a file and a folder have one name")
         if not all(part.isprintable() for part in parts) or not _is_utf8(name):
             return self.note(name, "its name cannot be printed")
         if size > MAX_FILE:

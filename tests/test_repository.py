@@ -25,7 +25,7 @@ LAYERS = [
     "box.sandbox",
     "box.slot box.zygote",
     "box.confine box.worker",
-    "box.landlock box.seccomp box.processes box.tripwires box.scan box.wire",
+    "box.landlock box.seccomp box.processes box.libraries box.tripwires box.scan box.wire",
     "box.codec",
     "errors",
 ]
@@ -108,7 +108,7 @@ def test_files_can_be_read_in_a_sitting():
     lengths = {name: len(source.splitlines()) for name, source in package_sources().items()}
 
     assert {
-        name: length for name, length in lengths.items() if length > (250 if name.startswith("box.") else 350)
+        name: length for name, length in lengths.items() if length >= (250 if name.startswith("box.") else 350)
     } == {}
 
 

@@ -19,6 +19,7 @@ MAX_MESSAGE = 64 << 20  # bytes
 MAX_HEADER = 1 << 20  # bytes; JSON grows some 25 times when parsed
 MAX_TENSORS = 4096
 MAX_DEPTH = 32
+MAX_TUPLE_KEYS = 1000
 
 DTYPES = {
     name: getattr(torch, name)
@@ -39,7 +40,7 @@ class Opaque:
     """Stands for an object that is no plain data: all that is known is the name of its type."""
 
     def __init__(self, type_name: str):
-        self.type_name = type_name
+        self.type_name = "".join(char for char in type_name if char.isprintable())[:80]
 
     def __repr__(self) -> str:
         return f"<{self.type_name}>"
@@ -204,11 +205,14 @@ def _items(payload, tensors, depth):
 
 
 def _dict(payload, tensors, depth):
-    result = {}
+    result, tuples = {}, 0
     for key, value in payload:
         key = _value(key, tensors, depth)
         if isinstance(key, (torch.Tensor, Opaque)):
             raise ProtocolError("a key that is no plain data")
+        tuples += isinstance(key, tuple)  # they can be made to have one hash, and then cost the square of their number
+        if tuples > MAX_TUPLE_KEYS:
+            raise ProtocolError("too many keys that are tuples")
         result[key] = _value(value, tensors, depth)
     return result
 
@@ -228,7 +232,7 @@ _DECODERS = {
     "bytes": lambda payload, tensors, depth: bytes.fromhex(payload),
     "float": lambda payload, tensors, depth: {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[payload],
     "dtype": lambda payload, tensors, depth: DTYPES[payload],
-    "opaque": lambda payload, tensors, depth: Opaque(_text(payload, tensors, depth)[:80]),
+    "opaque": lambda payload, tensors, depth: Opaque(_text(payload, tensors, depth)),
 }
 
 

@@ -18,6 +18,8 @@ _DENIED = {
     "rings that pass the filter by": "io_uring_setup io_uring_enter io_uring_register",
     "what outlives a process": "shmget shmat shmctl semget semop semtimedop semctl msgget msgsnd msgrcv msgctl mq_open mq_unlink",
     "memory that no limit counts": "memfd_create memfd_secret",
+    "the slot's group of processes, by which it is killed": "setsid setpgid",
+    "sockets with a name": "bind connect listen accept accept4",
     "watching files of others": "inotify_init inotify_init1",
 }
 # Landlock does not cover these. They say yes and do nothing, so that compilers and shutil do not fail.
@@ -27,6 +29,7 @@ _IGNORED = """chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat setxa
 _SELF_ONLY = "prlimit64 sched_setaffinity sched_setscheduler sched_setparam sched_setattr"
 _SECOND_SELF_ONLY = "setpriority ioprio_set"
 _NAMESPACE_FLAGS = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)  # CLONE_NEW*
+_SOCK_DGRAM, _SOCK_RAW, _SOCK_SEQPACKET = 2, 3, 5
 _PR_SET_SECCOMP, _PR_SET_DUMPABLE, _PR_SET_PTRACER = 22, 4, 0x59616D61
 
 
@@ -58,6 +61,8 @@ def build():
 
     # No network of any family, and no Unix socket (a container's engine may listen on one); socketpair stays.
     _add(rules, refused, "socket")
+    for kind in (_SOCK_DGRAM, _SOCK_RAW, _SOCK_SEQPACKET):  # these can send to a name without a connection
+        _add(rules, refused, "socketpair", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xF, kind))
     return rules
 
 

@@ -3,12 +3,13 @@
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-from ..errors import BadReply, BoxError, StudentDied, StudentFault, StudentTimeout
+from ..errors import BadReply, BoxError, StudentDied, StudentFault, StudentTimeout, shown
 from . import wire
 
 OUTPUT_CAP = 65536  # bytes kept of what a submission prints
@@ -29,7 +30,11 @@ class Slot:
         self._reason = ""
         self._output = bytearray()
         self.cpu_s, self.peak_mb = 0.0, 0
-        self._write(files)
+        try:
+            self._write(files)
+        except OSError as error:
+            self.close()
+            raise BoxError(f"the submission's files cannot be laid out: {error}") from error
 
     def _write(self, files):
         self._submission.mkdir()
@@ -47,7 +52,7 @@ class Slot:
     @property
     def output(self) -> str:
         """What the submission printed so far, capped; never parsed."""
-        return self._output.decode("utf-8", "replace")
+        return shown(self._output.decode("utf-8", "replace"), OUTPUT_CAP, keep="\n\t")
 
     def channel(self, module: str | None, seed: int, timeout: float) -> "Channel":
         """A fresh fork of the worker for one test of `module`, which is imported first.
@@ -71,13 +76,15 @@ class Slot:
         return Channel(self, ours)
 
     def _start(self):
-        scratch = tempfile.mkdtemp(prefix="scratch-", dir=self._folder)
+        scratch = self._folder / "scratch"
+        remove_tree(scratch)  # a worker that was killed left its own
+        scratch.mkdir(mode=0o700)
         if self._uid:
             os.chown(scratch, self._uid, self._uid)
         self._control, theirs = socket.socketpair()
         read, write = os.pipe()
         policy = {
-            "submission": str(self._submission), "scratch": scratch, "uid": self._uid,
+            "submission": str(self._submission), "scratch": str(scratch), "uid": self._uid,
             **self._policy,
         }  # fmt: skip
         with theirs:
@@ -178,30 +185,20 @@ class Channel:
 
 def import_failure(module: str, error: dict) -> StudentFault:
     """Why a module cannot be imported, in the student's terms."""
-    types, text, where = error.get("types") or [""], str(error.get("text", ""))[:300], error.get("where")
-    clean = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
-    place = f" ({where})" if isinstance(where, str) and where else ""
-    return StudentFault(
-        f"{module}.py cannot be imported: {str(types[0])[:80]}: {clean}{place}", detail=str(error.get("traceback"))
-    )
+    types = error.get("types") if isinstance(error.get("types"), list) else []
+    text, where = shown(error.get("text"), 300), shown(error.get("where"), 300)
+    name = shown(types[0], 80) if types else "an exception"
+    place = f" ({where})" if where else ""
+    detail = shown(error.get("traceback"), 6000, keep="\n")
+    return StudentFault(f"{module}.py cannot be imported: {name}: {text}{place}", detail=detail)
 
 
 def remove_tree(folder: Path) -> None:
     """Removes a folder that a hostile program arranged: no permissions, deep nesting, links (never followed)."""
-
-    def allow_and_retry(remove, path, _):
-        try:
-            os.chmod(os.path.dirname(path), 0o700)
-            if not os.path.islink(path):
-                os.chmod(path, 0o700)
-            remove(path) if remove is not os.open and remove is not os.scandir else shutil.rmtree(
-                path, onerror=_give_up
-            )
-        except OSError:
-            pass
-
-    shutil.rmtree(folder, onerror=allow_and_retry)
-
-
-def _give_up(remove, path, error):
-    raise error[1]
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except (OSError, RecursionError):  # the tools know how to open what is closed, and recurse without end
+        for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+            subprocess.run([*command, str(folder)], capture_output=True, check=False)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import confine, processes, seccomp, tripwires, wire, worker
+from . import confine, libraries, processes, seccomp, tripwires, wire, worker
 
 _POLL_S = 0.1
 _FORK_TRIES = 50
@@ -43,11 +43,11 @@ class Zygote:
     def __init__(self, control: socket.socket, layers: list[str]):
         self._control, self._layers = control, layers
         self._rules = seccomp.build() if "seccomp" in layers else None
-        self._library_folders = _library_folders()
-        self._libraries = _open_unreachable(sys.path) if "uid" in layers else {}
-        _read_through(self._libraries)
+        self._library_folders = libraries.folders()
+        self._libraries = libraries.open_unreachable(sys.path) if "uid" in layers else {}
+        libraries.read_through(self._libraries)
         self._slots: dict[int, Slot] = {}
-        self._baseline = processes.private_bytes(os.getpid())
+        self._baseline, _ = processes.memory(os.getpid())
 
     def run(self) -> None:
         while True:
@@ -100,15 +100,16 @@ class Zygote:
 
     def _watch(self):
         for slot in self._slots.values():
-            memory = sum(max(0, processes.private_bytes(pid) - self._baseline) for pid in self._processes(slot)) >> 20
-            slot.peak_mb = max(slot.peak_mb, memory)
-            disk = processes.bytes_below(slot.policy["scratch"]) >> 20
             if slot.reason:
                 continue
+            pids = self._processes(slot)
+            memory = sum(max(0, own - self._baseline) + shared for own, shared in map(processes.memory, pids)) >> 20
+            disk = (processes.bytes_below(slot.policy["scratch"]) + processes.deleted_bytes(pids)) >> 20
+            slot.peak_mb = max(slot.peak_mb, memory)
             if memory > slot.policy["memory_mb"]:
                 slot.reason = f"more than {slot.policy['memory_mb']} MB of memory"
             elif disk > slot.policy["scratch_mb"]:
-                slot.reason = f"more than {slot.policy['scratch_mb']} MB of files"
+                slot.reason = f"more than {slot.policy['scratch_mb']} MB of files, or folders too deep"
             if slot.reason:
                 self._kill_processes(slot)
 
@@ -119,9 +120,12 @@ class Zygote:
         return {"reason": slot.reason, "cpu_s": cpu, "peak_mb": slot.peak_mb}
 
     def _kill_processes(self, slot):
-        """Kills until none is left: a fork bomb forks while it is being killed. Returns the worker's CPU seconds."""
+        """Kills all at once, then looks whether any is left. Returns the worker's CPU seconds."""
         cpu, deadline = 0.0, time.monotonic() + 5
         while time.monotonic() < deadline:
+            processes.kill_group(slot.pid)
+            if "uid" in self._layers:
+                processes.kill_user(slot.policy["uid"])
             left = self._processes(slot)
             for pid in left:
                 processes.kill(pid)
@@ -179,47 +183,6 @@ def _clean_environment(scratch):
     os.chdir(scratch)
     os.umask(0o077)
     sys.argv = ["student"]
-
-
-def _library_folders():
-    return sorted({sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), *filter(os.path.isdir, sys.path)})
-
-
-def _open_unreachable(folders):
-    """Descriptors of the library folders below one that others may not enter, as an interpreter in /root has them.
-
-    A worker that became another user can still read through them: /proc/self/fd/N leads past the closed folder.
-    """
-    return {
-        folder: os.open(folder, os.O_PATH) for folder in folders if os.path.isdir(folder) and not _open_to_all(folder)
-    }
-
-
-def _open_to_all(folder):
-    path = os.path.realpath(folder)
-    while path != "/":
-        path = os.path.dirname(path)
-        if not os.stat(path).st_mode & 0o001:
-            return False
-    return True
-
-
-def _read_through(libraries):
-    """Leads the import system to the descriptors of unreachable folders, in this process and all that it forks."""
-    if not libraries:
-        return
-
-    def through(path):
-        for folder, descriptor in sorted(libraries.items(), key=lambda item: -len(item[0])):
-            if path == folder or path.startswith(folder + "/"):
-                return f"/proc/self/fd/{descriptor}" + path[len(folder) :]
-        return path
-
-    sys.path[:] = [through(path) for path in sys.path]
-    sys.path_importer_cache.clear()
-    for module in list(sys.modules.values()):
-        if isinstance(getattr(module, "__path__", None), list):
-            module.__path__ = [through(path) for path in module.__path__]
 
 
 # ---------------------------------------------------------------------------------------------- start

@@ -184,10 +184,13 @@ def test_a_forged_reply_is_the_students_failure(reply):
 
 
 def test_control_characters_do_not_reach_the_message():
-    reply = {"error": {"types": ["Error"], "text": "\x1b[31mred\n<b>" + "x" * 5000, "where": "", "traceback": ""}}
+    evil = "\x1b[31mred\n\ud800<b>" + "x" * 5000
+    reply = {"error": {"types": [evil], "text": evil, "where": evil, "traceback": evil}}
 
     with pytest.raises(StudentRaised) as caught:
         Student(lambda request, timeout: reply).call("student_work.several")
 
     assert "\x1b" not in str(caught.value)
-    assert len(str(caught.value)) < 400
+    assert len(str(caught.value)) < 800
+    assert str(caught.value).isprintable()
+    assert len(caught.value.detail) < 7000

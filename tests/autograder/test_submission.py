@@ -194,6 +194,23 @@ def test_what_is_no_archive_is_refused_by_name(tmp_path, content):
         take_in(path)
 
 
+@pytest.mark.parametrize(
+    ("names", "left"),
+    [
+        (["x.py", "x.py/y.py"], ["x.py"]),
+        (["x.py/y.py", "x.py"], ["x.py/y.py"]),
+        (["n" * 250 + ".py", "a.py"], ["a.py"]),
+    ],
+)
+def test_names_that_no_folder_can_hold_are_left_out(tmp_path, names, left):
+    path = make_zip(tmp_path / "a.zip", dict.fromkeys(names, CODE))
+
+    submission = take_in(path, ("x",)) if left != ["x.py/y.py"] else take_in(path, ("y",))
+
+    assert len(submission.files) == 1
+    assert len(submission.notes) == 1
+
+
 def test_an_encrypted_entry_is_left_out(tmp_path):
     path = make_zip(tmp_path / "a.zip", {"secret.py": CODE, "attention.py": CODE})
     data = bytearray(path.read_bytes())
