@@ -172,8 +172,7 @@ def starter(lessons: Names = None) -> None:
     from .handout import write_starter
 
     for lesson in _lessons(lessons):
-        for path in write_starter(lesson):
-            console.print(f"wrote {_relative(path)}")
+        console.print(f"wrote {_relative(write_starter(lesson))}")
 
 
 @app.command()

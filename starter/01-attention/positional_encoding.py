@@ -1,0 +1,114 @@
+"""Positions for attention: sinusoidal, learned, relative and ALiBi.
+
+Attention is a weighted sum, and a sum does not know the order of its terms: without positions "dog bites man"
+and "man bites dog" are the same sentence. Two families of remedies live here.
+
+- Added to the embeddings, once, before the first layer: `PositionalEncoding` (fixed waves) and
+  `LearnedPositionalEmbedding` (a trained table).
+- Put into every attention layer, as a function of the distance between query and key:
+  `relative_positional_encoding` (a code for each distance) and `alibi_bias` (a penalty that grows with it).
+
+Sizes: B batch, T length, D = d_model, H heads.
+"""
+
+import torch
+from torch import nn
+
+
+class PositionalEncoding(nn.Module):
+    """Adds fixed sine and cosine waves to the embeddings. Vaswani et al. 2017, section 3.5.
+
+        pe[p, 2i]     = sin(p / 10000^(2i / D))
+        pe[p, 2i + 1] = cos(p / 10000^(2i / D))
+
+    Column pairs turn at their own speed, from one radian a position to one in 10000, so each position has its own
+    pattern, and a shift by k positions is the same rotation of every pair, wherever it starts.
+
+    Args:
+        d_model: D, the width of the embeddings. It may be odd: the last column is then a sine.
+        max_len: the number of positions that the table holds.
+        dropout: the probability that an element of the sum is zeroed in train mode.
+
+    Buffer:
+        pe: (1, max_len, D) float32, right to 1e-5 at every position. It is saved with the state and is no parameter.
+    """
+
+    def __init__(self, d_model: int, max_len: int = 5000, dropout: float = 0.0):
+        # TODO(student): work the angles out in float64 and keep the table as a float32 buffer
+        raise NotImplementedError("PositionalEncoding.__init__ is not implemented yet")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, T, D) -> dropout(x + pe[:, :T]) (B, T, D), in the dtype of x.
+
+        Raises:
+            ValueError: T is greater than max_len.
+        """
+        # TODO(student): add the first T rows in the dtype of x; then dropout
+        raise NotImplementedError("PositionalEncoding.forward is not implemented yet")
+
+
+class LearnedPositionalEmbedding(nn.Module):
+    """Adds a trained vector for each position. Devlin et al. 2018 (BERT), Radford et al. 2018 (GPT).
+
+    Nothing is assumed about how positions relate, and nothing is known about positions that were not trained.
+
+    Args:
+        d_model: D, the width of the embeddings.
+        max_len: the number of positions.
+
+    Weight:
+        embedding: nn.Embedding of max_len vectors of size D.
+    """
+
+    def __init__(self, d_model: int, max_len: int):
+        # TODO(student): an nn.Embedding with a row for each position
+        raise NotImplementedError("LearnedPositionalEmbedding.__init__ is not implemented yet")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, T, D) -> x + embedding of the positions 0..T-1 (B, T, D), in the dtype of x.
+
+        Raises:
+            ValueError: T is greater than max_len.
+        """
+        # TODO(student): look up the positions 0..T-1, add in the dtype of x
+        raise NotImplementedError("LearnedPositionalEmbedding.forward is not implemented yet")
+
+
+def relative_positional_encoding(seq_len: int, d_model: int, max_relative_position: int = 32) -> torch.Tensor:
+    """A code for the distance of every pair of positions. After Shaw et al. 2018.
+
+    "Self-Attention with Relative Position Representations" learns a vector for each distance; here it is the sinusoidal
+    code of the distance. Beyond m = max_relative_position the exact distance is taken not to matter, so it is clipped:
+
+        result[i, j] = sinusoidal code of position clip(j - i, -m, m) + m
+
+    Args:
+        seq_len: T.
+        d_model: D, the size of a code; it may be odd.
+        max_relative_position: m.
+
+    Returns:
+        (T, T, D), on the CPU, in the default dtype.
+    """
+    # TODO(student): the distance j - i, clipped and shifted to start at 0, picks a row of the sinusoidal table
+    raise NotImplementedError("relative_positional_encoding is not implemented yet")
+
+
+def alibi_bias(num_heads: int, seq_len: int) -> torch.Tensor:
+    """What ALiBi adds to causal attention scores. Press et al. 2022, "Train Short, Test Long".
+
+        bias[h, i, j] = -slope_h * (i - j)   for j <= i
+                        -inf                 for j > i
+
+    With p the greatest power of two <= H, the slopes are 2^(-8i / p) for i = 1..p, and then, where H is no power of
+    two, 2^(-4(2i - 1) / p) for i = 1..H - p, which lie between the first ones; in that order.
+
+    Args:
+        num_heads: H.
+        seq_len: T.
+
+    Returns:
+        (H, T, T), on the CPU, in the default dtype; add it to scores that are already divided by sqrt(d_k).
+    """
+    # TODO(student): the slopes, then -slope * (i - j) for each pair, and -inf above the diagonal
+    raise NotImplementedError("alibi_bias is not implemented yet")

@@ -1,0 +1,543 @@
+"""Hidden tests of positional_encoding.
+
+Truth is worked out in float64 by `waves`, a column at a time, and by `slopes`, "every second slope of twice as many
+heads" as in the authors' code. The codes are fixed, so sizes vary where other suites draw numbers.
+"""
+
+import pytest
+import torch
+
+ENCODING = pytest.mark.question("PositionalEncoding")
+LEARNED = pytest.mark.question("LearnedPositionalEmbedding")
+RELATIVE = pytest.mark.question("relative_positional_encoding")
+ALIBI = pytest.mark.question("alibi_bias")
+
+
+# -------------------------------------------------------------------------------- the truth
+
+
+def waves(position, d_model, power=None, base=10000.0, sine=lambda j: j % 2 == 0):
+    """Sinusoidal codes of positions of any shape: (..., D) float64. Column j turns at base^-power(j)."""
+    j = torch.arange(d_model)
+    exponent = (j - j % 2).double() / d_model if power is None else power(j.double())
+    angle = position.double()[..., None] / base**exponent
+    return torch.where(sine(j), angle.sin(), angle.cos())
+
+
+def wave_mistakes(position, D):
+    """What students make of the codes of these positions."""
+    half = (D + 1) // 2
+    last = position.double() / 10000 ** ((D - 1) / D)  # the angle of the last column, where D is odd
+
+    def with_last_column(column):
+        return torch.cat([waves(position, D)[..., :-1], column[..., None]], dim=-1)
+
+    return {
+        "sines fill the first half of the columns and cosines the second: they must alternate": lambda: waves(
+            position, D, lambda j: 2 * (j % half) / D, sine=lambda j: j < half
+        ),
+        "sine and cosine are swapped: even columns are sines": lambda: waves(position, D, sine=lambda j: j % 2 == 1),
+        "all columns are sines: odd columns are cosines": lambda: waves(position, D, sine=lambda j: j >= 0),
+        "the exponent is i / D: it lacks the factor 2 of 10000^(2i / D)": lambda: waves(
+            position, D, lambda j: (j // 2) / D
+        ),
+        "the exponent is 4i / D: the factor 2 is in it twice": lambda: waves(position, D, lambda j: 4 * (j // 2) / D),
+        "a sine and its cosine have different frequencies: they share 10000^(-2i / D)": lambda: waves(
+            position, D, lambda j: j / D
+        ),
+        "the exponent is 2j / D for column j: column pairs share 10000^(-2i / D)": lambda: waves(
+            position, D, lambda j: 2 * j / D
+        ),
+        "positions are multiplied by 10000^(2i / D): they are divided by it": lambda: waves(
+            position, D, lambda j: -2 * (j // 2) / D
+        ),
+        "the frequencies are spread over D / 2 - 1 steps: the exponent is 2i / D": lambda: waves(
+            position, D, lambda j: (j // 2) / (D // 2 - 1)
+        ),
+        "positions are counted from 1: the first is position 0": lambda: waves(position + 1, D),
+        "the exponent divides by D + 1 where D is odd": lambda: waves(position, D, lambda j: 2 * (j // 2) / (D + 1)),
+        "the exponent divides by D - 1 where D is odd": lambda: waves(position, D, lambda j: 2 * (j // 2) / (D - 1)),
+        "the base is 1000: it is 10000": lambda: waves(position, D, base=1000.0),
+        "the base is 100000: it is 10000": lambda: waves(position, D, base=100000.0),
+        "all columns turn at the same speed: the frequency is missing": lambda: waves(position, D, base=1.0),
+        "the last column of an odd D is left empty: it is a sine": lambda: with_last_column(torch.zeros_like(last)),
+        "the last column of an odd D is a cosine: it is a sine": lambda: with_last_column(last.cos()),
+    }
+
+
+def batched(mistakes):
+    return {sentence: (lambda wrong=wrong: wrong()[None]) for sentence, wrong in mistakes.items()}
+
+
+def slopes(heads):
+    """ALiBi's slopes in the order of the authors' code."""
+    p = max(n for n in (1, 2, 4, 8, 16) if n <= heads)
+    of_power = [256.0 ** (-i / p) for i in range(1, p + 1)]
+    return of_power + [256.0 ** (-i / (2 * p)) for i in range(1, 2 * p + 1)][0::2][: heads - p]
+
+
+def bias(slope, length, future=-torch.inf):
+    """-slope · (i - j) for a list of slopes, with the future replaced, or left as it is for None."""
+    position = torch.arange(length, dtype=torch.float64)
+    back = position[:, None] - position
+    value = -torch.tensor(slope, dtype=torch.float64)[:, None, None] * back
+    return value if future is None else value.masked_fill(back < 0, future)
+
+
+# -------------------------------------------------------------------------------- PositionalEncoding
+
+
+@ENCODING
+@pytest.mark.points(3)
+@pytest.mark.parametrize(("d_model", "max_len"), [(6, 11), (16, 9), (2, 5), (4, 1)])
+def test_the_table_alternates_sines_and_cosines(student, check, d_model, max_len):
+    """pe has sines in its even columns and cosines in its odd ones, at the paper's frequencies."""
+
+    def probe(d_model, max_len):
+        from positional_encoding import PositionalEncoding
+
+        return PositionalEncoding(d_model, max_len).pe
+
+    table = student.run(probe, d_model, max_len)
+
+    position = torch.arange(max_len)
+    mistakes = {
+        "pe lacks its batch dimension: the shape is (1, max_len, D)": waves(position, d_model),
+        "pe has its batch dimension second: the shape is (1, max_len, D)": waves(position, d_model)[:, None],
+    }
+    truth = waves(position, d_model)[None]
+    check(table, truth, dtype=torch.float32, within=1e-5, mistakes=mistakes | batched(wave_mistakes(position, d_model)))
+
+
+@ENCODING
+@pytest.mark.points(1)
+@pytest.mark.parametrize("d_model", [1, 3, 7])
+def test_an_odd_d_model_ends_with_a_sine(student, check, d_model):
+    """d_model may be odd: the last column is then a sine."""
+
+    def probe(d_model):
+        from positional_encoding import PositionalEncoding
+
+        layer = PositionalEncoding(d_model, 10)
+        return layer.pe, layer(torch.zeros(2, 8, d_model))
+
+    table, encoded = student.run(probe, d_model)
+
+    position = torch.arange(10)
+    mistakes = batched(wave_mistakes(position, d_model))
+    check(table, waves(position, d_model)[None], dtype=torch.float32, within=1e-5, mistakes=mistakes)
+    check(encoded, waves(position[:8], d_model).expand(2, 8, -1), dtype=torch.float32, within=1e-5)
+
+
+@ENCODING
+@pytest.mark.points(2)
+def test_far_positions_are_as_right_as_near_ones(student, check):
+    """The table is right to 1e-5 up to its last position, the 5000th by default."""
+
+    def probe():
+        from positional_encoding import PositionalEncoding
+
+        return PositionalEncoding(16).pe
+
+    table = student.run(probe)
+
+    truth = waves(torch.arange(5000), 16)[None]
+    near = slice(0, 50)  # where rounded angles are still good enough: what is wrong here is another mistake
+    check(table[:, near], truth[:, near], dtype=torch.float32, within=1e-5)
+    rounded = "the angles of far positions are not exact enough: work them out in float64"
+    check(table, truth, dtype=torch.float32, within=1e-5, mistakes={rounded: lambda: table.view(truth.shape)})
+
+
+@ENCODING
+@pytest.mark.points(2)
+def test_the_table_is_a_buffer(student, check):
+    """pe is saved with the state, moves with the layer, and is no parameter."""
+
+    def probe(other):
+        from positional_encoding import PositionalEncoding
+
+        layer = PositionalEncoding(4, 6)
+        is_saved, is_trained = "pe" in layer.state_dict(), len(list(layer.parameters())) > 0
+        layer.pe.data.copy_(other)
+        encoded = layer(torch.zeros(1, 3, 4))
+        return is_trained, layer.to("meta").pe.device.type, is_saved, encoded
+
+    other = torch.arange(24.0).view(1, 6, 4)
+    is_trained, moved_to, is_saved, encoded = student.run(probe, other)
+
+    check(is_trained, False, mistakes={"pe is a parameter, which an optimizer would change: it is a buffer": True})
+    check(moved_to, "meta", mistakes={"pe does not move with the layer: register it as a buffer": "cpu"})
+    check(is_saved, True, mistakes={"pe is not saved with the state: it is a persistent buffer": False})
+    again = {"forward works the code out again: it adds what the buffer pe holds": waves(torch.arange(3), 4)[None]}
+    check(encoded, other[:, :3], mistakes=again)
+
+
+@ENCODING
+@pytest.mark.points(3)
+@pytest.mark.parametrize(("B", "T", "D", "max_len"), [(1, 4, 6, 4), (3, 5, 6, 9), (2, 1, 8, 3), (4, 2, 5, 70)])
+def test_forward_adds_the_first_rows(student, check, rng, B, T, D, max_len):
+    """forward adds row t of the table to the vector at place t, in every sequence of the batch."""
+
+    def probe(x, max_len):
+        from positional_encoding import PositionalEncoding
+
+        return PositionalEncoding(x.shape[-1], max_len)(x)
+
+    x = torch.randn(B, T, D, generator=rng)
+    encoded = student.run(probe, x, max_len)
+
+    pe = waves(torch.arange(max_len), D)
+    check(encoded, x + pe[:T], dtype=torch.float32, within=1e-5, mistakes={
+        "only the code is returned: it is added to x": pe[:T].expand(B, T, D),
+        "x comes back without the code": x,
+        "x is multiplied by the code: the code is added": x * pe[:T],
+        "the code is subtracted: it is added": x - pe[:T],
+        "x is scaled by sqrt(D): that is the embedding layer's part": x * D**0.5 + pe[:T],
+        "the positions are counted along the batch: T is the second dimension of x": lambda: x + pe[:B][:, None],
+        "the last rows of the table are added: it is the first T": x + pe[-T:],
+        "the codes begin at position 1": lambda: x + pe[1 : T + 1],
+    })  # fmt: skip
+
+
+@ENCODING
+@pytest.mark.points(1)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_result_has_the_dtype_of_x(student, check, rng, dtype):
+    """The sum has the dtype of x, though the table is float32."""
+
+    def probe(x):
+        from positional_encoding import PositionalEncoding
+
+        return PositionalEncoding(6, 9)(x)
+
+    x = torch.randn(2, 5, 6, generator=rng, dtype=torch.float64).to(dtype)
+    encoded = student.run(probe, x)
+
+    named = encoded.dtype if isinstance(encoded, torch.Tensor) else None
+    check(named, dtype, mistakes={"the result is float32 whatever x is: it has the dtype of x": torch.float32})
+    precision = {"within": 1e-5} if dtype == torch.float64 else {"terms": 1}
+    check(encoded, x.double() + waves(torch.arange(5), 6), dtype=dtype, **precision)
+
+
+@ENCODING
+@pytest.mark.points(1)
+@pytest.mark.parametrize("max_len", [1, 7])
+def test_a_sequence_longer_than_the_table_is_refused(student, max_len):
+    """T > max_len is a ValueError that names max_len."""
+
+    def probe(max_len):
+        from positional_encoding import PositionalEncoding
+
+        PositionalEncoding(4, max_len)(torch.zeros(2, max_len + 1, 4))
+
+    student.raises(ValueError, probe, max_len, says=("max_len", "x"))
+
+
+@ENCODING
+@pytest.mark.points(1)
+def test_the_encoding_is_dropped_out_in_train_mode_only(student, check, rng):
+    """Dropout is off in eval mode, follows the seed in train mode, and is off by default."""
+
+    def probe(x):
+        from positional_encoding import PositionalEncoding
+
+        return [*inside.seeded_runs(PositionalEncoding(8, 20, dropout=0.5), x), PositionalEncoding(8, 20)(x)]
+
+    x = torch.randn(4, 9, 8, generator=rng)
+    first, same_seed, other_seed, quiet, quiet_again, by_default = student.run(probe, x)
+
+    check(torch.equal(quiet, quiet_again), True, mistakes={"dropout is active in eval mode too": False})
+    check(torch.equal(first, same_seed), True, mistakes={"dropout does not follow torch's seed": False})
+    # 288 elements are kept or zeroed alike with a probability of 2^-288.
+    check(torch.equal(first, other_seed), False, mistakes={"there is no dropout in train mode": True})
+    check(torch.equal(by_default, quiet), True, mistakes={"dropout is active by default: it is 0.0": False})
+    check(quiet, x + waves(torch.arange(9), 8), dtype=torch.float32, within=1e-5)
+
+
+@ENCODING
+@pytest.mark.points(1)
+def test_the_encoding_leaves_its_input_alone_and_lets_gradients_through(student, check, rng):
+    """forward does not change x in place, and the gradient reaches x as it is."""
+
+    def probe(x, cotangent):
+        from positional_encoding import PositionalEncoding
+
+        result, (after,), torch_changed, printed = inside.manners(lambda x: PositionalEncoding(6, 9)(x), x)
+        leaf = x.clone().requires_grad_()
+        gradient = inside.pulled_back(PositionalEncoding(6, 9)(leaf), cotangent, [leaf])[0]
+        return after, result, torch_changed, printed, gradient
+
+    x, cotangent = torch.randn(2, 3, 5, 6, generator=rng)
+    after, encoded, torch_changed, printed, gradient = student.run(probe, x, cotangent)
+
+    check(after, x, mistakes={"x is changed in place": lambda: after.view(x.shape)})
+    check(encoded, x + waves(torch.arange(5), 6), dtype=torch.float32, within=1e-5)
+    assert not torch_changed, "the global state of torch is changed"
+    assert not printed, "forward prints"
+    check(gradient, cotangent, mistakes={"no gradient reaches x": torch.zeros_like(x)})
+
+
+@ENCODING
+@pytest.mark.gpu
+@pytest.mark.points(1)
+def test_positions_on_the_gpu(student, check, rng, device):
+    """On a GPU, in bfloat16, the fixed and the learned positions are added there."""
+
+    def probe(x):
+        from positional_encoding import LearnedPositionalEmbedding, PositionalEncoding
+
+        learned = LearnedPositionalEmbedding(6, 9).to(x.device)
+        return PositionalEncoding(6, 9).to(x.device)(x), learned(x), learned.embedding.weight.data
+
+    x = torch.randn(2, 5, 6, generator=rng).bfloat16()
+    encoded, embedded, weight = student.run(probe, x)
+
+    check(encoded, x.double() + waves(torch.arange(5), 6), dtype=torch.bfloat16, terms=1)
+    check(embedded, x.double() + weight[:5].double().cpu(), dtype=torch.bfloat16, terms=1)
+
+
+# -------------------------------------------------------------------------------- LearnedPositionalEmbedding
+
+
+@LEARNED
+@pytest.mark.points(3)
+@pytest.mark.parametrize(("B", "T", "D", "max_len"), [(3, 5, 6, 9), (1, 4, 6, 4), (2, 1, 4, 8), (5, 3, 7, 70)])
+def test_learned_vectors_are_added_by_position(student, check, rng, B, T, D, max_len):
+    """forward adds row t of the embedding to the vector at place t, in every sequence of the batch."""
+
+    def probe(x, weight):
+        from positional_encoding import LearnedPositionalEmbedding
+
+        layer = LearnedPositionalEmbedding(weight.shape[1], weight.shape[0])
+        shape = list(layer.embedding.weight.shape)
+        if shape != list(weight.shape):
+            return shape, None, None
+        layer.embedding.weight.data.copy_(weight)
+        result, (after,), _, _ = inside.manners(layer, x)
+        return shape, result, after
+
+    x, weight = torch.randn(B, T, D, generator=rng), torch.randn(max_len, D, generator=rng)
+    shape, encoded, after = student.run(probe, x, weight)
+
+    swapped = "embedding has d_model rows of max_len numbers: it has a row of d_model numbers for each position"
+    check(shape, [max_len, D], mistakes={swapped: [D, max_len]})
+    check(encoded, x + weight[:T], mistakes={
+        "only the embedding is returned: it is added to x": weight[:T].expand(B, T, D),
+        "only the embedding is returned, without the batch: it is added to x": weight[:T],
+        "x comes back without the embedding": x,
+        "the positions are counted along the batch: T is the second dimension of x": lambda: x + weight[:B][:, None],
+        "every place gets the embedding of position 0": x + weight[:1],
+        "positions are counted from 1: the first is position 0": lambda: x + weight[1 : T + 1],
+        "positions are counted from the end of the sequence": x + weight[:T].flip(0),
+        "the last rows of the table are used: it is the first T": x + weight[-T:],
+        "x is multiplied by the embedding: the embedding is added": x * weight[:T],
+        "x is scaled by sqrt(D): that is the embedding layer's part": x * D**0.5 + weight[:T],
+    })  # fmt: skip
+    check(after, x, mistakes={"x is changed in place": lambda: after.view(x.shape)})
+
+
+@LEARNED
+@pytest.mark.points(1)
+def test_learned_positions_are_trained(student, check, rng):
+    """Each position that was used gets the sum of the gradients at its place, the others none."""
+
+    def probe(x, cotangent):
+        from positional_encoding import LearnedPositionalEmbedding
+
+        layer, leaf = LearnedPositionalEmbedding(6, 9), x.clone().requires_grad_()
+        weight = layer.embedding.weight.requires_grad_()
+        is_parameter = any(parameter is weight for parameter in layer.parameters())
+        return is_parameter, *inside.pulled_back(layer(leaf), cotangent, [leaf, weight])
+
+    x, cotangent = torch.randn(2, 3, 5, 6, generator=rng)
+    is_parameter, of_x, of_weight = student.run(probe, x, cotangent)
+
+    check(is_parameter, True, mistakes={"the embedding is no parameter of the layer: it would never be trained": False})
+    check(of_x, cotangent, mistakes={"no gradient reaches x": torch.zeros_like(x)})
+    truth = torch.cat([cotangent.double().sum(0), torch.zeros(4, 6, dtype=torch.float64)])
+    check(of_weight, truth, dtype=torch.float32, mistakes={
+        "no gradient reaches the embedding: it would never be trained": torch.zeros_like(truth),
+    })  # fmt: skip
+
+
+@LEARNED
+@pytest.mark.points(1)
+@pytest.mark.parametrize("max_len", [1, 7])
+def test_a_sequence_longer_than_the_learned_table_is_refused(student, max_len):
+    """T > max_len is a ValueError that names max_len."""
+
+    def probe(max_len):
+        from positional_encoding import LearnedPositionalEmbedding
+
+        LearnedPositionalEmbedding(4, max_len)(torch.zeros(2, max_len + 1, 4))
+
+    student.raises(ValueError, probe, max_len, says=("max_len", "x"))
+
+
+@LEARNED
+@pytest.mark.points(1)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_learned_sum_has_the_dtype_of_x(student, check, rng, dtype):
+    """The sum has the dtype of x, though the embedding is float32."""
+
+    def probe(x):
+        from positional_encoding import LearnedPositionalEmbedding
+
+        layer = LearnedPositionalEmbedding(6, 9)
+        return layer.embedding.weight.data, layer(x)
+
+    x = torch.randn(2, 5, 6, generator=rng, dtype=torch.float64).to(dtype)
+    weight, encoded = student.run(probe, x)
+
+    named = encoded.dtype if isinstance(encoded, torch.Tensor) else None
+    check(named, dtype, mistakes={"the result is float32 whatever x is: it has the dtype of x": torch.float32})
+    check(encoded, x.double() + weight[:5].double(), dtype=dtype, terms=64 if dtype == torch.float64 else 1)
+
+
+# -------------------------------------------------------------------------------- relative_positional_encoding
+
+
+@RELATIVE
+@pytest.mark.points(3)
+@pytest.mark.parametrize(("T", "D", "m"), [(7, 6, 2), (4, 8, 9), (5, 3, 1), (1, 4, 2), (40, 4, None)])
+def test_each_pair_gets_the_code_of_its_distance(student, check, T, D, m):
+    """[i, j] is the sinusoidal code of the distance j - i, clipped to m and shifted by m; m is 32 by default."""
+    code = student.call("positional_encoding.relative_positional_encoding", T, D, *([] if m is None else [m]))
+
+    m = 32 if m is None else m
+    i, j = torch.arange(T)[:, None], torch.arange(T)
+    place = (j - i).clamp(-m, m) + m
+    check(code, waves(place, D), dtype=torch.float32, mistakes={
+        "the distance is i - j: it is j - i": waves((i - j).clamp(-m, m) + m, D),
+        "distances are not clipped to max_relative_position": waves(j - i + m, D),
+        "distances are not clipped, and shifted by seq_len - 1": waves(j - i + T - 1, D),
+        "the clipped distance is not shifted by max_relative_position": waves(place - m, D),
+        "distances are neither clipped nor shifted": waves(j - i, D),
+        "the distance is not shifted by m: negative indices count from the end": waves((place - m) % (2 * m + 1), D),
+        "the sign of the distance is lost": waves((j - i).abs().clamp(max=m), D),
+        "the sign of the distance is lost before it is shifted": waves((j - i).abs().clamp(max=m) + m, D),
+        "distances are clipped to 0..m: the past has negative ones": waves((j - i).clamp(0, m), D),
+        "the shifted distance is clipped to 0..m: it reaches 2m": waves((j - i + m).clamp(0, m), D),
+        "distances are clipped to -m..m - 1: m itself is a distance too": waves((j - i).clamp(-m, m - 1) + m, D),
+        "distances are clipped to -(m - 1)..m - 1": waves((j - i).clamp(1 - m, m - 1) + m - 1, D),
+        "max_relative_position is ignored": waves((j - i).clamp(-32, 32) + 32, D),
+        "the distance is shifted by seq_len - 1: it is shifted by max_relative_position": waves(place - m + T - 1, D),
+        "the code is that of the key's position alone": waves(j.expand(T, T), D),
+        "one code a position is returned: it is one a pair of positions": waves(torch.arange(T), D),
+        "one code a distance is returned: it is one a pair of positions": waves(torch.arange(2 * m + 1), D),
+    } | wave_mistakes(place, D))  # fmt: skip
+
+
+@RELATIVE
+@pytest.mark.points(1)
+def test_relative_codes_have_the_default_dtype(student, check):
+    """The codes have torch's default dtype, and nothing global is changed."""
+
+    def probe():
+        from positional_encoding import relative_positional_encoding
+
+        _, _, torch_changed, printed = inside.manners(relative_positional_encoding, 3, 4, 2)
+        torch.set_default_dtype(torch.float64)
+        code = relative_positional_encoding(5, 6, 2)
+        torch.set_default_dtype(torch.float32)
+        return torch_changed, printed, code
+
+    torch_changed, printed, code = student.run(probe)
+
+    place = (torch.arange(5) - torch.arange(5)[:, None]).clamp(-2, 2) + 2
+    dtype = code.dtype if isinstance(code, torch.Tensor) else None
+    check(dtype, torch.float64, mistakes={"the result is float32 whatever the default dtype is": torch.float32})
+    check(code, waves(place, 6), within=1e-5, mistakes=wave_mistakes(place, 6))
+    assert not torch_changed, "the global state of torch is changed"
+    assert not printed, "the function prints"
+
+
+# -------------------------------------------------------------------------------- alibi_bias
+
+
+def bias_mistakes(heads, length):
+    """What students make of the biases of `heads` heads."""
+    right, p = slopes(heads), max(n for n in (1, 2, 4, 8, 16) if n <= heads)
+    position = torch.arange(length, dtype=torch.float64)
+    back = position[:, None] - position
+    slope = torch.tensor(right, dtype=torch.float64)[:, None, None]
+
+    def of(wrong):
+        return lambda: bias(wrong, length)
+
+    return {
+        "the future is not masked: it is -inf above the diagonal": bias(right, length, future=None),
+        "the future gets -slope · |i - j|: it is -inf above the diagonal": -slope * back.abs(),
+        "the future gets no bias: it is -inf above the diagonal": bias(right, length, future=0.0),
+        "the future gets a large number: it is -inf above the diagonal": bias(right, length, future=-1e9),
+        "the future gets the smallest float: it is -inf above the diagonal": bias(
+            right, length, future=torch.finfo(torch.float32).min
+        ),
+        "the sign is wrong: a key far back gets a penalty, no bonus": bias([-s for s in right], length),
+        "the past is masked: it is the future that no query may see": (slope * back).masked_fill(back > 0, -torch.inf),
+        "the diagonal is masked too: a position sees itself": bias(right, length).masked_fill(back == 0, -torch.inf),
+        "the bias is that of the key's position, slope · j: it is -slope · (i - j)": (
+            slope * position + 0 * back
+        ).masked_fill(back < 0, -torch.inf),
+        "all heads have the same slope": of([right[0]] * heads),
+        "the heads are missing: the shape is (H, T, T)": bias(right[:1], length)[0],
+        "the slopes begin at i = 0: the first is 2^(-8 / p)": of([2.0 ** (-8 * i / p) for i in range(heads)]),
+        "the slopes are 2^-i: they reach from 2^(-8 / p) to 2^-8": of([2.0**-i for i in range(1, heads + 1)]),
+        "the slopes are 2^(-8i / H) though H is no power of two": of(
+            [2.0 ** (-8 * i / heads) for i in range(1, heads + 1)]
+        ),
+        "the slopes are 2^(-8i / p) with the power of two above H": of(
+            [2.0 ** (-4 * i / p) for i in range(1, heads + 1)]
+        ),
+        "the slopes beyond p go on with 2^(-8i / p)": of([2.0 ** (-8 * i / p) for i in range(1, heads + 1)]),
+        "the slopes beyond p repeat the first ones": of((right[:p] * 2)[:heads]),
+        "the slopes beyond p take every slope of 2p heads: it is every second": of(
+            right[:p] + [2.0 ** (-4 * i / p) for i in range(1, heads - p + 1)]
+        ),
+        "the slopes are sorted: those beyond p come after the first p": of(sorted(right, reverse=True)),
+        "the slopes beyond p come first: they come after the first p": of(right[p:] + right[:p]),
+        "the slopes are in the wrong order: the first head has the steepest": of(right[:p][::-1] + right[p:]),
+    }
+
+
+@ALIBI
+@pytest.mark.points(2)
+@pytest.mark.parametrize(("heads", "length"), [(8, 5), (4, 6), (2, 3), (1, 4), (16, 1)])
+def test_the_penalty_grows_with_the_distance(student, check, heads, length):
+    """The bias is -slope · (i - j) for the past and -inf for the future, for a power of two of heads."""
+    value = student.call("positional_encoding.alibi_bias", heads, length)
+
+    check(value, bias(slopes(heads), length), dtype=torch.float32, mistakes=bias_mistakes(heads, length))
+
+
+@ALIBI
+@pytest.mark.points(2)
+@pytest.mark.parametrize(("heads", "length"), [(3, 4), (6, 5), (7, 3), (12, 4)])
+def test_slopes_of_other_numbers_of_heads_lie_in_between(student, check, heads, length):
+    """Where H is no power of two, the slopes beyond p follow after the first p and lie between them."""
+    value = student.call("positional_encoding.alibi_bias", heads, length)
+
+    check(value, bias(slopes(heads), length), dtype=torch.float32, mistakes=bias_mistakes(heads, length))
+
+
+@ALIBI
+@pytest.mark.points(1)
+def test_the_bias_has_the_default_dtype(student, check):
+    """The bias has torch's default dtype, and nothing global is changed."""
+
+    def probe():
+        from positional_encoding import alibi_bias
+
+        _, _, torch_changed, printed = inside.manners(alibi_bias, 2, 3)
+        torch.set_default_dtype(torch.float64)
+        value = alibi_bias(6, 4)
+        torch.set_default_dtype(torch.float32)
+        return torch_changed, printed, value
+
+    torch_changed, printed, value = student.run(probe)
+
+    dtype = value.dtype if isinstance(value, torch.Tensor) else None
+    check(dtype, torch.float64, mistakes={"the result is float32 whatever the default dtype is": torch.float32})
+    check(value, bias(slopes(6), 4), within=1e-5, mistakes=bias_mistakes(6, 4))
+    assert not torch_changed, "the global state of torch is changed"
+    assert not printed, "the function prints"
