@@ -91,8 +91,10 @@ class OtterPlugin(AbstractOtterPlugin):
         """For whoever reads Otter's output, which students do not see."""
         lines = [f"{self.card.score:g} of {self.card.max_score:g} points; layers: {', '.join(self.card.layers)}"]
         lines += self.card.notes
+        lines += [f"{use.module} uses {use.name} ({use.where}, seen in its {use.how})" for use in self.card.evidence]
         for row in self.card.grader_errors:
-            lines.append(f"GRADER ERROR, not the student's: {row.module} {row.test}: {row.detail or row.message}")
+            why = _printable(row.detail or row.message)
+            lines.append(f"GRADER ERROR, not the student's: {row.module} {row.test}: {why}")
         if self.card.grader_errors:
             lines.append("The score above lacks these points. Mend the tests, then grade again.")
         return "\n".join(lines)
@@ -155,6 +157,11 @@ def _test_file(row: dict) -> OttrTestFile:
     for case, result in zip(file.test_cases, row["test_case_results"], strict=True):
         file.test_case_results.append(TestCaseResult(case, result["message"], result["passed"]))
     return file
+
+
+def _printable(text: str) -> str:
+    """A traceback may quote what the student's code returned: nothing for a terminal to obey."""
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
 def _contents(contents: dict, config) -> dict:

@@ -189,19 +189,10 @@ def _otter_generate(lesson, folder):
     (folder / "driver.ipynb").write_text(json.dumps(_DRIVER, indent=1) + "\n")
     (folder / "tests").mkdir()
     (folder / "tests" / "placeholder.py").write_text(_PLACEHOLDER)
-    options = "-t tests -o made.zip -c otter_config.json -r requirements.txt --overwrite-requirements --no-environment"
     version = ".".join(platform.python_version_tuple()[:2])
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "otter",
-        "generate",
-        *options.split(),
-        "--python-version",
-        version,
-        "driver.ipynb",
-    ]
+    options = "-t tests -o made.zip -c otter_config.json -r requirements.txt --overwrite-requirements --no-environment"
+    options += f" --python-version {version} driver.ipynb"
+    command = [sys.executable, "-P", "-m", "otter", "generate", *options.split()]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         raise UsageError(f"otter generate failed (is the extra `otter` installed?): {done.stderr.strip()[-500:]}")

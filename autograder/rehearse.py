@@ -60,7 +60,7 @@ def lay_out(zip_path: Path, files: dict[str, bytes], home: Path) -> None:
     """The folders of Gradescope's container below `home`."""
     with zipfile.ZipFile(zip_path) as archive:
         archive.extractall(home / "source")
-    (home / "results").mkdir()
+    (home / "results").mkdir(parents=True)
     (home / "submission").mkdir()
     (home / "submission_metadata.json").write_text("{}")
     for name, content in files.items():

@@ -65,6 +65,11 @@ class Sample:
         changed = {change.file for change in self.expect.change} | {path.name for path in self.folder.glob("*.py")}
         return tuple(module for module in self.lesson.modules if f"{module}.py" in changed)
 
+    @property
+    def options(self) -> dict:
+        """How it is graded (options of Grader.grade): a wrong sample by the tests that it must fail, not by all."""
+        return {"modules": self.modules, "tests": self.expect.fails if self.kind == WRONG else None}
+
     def submission(self) -> Submission:
         """The solution with the sample laid over it.
 

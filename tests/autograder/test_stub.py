@@ -246,6 +246,14 @@ def test_the_file_s_own_indentation_is_used(indent):
     )
 
 
+def test_a_block_that_is_indented_unlike_the_others_stays_so():
+    starter = starter_text("if x:\n    y = 1\n\n\ndef f():  # student: go\n  return 1\n")
+
+    assert starter.endswith(
+        'def f():\n  # TODO(student): go\n  raise NotImplementedError("f is not implemented yet")\n'
+    )
+
+
 def test_the_line_ends_of_windows_stay():
     name = "f" * 100
     source = f'"""Words."""\n\n\ndef {name}(x):  # student: go\n    """More\n    words."""\n    return x\n\n\ny = 1\n'
@@ -326,6 +334,12 @@ def test_a_helper_goes_with_its_decorators_and_the_comments_that_touch_it():
             # TODO(student): go
             raise NotImplementedError("f is not implemented yet")
     """)
+
+
+def test_the_comments_at_the_top_of_a_file_stay_when_its_first_statement_goes():
+    assert (
+        starter_text("# A licence.\n\n# about a\nimport a  # solution only\nimport b\n") == "# A licence.\n\nimport b\n"
+    )
 
 
 def test_a_class_may_be_for_the_solution_only():
@@ -495,6 +509,10 @@ FORMATTED = {
         ) -> Tensor:  # student: {LONG}
             return x
     """,
+    "a signature is too long without its mark": f"""
+        def f(x: Tensor, {"name" * 20}: Tensor, y: Tensor = 1) -> Tensor:  # student: {LONG}
+            return x
+    """,
 }
 
 
@@ -511,8 +529,11 @@ def test_a_signature_that_only_its_mark_broke_is_on_one_line_again():
     assert starter.startswith("def f(x: Tensor, y: Tensor) -> Tensor:\n    # TODO")
 
 
-def test_a_signature_that_its_author_broke_stays_broken():
-    signature = "def f(\n    x: Tensor,\n) -> tuple[\n    Tensor,\n]:"
+@pytest.mark.parametrize(
+    "returns", ["tuple[\n    Tensor,\n]", "(\n    Tensor, Tensor\n)", "list[\n    Tensor  # (B,)\n]"]
+)
+def test_a_signature_that_its_author_broke_stays_broken(returns):
+    signature = f"def f(\n    x: Tensor,\n) -> {returns}:"
 
     assert starter_text(f"{signature}  # student: go\n    return x\n").startswith(f"{signature}\n")
 
@@ -573,8 +594,9 @@ def test_a_solution_without_a_mark_is_refused():
     assert refusal("def f():\n    return 1\n").startswith("attention.py: no function is marked")
 
 
-def test_a_null_byte_is_refused():
-    assert "is not valid Python" in refusal("def f():  # student: go\n    return '\0'\n")
+@pytest.mark.parametrize("character", ["\0", "\ud800", "\ufeff"])
+def test_a_character_that_no_source_may_hold_is_refused(character):
+    assert "is not valid Python" in refusal(f"{character}def f():  # student: go\n    return 1\n")
 
 
 def test_a_starter_that_would_not_compile_is_refused():
@@ -626,6 +648,12 @@ def test_the_lines_of_a_solution_are_those_that_the_starter_does_not_show():
         "def _helper(q):",
         "return torch.relu(q)",
     }
+
+
+def test_boilerplate_is_no_line_of_a_solution():
+    body = "        super().__init__()\n        return x\n"
+
+    assert solution_lines(f"class A:\n    def __init__(self):  # student: go\n{body}") == set()
 
 
 def test_a_string_in_a_solution_s_code_is_code():

@@ -43,8 +43,11 @@ def attention_layer(name, sizes, weights=(), dropout=0.5):
 
 def parameters(layer, weights):
     """The parameters that `loaded` has set, in the order of weights."""
-    pairs = [(getattr(layer, name), bias) for name, (_, bias) in weights.items()]
-    return [part for linear, bias in pairs for part in ([linear.weight] if bias is None else [linear.weight, linear.bias])]
+    found = []
+    for name, (_, bias) in weights.items():
+        linear = getattr(layer, name)
+        found += [linear.weight] if bias is None else [linear.weight, linear.bias]
+    return found
 
 
 def gradients(outputs, tensors):

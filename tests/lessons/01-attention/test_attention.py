@@ -79,7 +79,9 @@ def linear(x, weight, bias):
 
 def by_head(p, names, heads):
     """The projections that one joint Linear has if its rows go head by head: q, k, v of head 0, then of head 1, …"""
-    joint = [torch.cat(kind).unflatten(0, (heads, len(names), -1)) for kind in zip(*(p[name] for name in names))]
+    joint = [
+        torch.cat(kind).unflatten(0, (heads, len(names), -1)) for kind in zip(*(p[name] for name in names), strict=True)
+    ]
     return p | {name: tuple(part[:, place].flatten(0, 1) for part in joint) for place, name in enumerate(names)}
 
 
@@ -93,7 +95,7 @@ def project_and_attend(
     Of the knobs, sources says from which inputs q, k and v are made, and blocks says with which projections.
     """
     inputs, p = {"q": xq, "k": xk, "v": xv}, by_head(p, rows_by_head, heads) if rows_by_head else p
-    q, k, v = (linear(inputs[source], *p[block]) for source, block in zip(sources, blocks))
+    q, k, v = (linear(inputs[source], *p[block]) for source, block in zip(sources, blocks, strict=True))
     kv_heads = heads if group is None else k.shape[-1] * heads // q.shape[-1]
     q, k, v = split(q, heads), split(k, kv_heads), split(v, kv_heads)
     if group is not None:
@@ -155,7 +157,8 @@ class Layer(NamedTuple):
 
 def parts(joint, names):
     """The blocks of rows of a joint projection, by name."""
-    return dict(zip(names, zip(*(part.chunk(len(names)) for part in joint))))
+    blocks = zip(*(part.chunk(len(names)) for part in joint), strict=True)
+    return dict(zip(names, blocks, strict=True))
 
 
 def scaled_formula(w, q, k, v, mask=None, /, *, scale=1.7, finish=lambda x, *result: result, **knobs):
@@ -268,9 +271,7 @@ def check_gradients(student, check, rng, layer, *inputs):
     mistakes = {
         "a query that may attend to nothing gets NaN": lambda: formula(empty=math.nan),
         "a query that may attend to nothing attends to every key alike": lambda: formula(empty=1 / inputs[1].shape[-2]),
-        "a query that may attend to nothing loses the bias of the last projection": lambda: formula(
-            finish=without_bias
-        ),
+        "a query that may attend to nothing loses the bias of proj": lambda: formula(finish=without_bias),
     }
     check(outputs, expected, mistakes=mistakes)
     mistakes = {
@@ -325,7 +326,7 @@ def check_dropout(student, check, rng, layer, *inputs, by_default=True):
         "the same seed does not give the same dropout: draw it from torch's generator": [False, True, True],
     }
     check([same_seed, off, zero], [True, True, True], mistakes=mistakes)
-    for weights, undropped in zip(runs[0][1:], runs[3][1:]):
+    for weights, undropped in zip(runs[0][1:], runs[3][1:], strict=True):
         mistakes = {"in train mode the weights are returned as before the dropout": True}
         check(torch.allclose(weights, undropped), False, mistakes=mistakes)
     return runs[0]
@@ -344,7 +345,7 @@ def check_construction(student, check, layer, *bad_sizes, says=("d_model", "num_
     found, width = student.run(probe, layer.name, layer.arguments, list(layer.linears), inputs)
 
     check(width, layer.arguments["d_model"])
-    for name, size in zip(layer.linears, found):
+    for name, size in zip(layer.linears, found, strict=True):
         in_out, bias = layer.linears[name][:2], layer.linears[name][2]
         check(size[:2], in_out, mistakes={f"{name} is not a Linear of the sizes that the contract lists": size[:2]})
         check(size[2], bias, mistakes={f"{name} should {'have a' if bias else 'not have a'} bias": not bias})
@@ -376,9 +377,7 @@ def test_causal_mask_shows_a_position_itself_and_the_past_only(student, check, l
         "the mask is transposed: it shows the future": expected.T,
         "the mask is true where a position may not attend": ~expected,
         "a position can see the next one": torch.ones_like(expected).tril(1),
-        "the mask holds 0 and -inf, where it should be boolean": torch.zeros(length, length).masked_fill(
-            ~expected, -math.inf
-        ),
+        "the mask holds 0 and -inf, where it should be boolean": torch.full((length, length), -math.inf).triu(1),
         "the mask is not boolean, or has not the shape (T, T)": lambda: like(mask, expected),
     }
     check(mask, expected, mistakes=mistakes)
@@ -462,9 +461,7 @@ def test_scaled_dot_product_hides_what_the_mask_hides(student, check, rng, shape
     """A mask of any shape that broadcasts, and of any dtype that holds 0 and 1, hides keys."""
     mistakes = {
         **COMMON_MISTAKES,
-        "a mask (H, Tq, Tk) is taken for one mask a sequence: torch's rules count dimensions from the last": dict(
-            mask_to=lambda mask: mask.unsqueeze(1)
-        ),
+        "a mask (H, Tq, Tk) is taken for one mask a sequence": dict(mask_to=lambda mask: mask.unsqueeze(1)),
     }
     check_layer(student, check, rng, SCALED, *qkv(rng, 3, 3), random_mask(rng, *shape).to(dtype), mistakes=mistakes)
 
@@ -510,16 +507,12 @@ def test_scaled_dot_product_is_stable_for_large_scores(student, check):
     result = student.run(probe, q, k, v, mask)
 
     plain, low = attend(q, k, v, 1.0), attend(q, k, v, 1.0, mask, hidden_score=-1e4)
-    low_then_zero = low[1].masked_fill(~mask, 0)
+    zero = low[1].masked_fill(~mask, 0)
     lost = bool((result[3].sum(-1) < 0.9).any())
     mistakes = {
         "large scores overflow: subtract the greatest before the exponential": lambda: only_if(has_nan(result), result),
         "what takes the place of a hidden score is not low enough: real scores can be lower": [*plain, *low],
-        "what hides a score is not low enough: real scores can be lower": [
-            *plain,
-            low_then_zero @ v.double(),
-            low_then_zero,
-        ],
+        "what hides a score is not low enough: real scores can be lower": [*plain, zero @ v.double(), zero],
         "the weights do not sum to 1: a hidden key takes its share": lambda: only_if(lost, result),
     }
     check(result, [*plain, *attend(q, k, v, 1.0, mask)], dtype=torch.float32, mistakes=mistakes)
@@ -532,9 +525,7 @@ def test_scaled_dot_product_drops_weights_in_train_mode_only(student, check, rng
     q, k, v = qkv(rng, 2, 3)
     output, weights = check_dropout(student, check, rng, SCALED, q, k, v)
 
-    mistakes = {
-        "in train mode the weights that are returned are not those that multiplied v": output,
-    }
+    mistakes = {"in train mode the weights that are returned are not those that multiplied v": output}
     check(output, weights.double() @ v.double(), dtype=torch.float32, mistakes=mistakes)
 
 
@@ -571,9 +562,8 @@ def test_multi_head_attention_joins_the_heads(student, check, rng, batch, querie
         "the scores are divided by sqrt(d_v), not by sqrt(d_k)": dict(scale=lambda d, D: 5**0.5),
         **COMMON_MISTAKES,
     }
-    check_layer(
-        student, check, rng, MULTI_HEAD, *sequences(rng, batch, queries, keys, keys, width=7), mistakes=mistakes
-    )
+    inputs = sequences(rng, batch, queries, keys, keys, width=7)
+    check_layer(student, check, rng, MULTI_HEAD, *inputs, mistakes=mistakes)
 
 
 @multi_head
@@ -641,13 +631,10 @@ def test_causal_attention_attends_to_the_past(student, check, rng, batch, length
         "the mask is transposed: it hides the past": dict(mask_to=lambda mask: mask.mT),
         "a position cannot see itself": dict(mask_to=lambda mask: mask.tril(-1)),
         "a position can see the next one": dict(mask_to=lambda mask: torch.ones_like(mask).tril(1)),
-        "the rows of qkv are taken head by head: first come all of q, then all of k, then all of v": dict(
-            rows_by_head="qkv"
-        ),
-        **{
-            f"the rows of qkv are taken in another order than q, k, v ({order})": dict(blocks=order)
-            for order in ("vkq", "kvq", "vqk")
-        },
+        "the rows of qkv are taken head by head: all of q come first, then all of k": dict(rows_by_head="qkv"),
+        "the rows of qkv are taken in the order v, k, q": dict(blocks="vkq"),
+        "the rows of qkv are taken in the order k, v, q": dict(blocks="vqk"),
+        "the rows of qkv are taken in the order v, q, k": dict(blocks="kvq"),
         **COMMON_MISTAKES,
     }
     check_layer(student, check, rng, CAUSAL, *sequences(rng, batch, length), mistakes=mistakes)
@@ -665,9 +652,8 @@ def test_causal_attention_takes_every_length_anew(student, check, rng):
     w, xs = CAUSAL.weights(rng), [*sequences(rng, 1, 3, 6, 2, 1100)]
     last_rows = student.run(probe, w, xs)
 
-    check(
-        last_rows, [[item[..., -2:, :] for item in CAUSAL.formula(w, x)] for x in xs], dtype=torch.float32, terms=1100
-    )
+    expected = [[item[..., -2:, :] for item in CAUSAL.formula(w, x)] for x in xs]
+    check(last_rows, expected, dtype=torch.float32, terms=1100)
 
 
 @causal
@@ -724,7 +710,7 @@ def test_cross_attention_hides_the_padding_of_the_context(student, check, rng, b
     mask[0, 2:4], mask[-1, 2:4] = torch.tensor([True, False]), torch.tensor([False, True])  # no two sequences alike
     inputs = [*sequences(rng, batch, 4, 6), mask.to(dtype)]
     mistakes = {
-        "context_mask is taken for one mask a head: its first dimension is the batch": dict(
+        "context_mask is taken for one mask a head: it is one a sequence": dict(
             mask_to=lambda mask: mask.transpose(0, 1)
         ),
         **COMMON_MISTAKES,
@@ -767,18 +753,13 @@ grouped_query = pytest.mark.question("GroupedQueryAttention")
 @pytest.mark.parametrize(("batch", "length"), [(2, 5), (1, 1)])
 def test_grouped_query_attention_shares_kv_heads_within_a_group(student, check, rng, heads, kv_heads, batch, length):
     """Query head h uses kv head h // (H / KV)."""
+    tiled = [head % kv_heads for head in range(heads)]
     mistakes = {
-        "query head h uses kv head h % KV: the heads of a group are neighbours": dict(
-            group=[head % kv_heads for head in range(heads)]
-        ),
-        "the kv heads are used in reversed order": dict(
-            group=[kv_heads - 1 - head * kv_heads // heads for head in range(heads)]
-        ),
+        "query head h uses kv head h % KV: the heads of a group are neighbours": dict(group=tiled),
+        "the kv heads are used in reversed order": dict(group=sorted(tiled, reverse=True)),
         "every query head uses the first kv head": dict(group=[0] * heads),
         "the output comes with the weights: it should come alone": dict(with_weights=True),
-        "the scores are divided by the square root of the width of all kv heads": dict(
-            scale=lambda d, D: (d * kv_heads) ** 0.5
-        ),
+        "the scores are divided by the width of all kv heads": dict(scale=lambda d, D: (d * kv_heads) ** 0.5),
         **COMMON_MISTAKES,
     }
     check_layer(student, check, rng, grouped(heads, kv_heads), *sequences(rng, batch, length), mistakes=mistakes)
@@ -797,11 +778,8 @@ def test_grouped_query_attention_is_causal_unless_told_otherwise(student, check,
     w = layer.weights(rng)
     results = student.run(probe, w, x)
 
-    yes, no, strict = (
-        layer.formula(w, x),
-        layer.formula(w, x, causal=False),
-        layer.formula(w, x, mask_to=lambda mask: mask.tril(-1)),
-    )
+    yes, no = layer.formula(w, x), layer.formula(w, x, causal=False)
+    strict = layer.formula(w, x, mask_to=lambda mask: mask.tril(-1))
     mistakes = {
         "causal is ignored: the future can always be seen": [no] * 4,
         "causal is ignored: the future can never be seen": [yes] * 4,
@@ -831,7 +809,6 @@ def test_grouped_query_attention_has_the_listed_weights_and_refuses_sizes_that_d
 @pytest.mark.points(1)
 def test_grouped_query_attention_drops_weights_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode only, and not at all by default."""
-
     check_dropout(student, check, rng, grouped(6, 2), *sequences(rng, 2, 6), by_default=False)
 
 
@@ -904,18 +881,11 @@ def test_layers_and_masks_work_on_a_gpu_in_bfloat16(student, check, rng, layer):
     def probe(name, sizes, w, inputs, lengths):
         from attention import causal_mask, padding_mask
 
-        return (
-            inside.attention_layer(name, sizes, w)(*inputs),
-            causal_mask(4, device=lengths.device),
-            padding_mask(lengths),
-        )
+        masks = [causal_mask(2, device=lengths.device), padding_mask(lengths)]
+        return inside.attention_layer(name, sizes, w)(*inputs), masks
 
-    w, inputs, lengths = (
-        layer.weights(rng, torch.bfloat16),
-        [item.bfloat16() for item in inputs_of(layer, rng)],
-        torch.tensor([3, 1]),
-    )
-    result, causal, padding = student.run(probe, layer.name, layer.sizes, w, inputs, lengths)
+    w, inputs = layer.weights(rng, torch.bfloat16), [item.bfloat16() for item in inputs_of(layer, rng)]
+    result, masks = student.run(probe, layer.name, layer.sizes, w, inputs, torch.tensor([2, 1]))
 
-    check([causal, padding], [past(4), (torch.arange(3) < lengths[:, None])[:, None, None, :]])
+    check(masks, [past(2), torch.tensor([[[[True, True]]], [[[True, False]]]])])
     check(result, layer.formula(w, *inputs), dtype=torch.bfloat16, terms=2)
