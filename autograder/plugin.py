@@ -149,8 +149,9 @@ class GradingPlugin:
         with _alarm(TEST_LIMIT_S):
             return (yield)
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, item, call):
+        """Takes the verdict, and reports to pytest no more than that there is one: its own texts cost 0.2 s a failure."""
         row = self._rows[_key(item)]
         row.seconds += call.duration
         if item.nodeid in self._unreached:
@@ -165,7 +166,8 @@ class GradingPlugin:
                 item.session.shouldstop = "the box broke"
         elif call.when == "call":
             row.cases.append(Case(PASSED))
-        return (yield)
+        outcome = "passed" if call.excinfo is None else "skipped" if item.nodeid in self._unreached else "failed"
+        return pytest.TestReport(item.nodeid, item.location, {}, outcome, None, call.when, duration=call.duration)
 
     def _why_not(self, item):
         """(status, message) if this case is not to be run."""
