@@ -5,10 +5,13 @@ import os
 import signal
 import stat
 import subprocess
+import time
 
 _BLOCK = 4096
 _DEEPEST = 100
 _ENDLESS = 1 << 50
+_FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC
+_HELPER_S = 0.5
 _SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 
 
@@ -57,14 +60,20 @@ def collect(worker_pid: int) -> float:
         return cpu
 
 
-def memory(pid: int) -> tuple[int, int]:
-    """(anonymous, shared) bytes that are resident. Pages of the zygote that a worker has not changed are among the first."""
+def memory(pid: int, baseline: int = 0) -> int:
+    """Bytes that a process keeps resident for itself: what is anonymous, less what it inherited, and what is shared.
+
+    `baseline` is what the zygote has: a fork shares those pages, a program that was started afresh does not.
+    """
     try:
         with open(f"/proc/{pid}/status") as status:
             fields = dict(line.split(":", 1) for line in status if line.startswith(("RssAnon", "RssShmem")))
-        return int(fields["RssAnon"].split()[0]) << 10, int(fields["RssShmem"].split()[0]) << 10
+        with open(f"/proc/{pid}/stat") as stat_file:
+            flags = int(stat_file.read().rpartition(")")[2].split()[6])
+        anonymous, shared = (int(fields[name].split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
     except (OSError, KeyError):
-        return 0, 0
+        return 0
+    return max(0, anonymous - (baseline if flags & _FORKED_WITHOUT_EXEC else 0)) + shared
 
 
 def bytes_below(folder: str) -> int:
@@ -119,6 +128,17 @@ def kill_user(uid: int) -> None:
             os.kill(-1, signal.SIGKILL)
         finally:
             os._exit(0)
+    _wait_briefly(helper)
+
+
+def _wait_briefly(helper):
+    """The helper is the slot's user for a moment, and could be stopped by it: then it is killed, and the caller tries again."""
+    deadline = time.monotonic() + _HELPER_S
+    while time.monotonic() < deadline:
+        if os.waitpid(helper, os.WNOHANG)[0]:
+            return
+        time.sleep(0.0005)
+    kill(helper)
     os.waitpid(helper, 0)
 
 

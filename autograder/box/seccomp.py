@@ -25,6 +25,8 @@ _DENIED = {
 # Landlock does not cover these. They say yes and do nothing, so that compilers and shutil do not fail.
 _IGNORED = """chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat setxattr lsetxattr fsetxattr removexattr
     lremovexattr fremovexattr utime utimes futimesat utimensat"""
+# setxattrat, removexattrat, open_tree_attr, file_setattr: too new for libseccomp's names, of one number everywhere.
+_DENIED_NUMBERS = (463, 466, 467, 469)
 # Their first argument is a process: 0 means oneself. A worker that shares the grader's uid could limit the grader.
 _SELF_ONLY = "prlimit64 sched_setaffinity sched_setscheduler sched_setparam sched_setattr"
 _SECOND_SELF_ONLY = "setpriority ioprio_set"
@@ -45,6 +47,8 @@ def build():
     for names in _DENIED.values():
         for name in names.split():
             _add(rules, refused, name)
+    for number in _DENIED_NUMBERS:
+        _add(rules, refused, number)
     for name in _IGNORED.split():
         _add(rules, ignored, name)
     for name in _SELF_ONLY.split():
@@ -67,7 +71,7 @@ def build():
 
 
 def _add(rules, action, name, *args):
-    """Adds a rule; a call that this architecture or libseccomp does not know needs none."""
+    """Adds a rule, for a call by name or number; one that this architecture or libseccomp does not know needs none."""
     try:
         rules.add_rule(action, name, *args)
     except (ValueError, OSError, RuntimeError):

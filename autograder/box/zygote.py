@@ -47,7 +47,7 @@ class Zygote:
         self._libraries = libraries.open_unreachable(sys.path) if "uid" in layers else {}
         libraries.read_through(self._libraries)
         self._slots: dict[int, Slot] = {}
-        self._baseline, _ = processes.memory(os.getpid())
+        self._baseline = processes.memory(os.getpid())
 
     def run(self) -> None:
         while True:
@@ -103,7 +103,7 @@ class Zygote:
             if slot.reason:
                 continue
             pids = self._processes(slot)
-            memory = sum(max(0, own - self._baseline) + shared for own, shared in map(processes.memory, pids)) >> 20
+            memory = sum(processes.memory(pid, self._baseline) for pid in pids) >> 20
             disk = (processes.bytes_below(slot.policy["scratch"]) + processes.deleted_bytes(pids)) >> 20
             slot.peak_mb = max(slot.peak_mb, memory)
             if memory > slot.policy["memory_mb"]:

@@ -81,7 +81,7 @@ class LearnedPositionalEmbedding(nn.Module):
 
 def relative_positional_encoding(
     seq_len: int, d_model: int, max_relative_position: int = 32
-) -> torch.Tensor:  # student: the distance j - i, clipped and shifted to start at 0, picks a row of the sinusoidal table
+) -> torch.Tensor:  # student: the distance j - i, clipped and shifted by m, picks a row of the table
     """A code for the distance of every pair of positions. After Shaw et al. 2018.
 
     "Self-Attention with Relative Position Representations" learns a vector for each distance; here it is the sinusoidal
