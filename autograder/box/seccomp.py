@@ -29,7 +29,7 @@ _IGNORED = """chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat setxa
 _DENIED_NUMBERS = (463, 466, 467, 469)
 # Their first argument is a process: 0 means oneself. A worker that shares the grader's uid could limit the grader.
 _SELF_ONLY = "prlimit64 sched_setaffinity sched_setscheduler sched_setparam sched_setattr"
-_SECOND_SELF_ONLY = "setpriority ioprio_set"
+_OF_ONE_PROCESS = {"setpriority": 0, "ioprio_set": 1}  # PRIO_PROCESS, IOPRIO_WHO_PROCESS
 _NAMESPACE_FLAGS = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)  # CLONE_NEW*
 _SOCK_DGRAM, _SOCK_RAW, _SOCK_SEQPACKET = 2, 3, 5
 _PR_SET_SECCOMP, _PR_SET_DUMPABLE, _PR_SET_PTRACER = 22, 4, 0x59616D61
@@ -53,7 +53,8 @@ def build():
         _add(rules, ignored, name)
     for name in _SELF_ONLY.split():
         _add(rules, refused, name, pyseccomp.Arg(0, pyseccomp.NE, 0))
-    for name in _SECOND_SELF_ONLY.split():
+    for name, one_process in _OF_ONE_PROCESS.items():  # the same call sets it for a whole user
+        _add(rules, refused, name, pyseccomp.Arg(0, pyseccomp.NE, one_process))
         _add(rules, refused, name, pyseccomp.Arg(1, pyseccomp.NE, 0))
 
     for flag in _NAMESPACE_FLAGS:

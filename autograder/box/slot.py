@@ -122,7 +122,7 @@ class Slot:
             return wire.receive(connection, time.monotonic() + timeout)
         except wire.DeadlinePassed:
             self.stop()
-            raise StudentTimeout(f"{doing} took more than {timeout:g} s") from None
+            raise StudentTimeout(f"{doing} took more than {round(timeout, 1):g} s") from None
         except wire.ProtocolError as error:
             self.stop()
             raise BadReply(f"{doing} sent something that is no reply: {error}") from None
@@ -174,7 +174,7 @@ class Channel:
             wire.send(self._connection, request, time.monotonic() + timeout)
         except wire.DeadlinePassed:
             self._slot.stop()
-            raise StudentTimeout(f"{doing} took more than {timeout:g} s") from None
+            raise StudentTimeout(f"{doing} took more than {round(timeout, 1):g} s") from None
         except OSError:
             pass  # the process is gone; what receive says about it is the better message
         return self._slot.receive(self._connection, timeout, doing)
