@@ -25,7 +25,7 @@ def scan(slot: Slot, files: dict[str, bytes], forbidden: Forbidden) -> list[Evid
     """
 
     def probe(files, names):
-        return inside.find(files, names)  # noqa: F821
+        return inside.find(files, names)
 
     channel = None
     try:

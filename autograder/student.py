@@ -73,12 +73,13 @@ class Student:
                 raise
             if error.__name__ not in raised.types:
                 text = f"{raised.types[0]} was raised for a bad {what}, it should be {error.__name__}"
-                raise CheckFailed(text, detail=raised.detail) from None
+                raise CheckFailed(text, mistake=text, detail=raised.detail) from None
             if names and not any(_names(name, raised.text) for name in names):
-                text = f"the {error.__name__} does not name {what}: {raised.text!r}"
-                raise CheckFailed(text, detail=raised.detail) from None
+                text = f"the message of the {error.__name__} does not name {what}"
+                raise CheckFailed(text, mistake=text, detail=raised.detail) from None
             return
-        raise CheckFailed(f"no {error.__name__} was raised for a bad {what}")
+        text = f"no {error.__name__} was raised for a bad {what}"
+        raise CheckFailed(text, mistake=text)
 
     def _request(self, request, args, kwargs):
         request = {**request, "args": list(args), "kwargs": kwargs, "device": str(self.device)}
