@@ -48,7 +48,7 @@ class FlashAttentionFunction(torch.autograd.Function):
     """flash_attention_forward with a backward that makes the tiles of P again. Dao et al. 2022, algorithm 4.
 
     Between forward and backward it saves q, k, v, the output and the logsumexp, and never a tile. With P the weights
-    and dO the gradient of the output O, row i of the gradients is
+    and dO the gradient of the output O, the gradients are sums over tiles of
 
         dV = Pᵀ dO                      dP = dO Vᵀ
         dS = P * (dP - δ)               δ_i = Σ_j P_ij dP_ij = dO_i · O_i

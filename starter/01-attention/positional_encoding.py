@@ -90,7 +90,7 @@ def relative_positional_encoding(seq_len: int, d_model: int, max_relative_positi
     Returns:
         (T, T, D), on the CPU, in the default dtype.
     """
-    # TODO(student): the distance j - i, clipped and shifted to start at 0, picks a row of the sinusoidal table
+    # TODO(student): the distance j - i, clipped and shifted by m, picks a row of the table
     raise NotImplementedError("relative_positional_encoding is not implemented yet")
 
 
