@@ -1,0 +1,79 @@
+"""Helpers for the probes of this lesson: they run in the student's process, with torch and the standard library only."""
+
+import os
+import tempfile
+
+import torch
+
+# ---------------------------------------------------------------------------------------------- tokenization
+
+
+def built(vocab, merges, special_tokens=()):
+    """A tokenizer of these parts, which are passed as copies."""
+    from tokenization import BPETokenizer
+
+    return BPETokenizer(dict(vocab), list(merges), list(special_tokens))
+
+
+def trained(text, vocab_size, special_tokens=()):
+    from tokenization import BPETokenizer
+
+    return BPETokenizer.train(text, vocab_size, special_tokens)
+
+
+def state(tokenizer):
+    """A tokenizer's attributes as plain data."""
+    return {
+        "vocab": dict(tokenizer.vocab),
+        "merges": [tuple(pair) for pair in tokenizer.merges],
+        "special_tokens": list(tokenizer.special_tokens),
+    }
+
+
+def path_in_an_empty_folder(name):
+    return os.path.join(tempfile.mkdtemp(dir=os.environ.get("TMPDIR")), name)
+
+
+def names_beside(path):
+    return sorted(os.listdir(os.path.dirname(path)))
+
+
+class ByteTokenizer:
+    """A token is a byte, or U+FFFD. It has `encode` and `decode` and nothing else, as any tokenizer might."""
+
+    __slots__ = ()
+
+    def encode(self, text):
+        whole, parts = [256], text.split("\ufffd")
+        return [*parts[0].encode(), *(id for part in parts[1:] for id in whole + list(part.encode()))]
+
+    def decode(self, ids):
+        return b"".join("\ufffd".encode() if id == 256 else bytes([id]) for id in ids).decode(errors="replace")
+
+
+class LowerCaseTokenizer:
+    """A token is a character, which loses its case."""
+
+    __slots__ = ()
+
+    def encode(self, text):
+        return [ord(character) for character in text.lower()]
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+
+# ---------------------------------------------------------------------------------------------- bigram
+
+
+def fitted(vocab_size, smoothing, ids):
+    from bigram import BigramLanguageModel
+
+    model = BigramLanguageModel(vocab_size, smoothing=smoothing)
+    model.fit(ids)
+    return model
+
+
+def table(model, vocab_size):
+    """The probabilities after each token: (V, V)."""
+    return torch.stack([model.next_token_probabilities(token) for token in range(vocab_size)])

@@ -1,0 +1,487 @@
+"""Hidden tests of bigram.py.
+
+The truth is counted by `table` with a Counter, a pair at a time; its arguments turn it into the mistakes that are known.
+"""
+
+import math
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+
+PAIRS = pytest.mark.question("training_pairs")
+MODEL = pytest.mark.question("BigramLanguageModel.fit and next_token_probabilities")
+GENERATE = pytest.mark.question("BigramLanguageModel.generate")
+PERPLEXITY = pytest.mark.question("BigramLanguageModel.perplexity")
+
+V = 7
+
+
+def random_ids(rng, length):
+    """Ids below V - 2, some frequent, some rare, and one V - 2 at the very end; V - 1 never occurs.
+
+    So nothing follows the last two tokens, one of which occurs, and p(b | a) is not p(a | b).
+    """
+    rare = torch.tensor([9.0, 6.0, 4.0, 2.0, 1.0])
+    ids = torch.multinomial(rare, length - 1, replacement=True, generator=rng)
+    ids[1::3] = (2 * ids[0:-1:3] + 1)[: len(ids[1::3])] % (V - 2)
+    return torch.cat([ids, torch.tensor([V - 2])])
+
+
+def table(ids, s, *, pair=lambda a, b: (a, b), starts=lambda ids: ids[:-1], above=None, below=None, empty=1 / V):
+    """p(b | a) for all a and b: (V, V) float64. `above` and `below` replace the smoothing in the fraction's halves."""
+    ids = ids.tolist()
+    pairs = Counter(pair(a, b) for a, b in pairwise(ids))
+    count = Counter(starts(ids))
+    above = s if above is None else above
+    p = torch.empty(V, V, dtype=torch.float64)
+    for a in range(V):
+        total = count[a] + (s * V if below is None else below)
+        for b in range(V):
+            p[a, b] = (pairs[a, b] + above) / total if total else empty
+    return p
+
+
+def table_mistakes(ids, s):
+    """What students make of the probabilities."""
+    right = table(ids, s)
+    unsmoothed = table(ids, 0.0)
+    pairs = Counter(pairwise(ids.tolist()))
+    counts = torch.tensor([[float(pairs[a, b]) for b in range(V)] for a in range(V)], dtype=torch.float64)
+    seen = torch.where(counts > 0, counts + s, 0.0)
+    return {
+        "the probabilities are those of the token before, not of the token that follows": table(ids, s, pair=lambda a, b: (b, a), starts=lambda ids: ids[1:]),
+        "count(a) counts the last token too, which nothing follows": lambda: table(ids, s, starts=lambda ids: ids),
+        "the smoothing is missing": unsmoothed,
+        "the smoothing is always 1": table(ids, 1.0),
+        "the smoothing is missing in the denominator": lambda: table(ids, s, below=0.0),
+        "the smoothing is missing in the numerator": lambda: table(ids, s, above=0.0),
+        "the denominator adds s, where it should add s · V": lambda: table(ids, s, below=s),
+        "the denominator adds V, where it should add s · V": lambda: table(ids, s, below=float(V)),
+        "only tokens that were seen after a are smoothed: all V are": (seen / seen.sum(1, keepdim=True)).nan_to_num(1 / V),
+        "counts come back, not probabilities": counts + s,
+        "counts come back, not probabilities: smoothing is missing too": counts,
+        "pairs are divided by all pairs: p(a, b), not p(b | a)": (counts + s) / (counts + s).sum(),
+        "the columns sum to 1, not the rows": (counts + s) / (counts + s).sum(0, keepdim=True),
+        "the logarithms come back, not the probabilities": right.log(),
+        "a token's own frequency is taken, whatever comes before it": lambda: ((counts.sum(0) + s) / (counts.sum() + s * V)).expand(V, V),
+        "a row without any count is all zeros: it is uniform": lambda: table(ids, s, empty=0.0),
+        "a softmax is taken over the counts": lambda: (counts + s).softmax(1),
+    }  # fmt: skip
+
+
+def check_table(check, value, expected, mistakes=None):
+    """Probabilities may be float32 or float64, which the contract leaves open."""
+    assert value.dtype in (torch.float32, torch.float64), "the probabilities are neither float32 nor float64"
+    check(value, expected, dtype=value.dtype, mistakes=mistakes)
+
+
+# ---------------------------------------------------------------------------------------------- training_pairs
+
+
+@PAIRS
+@pytest.mark.points(2)
+@pytest.mark.parametrize("shape", [(9,), (2,), (3, 8), (8, 3), (4, 2)])
+def test_targets_are_the_inputs_shifted_by_one(student, check, rng, shape):
+    """Inputs are all tokens but the last, targets all but the first, along the last dimension."""
+    ids = torch.randint(50, shape, generator=rng)
+    pairs = student.call("bigram.training_pairs", ids)
+
+    first, last = ids[..., :1], ids[..., -1:]
+    check(pairs, (ids[..., :-1], ids[..., 1:]), mistakes={
+        "inputs and targets are swapped": (ids[..., 1:], ids[..., :-1]),
+        "the shift runs along the first dimension, not the last": lambda: (ids[:-1], ids[1:]),
+        "the targets wrap around: the last token has no target": (ids, ids.roll(-1, dims=-1)),
+        "inputs keep the last token, which has no target": (ids, ids[..., 1:]),
+        "targets are the inputs themselves: shift them by one": (ids[..., :-1], ids[..., :-1]),
+        "the whole batch is rolled, so that rows run into each other": (ids, ids.flatten().roll(-1).reshape(shape)),
+        "targets are padded at the end": (ids, torch.cat([ids[..., 1:], torch.zeros_like(last)], -1)),
+        "inputs are padded at the start": (torch.cat([torch.zeros_like(first), ids[..., :-1]], -1), ids),
+        "targets are two tokens ahead": (ids[..., :-2], ids[..., 2:]),
+        "the pairs are flattened": lambda: (ids[..., :-1].flatten(), ids[..., 1:].flatten()),
+        "the pairs are stacked: give inputs and targets apart": torch.stack([ids[..., :-1], ids[..., 1:]], -1),
+    })  # fmt: skip
+
+
+@PAIRS
+@pytest.mark.points(1)
+def test_a_single_token_has_no_pairs(student, check):
+    """A single token gives empty inputs and targets, in a batch too; the ids are not changed."""
+
+    def probe(*batches):
+        from bigram import training_pairs
+
+        return [training_pairs(ids) for ids in batches], batches
+
+    batches = torch.tensor([4]), torch.tensor([[4], [2]]), torch.arange(12).reshape(4, 3).T
+    found, after = student.run(probe, *batches)
+
+    check(found, [(ids[..., :-1], ids[..., 1:]) for ids in batches])
+    check(after, batches)
+
+
+# ---------------------------------------------------------------------------------------------- fit and next_token_probabilities
+
+
+@MODEL
+@pytest.mark.points(4)
+@pytest.mark.parametrize("smoothing", [1.0, 0.25, 3.0])
+def test_probabilities_are_smoothed_shares(student, check, rng, smoothing):
+    """p(b | a) = (count(a, b) + s) / (count(a) + s · V), where count(a) counts a as a first token only."""
+    ids = random_ids(rng, 60)
+
+    def probe(ids, V, smoothing):
+        return inside.table(inside.fitted(V, smoothing, ids), V)
+
+    found = student.run(probe, ids, V, smoothing)
+
+    check_table(check, found, table(ids, smoothing), table_mistakes(ids, smoothing))
+
+
+@MODEL
+@pytest.mark.points(2)
+def test_without_smoothing_unseen_pairs_are_impossible(student, check, rng):
+    """At smoothing 0 a pair that was not seen has probability 0, and a row without any count is uniform."""
+    ids = random_ids(rng, 40)
+
+    def probe(ids, V):
+        return inside.table(inside.fitted(V, 0, ids), V), inside.table(inside.fitted(V, 0.0, ids[:1]), V)
+
+    found, of_one_token = student.run(probe, ids, V)
+
+    check_table(check, found, table(ids, 0.0), {
+        "a row without any count is NaN: it is uniform": table(ids, 0.0, empty=math.nan),
+        "a token that nothing follows repeats itself: its row is uniform": table(ids, 0.0).index_put(
+            (torch.tensor([V - 2, V - 1]),), torch.eye(V, dtype=torch.float64)[V - 2 :]
+        ),
+    } | table_mistakes(ids, 0.0))  # fmt: skip
+    check_table(check, of_one_token, torch.full((V, V), 1 / V, dtype=torch.float64))
+
+
+@MODEL
+@pytest.mark.points(1)
+def test_the_smoothing_is_1_by_default(student, check, rng):
+    """Without an argument the smoothing is 1."""
+    ids = random_ids(rng, 30)
+
+    def probe(ids, V):
+        from bigram import BigramLanguageModel
+
+        return inside.table(BigramLanguageModel(V).fit(ids), V)
+
+    found = student.run(probe, ids, V)
+
+    check_table(check, found, table(ids, 1.0), {"the smoothing is 0 by default: it is 1": table(ids, 0.0)})
+
+
+@MODEL
+@pytest.mark.points(2)
+def test_fit_starts_from_empty_counts_and_returns_the_model(student, check, rng):
+    """fit forgets what was counted before, and returns the model; the ids are not changed."""
+    first, second = random_ids(rng, 50), random_ids(rng, 40)
+
+    def probe(first, second, V):
+        model = inside.fitted(V, 0.5, first)
+        returned = model.fit(second)
+        return inside.table(model, V), returned is model, returned is None, (first, second)
+
+    found, is_model, is_none, after = student.run(probe, first, second, V)
+
+    both = torch.cat([table(first, 0.0)[None], table(second, 0.0)[None]])
+    n = torch.stack([torch.tensor([float((ids[:-1] == a).sum()) for a in range(V)]) for ids in (first, second)])[
+        ..., None
+    ]
+    check_table(check, found, table(second, 0.5), {
+        "fit adds to the counts of the last fit: it starts from empty counts": ((both * n).sum(0) + 0.5) / (n.sum(0) + 0.5 * V),
+        "fit adds to the counts of the last fit, and counts a pair across the two": table(torch.cat([first, second]), 0.5),
+        "the second fit is ignored": table(first, 0.5),
+    })  # fmt: skip
+    check((is_model, is_none), (True, False), mistakes={
+        "fit returns None: it returns the model": (False, True),
+        "fit returns another model: it returns this one": (False, False),
+    })  # fmt: skip
+    check(after, (first, second))
+
+
+@MODEL
+@pytest.mark.points(2)
+def test_bad_arguments_are_refused(student, rng):
+    """A negative smoothing, and ids outside [0, V) in fit and next_token_probabilities, are ValueErrors."""
+
+    def fit(V, ids):
+        inside.fitted(V, 1.0, ids)
+
+    def ask(V, ids, token):
+        inside.fitted(V, 1.0, ids).next_token_probabilities(token)
+
+    ids = random_ids(rng, 20)
+    student.raises(ValueError, "bigram.BigramLanguageModel", V, says="smoothing", kwargs={"smoothing": -0.5})
+    for wrong in (V, -1, V + 40):
+        student.raises(ValueError, ask, V, ids, wrong, says="token")
+        for place in (0, 7, 19):
+            student.raises(ValueError, fit, V, ids.index_fill(0, torch.tensor([place]), wrong), says="ids")
+    student.raises(ValueError, fit, V, torch.tensor([V]), says="ids")
+
+
+# ---------------------------------------------------------------------------------------------- generate
+
+
+def cycle(order):
+    """Ids in which every token has one follower."""
+    return torch.tensor(order + order[:1])
+
+
+@GENERATE
+@pytest.mark.points(3)
+def test_each_new_token_follows_the_token_before_it(student, check, rng):
+    """The prompt and the new tokens come back in one; where each token has one follower, they follow."""
+    order = torch.randperm(V, generator=rng).tolist()
+
+    def probe(ids, V, prompts, count):
+        model = inside.fitted(V, 0.0, ids)
+        return [model.generate(prompt, count) for prompt in prompts], model.generate(prompts[0], 0), prompts
+
+    prompts = [torch.tensor(order[:1]), torch.tensor([order[3], order[0], order[4], order[1]])]
+    found, nothing_new, after = student.run(probe, cycle(order), V, prompts, 10)
+
+    after_token = dict(pairwise(order + order[:1]))
+
+    def follow(prompt, start=-1, count=10):
+        ids, token = prompt.tolist(), int(prompt[start])
+        for _ in range(count):
+            token = after_token[token]
+            ids.append(token)
+        return torch.tensor(ids)
+
+    def each(make):
+        return [make(prompt) for prompt in prompts]
+
+    check(found, each(follow), mistakes={
+        "the new tokens come back without the prompt": each(lambda prompt: follow(prompt)[len(prompt) :]),
+        "the first token of the prompt is continued, not the last": each(lambda prompt: follow(prompt, start=0)),
+        "max_new_tokens counts the prompt too": each(lambda prompt: follow(prompt)[:10]),
+        "one token too many is generated": each(lambda prompt: follow(prompt, count=11)),
+        "one token too few is generated": each(lambda prompt: follow(prompt, count=9)),
+        "every token is drawn from the row of the prompt's last token": each(
+            lambda prompt: torch.cat([prompt, torch.full((10,), after_token[int(prompt[-1])])])
+        ),
+        "the result has a batch dimension": each(lambda prompt: follow(prompt)[None]),
+        "the result is a list, not a tensor": each(lambda prompt: follow(prompt).tolist()),
+    })  # fmt: skip
+    check(nothing_new, prompts[0])
+    check(after, prompts)
+
+
+def chance(transitions, p):
+    """The probability that transitions drawn from p lie as far from it or farther: a chi-square test.
+
+    Every cell is expected 30 times or more, where the statistic's tail is right up to a factor of ten or so: at a level
+    of 1e-9 the false-alarm rate of the two tests below is far below 1e-6.
+    """
+    expected = p * transitions.sum(1, keepdim=True)
+    statistic = ((transitions - expected).square() / expected).nan_to_num(nan=0.0, posinf=1e9).sum()
+    freedom = torch.tensor(p.shape[0] * (p.shape[1] - 1) / 2, dtype=torch.float64)
+    return float(torch.special.gammaincc(freedom, statistic / 2))
+
+
+@GENERATE
+@pytest.mark.points(3)
+def test_new_tokens_are_drawn_from_the_probabilities(student, check, rng):
+    """New tokens are drawn from p(b | token before), with a generator and without (chi-square tests)."""
+    ids = random_ids(rng, 61)
+
+    def probe(ids, V, seed):
+        model, prompt = inside.fitted(V, 3.0, ids), torch.tensor([2, 1])
+        return [model.generate(prompt, 4000), model.generate(prompt, 4000, torch.Generator().manual_seed(seed))]
+
+    runs = student.run(probe, ids, V, int(torch.randint(2**31, (), generator=rng)))
+
+    p = table(ids, 3.0)
+    alternatives = {
+        "the most probable token is always taken: draw one": torch.nn.functional.one_hot(p.argmax(1), V).double(),
+        "every token is as probable as every other": torch.full((V, V), 1 / V, dtype=torch.float64),
+        "new tokens are drawn without the smoothing": table(ids, 0.0),
+        "every token is drawn from the row of the prompt's last token": p[1].expand(V, V),
+        "every token is drawn from the row of the prompt's first token": p[2].expand(V, V),
+        "a softmax is taken over the probabilities": p.softmax(1),
+        "the probabilities of the token before are drawn from": table_mistakes(ids, 3.0)[
+            "the probabilities are those of the token before, not of the token that follows"
+        ],
+    }  # fmt: skip
+    for run in runs:
+        assert type(run) is torch.Tensor, "generate gives no tensor"
+        assert (run.shape, run.dtype) == ((4002,), torch.int64), "generate gives no LongTensor of prompt and new tokens"
+        transitions = torch.zeros(V, V, dtype=torch.float64)
+        transitions.index_put_((run[1:-1], run[2:]), torch.tensor(1.0, dtype=torch.float64), accumulate=True)
+        best = max(alternatives, key=lambda name: chance(transitions, alternatives[name]))
+        nearest = best if chance(transitions, alternatives[best]) > 1e-9 else "another distribution"
+        found = "right" if chance(transitions, p) > 1e-9 else nearest
+        check(found, "right", mistakes={name: name for name in alternatives})
+
+
+@GENERATE
+@pytest.mark.points(2)
+def test_randomness_comes_from_the_generator(student, check, rng):
+    """The same generator state gives the same tokens; without a generator torch's global one is used."""
+
+    def probe(ids, V):
+        model, prompt = inside.fitted(V, 20.0, ids), ids[:2]
+        generator = torch.Generator().manual_seed(3)
+        torch.manual_seed(4)
+        given = [model.generate(prompt, 60, generator), model.generate(prompt, 60, generator)]
+        untouched = torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(4).get_state())
+        given += [model.generate(prompt, 60, generator=torch.Generator().manual_seed(3))]
+        own = []
+        for seed in (4, 4, None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            own.append(model.generate(prompt, 60))
+        return given, untouched, own
+
+    (first, next_one, again), untouched, own = student.run(probe, random_ids(rng, 40), V)
+
+    check(torch.equal(first, again), True, mistakes={"the generator that is given is not used": False})
+    check(torch.equal(first, next_one), False, mistakes={"the generator is seeded anew in each call": True})
+    check(untouched, True, mistakes={"torch's global generator is used or seeded, though another is given": False})
+    check(torch.equal(own[0], own[1]), True, mistakes={"without a generator the randomness is not torch's": False})
+    check(torch.equal(own[1], own[2]), False, mistakes={"without a generator each call is seeded anew": True})
+
+
+@GENERATE
+@pytest.mark.points(1)
+def test_generation_goes_on_where_nothing_was_counted(student, check, rng):
+    """Without smoothing, only pairs that were seen are generated, and any token behind one that nothing followed."""
+    ids = random_ids(rng, 30)
+
+    def probe(ids, V):
+        model = inside.fitted(V, 0.0, ids)
+        before = inside.table(model, V)
+        runs = [model.generate(torch.tensor([token]), 40) for token in range(V)]
+        return torch.stack(runs), torch.equal(before, inside.table(model, V))
+
+    runs, unchanged = student.run(probe, ids, V)
+
+    seen = table(ids, 0.0)[runs[:, :-1], runs[:, 1:]] > 0
+    check(bool(seen.all()), True, mistakes={"pairs are generated that were never seen, without smoothing": False})
+    check(unchanged, True, mistakes={"generate changes the counts": False})
+
+
+@GENERATE
+@pytest.mark.points(1)
+def test_a_bad_prompt_is_refused(student, rng):
+    """A prompt with an id outside [0, V), at any place, or without any, is a ValueError."""
+
+    def probe(ids, V, prompt, count):
+        return inside.fitted(V, 1.0, ids).generate(prompt, count)
+
+    ids = random_ids(rng, 20)
+    for prompt in ([V], [0, -1], [-1, 0], [1, V + 2, 3], []):
+        for count in (0, 3):
+            student.raises(ValueError, probe, ids, V, torch.tensor(prompt, dtype=torch.int64), count, says="prompt")
+
+
+# ---------------------------------------------------------------------------------------------- perplexity
+
+
+@PERPLEXITY
+@pytest.mark.points(4)
+@pytest.mark.parametrize("length", [2, 3, 40, 4000])
+def test_perplexity_is_the_exponential_of_the_mean_loss(student, check, rng, length):
+    """Perplexity is exp of the mean negative log probability of the T - 1 transitions, for long texts too."""
+    ids, text = random_ids(rng, 60), random_ids(rng, length)
+
+    def probe(ids, text, V):
+        model = inside.fitted(V, 0.5, ids)
+        return model.perplexity(text), model.perplexity(text), text
+
+    found, again, after = student.run(probe, ids, text, V)
+
+    first, second = text[:-1], text[1:]
+
+    def exp(x):  # inf where math.exp raises
+        return float(torch.tensor(x, dtype=torch.float64).exp())
+
+    def mean_loss(p):
+        return float(-p[first, second].log().mean())
+
+    loss = mean_loss(table(ids, 0.5))
+    unigram = (torch.bincount(ids, minlength=V) + 0.5).double() / (len(ids) + 0.5 * V)
+    check(type(found) is torch.Tensor, False, mistakes={"a tensor comes back, not a float": True})
+    check(found, exp(loss), dtype=torch.float32, mistakes={
+        "the mean loss comes back: take its exponential": loss,
+        "the mean is over T tokens: there are T - 1 transitions": exp(loss * (length - 1) / length),
+        "the product of the probabilities underflows: sum their logarithms": math.inf,
+        "the losses are summed, not averaged": exp(loss * (length - 1)),
+        "the inverse comes back: the sign of the log probability is wrong": exp(-loss),
+        "the logarithm is to the base 2 and the exponential to the base e": exp(loss / math.log(2)),
+        "the exponential is to the base 2 and the logarithm to the base e": 2**loss,
+        "the losses are exponentiated before the mean is taken": float((1 / table(ids, 0.5)[first, second]).mean()),
+        "the probabilities are averaged before the logarithm is taken": 1 / float(table(ids, 0.5)[first, second].mean()),
+        "the smoothing is missing": exp(mean_loss(table(ids, 0.0))),
+        "the model is fitted to the text that it is asked about": exp(mean_loss(table(text, 0.5))),
+        "the transitions are read backwards": exp(float(-table(ids, 0.5)[second, first].log().mean())),
+        "a token's own frequency is taken, whatever comes before it": exp(float(-unigram[second].log().mean())),
+    })  # fmt: skip
+    check((again, after), (found, text))
+
+
+@PERPLEXITY
+@pytest.mark.points(2)
+def test_perplexity_of_sure_and_of_clueless_models(student, check, rng):
+    """A sure model has perplexity 1, a clueless one V, and one that meets an impossible transition inf."""
+    order = torch.randperm(V, generator=rng).tolist()
+    impossible = torch.tensor([*order, order[-1], order[0], order[1]])
+
+    def probe(ids, V, impossible):
+        sure, clueless = inside.fitted(V, 0.0, ids), inside.fitted(V, 0.0, ids[:1])
+        return sure.perplexity(ids), clueless.perplexity(ids), sure.perplexity(impossible)
+
+    one, of_all, infinite = student.run(probe, cycle(order), V, impossible)
+
+    check((one, of_all), (1.0, float(V)), dtype=torch.float32, mistakes={
+        "the mean loss comes back: take its exponential": (0.0, math.log(V)),
+        "the inverse comes back: the sign of the log probability is wrong": (1.0, 1 / V),
+    })  # fmt: skip
+    large = type(infinite) is float and math.isfinite(infinite)
+    check(infinite, math.inf, mistakes={
+        "an impossible transition makes the perplexity infinite, not only large": infinite if large else 0.0,
+        "an impossible transition makes the perplexity NaN, not infinite": math.nan,
+    })  # fmt: skip
+
+
+@PERPLEXITY
+@pytest.mark.points(1)
+def test_texts_without_perplexity_are_refused(student, rng):
+    """Fewer than two ids, or an id outside [0, V) at any place, are a ValueError."""
+
+    def probe(ids, V, text):
+        return inside.fitted(V, 1.0, ids).perplexity(text)
+
+    ids = random_ids(rng, 20)
+    for text in ([], [1], [0, V], [V, 0], [2, -1, 3], [-1, 2]):
+        student.raises(ValueError, probe, ids, V, torch.tensor(text, dtype=torch.int64), says="ids")
+
+
+# ---------------------------------------------------------------------------------------------- device
+
+
+@MODEL
+@pytest.mark.gpu
+@pytest.mark.points(1)
+def test_it_works_where_its_inputs_are(student, check, rng):
+    """Ids on a GPU are counted and continued: pairs and generated tokens stay there."""
+    ids = random_ids(rng, 40)
+
+    def probe(ids, V):
+        from bigram import training_pairs
+
+        model = inside.fitted(V, 0.5, ids)
+        return training_pairs(ids), model.generate(ids, 20), model.perplexity(ids)
+
+    pairs, generated, perplexity = student.run(probe, ids, V)
+
+    check(pairs, (ids[:-1], ids[1:]))
+    check(generated, torch.cat([ids, generated[40:60]]))  # which device it comes from, and the prompt
+    p = table(ids, 0.5)
+    check(perplexity, math.exp(float(-p[ids[:-1], ids[1:]].log().mean())), dtype=torch.float32)
