@@ -61,7 +61,7 @@ class Slot:
             StudentFault: the module cannot be imported, now or when it was tried before.
         """
         if module in self._broken:
-            raise self._broken[module]
+            raise self._broken[module].with_traceback(None)
         if self._worker is None:
             self._start()
         if module is not None and module not in self._imported:

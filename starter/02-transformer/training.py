@@ -1,0 +1,240 @@
+"""Training a transformer: optimizer, learning-rate schedules, clipping, initial weights, loss, and two trainers.
+
+Vaswani et al. 2017, "Attention Is All You Need", section 5 trains with Adam, a schedule with warmup and label smoothing;
+what came later (AdamW, cosine decay, mixed precision) is here too. Nothing in this file knows a transformer: the
+trainers take any model(src, tgt) -> logits.
+
+Sizes: B batch, Ts and Tt lengths of source and target, V vocabulary of the target.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class AdamW(torch.optim.Optimizer):
+    """Adam with decoupled weight decay. Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
+
+    For each parameter θ with gradient g, in its own t-th step:
+
+        θ <- θ - lr · λ · θ                         λ = weight_decay: decay first, and not through the moments
+        m <- β1 · m + (1 - β1) · g                  mean of the gradients
+        v <- β2 · v + (1 - β2) · g²                 mean of their squares
+        m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)    both began at zero: without this the first steps are too small
+        θ <- θ - lr · m̂ / (√v̂ + ε)
+
+    In plain Adam λθ is added to g; then weights with large gradients decay less than others, which nobody wants.
+
+    Args:
+        params: parameters, or dicts {"params": …, and settings of their own}, as every torch.optim.Optimizer takes.
+        lr, betas, eps, weight_decay: the settings of groups that have no others.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ):
+        # TODO(student): the settings are the defaults of the parameter groups
+        raise NotImplementedError("AdamW.__init__ is not implemented yet")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None):
+        """Updates every parameter that has a gradient; one without stays as it is, and its t does not count on.
+
+        Args:
+            closure: called first, if there is one, to work out the loss and the gradients again.
+
+        Returns:
+            What closure returned, or None.
+        """
+        # TODO(student): keep t, m and v of each parameter in self.state[parameter]
+        raise NotImplementedError("AdamW.step is not implemented yet")
+
+
+def cosine_schedule(step: int, warmup_steps: int, total_steps: int, max_lr: float, min_lr: float = 0.0) -> float:
+    """The learning rate of a step: linear warmup, then half a cosine. Loshchilov & Hutter 2017, "SGDR".
+
+        max_lr · step / warmup_steps                            for step < warmup_steps
+        min_lr + (max_lr - min_lr) · (1 + cos(π p)) / 2         from then on, with
+        p = min(1, (step - warmup_steps) / (total_steps - warmup_steps))
+
+    Early steps are small because Adam's moments know little yet; the end is small so that the weights settle. After
+    total_steps the rate stays at min_lr.
+
+    Args:
+        step: counted from 0.
+        warmup_steps: may be 0.
+        total_steps: with the warmup; greater than warmup_steps.
+    """
+    # TODO(student): the straight line up, then half a cosine down
+    raise NotImplementedError("cosine_schedule is not implemented yet")
+
+
+class CosineAnnealingWarmupScheduler:
+    """Sets the learning rate of every group of an optimizer by `cosine_schedule`.
+
+    Args:
+        optimizer: the lr that each of its groups has now is the max_lr of that group.
+        warmup_steps, total_steps, min_lr: see `cosine_schedule`.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, min_lr: float = 0):
+        # TODO(student): remember the lr of each group as it is now
+        raise NotImplementedError("CosineAnnealingWarmupScheduler.__init__ is not implemented yet")
+
+    def step(self, step: int) -> None:
+        """Sets the rates for this step, whichever was set before; the optimizer itself takes no step."""
+        # TODO(student): one lr for each group
+        raise NotImplementedError("CosineAnnealingWarmupScheduler.step is not implemented yet")
+
+
+def noam_schedule(step: int, d_model: int, warmup_steps: int) -> float:
+    """The learning rate of "Attention Is All You Need", section 5.3, for step >= 1.
+
+        d_model^-0.5 · min(step^-0.5, step · warmup_steps^-1.5)
+
+    It rises linearly for warmup_steps, then falls with the square root of the step.
+    """
+    # TODO(student): the smaller of the two, times d_model^-0.5
+    raise NotImplementedError("noam_schedule is not implemented yet")
+
+
+@torch.no_grad()
+def clip_grad_norm(parameters: torch.Tensor | Iterable[torch.Tensor], max_norm: float) -> torch.Tensor:
+    """Scales all gradients in place so that together they are no longer than max_norm. Pascanu et al. 2013.
+
+        total = sqrt(Σ over all parameters of |g|²)
+        g <- g · min(1, max_norm / (total + 1e-6))
+
+    All gradients get the same factor, so the direction of the step stays. As torch.nn.utils.clip_grad_norm_.
+
+    Args:
+        parameters: tensors, as a list, a generator or alone. Those without a gradient are passed over.
+        max_norm: the greatest length allowed.
+
+    Returns:
+        total, as it was before clipping: a tensor of no dimensions. 0 if there is no gradient.
+    """
+    # TODO(student): one norm over all gradients, then one factor for all of them
+    raise NotImplementedError("clip_grad_norm is not implemented yet")
+
+
+def init_weights(module: nn.Module) -> None:
+    """Gives every layer inside module (and module itself) its first weights.
+
+    - nn.Linear: Xavier uniform (Glorot & Bengio 2010), U(-a, a) with a = sqrt(6 / (fan_in + fan_out)); zero bias
+    - nn.Embedding: N(0, 0.02²), as BERT and GPT-2
+    - nn.LayerNorm: weight 1, bias 0
+
+    Other layers are left as they are, and so is a weight or bias that a layer was made without.
+    """
+    # TODO(student): go through module.modules(), torch.nn.init does the rest
+    raise NotImplementedError("init_weights is not implemented yet")
+
+
+def label_smoothed_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.1, ignore_index: int = -100
+) -> torch.Tensor:
+    """Cross-entropy against softened targets. Szegedy et al. 2016, section 7; Vaswani et al. 2017, section 5.4.
+
+    The target distribution is 1 - ε on the right token plus ε / V on every token, the right one among them:
+
+        loss = (1 - ε) · (-log p[target]) + ε · mean over V of (-log p)
+
+    averaged over the places whose target is not ignore_index. As torch.nn.functional.cross_entropy(…, label_smoothing=ε).
+
+    Args:
+        logits: (..., V).
+        targets: (...) int64.
+        smoothing: ε; 0 gives the plain cross-entropy.
+        ignore_index: targets that do not count, neither in the sum nor in the number of places.
+
+    Returns:
+        A tensor of no dimensions, in the dtype of logits.
+    """
+    # TODO(student): log-probabilities of the real places, then the mixture of the two losses
+    raise NotImplementedError("label_smoothed_cross_entropy is not implemented yet")
+
+
+class TransformerTrainer:
+    """Trains a sequence-to-sequence model with teacher forcing.
+
+    Args:
+        model: model(src (B, Ts), tgt (B, Tt)) -> logits (B, Tt, V).
+        src_vocab_size, tgt_vocab_size: the sizes of the vocabularies; the second is V.
+        lr: learning rate.
+        pad_id: target tokens of this id are padding and do not count.
+
+    Attributes:
+        optimizer: AdamW of all parameters of the model.
+    """
+
+    def __init__(self, model: nn.Module, src_vocab_size: int, tgt_vocab_size: int, lr: float = 1e-4, pad_id: int = 0):
+        # TODO(student): keep what train_step needs, and make the optimizer
+        raise NotImplementedError("TransformerTrainer.__init__ is not implemented yet")
+
+    def train_step(self, src: torch.Tensor, tgt: torch.Tensor) -> float:
+        """One update with one batch: from tgt[:, :-1] the model predicts tgt[:, 1:].
+
+        Args:
+            src: (B, Ts) ids. tgt: (B, Tt) ids, with the start token in front.
+
+        Returns:
+            The mean cross-entropy over the target tokens that are no padding, before the update.
+        """
+        # TODO(student): train mode, shift, loss, backward, update
+        raise NotImplementedError("TransformerTrainer.train_step is not implemented yet")
+
+
+class OptimizedTransformerTrainer(TransformerTrainer):
+    """A trainer for batches that do not fit into memory, and for fast low-precision arithmetic.
+
+    Gradient accumulation: N calls of train_step are one batch. The gradients of a batch of all N would be
+
+        Σ over micro-batches of (gradient of its summed loss) / Σ over micro-batches of its tokens
+
+    which is not the mean of the N mean gradients, unless all have equally many tokens.
+
+    Mixed precision (Micikevicius et al. 2018): matrix products in 16 bits, weights, gradients and loss in 32. bfloat16
+    has the range of float32; fp16 (on a GPU) has not, so small gradients are scaled up in the backward pass and down
+    again before the update.
+
+    Args:
+        model, src_vocab_size, tgt_vocab_size, lr, pad_id: see `TransformerTrainer`.
+        use_mixed_precision: run the model under autocast, bfloat16 on the CPU, fp16 on a GPU.
+        use_gradient_accumulation: update in every accumulation_steps-th call only.
+        accumulation_steps: N.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        src_vocab_size: int,
+        tgt_vocab_size: int,
+        lr: float = 1e-4,
+        pad_id: int = 0,
+        use_mixed_precision: bool = False,
+        use_gradient_accumulation: bool = False,
+        accumulation_steps: int = 4,
+    ):
+        # TODO(student): the trainer above, the settings, the gradient scaler, and counters of micro-batches and tokens
+        raise NotImplementedError("OptimizedTransformerTrainer.__init__ is not implemented yet")
+
+    def train_step(self, src: torch.Tensor, tgt: torch.Tensor) -> float:
+        """One micro-batch; every accumulation_steps-th call updates the weights.
+
+        Args:
+            src: (B, Ts) ids. tgt: (B, Tt) ids. The shapes may differ from call to call.
+
+        Returns:
+            The mean cross-entropy over the real target tokens of this micro-batch.
+        """
+        # TODO(student): add up the gradients of summed losses, divide by the tokens in the N-th call
+        raise NotImplementedError("OptimizedTransformerTrainer.train_step is not implemented yet")

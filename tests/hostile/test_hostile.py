@@ -1,0 +1,154 @@
+"""The box holds: no attack gets a verdict that it did not earn, reads what is hidden, or outlives its grading.
+
+The samples of tests/submissions/01-attention/hostile/ are graded in the three modes of launch.py by
+tests/hostile/grade.py, which also looks at what each has reached and left behind, and grades an honest submission after it.
+`make test` runs some of them as root (or as who you are), `make test-hostile` all of them in all modes.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from autograder.lesson import load
+from autograder.samples import HOSTILE, load_samples
+
+HOSTILE_FOLDER = Path(__file__).parent
+LESSON = load("01-attention", ROOT)
+SAMPLES = {sample.name: sample for sample in load_samples(LESSON, (HOSTILE,))}
+MODES = ("root", "docker", "plain")
+CANNOT = 77  # launch.py's way to say that this machine does not allow a mode
+AT_A_LIMIT = re.compile(r"took more than|it used more than|the process ended")
+
+ROWS = {
+    f"{letter}{number}"
+    for letter, last in zip("ABCDEFGH", (12, 10, 11, 10, 8, 8, 3, 10), strict=True)
+    for number in range(1, last + 1)
+}
+ELSEWHERE = {
+    "A10": "needs many gradings: each draws a fresh seed (tests/autograder/test_grade.py), feedback shows no values",
+    "D10": "archives are refused before anything runs (tests/autograder/test_submission.py)",
+    "F8": "needs a GPU: what a slot leaves there is not examined (docs/security.md)",
+    "H7": "a cache of keys and values: tested by the suite of the lesson that has one",
+    "H8": "quantization: tested by the suite of the lesson that has it",
+    "H9": "several ranks: tested by the suite of the lesson that has them",
+}
+QUICK = """open-hidden-files other-submissions exit-in-a-call forge-a-verdict patch-the-wire seed-of-the-inputs lying-tensor
+    kill-the-grader world-connectable-sockets memory-in-forks deep-folders hopping-daemon""".split()
+
+
+# ---------------------------------------------------------------------------------------------- the samples
+
+
+def test_every_row_of_the_catalogue_has_a_sample_or_a_reason():
+    assert ROWS - {sample.expect.row for sample in SAMPLES.values()} == set(ELSEWHERE)
+    assert {sample.expect.row for sample in SAMPLES.values()} <= ROWS
+    assert len(SAMPLES) >= 60
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_an_attack_fails(name):
+    mode = "root" if os.geteuid() == 0 else "plain"
+
+    assert verdict_problems(mode, tuple(QUICK), name) == []
+
+
+@pytest.mark.hostile
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("mode", MODES)
+def test_an_attack_fails_in_each_mode(mode, name):
+    assert verdict_problems(mode, tuple(SAMPLES), name) == []
+
+
+def verdict_problems(mode: str, names: tuple[str, ...], name: str) -> list[str]:
+    """What of a sample's record is not as its expect.toml says."""
+    records, last_words = graded(mode, names)
+    if name not in records:
+        return [f"the grader did not finish it: {last_words}"]
+    record, expect = records[name], SAMPLES[name].expect
+    found = [one for one in record["problems"] if not (mode in expect.granted_to and one.startswith("REACHED"))]
+    found += [f"{test} was not run" for test in record["asked"] if test not in record["outcomes"]]
+    passed = {test for test, (status, _) in record["outcomes"].items() if status == "passed"}
+    if expect.row in ("H1", "H2") and not record["evidence"]:
+        found.append("nobody noted what torch did")
+    if expect.verdict == "values":
+        return found + [
+            f"{test} should pass: the values are right" for test in record["outcomes"] if test not in passed
+        ]
+    found += [f"{test} passed" for test in passed]
+    if expect.verdict == "killed" and not any(AT_A_LIMIT.search(text) for _, text in record["outcomes"].values()):
+        found.append("it did not end at a limit")
+    return found
+
+
+@cache
+def graded(mode: str, names: tuple[str, ...]) -> tuple[dict, str]:
+    """name -> record of grade.py, and what the grading process said at its end."""
+    folder = Path(tempfile.mkdtemp(prefix="hostile-"))
+    folder.chmod(0o755)
+    try:
+        command = [sys.executable, "-B", str(HOSTILE_FOLDER / "launch.py"), mode, str(folder)]
+        command += [sys.executable, "-B", str(HOSTILE_FOLDER / "grade.py"), str(folder), *names]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+        if done.returncode == CANNOT:
+            pytest.skip(done.stderr.strip())
+        path = folder / "records"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {
+        line["sample"]: line for line in lines if "sample" in line
+    }, f"exit {done.returncode}, {done.stderr[-2000:]}"
+
+
+# ---------------------------------------------------------------------------------------------- the control
+
+
+@cache
+def in_one_process(names: tuple[str, ...]) -> dict[str, int]:
+    """How many of the tests in naive.py do not fail, for each of the samples, the solution, and no attack."""
+    with tempfile.TemporaryDirectory() as top:
+        files = {name: SAMPLES[name].submission().files for name in names}
+        files["(the solution)"] = LESSON.solution_files()
+        files["(no attack)"] = {"attention.py": b"from attack import *\n"}
+        for name, contents in files.items():
+            folder = Path(top, name)
+            folder.mkdir()
+            shutil.copy(HOSTILE_FOLDER / "attack.py", folder)
+            shutil.copy(HOSTILE_FOLDER / "naive.py", folder / "test_naive.py")
+            (folder / "targets.py").write_text("results = hidden_test = closed = '/nowhere'\n")
+            for file, content in contents.items():
+                (folder / file).write_bytes(content)
+        command = [sys.executable, "-B", str(HOSTILE_FOLDER / "naive_runs.py"), top]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    return json.loads(done.stdout)
+
+
+BEATING = tuple(name for name, sample in SAMPLES.items() if sample.expect.beats_in_process)
+QUICKLY_BEATING = tuple(name for name in BEATING if name in QUICK)
+
+
+def test_an_ordinary_suite_in_one_process_passes_the_solution_and_fails_wrong_answers():
+    assert in_one_process(QUICKLY_BEATING)["(the solution)"] == 3
+    assert in_one_process(QUICKLY_BEATING)["(no attack)"] == 0
+
+
+@pytest.mark.parametrize("name", QUICKLY_BEATING)
+def test_an_ordinary_suite_in_one_process_is_beaten(name):
+    assert in_one_process(QUICKLY_BEATING)[name] > 0
+
+
+@pytest.mark.hostile
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BEATING)
+def test_an_ordinary_suite_in_one_process_is_beaten_by_each(name):
+    assert in_one_process(BEATING)[name] > 0

@@ -1,0 +1,309 @@
+"""Helpers for the probes of this lesson: they run in the student's process, with torch and the standard library only."""
+
+import contextlib
+import copy
+import inspect
+import io
+
+import torch
+from torch import nn
+
+# ---------------------------------------------------------------------------------------------- any function
+
+
+def strided(tensor):
+    """The same numbers, laid out in memory the other way round: nothing can be viewed in another shape."""
+    backwards = tuple(reversed(range(tensor.dim())))
+    return tensor.permute(backwards).contiguous().permute(backwards)
+
+
+def manners(function, *inputs, **options):
+    """What a call does besides returning: (result for strided inputs, the inputs after it, has torch changed, prints)."""
+    inputs = [strided(item) if isinstance(item, torch.Tensor) else item for item in inputs]
+    before = _torch_state()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        result = function(*inputs, **options)
+    return result, inputs, _torch_state() != before, printed.getvalue() != ""
+
+
+def _torch_state():
+    """All that a call might change for others."""
+    modes = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+    return torch.initial_seed(), torch.get_default_dtype(), torch.get_num_threads(), *modes
+
+
+def gradients(outputs, cotangents, tensors):
+    """The gradients of Σ cotangent · output at the tensors; zeros where nothing flows back."""
+    total = sum((cotangent * output).sum() for output, cotangent in zip(outputs, cotangents, strict=True))
+    if not total.requires_grad:
+        return [torch.zeros_like(tensor) for tensor in tensors]
+    return list(torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True))
+
+
+# ---------------------------------------------------------------------------------------------- transformer: known weights
+
+SIGNS = (1, 1, 1, 1, 1, -1, 1, -1)
+SIZE, SIZE_32, GAIN = 0.02, 0.03, 8.0
+SMALLEST_MATRIX = (
+    24 * 8
+)  # numbers: a head's part of a projection where d_model is 24 and a head is 8 wide; biases have fewer
+
+
+def filled(model, tables=()):
+    """The model, float64 and in eval mode, with weights that are known, whatever they are called and however laid out.
+
+    A matrix gets SIZE · s(i) · s(j) at [i, j], s running through SIGNS again and again: so it is its own transpose, and
+    every head finds the same in its block of rows, be it 8 wide and d_model 24; with a dimension of 32, which is d_ff,
+    it is SIZE_32. A weight in the shape of a table, or of its transpose, gets the table. Weights that start with ones,
+    the gains of norms, become GAIN; biases become 0. These sizes make the scores spread, let the forms of GELU differ
+    and keep each sub-layer about as large as what it is added to.
+    """
+    with torch.no_grad():
+        for weight in model.parameters():
+            table = next((t for table in tables for t in (table, table.T) if t.shape == weight.shape), None)
+            if table is not None:
+                weight.copy_(table)
+            elif is_matrix(weight):
+                weight.fill_(SIZE_32 if 32 in weight.shape else SIZE)
+                for dim, length in enumerate(weight.shape):
+                    signs = torch.tensor([SIGNS[i % len(SIGNS)] for i in range(length)], dtype=weight.dtype)
+                    weight.mul_(signs.to(weight.device).view(-1, *[1] * (weight.dim() - 1 - dim)))
+            else:
+                weight.fill_(GAIN if (weight == 1).all() else 0.0)
+    return model.double().eval()
+
+
+def results(name, args, tables, calls, gradients=False):
+    """What a model of the student gives with known weights for each call's inputs, in eval mode.
+
+    name: of a class, or "Class.method". With gradients each result is
+    [output, the gradients of Σ sin(n) · output[n] at the inputs that are floating point].
+    """
+    import transformer
+
+    name, *method = name.split(".")
+    model = filled(getattr(transformer, name)(*args), tables)
+    function = getattr(model, method[0]) if method else model
+    if not gradients:
+        return [function(*call) for call in calls]
+    return [_with_gradients(function, call) for call in calls]
+
+
+def _with_gradients(function, call):
+    leaves = [item.clone().requires_grad_() if item.is_floating_point() else item for item in call]
+    output = function(*leaves)
+    cotangent = torch.arange(output.numel(), dtype=output.dtype).sin().view(output.shape)
+    return [output, *gradients([output], [cotangent], [leaf for leaf in leaves if leaf.requires_grad])]
+
+
+def is_matrix(weight):
+    return weight.dim() >= 2 and weight.numel() >= SMALLEST_MATRIX and not (weight == 1).all()
+
+
+def weight_facts(name, args, inputs, vocab_size, defaults):
+    """Of a class of the student: how many numbers its matrices hold, how many of them learn, how many matrices have a row a
+    token, how many gains of norms there are, the names of the arguments, the defaults of those called `defaults`, and the
+    outputs of a model and of another one that got its state. Matrices with a row a token are not among the first two.
+    """
+    import transformer
+
+    kind = getattr(transformer, name)
+    model, other = kind(*args).eval(), kind(*args).eval()
+    output = model(*inputs)
+    (output * torch.randn(output.shape)).sum().backward()
+    matrices = [weight for weight in model.parameters() if is_matrix(weight) and vocab_size not in weight.shape]
+    learning = sum(int((weight.grad != 0).sum()) for weight in matrices if weight.grad is not None)
+    tables = sum(vocab_size in weight.shape and weight.dim() > 1 for weight in model.parameters())
+    gains = sum(bool((weight == 1).all()) for weight in model.parameters())
+    other.load_state_dict(model.state_dict())
+    parameters = inspect.signature(kind).parameters
+    values = {key: parameters[key].default for key in defaults if key in parameters}
+    numbers = sum(weight.numel() for weight in matrices)
+    return (numbers, learning, tables, gains), list(parameters), values, [output, other(*inputs)]
+
+
+def dropout_facts(kind, args, inputs):
+    """Whether two runs give the same: with one seed, with two seeds, in eval mode, in train and eval mode with dropout=0.0."""
+    model, runs = kind(*args).train(), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        runs.append(model(*inputs))
+    off = [model.eval()(*inputs) for _ in range(2)]
+    without = kind(*args, dropout=0.0)
+    pair = without.train()(*inputs), without.eval()(*inputs)
+    return [*(torch.equal(*two) for two in (runs[:2], runs[1:], off)), torch.allclose(*pair, atol=1e-5)]
+
+
+def on_meta(model, *inputs):
+    """Whether the model runs on the meta device, where tensors have no values: "runs", "mixes devices" or "cannot tell"."""
+    try:
+        result = model.to("meta")(*(item.to("meta") for item in inputs))
+    except RuntimeError as error:
+        return "mixes devices" if "expected device" in str(error) or "same device" in str(error) else "cannot tell"
+    return "runs" if result.device.type == "meta" else "mixes devices"
+
+
+def gpt_pair(config, weights=None):
+    """The student's GPTModel and the one of transformers, of the same sizes, in eval mode; the second with weights by name."""
+    from transformer import GPTModel
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    theirs = GPT2LMHeadModel(GPT2Config(**config, bos_token_id=None, eos_token_id=None))
+    sizes = [config[key] for key in ("vocab_size", "n_embd", "n_layer", "n_head", "n_inner", "n_positions")]
+    return GPTModel(*sizes).eval(), _with_weights(theirs, weights)
+
+
+def bert_pair(config, weights=None):
+    """The same for BERT."""
+    from transformer import BERTModel
+    from transformers import BertConfig, BertModel
+
+    theirs = BertModel(BertConfig(**config))
+    names = (
+        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings".split()
+    )
+    sizes = [config[key] for key in names]
+    return BERTModel(*sizes, type_vocab_size=config["type_vocab_size"]).eval(), _with_weights(theirs, weights)
+
+
+def refusal(ours, theirs, ids):
+    """What load_huggingface does: "ValueError", "another error", or "the same" or "another" output that comes after it."""
+    try:
+        ours.load_huggingface(theirs)
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        return "ValueError" if isinstance(error, ValueError) else "another error"
+    output = theirs(ids)
+    output = output.logits if hasattr(output, "logits") else output.last_hidden_state
+    return "the same" if torch.allclose(ours(ids), output, atol=1e-4) else "another"
+
+
+def named(model, names):
+    """Copies of the weights with these names."""
+    state = model.state_dict()
+    return {name: state[name].clone() for name in names}
+
+
+def _with_weights(model, weights):
+    """The model of transformers in eval mode; what the test does not name, a pooler, stays as it is."""
+    state = model.state_dict()
+    unknown = set(weights or ()) - set(state)
+    if unknown:
+        raise RuntimeError(f"this transformers has no weights called {unknown}")
+    state |= weights or {}
+    if weights and "lm_head.weight" in state:
+        state["lm_head.weight"] = weights["transformer.wte.weight"]
+    model.load_state_dict(state)
+    return model.eval()
+
+
+# ---------------------------------------------------------------------------------------------- training: optimizers
+
+
+def optimize(make, task, reload_into=None):
+    """The parameters after each step of an optimizer, as a list of lists; also the gradients after the last step.
+
+    Args:
+        make: the optimizer's class.
+        task: "starts", the parameters; "steps", a list of gradients (or None) for each step; "groups", a list of
+            (indices of parameters, settings), the last of which may be added later: "added" is the step before which;
+            "settings" for all groups; "lrs", step -> the lr of each group from then on; "reload", the step before which
+            state_dict is loaded into a new optimizer of new parameters, made with the settings `reload_into`.
+    """
+    parameters = [start.clone().requires_grad_() for start in task["starts"]]
+    groups, added = task["groups"], task.get("added")
+    first = groups if added is None else groups[:-1]
+    optimizer = make(_groups(first, parameters), **task["settings"])
+    history = []
+    for k, gradients in enumerate(task["steps"]):
+        if k == added:
+            optimizer.add_param_group(_groups(groups[-1:], parameters)[0])
+        if k == task.get("reload"):
+            state = copy.deepcopy(optimizer.state_dict())
+            parameters = [parameter.detach().clone().requires_grad_() for parameter in parameters]
+            optimizer = make(_groups([(places, {}) for places, _ in groups], parameters), **reload_into)
+            optimizer.load_state_dict(state)
+        for group, lr in zip(optimizer.param_groups, task.get("lrs", {}).get(k, ()), strict=False):
+            group["lr"] = lr
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = None if gradient is None else gradient.clone()
+        optimizer.step()
+        history.append([parameter.detach().clone() for parameter in parameters])
+    return history, [parameter.grad for parameter in parameters]
+
+
+def _groups(groups, parameters):
+    return [{"params": [parameters[i] for i in places], **settings} for places, settings in groups]
+
+
+# ---------------------------------------------------------------------------------------------- training: trainers
+
+
+class Toy(nn.Module):
+    """A model(src, tgt) -> logits: out(tanh(target embedding + mean of the source embeddings but 0)). Keeps calls.
+
+    Args:
+        weights: "src" (Vs, D), "tgt" (Vt, D), "weight" (V, D) and "bias" (V,) of the last layer; dtype becomes theirs.
+    """
+
+    def __init__(self, weights):
+        super().__init__()
+        width = weights["src"].shape[1]
+        self.src_embedding = nn.Embedding(*weights["src"].shape)
+        self.tgt_embedding = nn.Embedding(*weights["tgt"].shape)
+        self.out = nn.Linear(width, weights["weight"].shape[0])
+        self.to(weights["src"])
+        for parameter, name in self.named_weights():
+            parameter.data.copy_(weights[name])
+        self.calls = []
+
+    def named_weights(self):
+        return zip(
+            (self.src_embedding.weight, self.tgt_embedding.weight, self.out.weight, self.out.bias), NAMES, strict=True
+        )
+
+    def forward(self, src, tgt):
+        real = (src != 0).to(self.src_embedding.weight)[..., None]  # (B, Ts, 1): padding of the source does not count
+        read = (self.src_embedding(src) * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True)  # (B, 1, D)
+        mixed = self.tgt_embedding(tgt) + read  # (B, T, D)
+        logits = self.out(torch.tanh(mixed))  # (B, T, V)
+        self.calls.append({
+            "src": src, "tgt": tgt, "training": self.training, "logits": logits.detach(), "weight_dtype": self.out.weight.dtype,
+        })  # fmt: skip
+        return logits
+
+
+NAMES = ("src", "tgt", "weight", "bias")
+
+
+def watch(make, weights, batches):
+    """Calls make(model).train_step for each batch, on a Toy in eval mode. What is seen, one item a batch:
+
+    loss, its type; weights before and after the call; calls: of the model; grads: what the optimizer found in each of
+    its steps. Besides: lrs of the optimizer's groups, whether the call changed torch, the dtype of the model outside.
+    """
+    model = Toy(weights).eval()
+    trainer = make(model)
+    lrs = [float(group["lr"]) for group in trainer.optimizer.param_groups]
+    rows, steps, first = [], [], [ids.clone() for ids in batches[0]]
+    trainer.optimizer.register_step_pre_hook(lambda *_: steps.append(_copied(model, lambda weight: weight.grad)))
+    state = _torch_state()
+    for src, tgt in batches:
+        steps.clear()
+        model.calls.clear()
+        before = _copied(model, lambda weight: weight)
+        loss = trainer.train_step(src, tgt)
+        rows.append({
+            "loss": loss, "before": before, "after": _copied(model, lambda weight: weight),
+            "calls": list(model.calls), "grads": list(steps), "src": src, "tgt": tgt,
+        })  # fmt: skip
+    changed = _torch_state() != state
+    return {"rows": rows, "lrs": lrs, "torch_changed": changed, "outside": model(*first).dtype}
+
+
+def _copied(model, of):
+    """{"src": …} of what `of` finds on each weight, copied; None where there is nothing."""
+    found = {name: of(parameter) for parameter, name in model.named_weights()}
+    return {name: None if tensor is None else tensor.detach().clone() for name, tensor in found.items()}

@@ -1,0 +1,1070 @@
+"""Hidden tests of transformer.
+
+Layers may call their weights what they like, so inside.filled gives each one a value that follows from its shape alone.
+With these weights, `KNOWN` here, the models below are the truth, in float64; GPT and BERT are compared once more with
+the random weights of a model of `transformers`. Keyword arguments turn the models into the mistakes that are known.
+"""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+D, H, FF, V, MAX_LEN = 24, 3, 32, 13, 9  # inside.filled needs heads that are 8 wide
+question, points = pytest.mark.question, pytest.mark.points
+
+
+def randn(rng, *shape, dtype=torch.float32):
+    return torch.randn(shape, generator=rng, dtype=dtype)
+
+
+def wide(rng, *shape):
+    """Inputs as large as what the norms give with the gain that they get."""
+    return 8 * randn(rng, *shape, D, dtype=torch.float64)
+
+
+def tokens(rng, *shape, below=V, pad=None):
+    """Random ids, none of which is pad; the first is 0, which is a token like any other where it is not the pad."""
+    ids = torch.randint(0, below - 1, shape, generator=rng)
+    if pad is not None:
+        ids += ids >= pad
+    if pad != 0:
+        ids[0, 0] = 0
+    return ids
+
+
+def tables(rng, *rows, size=1.0):
+    return [randn(rng, count, D, dtype=torch.float64) * size for count in rows]
+
+
+def random_mask(rng, *shape):
+    """In it every query sees the first key, and does not see the second."""
+    mask = torch.rand(shape, generator=rng) < 0.5
+    mask[..., 0], mask[..., 1] = True, False
+    return mask
+
+
+def masks(rng, B, Tq, Tk):
+    """One for the keys of each sequence, one for pairs of query and key, one for each head, in different dtypes."""
+    shapes = {torch.bool: (B, 1, 1, Tk), torch.int64: (Tq, Tk), torch.float32: (B, H, Tq, Tk)}
+    return [random_mask(rng, *shape).to(dtype) for dtype, shape in shapes.items()]
+
+
+def real(ids, pad):
+    return (ids != pad)[:, None, None]  # (B, 1, 1, T)
+
+
+def past(length):
+    return torch.ones(length, length, dtype=torch.bool).tril()
+
+
+def everything(length):
+    return torch.ones(length, length, dtype=torch.bool)
+
+
+# ---------------------------------------------------------------------------------------------- the truth
+
+
+GAIN = torch.full((D,), 8.0, dtype=torch.float64), torch.zeros(D)
+
+
+def known_layer(d_ff=FF, scale=1.0, norm=GAIN):
+    """The weights of a layer as inside.filled leaves them."""
+    signs = torch.tensor([1, 1, 1, 1, 1, -1, 1, -1], dtype=torch.float64).repeat(12)
+
+    def matrix(rows, columns):
+        return (0.03 if FF in (rows, columns) else 0.02) * scale * signs[:rows, None] * signs[:columns], None
+
+    attention = {**{name: matrix(D, D) for name in "qkvo"}, "norm": norm}
+    return {"self": attention, "cross": attention, "ffn": {"1": matrix(d_ff, D), "2": matrix(D, d_ff), "norm": norm}}
+
+
+def linear(x, pair):
+    weight, bias = pair
+    return F.linear(x, weight.double(), None if bias is None else bias.double())
+
+
+def norm(x, pair=GAIN, eps=1e-5):
+    gain, bias = pair
+    return F.layer_norm(x, x.shape[-1:], gain.double(), bias.double(), eps)
+
+
+def split(x, heads):
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, H, T, Dh)
+
+
+def split_by_view(x, heads):
+    return x.reshape(x.shape[0], heads, x.shape[1], -1)
+
+
+def attend(w, x, memory, mask, *, heads=H, divide=None, over=-1, score=-math.inf, late=False, empty=0.0, split=split):
+    q, k, v = (split(linear(source, w[name]), heads) for source, name in ((x, "q"), (memory, "k"), (memory, "v")))
+    scores = q @ k.mT / (divide or math.sqrt(q.shape[-1]))  # (B, H, Tq, Tk)
+    hidden = torch.zeros_like(scores, dtype=torch.bool) if mask is None else (mask == 0).expand_as(scores)
+    if late:
+        weights = scores.softmax(over).masked_fill(hidden, 0.0)
+    else:
+        nothing = hidden.all(dim=-1, keepdim=True)
+        weights = scores.masked_fill(hidden & ~nothing, score).softmax(over).masked_fill(nothing, empty)
+    return linear((weights @ v).transpose(1, 2).flatten(2), w["o"])
+
+
+STYLES = {
+    "post": lambda x, f, norm: norm(x + f(x)),
+    "pre": lambda x, f, norm: x + f(norm(x)),
+    "pre and post": lambda x, f, norm: norm(x + f(norm(x))),
+    "branch": lambda x, f, norm: x + norm(f(x)),
+    "post, no residual": lambda x, f, norm: norm(f(x)),
+    "pre, no residual": lambda x, f, norm: f(norm(x)),
+    "no norm": lambda x, f, norm: x + f(x),
+}
+
+
+def layer(w, x, memory, mask, memory_mask, *, steps, style="post", act=torch.relu, eps=1e-5, source=None, **wrong):
+    """Sub-layers in `steps`, each joined to x in a style: one for all, or {step: style, "other": style}."""
+    sub_layers = {
+        "self": lambda y: attend(w["self"], y, y, mask, **wrong),
+        "cross": lambda y: attend(w["cross"], y, source(y, memory) if source else memory, memory_mask, **wrong),
+        "ffn": lambda y: linear(act(linear(y, w["ffn"]["1"])), w["ffn"]["2"]),
+    }
+    for step in steps:
+        joined = STYLES[style if isinstance(style, str) else style.get(step, style["other"])]
+        x = joined(x, sub_layers[step], lambda y, step=step: norm(y, w[step]["norm"], eps))
+    return x
+
+
+KNOWN = known_layer()
+ENCODER, DECODER = ("self", "ffn"), ("self", "cross", "ffn")
+
+
+def stack(x, memory=None, mask=None, memory_mask=None, *, layers=2, w=KNOWN, masked=None, **options):
+    """Layers with the weights w (a list where they differ); `masked` are those that get the mask, all by default."""
+    for n, weights in enumerate(w if isinstance(w, list) else [w] * layers):
+        x = layer(weights, x, memory, mask if masked is None or n in masked else None, memory_mask, **options)
+    return x
+
+
+def encoder_layer(x, mask=None, *, steps=ENCODER, **wrong):
+    return layer(KNOWN, x, None, mask, None, steps=steps, **wrong)
+
+
+def decoder_layer(x, memory, tgt_mask=None, memory_mask=None, *, steps=DECODER, detached=False, **wrong):
+    return layer(KNOWN, x, memory.detach() if detached else memory, tgt_mask, memory_mask, steps=steps, **wrong)
+
+
+def waves(length):
+    column = torch.arange(D, dtype=torch.float64)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] / 10000 ** ((column - column % 2) / D)
+    return torch.where(column % 2 == 0, angle.sin(), angle.cos())
+
+
+def embed(ids, rows, scale=math.sqrt(D), position=waves, late_scale=1.0, first=lambda x: x):
+    return first((rows[ids] * scale + position(ids.shape[1])) * late_scale)
+
+
+def encoder(ids, mask=None, *, rows, embedding=(), steps=ENCODER, **wrong):
+    return stack(embed(ids, rows, **dict(embedding)), None, mask, steps=steps, **wrong)
+
+
+def decoder(ids, memory, tgt_mask=None, memory_mask=None, *, rows, embedding=(), steps=DECODER, causal=past, joined=None, **wrong):
+    """`joined` is what the causal mask is where a tgt_mask is given."""
+    visible = causal(ids.shape[1]) if tgt_mask is None else (joined or causal)(ids.shape[1]) & (tgt_mask != 0)
+    return stack(embed(ids, rows, **dict(embedding)), memory, visible, memory_mask, steps=steps, **wrong)
+
+
+def decode(tgt, memory, src_mask=None, *, rows, pad, hide=real, **wrong):
+    src_mask = src_mask[:, None, None] if src_mask is not None and src_mask.dim() == 2 else src_mask
+    return decoder(tgt, memory, hide(tgt, pad), src_mask, rows=rows, **wrong) @ rows.T
+
+
+def transformer(src, tgt, *, rows, pad, in_encoder=real, in_memory=real, in_target=real, logits=lambda x: x, **wrong):
+    for_both = {key: wrong[key] for key in ("embedding", "layers") if key in wrong}
+    memory = encoder(src, in_encoder(src, pad), rows=rows[0], **for_both)
+    return logits(decode(tgt, memory, in_memory(src, pad), rows=rows[1], pad=pad, hide=in_target, **wrong))
+
+
+def gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
+
+
+def gpt(ids, *, rows, final=GAIN, last=norm, eps=1e-5, causal=past, logits=lambda x: x, **options):
+    token, position = rows
+    options = {"steps": ENCODER, "style": "pre", "act": gelu_tanh, **options}
+    x = stack(token[ids] + position[: ids.shape[1]], None, causal(ids.shape[1]), eps=eps, **options)
+    return logits(last(x, final, eps) @ token.T)
+
+
+def bert(ids, types=None, mask=None, *, rows, first=GAIN, first_norm=norm, eps=1e-12, **options):
+    token, position, kinds = rows
+    x = token[ids] + position[: ids.shape[1]] + kinds[torch.zeros_like(ids) if types is None else types]
+    options = {"steps": ENCODER, "style": "post", "act": F.gelu, **options}
+    mask = mask[:, None, None] if mask is not None and mask.shape == ids.shape else mask
+    return stack(first_norm(x, first, eps), None, mask, eps=eps, **options)
+
+
+# ---------------------------------------------------------------------------------------------- comparing, and the mistakes
+
+
+def agree(check, value, expected, mistakes=None, within=2e-5):
+    """check in float64, but only to `within` of the size: an eps of 1e-6 in a norm, as good as 1e-5, changes no more."""
+    check(value, expected, terms=within / (8 * torch.finfo(torch.float64).eps), mistakes=mistakes)
+
+
+@pytest.fixture
+def compare(student, check):
+    """Compares a model of the student, with known weights, with the truth."""
+
+    def compare(name, args, calls, truth, options, rows=(), *, at=None, gradients=False, within=2e-5):
+        """calls: the inputs of each call. options: a mistake's sentence -> keyword arguments of truth, or a function that
+        changes the inputs of a call. at: compares at these places only."""
+
+        def probe(*args):
+            return inside.results(*args)
+
+        def of(call, wrong):
+            inputs, wrong = (wrong(*call), {}) if callable(wrong) else (call, wrong)
+            if not gradients:
+                return truth(*inputs, **wrong) if at is None else truth(*inputs, **wrong)[at]
+            inputs = [item.detach().requires_grad_() if item.is_floating_point() else item for item in inputs]
+            output, leaves = truth(*inputs, **wrong), [item for item in inputs if item.requires_grad]
+            total = (torch.arange(output.numel(), dtype=torch.float64).sin() * output.flatten()).sum()
+            return [output.detach(), *torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)]
+
+        results, expected = student.run(probe, name, args, list(rows), calls, gradients), [of(call, {}) for call in calls]
+        if at is not None:
+            right = all(isinstance(result, torch.Tensor) and result.shape[: at.dim()] == at.shape for result in results)
+            assert right, f"{name} does not return a tensor that begins with the shape (B, T)"
+            results = [result[at] for result in results]
+        mistakes = {text: (lambda wrong=wrong: [of(call, wrong) for call in calls]) for text, wrong in options.items()}
+        agree(check, results, expected, mistakes, within)
+
+    return compare
+
+
+STEPS = {"self": "self-attention", "cross": "cross-attention", "ffn": "feed-forward"}
+
+
+def style_mistakes(steps, style="post"):
+    """How sub-layers, residual connections and norms can go wrong in a layer that should have this style."""
+    bare = f"{style}, no residual"
+    return {
+        "the norm comes before each sub-layer (pre-norm): here it follows the residual connection": {"style": "pre"},
+        "the norm follows the residual connection (post-norm): here it comes before each sub-layer": {"style": "post"},
+        "there is a norm before each sub-layer, and one after it": {"style": "pre and post"},
+        "the norm is applied to the sub-layer's output, before the residual is added": {"style": "branch"},
+        **{f"the residual connection around the {STEPS[s]} is missing": {"style": {s: bare, "other": style}} for s in steps},
+        "the residual connections are missing": {"style": bare},
+        "the norms inside the layer are missing": {"style": "no norm"},
+        **{f"the norm of the {STEPS[s]} is missing": {"style": {s: "no norm", "other": style}} for s in steps},
+        **{f"the {STEPS[s]} is left out": {"steps": [other for other in steps if other != s]} for s in steps},
+        "the sub-layers come in the wrong order": {"steps": steps[::-1]},
+        "the feed-forward uses ReLU: here it is GELU": {"act": torch.relu},
+        "the feed-forward has nothing between its two linear maps": {"act": lambda x: x},
+        "the scores are not divided by the square root of a head's width": {"divide": 1.0},
+        "the scores are divided by the square root of d_model, not of a head's width": {"divide": math.sqrt(D)},
+        "the scores are divided by a head's width, not by its square root": {"divide": D / H},
+        "the attention has one head only": {"heads": 1},
+        "the softmax runs over the queries, not over the keys": {"over": -2},
+        "the softmax runs over the heads, not over the keys": {"over": 1},
+        "the heads are split by a view alone, which mixes positions: it takes a transpose too": {"split": split_by_view},
+    }  # fmt: skip
+
+
+WITH_GELU = {"the feed-forward uses GELU: here it is ReLU": {"act": F.gelu}}
+MASK_MISTAKES = {
+    "the mask is applied after the softmax": {"late": True},
+    "the scores that the mask hides are zero, where they should be minus infinity": {"score": 0.0},
+    "the mask reaches the first layer only": {"masked": [0]},
+    "the mask reaches the last layer only": {"masked": [1]},
+}
+EMPTY_MISTAKES = {
+    "a query that may attend to nothing gets NaN": {"empty": math.nan},
+    "a query that may attend to nothing attends to every key alike": {"empty": 0.25},
+}
+CAUSAL_MISTAKES = {
+    "a position sees the future: there is no causal mask": {"causal": everything},
+    "a position does not see itself": {"causal": lambda length: past(length).tril(-1)},
+    "the causal mask is transposed: a position sees the future, not the past": {"causal": lambda length: past(length).T},
+    "only the first layer is causal": {"masked": [0]},
+}
+DEPTH_MISTAKES = {"one layer runs, whatever num_layers says": {"layers": 1}, "no layer runs": {"layers": 0}}
+LOGIT_MISTAKES = {
+    "the result is a probability: logits are asked for": {"logits": lambda x: x.softmax(-1)},
+    "the result is a log-probability: logits are asked for": {"logits": lambda x: x.log_softmax(-1)},
+}
+EMBEDDING_MISTAKES = DEPTH_MISTAKES | {sentence: {"embedding": wrong} for sentence, wrong in {
+    "the embedding is not multiplied by the square root of d_model": {"scale": 1.0},
+    "the embedding is multiplied by d_model, not by its square root": {"scale": D},
+    "the embedding is divided by the square root of d_model": {"scale": D**-0.5},
+    "the square root of d_model multiplies the positions too": {"scale": 1.0, "late_scale": math.sqrt(D)},
+    "the positional encoding is missing": {"position": lambda length: 0.0},
+    "positions are counted from 1": {"position": lambda length: waves(length + 1)[1:]},
+    "the embeddings are normed before the layers": {"first": norm},
+}.items()}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- PositionwiseFeedForward
+
+
+def feed_forward(x, w1, b1, w2, b2, act=torch.relu):
+    return linear(act(linear(x.double(), (w1, b1))), (w2, b2))
+
+
+@question("PositionwiseFeedForward")
+@points(3)
+@pytest.mark.parametrize(("B", "T", "d_model", "d_ff", "dtype"), [
+    (2, 5, 6, 10, torch.float32), (1, 1, 4, 3, torch.float32), (3, 2, 5, 7, torch.float64),
+])  # fmt: skip
+def test_the_feed_forward_is_two_linear_maps_with_a_relu_between(student, check, rng, B, T, d_model, d_ff, dtype):
+    """The feed-forward is w_2(ReLU(w_1(x))), at every position alone."""
+
+    def probe(x, weights):
+        from transformer import PositionwiseFeedForward
+
+        model = PositionwiseFeedForward(x.shape[-1], weights[0].shape[0]).to(x.dtype).eval()
+        slots = [model.w_1.weight, model.w_1.bias, model.w_2.weight, model.w_2.bias]
+        shapes = [list(slot.shape) for slot in slots]
+        if shapes == [list(weight.shape) for weight in weights]:
+            for slot, weight in zip(slots, weights):
+                slot.data.copy_(weight)
+        leaf = x.clone().requires_grad_()
+        return shapes, model(x), inside.gradients([model(leaf)], [x], [leaf])[0]
+
+    x = randn(rng, B, T, d_model, dtype=dtype)
+    w1, b1, w2, b2 = w = [randn(rng, *s, dtype=dtype) for s in ((d_ff, d_model), (d_ff,), (d_model, d_ff), (d_model,))]
+    shapes, result, gradient = student.run(probe, x, w)
+
+    leaf = x.double().requires_grad_()
+    expected = feed_forward(leaf, *w)
+    right = [list(weight.shape) for weight in w]
+    check(shapes, right, mistakes={"w_1 and w_2 are swapped: w_1 leads from d_model to d_ff": right[2:] + right[:2]})
+    check(result, expected.detach(), dtype=dtype, mistakes={
+        "there is no ReLU between w_1 and w_2": lambda: feed_forward(x, *w, act=lambda h: h),
+        "GELU is used, not ReLU": lambda: feed_forward(x, *w, act=F.gelu),
+        "there is a ReLU after w_2 too": lambda: feed_forward(x, *w).relu(),
+        "the ReLU comes before w_1": lambda: feed_forward(x.relu(), *w, act=lambda h: h),
+        "the input is added: the residual connection is the layer's part": lambda: x + feed_forward(x, *w),
+        "the result is normed: the norm is the layer's part": lambda: norm(feed_forward(x, *w)),
+        "the bias of w_1 is not added": lambda: feed_forward(x, w1, 0 * b1, w2, b2),
+        "the bias of w_2 is not added": lambda: feed_forward(x, w1, b1, w2, 0 * b2),
+    })  # fmt: skip
+    truth = torch.autograd.grad(expected, leaf, x.double())[0]
+    check(gradient, truth, dtype=dtype, mistakes={"no gradient reaches x": 0 * truth})
+
+
+def given(condition, value):
+    """A mistake that shows in `condition`."""
+    if not condition:
+        raise ValueError("it was not this mistake")
+    return value
+
+
+@question("PositionwiseFeedForward")
+@points(2)
+@pytest.mark.parametrize("dropout", [None, 0.4, 0.0])
+def test_dropout_acts_after_the_relu(student, check, rng, dropout):
+    """In train mode a share of `dropout` (0.1 by default) of the hidden numbers is dropped, the rest is scaled up."""
+
+    def probe(x, w2, *dropout):
+        from transformer import PositionwiseFeedForward
+
+        model = PositionwiseFeedForward(64, 48, *dropout).train()
+        model.w_2.weight.data.copy_(w2)
+        model.w_2.bias.data.zero_()
+        model.w_1.bias.data.fill_(9.0)  # all that the ReLU sees is positive
+        return model.w_1.weight.data, model(x)
+
+    x = randn(rng, 200, 1, 64)
+    w2 = torch.linalg.qr(randn(rng, 64, 48))[0]  # w2ᵀ takes the output back to the hidden numbers
+    w1, output = student.run(probe, x, w2, *([] if dropout is None else [dropout]))
+
+    p = 0.1 if dropout is None else dropout
+    assert isinstance(output, torch.Tensor) and output.shape == x.shape, "the result has another shape than x"
+    hidden = F.linear(x.double(), w1.double()) + 9.0  # (200, 1, 48)
+    found = output @ w2
+    kept = found.abs() > 0.1
+    other_share = "another share is dropped than the argument dropout (0.1 by default) says"
+    check(found, hidden * kept / (1 - p), dtype=torch.float32, mistakes={
+        "dropout acts on the output of w_2: it comes directly after the ReLU": lambda: given((output == 0).any(), found),
+        "there is no dropout in train mode": hidden,
+        "what is not dropped is not scaled up by 1 / (1 - dropout)": hidden * kept,
+        other_share: lambda: hidden * kept * (found[kept] / hidden[kept]).mean(),
+    })  # fmt: skip
+    # Of 9600 draws: the share strays by 0.03 with a probability below 1e-8.
+    check(abs(float(kept.double().mean()) - (1 - p)) < 0.03, True, mistakes={other_share: False})
+
+
+# ---------------------------------------------------------------------------------------------- EncoderLayer, DecoderLayer
+
+LAYER = (D, H, FF)
+
+
+@question("EncoderLayer")
+@points(4)
+def test_an_encoder_layer_is_attention_and_feed_forward_in_post_norm(compare, rng):
+    """Both sub-layers have a residual connection with a norm after it; every position sees every other."""
+    calls = [(wide(rng, *shape),) for shape in ((2, 5), (1, 1), (3, 6))]
+    compare("EncoderLayer", LAYER, calls, encoder_layer, style_mistakes(ENCODER) | WITH_GELU | {
+        "the layer is causal of its own accord": lambda x: (x, past(x.shape[1])),
+    })  # fmt: skip
+
+
+@question("EncoderLayer")
+@points(3)
+def test_an_encoder_layer_attends_to_what_its_mask_shows(compare, rng):
+    """The mask broadcasts to (B, H, T, T), is boolean or holds 0 and 1, and true means: may attend."""
+    calls = [(wide(rng, 2, 5), mask) for mask in masks(rng, 2, 5, 5)]
+    compare("EncoderLayer", LAYER, calls, encoder_layer, MASK_MISTAKES | {
+        "the mask is ignored": lambda x, mask: (x,),
+        "the mask is turned around: true means may attend": lambda x, mask: (x, mask == 0),
+        "the mask is transposed: its rows are queries": lambda x, mask: (x, mask.mT),
+    })  # fmt: skip
+
+
+@question("EncoderLayer")
+@points(2)
+def test_a_position_that_sees_nothing_keeps_what_it_has(compare, rng):
+    """Where the mask hides every key the attention adds zero; outputs and gradients are right, in float64."""
+    x, mask = wide(rng, 2, 4), random_mask(rng, 2, 1, 4, 4)
+    mask[0, 0, 2] = mask[1, 0, 0] = False
+    compare("EncoderLayer", LAYER, [(x, mask)], encoder_layer, EMPTY_MISTAKES | MASK_MISTAKES, gradients=True)
+
+
+@question("DecoderLayer")
+@points(4)
+def test_a_decoder_layer_has_three_sub_layers_in_post_norm(compare, rng):
+    """Self-attention, cross-attention to memory, feed-forward; without masks everything is seen."""
+    calls = [(wide(rng, B, Tt), wide(rng, B, Ts)) for B, Tt, Ts in ((2, 4, 6), (1, 1, 3), (3, 5, 1))]
+    compare("DecoderLayer", LAYER, calls, decoder_layer, style_mistakes(DECODER) | WITH_GELU | {
+        "the layer is causal of its own accord: it does what its masks say": lambda x, memory: (x, memory, past(x.shape[1])),
+        "the cross-attention comes before the self-attention": {"steps": ("cross", "self", "ffn")},
+        "the feed-forward comes before the cross-attention": {"steps": ("self", "ffn", "cross")},
+        "the cross-attention attends to x, not to memory": {"source": lambda y, memory: y},
+        "there is a norm on the memory": {"source": lambda y, memory: norm(memory)},
+    })  # fmt: skip
+
+
+def with_two_masks(rng, x, memory):
+    """Calls with both masks, in all their forms, and with one alone."""
+    pairs = list(zip(masks(rng, 2, 5, 5), masks(rng, 2, 5, 6)))
+    return [(x, memory, *pair) for pair in (*pairs, (pairs[0][0], None), (None, pairs[0][1]))]
+
+
+def inverted(mask):
+    return None if mask is None else mask == 0
+
+
+TWO_MASK_MISTAKES = MASK_MISTAKES | {
+    "tgt_mask is ignored": lambda x, memory, mask, other: (x, memory, None, other),
+    "memory_mask is ignored": lambda x, memory, mask, other: (x, memory, mask, None),
+    "the masks are ignored": lambda x, memory, mask, other: (x, memory, None, None),
+    "tgt_mask is turned around: true means may attend": lambda x, memory, mask, other: (x, memory, inverted(mask), other),
+    "memory_mask is turned around: true means may attend": lambda x, memory, mask, other: (x, memory, mask, inverted(other)),
+}
+
+
+@question("DecoderLayer")
+@points(3)
+def test_a_decoder_layer_attends_to_what_its_masks_show(compare, rng):
+    """tgt_mask is for the self-attention, memory_mask for the cross-attention, in every form of a mask."""
+    calls = with_two_masks(rng, wide(rng, 2, 5), wide(rng, 2, 6))
+    compare("DecoderLayer", LAYER, calls, decoder_layer, TWO_MASK_MISTAKES | {
+        "the layer is causal of its own accord: it does what its masks say": lambda x, memory, mask, other: (
+            x, memory, past(5) if mask is None else past(5) & (mask != 0), other
+        ),
+    })  # fmt: skip
+
+
+@question("DecoderLayer")
+@points(2)
+def test_a_target_that_sees_nothing_keeps_what_it_has(compare, rng):
+    """Where a mask hides every key the attention adds zero; outputs and gradients are right, in float64."""
+    x, memory = wide(rng, 2, 4), wide(rng, 2, 4)
+    tgt_mask, memory_mask = past(4), random_mask(rng, 2, 1, 1, 4)
+    memory_mask[1] = tgt_mask[1, :] = False
+    compare("DecoderLayer", LAYER, [(x, memory, tgt_mask, memory_mask)], decoder_layer, EMPTY_MISTAKES | MASK_MISTAKES | {
+        "no gradient reaches memory": {"detached": True},
+    }, gradients=True)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- Encoder, Decoder
+
+
+def made_with(layers):
+    return V, D, layers, H, FF, MAX_LEN
+
+
+@question("Encoder")
+@points(4)
+@pytest.mark.parametrize(("B", "T", "layers"), [(2, 5, 2), (1, 1, 1), (3, MAX_LEN, 2)])
+def test_the_encoder_is_embedding_positions_and_layers(compare, rng, B, T, layers):
+    """Embedding times the square root of d_model, plus sinusoidal positions, then the layers; every token is seen."""
+    rows, calls = tables(rng, V), [(tokens(rng, B, T),)]
+    truth, mistakes = partial(encoder, rows=rows[0], layers=layers), EMBEDDING_MISTAKES | style_mistakes(ENCODER) | WITH_GELU
+    compare("Encoder", made_with(layers), calls, truth, mistakes | {
+        "the encoder is causal": lambda ids: (ids, past(T)),
+        "token 0 is hidden though no mask was given": lambda ids: (ids, real(ids, 0)),
+    }, rows)  # fmt: skip
+
+
+@question("Encoder")
+@points(2)
+def test_every_layer_of_the_encoder_gets_the_mask(compare, rng):
+    """The mask reaches all layers, in every form that a mask may have."""
+    rows, calls = tables(rng, V), [(tokens(rng, 2, 6), mask) for mask in masks(rng, 2, 6, 6)]
+    compare("Encoder", made_with(2), calls, partial(encoder, rows=rows[0]), MASK_MISTAKES | {
+        "the mask is ignored": lambda ids, mask: (ids,),
+        "the mask is turned around: true means may attend": lambda ids, mask: (ids, mask == 0),
+    }, rows)  # fmt: skip
+
+
+@question("Decoder")
+@points(4)
+@pytest.mark.parametrize(("B", "Tt", "Ts", "layers"), [(2, 5, 4, 2), (1, 1, 3, 1), (3, MAX_LEN, 11, 2)])
+def test_the_decoder_is_causal_of_its_own_accord(compare, rng, B, Tt, Ts, layers):
+    """Embedding times the square root of d_model, plus positions, then causal layers that see all of memory."""
+    rows, calls = tables(rng, V), [(tokens(rng, B, Tt), wide(rng, B, Ts))]
+    mistakes = EMBEDDING_MISTAKES | CAUSAL_MISTAKES | style_mistakes(DECODER) | WITH_GELU
+    compare("Decoder", made_with(layers), calls, partial(decoder, rows=rows[0], layers=layers), mistakes | {
+        "the causal mask hides memory too": lambda ids, memory: (ids, memory, None, torch.ones(Tt, Ts).tril()),
+        "token 0 is hidden though no mask was given": lambda ids, memory: (ids, memory, real(ids, 0)),
+    }, rows)  # fmt: skip
+
+
+@question("Decoder")
+@points(4)
+def test_the_decoder_joins_its_mask_with_the_causal_one(compare, rng):
+    """A position attends to what tgt_mask and the causal mask both show, and to what memory_mask shows of memory."""
+    rows, calls = tables(rng, V), with_two_masks(rng, tokens(rng, 2, 5), wide(rng, 2, 6))
+    compare("Decoder", made_with(2), calls, partial(decoder, rows=rows[0]), TWO_MASK_MISTAKES | {
+        "the causal mask is dropped where a tgt_mask is given: both apply": {"joined": everything},
+        "there is no causal mask": {"causal": everything},
+    }, rows)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- Transformer
+
+
+def never(ids, pad):
+    return None
+
+
+def made_for(pad):
+    return 11, V, D, 2, H, FF, MAX_LEN, 0.1, pad
+
+
+@question("Transformer")
+@points(5)
+@pytest.mark.parametrize(("pad", "where"), [(0, -1), (3, -1), (0, 1), (3, None)])
+def test_the_transformer_never_attends_to_padding(compare, rng, pad, where):
+    """The logits are those of encoder, decoder and output layer; padding of source and target is hidden everywhere."""
+    src, tgt, rows = tokens(rng, 3, 7, below=11, pad=pad), tokens(rng, 3, 5, pad=pad), tables(rng, 11, V)
+    for ids in (src, tgt) if where else ():
+        ids[1, -2:] = ids[2, where] = pad
+    truth, mistakes = partial(transformer, rows=rows, pad=pad), EMBEDDING_MISTAKES | CAUSAL_MISTAKES | LOGIT_MISTAKES
+    compare("Transformer", made_for(pad), [(src, tgt)], truth, mistakes | {
+        "the encoder attends to the padding of the source": {"in_encoder": never},
+        "the decoder attends to the padding of the source": {"in_memory": never},
+        "the padding of the source is attended to": {"in_encoder": never, "in_memory": never},
+        "the padding of the target is attended to": {"in_target": never},
+        "pad_id is ignored: the token 0 is hidden": {"pad": 0},
+        "no padding is hidden": {"in_encoder": never, "in_memory": never, "in_target": never},
+    }, rows)  # fmt: skip
+
+
+@question("Transformer")
+@points(4)
+def test_encode_and_decode_are_the_two_halves(compare, rng):
+    """encode gives the memory; decode takes any memory, and a src_mask (B, Ts) or (B, 1, 1, Ts) or none."""
+    src, tgt, rows = tokens(rng, 4, 6, below=11, pad=3), tokens(rng, 4, 4, pad=3), tables(rng, 11, V)
+    src[1, -2:] = tgt[2, -1] = 3
+    memory, mask = wide(rng, 4, 5), random_mask(rng, 4, 5)
+
+    def encode(src, hide=real, **wrong):
+        return encoder(src, hide(src, 3), rows=rows[0], **wrong)
+
+    compare("Transformer.encode", made_for(3), [(src,)], encode, EMBEDDING_MISTAKES | {
+        "encode attends to the padding of the source": {"hide": never},
+    }, rows, at=src != 3)  # fmt: skip
+    calls = [(tgt, memory, *mask) for mask in ((), (None,), (mask,), (mask.long(),), (mask[:, None, None],))]
+    compare("Transformer.decode", made_for(3), calls, partial(decode, rows=rows[1], pad=3), EMBEDDING_MISTAKES | {
+        "src_mask is ignored": lambda tgt, memory, mask=None: (tgt, memory),
+        "a src_mask (B, Ts) is taken for one of queries and keys": lambda tgt, memory, mask=None: (
+            tgt, memory, mask if mask is None or mask.dim() == 4 else mask[None, None]
+        ),
+        "src_mask is turned around: true means may attend": lambda tgt, memory, mask=None: (tgt, memory, inverted(mask)),
+        "decode does not hide the padding of the target": {"hide": never},
+        "decode is not causal": {"joined": everything},
+    }, rows)  # fmt: skip
+
+
+@question("Transformer")
+@points(2)
+def test_rows_of_nothing_but_padding_harm_nobody(student, check, rng):
+    """A source of padding alone and a target that begins with padding give finite logits and gradients."""
+
+    def probe(src, tgt, rows):
+        from transformer import Transformer
+
+        model = inside.filled(Transformer(11, 13, 24, 2, 3, 32, 9), rows)
+        logits = model(src, tgt)
+        logits[tgt != 0].sum().backward()
+        return logits, [bool(weight.grad.isfinite().all()) for weight in model.parameters() if weight.grad is not None]
+
+    src, tgt, rows = tokens(rng, 3, 5, below=11, pad=0), tokens(rng, 3, 4, pad=0), tables(rng, 11, V)
+    src[1] = tgt[1] = tgt[0, :2] = 0
+    logits, finite = student.run(probe, src, tgt, rows)
+
+    assert isinstance(logits, torch.Tensor) and logits.shape == (3, 4, V), "the logits do not have the shape (B, Tt, V)"
+    check(bool(logits.isnan().any()), False, mistakes={"a query that may attend to nothing gives NaN": True})
+    agree(check, logits[tgt != 0], transformer(src, tgt, rows=rows, pad=0)[tgt != 0])
+    check(all(finite), True, mistakes={"the gradients are NaN where a query may attend to nothing": False})
+
+
+# ---------------------------------------------------------------------------------------------- GPTModel, BERTModel
+
+
+@question("GPTModel")
+@points(5)
+@pytest.mark.parametrize(("B", "T", "layers", "d_ff"), [(2, 5, 2, FF), (1, 1, 1, None), (3, MAX_LEN, 2, FF)])
+def test_gpt_is_a_causal_pre_norm_stack(compare, rng, B, T, layers, d_ff):
+    """Token plus learned position, causal pre-norm layers with GELU, a last norm, logits by the token embedding."""
+    rows = token, position = tables(rng, V, MAX_LEN, size=8.0)
+    truth = partial(gpt, rows=rows, layers=layers, w=known_layer(d_ff or 4 * D))
+    mistakes = {"the feed-forward uses exact GELU: here it is the tanh form": {"act": F.gelu}}
+    mistakes |= style_mistakes(ENCODER, "pre") | CAUSAL_MISTAKES | DEPTH_MISTAKES | LOGIT_MISTAKES
+    compare("GPTModel", (V, D, layers, H, d_ff, MAX_LEN), [(tokens(rng, B, T),)], truth, mistakes | {
+        "the norm after the last layer is missing": {"last": lambda x, *_: x},
+        "the positions are missing": {"rows": [token, 0 * position]},
+        "positions are counted from 1": {"rows": [token, position.roll(-1, 0)]},
+        "the positions are sinusoidal: here they are learned": {"rows": [token, waves(MAX_LEN)]},
+    }, rows, within=5e-6)  # fmt: skip
+
+
+@question("GPTModel")
+@points(3)
+def test_gpt_starts_like_that_of_transformers(student, check, rng):
+    """Weights from N(0, 0.02), zero biases, and so a first loss near ln V; the output is tied to the token embedding."""
+
+    def probe(ids):
+        from transformer import GPTModel
+
+        model = GPTModel(101, 64, 2, 4, None, 48, 0.0)
+        vectors = [weight for weight in model.parameters() if not inside.is_matrix(weight)]
+        matrices = [weight for weight in model.parameters() if inside.is_matrix(weight)]
+        loss = torch.nn.functional.cross_entropy(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        biases_are_zero = all(bool(((vector == 0) | (vector == 1)).all()) for vector in vectors)
+        spreads = [(weight.numel(), float(weight.mean()), float(weight.std())) for weight in matrices]
+        return model.max_len, spreads, biases_are_zero, float(loss)
+
+    ids = torch.randint(0, 101, (4, 40), generator=rng)
+    max_len, spreads, biases_are_zero, loss = student.run(probe, ids)
+
+    check(max_len, 48)
+    right = (101 + 48) * 64 + 2 * (4 * 64 * 64 + 2 * 64 * 4 * 64)
+    check(sum(numbers for numbers, _, _ in spreads), right, mistakes={
+        "the output is not tied to the token embedding: it has a weight of its own": right + 101 * 64,
+    })  # fmt: skip
+    # The spread of 3072 numbers strays by a tenth with a probability below 1e-13; GPT-2 halves some of 2 layers.
+    near = [abs(mean) < 0.004 and any(abs(std / right - 1) < 0.1 for right in (0.02, 0.01)) for _, mean, std in spreads]
+    check(all(near), True, mistakes={"the weights do not start from N(0, 0.02)": False})
+    check(biases_are_zero, True, mistakes={"the biases do not start at 0": False})
+    check(abs(loss - math.log(101)) < 0.3, True, mistakes={"the first loss is far from ln V": False})
+
+
+@question("BERTModel")
+@points(5)
+@pytest.mark.parametrize(("B", "T", "layers", "typed"), [(2, 5, 2, False), (1, 1, 1, True), (3, MAX_LEN, 2, True)])
+def test_bert_is_three_embeddings_a_norm_and_a_post_norm_stack(compare, rng, B, T, layers, typed):
+    """Token, position and type are added and normed; then post-norm layers with exact GELU, seeing in both directions."""
+    rows = token, position, kinds = tables(rng, V, MAX_LEN, 5)
+    call = tokens(rng, B, T), *([torch.randint(0, 5, (B, T), generator=rng)] if typed else [])
+    mistakes = {"the feed-forward uses the tanh form of GELU: here it is exact": {"act": gelu_tanh}}
+    mistakes |= style_mistakes(ENCODER) | DEPTH_MISTAKES
+    compare("BERTModel", (*made_with(layers), 0.1, 5), [call], partial(bert, rows=rows, layers=layers), mistakes | {
+        "there is no norm after the embeddings": {"first_norm": lambda x, *_: x},
+        "the positions are missing": {"rows": [token, 0 * position, kinds]},
+        "positions are counted from 1": {"rows": [token, position.roll(-1, 0), kinds]},
+        "the types are not added": {"rows": [token, position, 0 * kinds]},
+        "token_type_ids is ignored": lambda ids, types=None: (ids,),
+        "the second argument is taken for the attention mask: it is token_type_ids": lambda ids, types: (ids, None, types),
+        "the model is causal": lambda ids, types=None: (ids, types, past(T)[None]),
+        "token 0 is hidden though no mask was given": lambda ids, types=None: (ids, types, ids != 0),
+    }, rows, within=5e-6)  # fmt: skip
+
+
+@question("BERTModel")
+@points(3)
+def test_bert_never_attends_to_what_its_mask_hides(compare, rng):
+    """attention_mask (B, T) is true or 1 at real tokens; the output there does not depend on the others."""
+    rows, ids, types = tables(rng, V, MAX_LEN, 5), tokens(rng, 3, 7), torch.randint(0, 5, (3, 7), generator=rng)
+    mask = torch.ones(3, 7, dtype=torch.bool)
+    mask[1, -3:] = mask[2, 1] = mask[2, -1] = False
+    calls = [(ids, types, mask) for mask in (mask.long(), mask, mask.float())]
+    compare("BERTModel", (*made_with(2), 0.1, 5), calls, partial(bert, rows=rows), MASK_MISTAKES | {
+        "attention_mask is ignored": lambda ids, types, mask: (ids, types),
+        "attention_mask is turned around: true means may attend": lambda ids, types, mask: (ids, types, mask == 0),
+        "the second argument is taken for the attention mask: it is token_type_ids": lambda ids, types, mask: (
+            ids, mask.long(), types
+        ),
+    }, rows, at=mask)  # fmt: skip
+
+
+@question("BERTModel")
+@points(2)
+def test_the_eps_of_berts_norms_is_tiny(student, check, rng):
+    """The eps of all norms is 1e-12: with weights a thousand times smaller the norms still norm."""
+
+    def probe(ids, rows):
+        from transformer import BERTModel
+
+        model = inside.filled(BERTModel(13, 24, 2, 3, 32, 9, 0.1, 5), rows)
+        for weight in model.parameters():
+            weight.data.mul_(1e-3)
+        return model(ids)
+
+    ids, rows = tokens(rng, 2, 6), tables(rng, V, MAX_LEN, 5)
+    result = student.run(probe, ids, rows)
+
+    w, rows = known_layer(scale=1e-3, norm=(1e-3 * GAIN[0], GAIN[1])), [1e-3 * part for part in rows]
+    truth = partial(bert, ids, rows=rows, first=w["self"]["norm"], w=w)
+    agree(check, result, truth(), {
+        f"the eps of the norms is {eps}: here it is 1e-12": lambda eps=eps: truth(eps=eps) for eps in (1e-5, 1e-6)
+    })  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- load_huggingface
+
+GPT2 = {"vocab_size": 31, "n_embd": D, "n_layer": 2, "n_head": H, "n_inner": FF, "n_positions": 11}
+BERT = {
+    "vocab_size": 31, "hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": H, "intermediate_size": FF,
+    "max_position_embeddings": 11, "type_vocab_size": 2,
+}  # fmt: skip
+# What is in them, with the shape of the weight; the dimension that a bias has is the last in GPT-2, the first in BERT.
+GPT2_LAYER = {"ln_1": (D,), "attn.c_attn": (D, 3 * D), "attn.c_proj": (D, D), "ln_2": (D,), "mlp.c_fc": (D, FF), "mlp.c_proj": (FF, D)}
+BERT_LAYER = {
+    "attention.self.query": (D, D), "attention.self.key": (D, D), "attention.self.value": (D, D),
+    "attention.output.dense": (D, D), "attention.output.LayerNorm": (D,),
+    "intermediate.dense": (FF, D), "output.dense": (D, FF), "output.LayerNorm": (D,),
+}  # fmt: skip
+
+
+def random_state(rng, embeddings, norm_name, layers, bias):
+    """Weights by the names that transformers gives them, so large that each one shows."""
+    shapes = {norm_name: (D,), **{prefix + name: shape for prefix, parts in layers.items() for name, shape in parts.items()}}
+    state = {f"{name}.weight": 0.4 * randn(rng, rows, D) for name, rows in embeddings.items()}
+    for name, shape in shapes.items():
+        state |= {f"{name}.weight": 0.4 * randn(rng, *shape) + (len(shape) == 1), f"{name}.bias": 0.4 * randn(rng, shape[bias])}
+    return state
+
+
+def gpt2_state(rng):
+    embeddings, layers = {"transformer.wte": 31, "transformer.wpe": 11}, {f"transformer.h.{n}.": GPT2_LAYER for n in range(2)}
+    return random_state(rng, embeddings, "transformer.ln_f", layers, -1)
+
+
+def bert_state(rng):
+    embeddings = {f"embeddings.{name}_embeddings": rows for name, rows in (("word", 31), ("position", 11), ("token_type", 2))}
+    return random_state(rng, embeddings, "embeddings.LayerNorm", {f"encoder.layer.{n}.": BERT_LAYER for n in range(2)}, 0)
+
+
+def pair_of(state, name):
+    return state[f"{name}.weight"], state[f"{name}.bias"]
+
+
+def gpt2(state, ids, *, order="qkv", across=lambda weight: weight.T, unloaded=(), **options):
+    """The logits of GPT-2 with this state; weights whose name has a word of `unloaded` are as they were at the start."""
+    state = dict(state)
+    for name in [name for name in state if any(word in name for word in unloaded)]:
+        state[name] = torch.full_like(state[name], float("ln_" in name and name.endswith("weight")))
+    w = []
+    for n in range(2):
+        ln_1, c_attn, c_proj, ln_2, c_fc, last = (pair_of(state, f"transformer.h.{n}.{name}") for name in GPT2_LAYER)
+        attention = dict(zip(order, zip(c_attn[0].T.chunk(3), c_attn[1].chunk(3))))
+        attention |= {"o": (across(c_proj[0]), c_proj[1]), "norm": ln_1}
+        w.append({"self": attention, "ffn": {"1": (c_fc[0].T, c_fc[1]), "2": (last[0].T, last[1]), "norm": ln_2}})
+    rows = [state[f"transformer.{name}.weight"].double() for name in ("wte", "wpe")]
+    return gpt(ids, rows=rows, w=w, final=pair_of(state, "transformer.ln_f"), **options)
+
+
+def loaded_bert(state, ids, types, mask, *, order="qkv", norms=("attention.output.LayerNorm", "output.LayerNorm"), **options):
+    w = []
+    for n in range(2):
+        part = {name: pair_of(state, f"encoder.layer.{n}.{name}") for name in BERT_LAYER}
+        attention = dict(zip(order, (part[f"attention.self.{name}"] for name in ("query", "key", "value"))))
+        attention |= {"o": part["attention.output.dense"], "norm": part[norms[0]]}
+        w.append({"self": attention, "ffn": {"1": part["intermediate.dense"], "2": part["output.dense"], "norm": part[norms[1]]}})
+    rows = [state[f"embeddings.{name}_embeddings.weight"].double() for name in ("word", "position", "token_type")]
+    return bert(ids, types, mask, rows=rows, w=w, first=pair_of(state, "embeddings.LayerNorm"), **options)
+
+
+def tried(truth, options):
+    return {text: (lambda wrong=wrong: truth(**wrong)) for text, wrong in options.items()}
+
+
+@question("load_huggingface")
+@points(4)
+@pytest.mark.parametrize("eps", [1e-5, 0.05])
+def test_gpt_with_loaded_weights_gives_the_logits_of_transformers(student, check, rng, eps):
+    """In eval mode the logits are those of GPT2LMHeadModel, to 1e-4; the layer-norm eps comes along."""
+
+    def probe(config, state, ids):
+        ours, theirs = inside.gpt_pair(config, state)
+        loaded = ours.load_huggingface(theirs)
+        return loaded is ours, ours.eval()(ids)
+
+    state, ids = gpt2_state(rng), tokens(rng, 3, 11, below=31)
+    returns_self, logits = student.run(probe, {**GPT2, "layer_norm_epsilon": eps}, state, ids)
+
+    check(returns_self, True, mistakes={"load_huggingface does not return self": False})
+    truth = partial(gpt2, state, ids, eps=eps)
+    check(logits, truth(), dtype=torch.float32, within=1e-4, mistakes=tried(truth, {
+        "the layer-norm eps is not taken over": {"eps": 1e-5},
+        "the matrix of the attention's projection is not transposed": {"across": lambda weight: weight},
+        **{f"c_attn holds q, k, v in this order: it was read as {', '.join(o)}": {"order": o} for o in ("kqv", "vkq", "qvk")},
+        "the biases are not loaded": {"unloaded": ("bias",)},
+        "the last norm is not loaded": {"unloaded": ("ln_f",)},
+        "the norms are not loaded": {"unloaded": ("ln_",)},
+        "the norms of the layers are not loaded": {"unloaded": ("ln_1", "ln_2")},
+        "the feed-forward uses exact GELU: here it is the tanh form": {"act": F.gelu},
+    }))  # fmt: skip
+
+
+@question("load_huggingface")
+@points(4)
+@pytest.mark.parametrize("eps", [1e-12, 0.05])
+def test_bert_with_loaded_weights_gives_the_states_of_transformers(student, check, rng, eps):
+    """In eval mode the outputs at real tokens are the last_hidden_state of BertModel, to 1e-4; with its layer-norm eps."""
+
+    def probe(config, state, ids, types, mask):
+        ours, theirs = inside.bert_pair(config, state)
+        loaded = ours.load_huggingface(theirs)
+        return loaded is ours, ours.eval()(ids, types, mask), ours(ids)
+
+    state, ids, types = bert_state(rng), tokens(rng, 3, 11, below=31), torch.randint(0, 2, (3, 11), generator=rng)
+    mask = torch.arange(11) < torch.tensor([11, 6, 9])[:, None]
+    returns_self, result, plain = student.run(probe, {**BERT, "layer_norm_eps": eps}, state, ids, types, mask.long())
+
+    def truth(eps=eps, **wrong):
+        return [loaded_bert(state, ids, *more, eps=eps, **wrong)[mask] for more in ((types, mask), (None, None))]
+
+    check(returns_self, True, mistakes={"load_huggingface does not return self": False})
+    right = all(isinstance(output, torch.Tensor) and output.shape == (3, 11, D) for output in (result, plain))
+    assert right, "the result does not have the shape (B, T, D)"
+    check([result[mask], plain[mask]], truth(), dtype=torch.float32, within=1e-4, mistakes=tried(truth, {
+        "the layer-norm eps is not taken over": {"eps": 1e-12},
+        "the layer-norm eps is not taken over, and was not 1e-12": {"eps": 1e-5},
+        **{f"query, key and value are loaded as {', '.join(o)}": {"order": o} for o in ("kqv", "vkq", "qvk")},
+        "the two norms of a layer are swapped": {"norms": ("output.LayerNorm", "attention.output.LayerNorm")},
+        "both norms of a layer get the weights of its last": {"norms": ("output.LayerNorm", "output.LayerNorm")},
+        "the feed-forward uses the tanh form of GELU: here it is exact": {"act": gelu_tanh},
+    }))  # fmt: skip
+
+
+MODELS = pytest.mark.parametrize(("kind", "config", "state_of"), [("gpt", GPT2, gpt2_state), ("bert", BERT, bert_state)])
+
+
+@question("load_huggingface")
+@points(2)
+@MODELS
+def test_loading_copies_and_never_shares(student, check, rng, kind, config, state_of):
+    """Neither model changes when the other one does; the loaded one has the same parameters as before, and can be trained."""
+
+    def probe(kind, config, state, ids):
+        ours, theirs = getattr(inside, kind + "_pair")(config, state)
+        before = len(list(ours.parameters()))
+        ours.load_huggingface(theirs)
+        learns = len(list(ours.parameters())) == before and all(weight.requires_grad for weight in ours.parameters())
+        states, outputs = [inside.named(theirs, state)], [ours(ids)]
+        for weight in theirs.parameters():
+            weight.data.mul_(-2.0)
+        outputs.append(ours(ids))
+        for weight in ours.parameters():
+            weight.data.mul_(3.0)
+        return outputs, [*states, inside.named(theirs, state)], learns
+
+    state = state_of(rng)
+    outputs, states, learns = student.run(probe, kind, config, state, tokens(rng, 2, 5, below=31))
+
+    shared = "a weight is shared with the loaded model: it is to be copied"
+    check(outputs[1], outputs[0], mistakes={shared: lambda: given(True, outputs[1])})
+    check(states[0], state, mistakes={"loading changes the model that is loaded": lambda: given(True, states[0])})
+    check(states[1], {name: -2.0 * weight for name, weight in state.items()}, mistakes={shared: lambda: given(True, states[1])})
+    check(learns, True, mistakes={"after loading there are other parameters than before, or some cannot be trained": False})
+
+
+@question("load_huggingface")
+@points(2)
+@MODELS
+def test_a_model_of_another_size_is_refused(student, check, rng, kind, config, state_of):
+    """A model in which a size differs is a ValueError."""
+
+    def probe(kind, config, sizes, ids):
+        make = getattr(inside, kind + "_pair")
+        return [inside.refusal(make(config)[0], make({**config, key: size})[1], ids) for key, size in sizes]
+
+    others = {"n_layer": (1, 3), "num_hidden_layers": (1, 3), "type_vocab_size": (1, 4)}
+    sizes = [(key, other) for key, size in config.items() for other in others.get(key, (2 * size,))]
+    told = student.run(probe, kind, config, sizes, tokens(rng, 2, 5, below=31))
+
+    # No weight shows the number of heads: a model that takes it over, and gives the same, is as good as one that refuses.
+    told = ["ValueError" if "head" in key and answer == "the same" else answer for (key, _), answer in zip(sizes, told)]
+    right = ["ValueError"] * len(sizes)
+    one = {f"a model with another {key} is loaded": [*right[:n], "another", *right[n + 1 :]] for n, (key, _) in enumerate(sizes)}
+    check(told, right, mistakes=one | {
+        "a model of another size is loaded": lambda: given("another" in told or "the same" in told, told),
+        "a model of another size is an error, but no ValueError": lambda: given("another error" in told, told),
+    })  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- what all classes share
+
+ENCODER_LAYER, DECODER_LAYER = 4 * D * D + 2 * D * FF, 8 * D * D + 2 * D * FF  # numbers in their matrices
+STACK = {"max_len": 5000, "dropout": 0.1}
+ORIGINAL = {"d_model": 512, "num_layers": 6, "num_heads": 8, "d_ff": 2048, **STACK, "pad_id": 0}
+GPT_SMALL = {"d_model": 768, "num_layers": 12, "num_heads": 8, "d_ff": None, "max_len": 1024, "dropout": 0.1}
+BERT_BASE = {**GPT_SMALL, "num_heads": 12, "d_ff": 3072, "max_len": 512, "type_vocab_size": 2}
+# Arguments, inputs, names of the first arguments, defaults of the others; then what the model must have at least:
+# numbers in matrices, matrices with a row a token, gains of norms.
+CLASSES = {
+    "PositionwiseFeedForward": ((D, FF), "x", "d_model d_ff", {"dropout": 0.1}, 2 * D * FF, 0, 0),
+    "EncoderLayer": (LAYER, "x", "d_model num_heads d_ff", {"dropout": 0.1}, ENCODER_LAYER, 0, 2),
+    "DecoderLayer": (LAYER, "xm", "d_model num_heads d_ff", {"dropout": 0.1}, DECODER_LAYER, 0, 3),
+    "Encoder": (made_with(2), "i", "vocab_size d_model num_layers num_heads d_ff", STACK, 2 * ENCODER_LAYER, 1, 4),
+    "Decoder": (made_with(2), "im", "vocab_size d_model num_layers num_heads d_ff", STACK, 2 * DECODER_LAYER, 1, 6),
+    "Transformer": (
+        (V, *made_with(2)), "ij", "src_vocab_size tgt_vocab_size", ORIGINAL, 2 * (ENCODER_LAYER + DECODER_LAYER), 3, 10
+    ),
+    "GPTModel": (made_with(2), "i", "vocab_size", GPT_SMALL, 2 * ENCODER_LAYER + MAX_LEN * D, 1, 5),
+    "BERTModel": (made_with(2), "i", "vocab_size", BERT_BASE, 2 * ENCODER_LAYER + MAX_LEN * D, 1, 5),
+}  # fmt: skip
+ALL = question("All classes")
+
+
+def made(rng, names=tuple(CLASSES), masked=False):
+    """(class, its arguments, inputs) for each; with masks where the inputs may have some."""
+    x, memory, ids, padded = randn(rng, 2, 20, D), randn(rng, 2, 7, D), tokens(rng, 2, MAX_LEN), tokens(rng, 2, 7, pad=0)
+    inputs = {"x": x, "m": memory, "i": ids, "j": padded}
+    extra = {"EncoderLayer": masks(rng, 2, 20, 20)[2:], "DecoderLayer": [masks(rng, 2, 20, 20)[2], masks(rng, 2, 20, 7)[2]]}
+    extra |= {"Encoder": masks(rng, 2, MAX_LEN, MAX_LEN)[2:], "Decoder": masks(rng, 2, MAX_LEN, MAX_LEN)[2:]}
+    return [(n, CLASSES[n][0], [inputs[key] for key in CLASSES[n][1]] + (extra.get(n, []) if masked else [])) for n in names]
+
+
+@ALL
+@points(3)
+def test_every_weight_is_there_and_learns(student, check, rng):
+    """No layer, embedding or norm is shared, all weights learn and are saved; arguments have their names and defaults."""
+
+    def probe(classes, vocab_size, defaults):
+        return [inside.weight_facts(*described, vocab_size, names) for described, names in zip(classes, defaults)]
+
+    told = student.run(probe, made(rng), V, [list(row[3]) for row in CLASSES.values()])
+
+    for ((numbers, learning, tables, gains), names, values, outputs), (name, row) in zip(told, CLASSES.items()):
+        required, defaults, *least = row[2].split(), *row[3:]
+        has = [min(found, needed) for found, needed in zip((numbers, tables, gains), least)]
+        check(has, least, mistakes={
+            f"all layers of {name} are one: each needs weights of its own": lambda: given(2 * has[0] <= least[0] + MAX_LEN * D, has),
+            f"{name} has fewer weights than it should have: something is shared, or not registered": lambda: given(has[0] < least[0], has),
+            f"an embedding of {name} is shared with the other one or with the output": lambda: given(has[1] < least[1], has),
+            f"a norm of {name} is shared: each sub-layer has one of its own": lambda: given(has[2] < least[2], has),
+        })  # fmt: skip
+        # Of what has a ReLU a few numbers may rest; a sub-layer's matrix, or a third of a joint one, is more than 7 %.
+        check(learning > 0.93 * least[0], True, mistakes={f"no gradient reaches a weight matrix of {name}, or a part of one": False})
+        told = [names[: len(required)], values]
+        check(told, [required, defaults], mistakes={
+            f"the arguments of {name} have other names or defaults than they should have": lambda told=told: given(True, told)
+        })  # fmt: skip
+        state = {f"the state of {name} does not hold all that it is made of": lambda outputs=outputs: given(True, outputs[1])}
+        check(outputs[1], outputs[0], mistakes=state)
+
+
+@ALL
+@points(2)
+def test_dropout_acts_in_train_mode_only(student, check, rng):
+    """By default there is dropout in train mode, drawn from torch's generator, and none in eval mode or with dropout=0.0."""
+
+    def probe(classes):
+        import transformer
+
+        return {name: inside.dropout_facts(getattr(transformer, name), args, inputs) for name, args, inputs in classes}
+
+    told = student.run(probe, made(rng))
+
+    for name in CLASSES:
+        check(told[name], [True, False, True, True], mistakes={
+            f"{name} has no dropout in train mode": [True, True, True, True],
+            f"dropout of {name} is not switched off in eval mode": [True, False, False, True],
+            f"the argument dropout of {name} does not reach every dropout: there is some with 0.0": [True, False, True, False],
+            f"dropout of {name} is not switched off in eval mode or with 0.0": [True, False, False, False],
+            f"the same seed does not give the same dropout of {name}: draw it from torch's generator": [False, False, True, True],
+        })  # fmt: skip
+
+
+@ALL
+@points(2)
+def test_nothing_else_happens(student, check, rng):
+    """Inputs stay as they are and may be non-contiguous, torch's settings stay, nothing is printed, tensors follow the device."""
+
+    def probe(classes):
+        import transformer
+
+        told = {}
+        for name, args, inputs in classes:
+            model = getattr(transformer, name)(*args).eval()
+            told[name] = model(*inputs), inside.manners(model, *inputs), inside.on_meta(model, *inputs)
+        return told
+
+    classes = made(rng, masked=True)
+    told = student.run(probe, classes)
+
+    for name, _, inputs in classes:
+        output, (result, after, torch_changed, printed), on_meta = told[name]
+        check(after, inputs, mistakes={f"{name} changes an input in place": lambda after=after: given(True, after)})
+        check(result, output, mistakes={f"{name} gives another result for non-contiguous inputs": lambda r=result: given(True, r)})
+        check([torch_changed, printed, on_meta == "mixes devices"], [False, False, False], mistakes={
+            f"{name} changes the seed, the default dtype or another setting of torch": [True, False, False],
+            f"{name} prints something": [False, True, False],
+            f"{name} makes a tensor that is not on the device of its inputs": [False, False, True],
+        })  # fmt: skip
+
+
+@ALL
+@points(2)
+def test_sizes_that_do_not_fit_are_refused(student, rng):
+    """d_model that num_heads does not divide, and more than max_len positions, are ValueErrors."""
+
+    def run(name, args, inputs):
+        import transformer
+
+        getattr(transformer, name)(*args).eval()(*inputs)
+
+    for name, args, inputs in made(rng, list(CLASSES)[1:]):
+        heads = args.index(H)
+        student.raises(ValueError, run, name, (*args[:heads], 5, *args[heads + 1 :]), inputs, says=("d_model", "num_heads", "n_head"))
+        for place in [n for n, letter in enumerate(CLASSES[name][1]) if letter in "ij"]:
+            longer = [*inputs[:place], torch.ones(2, MAX_LEN + 1, dtype=torch.int64), *inputs[place + 1 :]]
+            student.raises(ValueError, run, name, args, longer, says=("max_len", "ids", "input_ids", "src", "tgt", "x"))
+
+
+@ALL
+@points(1)
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_models_run_on_the_gpu(student, check, rng, device, dtype):
+    """All classes follow their inputs to the GPU, in bfloat16 too."""
+
+    def probe(classes, device, dtype):
+        import transformer
+
+        models = [getattr(transformer, name)(*args).to(device, dtype).eval() for name, args, _ in classes]
+        calls = [[item.to(dtype) if item.is_floating_point() else item for item in inputs] for _, _, inputs in classes]
+        return {name: model(*inputs) for model, inputs, (name, _, _) in zip(models, calls, classes)}
+
+    outputs = student.run(probe, made(rng), device.type, dtype)
+
+    right = {name: [device.type, dtype, True] for name in CLASSES}
+    told = {name: [str(getattr(o, "came_from", "cpu")), o.dtype, bool(o.isfinite().all())] for name, o in outputs.items()}
+    check(told, right)

@@ -1,0 +1,2 @@
+for number in range(10**9):
+    open(str(number), "w").close()

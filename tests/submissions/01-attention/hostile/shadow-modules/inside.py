@@ -1,0 +1,1 @@
+print("REACHED: inside.py was imported")

@@ -1,0 +1,1 @@
+print("REACHED: json.py was imported")

@@ -1,0 +1,1 @@
+print("REACHED: pytest.py was imported")

@@ -1,0 +1,1 @@
+print("REACHED: torch.py was imported")

@@ -1,0 +1,2 @@
+from attack import *
+from bomb import *
