@@ -1013,15 +1013,17 @@ def test_nothing_else_happens(student, check, rng):
 
         told = {}
         for name, args, inputs in classes:
-            model = getattr(transformer, name)(*args).eval()
-            told[name] = model(*inputs), inside.manners(model, *inputs), inside.on_meta(model, *inputs)
+            kind = getattr(transformer, name)
+            model, _, *making = inside.manners(kind, *args)
+            told[name] = model.eval()(*inputs), inside.manners(model, *inputs), making, inside.on_meta(model, *inputs)
         return told
 
     classes = made(rng, masked=True)
     told = student.run(probe, classes)
 
     for name, _, inputs in classes:
-        output, (result, after, torch_changed, printed), on_meta = told[name]
+        output, (result, after, *calling), making, on_meta = told[name]
+        torch_changed, printed = (bool(in_making or in_calling) for in_making, in_calling in zip(making, calling))
         check(after, inputs, mistakes={f"{name} changes an input in place": lambda after=after: given(True, after)})
         check(result, output, mistakes={f"{name} gives another result for non-contiguous inputs": lambda r=result: given(True, r)})
         check([torch_changed, printed, on_meta == "mixes devices"], [False, False, False], mistakes={
