@@ -79,7 +79,8 @@ class GradingPlugin:
     """Runs hidden tests against one submission.
 
     Args:
-        connect: (module, seed) -> an `ask` for Student and a function that ends the test's process.
+        connect: (module, seed) -> an `ask` for Student and a function that ends the test's process. A test has one, which
+            its parametrized cases share: starting and ending processes is most of what a grading costs.
         inside: source of the helpers that probes may use.
         seed: secret of this grading; each case's inputs come from it and the case's name.
         deadline: time.monotonic() after which nothing more is started.
@@ -105,6 +106,7 @@ class GradingPlugin:
         self._rows: dict[tuple[str, str], Row] = {}
         self._hung: set[tuple[str, str]] = set()  # questions in which a call hung
         self._unreached: dict[str, str] = {}  # case -> why
+        self._connection: _LazyConnection | None = None  # of the test that is being run
         self.used: dict[tuple[str, str], set[str]] = {}  # (module, test) -> forbidden calls that tripwires noted
         self.box_error: BoxError | None = None
         self.collection_errors: list[tuple[str, str]] = []  # (file, what happened)
@@ -150,6 +152,11 @@ class GradingPlugin:
         with _alarm(TEST_LIMIT_S):
             return (yield)
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_teardown(self, item, nextitem):
+        if nextitem is None or _key(nextitem) != _key(item):
+            self._disconnect()
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, item, call):
         """Takes the verdict, and reports to pytest no more than that there is one: its own texts cost 0.2 s a failure."""
@@ -160,6 +167,7 @@ class GradingPlugin:
                 row.cases.append(Case(*self._unreached[item.nodeid]))
         elif call.excinfo is not None:
             row.cases.append(_case_of(call.excinfo))
+            self._disconnect()  # the process may be gone, or in any state
             if isinstance(call.excinfo.value, StudentTimeout):
                 self._hung.add((row.module, row.question))
             elif isinstance(call.excinfo.value, BoxError):  # nothing that follows could be run
@@ -191,12 +199,19 @@ class GradingPlugin:
     def student(self, request):
         """The submission: run, call, raises, on."""
         key = _key(request.node)
-        # Not the seed of the inputs: the student's process can read its own.
-        lazy = _LazyConnection(self._connect, key[0], self._case_seed(request.node, "student"), self._deadline)
+        if self._connection is None:
+            seed = self._seed_of(
+                request.node, "student"
+            )  # not that of the inputs: the student's process can read its own
+            noted = self.used.setdefault(key, set())
+            self._connection = _LazyConnection(self._connect, key[0], seed, self._deadline, noted)
         device = "cpu" if not request.node.get_closest_marker("gpu") else self._gpu_device
-        yield Student(lazy.ask, self._inside, device, self._call_timeout)
-        lazy.close()
-        self.used.setdefault(key, set()).update(lazy.used)
+        return Student(self._connection.ask, self._inside, device, self._call_timeout)
+
+    def _disconnect(self):
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     @pytest.fixture
     def device(self, request):
@@ -211,9 +226,9 @@ class GradingPlugin:
     @pytest.fixture
     def rng(self, request):
         """Where all random inputs come from."""
-        return torch.Generator().manual_seed(self._case_seed(request.node))
+        return torch.Generator().manual_seed(self._seed_of(request.node))
 
-    def _case_seed(self, item, purpose="inputs"):
+    def _seed_of(self, item, purpose="inputs"):
         name = f"{self._seed}/{purpose}/{item.path.name}/{item.name}"
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
@@ -221,10 +236,10 @@ class GradingPlugin:
 class _LazyConnection:
     """A test's process in the box, started by its first call and never asked past the lesson's deadline."""
 
-    def __init__(self, connect, module, seed, deadline):
+    def __init__(self, connect, module, seed, deadline, used):
         self._connect, self._module, self._seed, self._deadline = connect, module, seed, deadline
         self._ask, self.close = None, lambda: None
-        self.used: set[str] = set()
+        self.used: set[str] = used
 
     def ask(self, request, timeout):
         if self._ask is None:

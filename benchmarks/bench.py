@@ -55,7 +55,9 @@ def suite_seconds(grader, lesson):
     for _ in range(4):
         cpu, wall = time.process_time(), time.perf_counter()
         card = grader.grade(Submission("solution", "", lesson.solution_files()))
-        figures.append((time.process_time() - cpu + card.environment["student_cpu_seconds"], time.perf_counter() - wall))
+        figures.append(
+            (time.process_time() - cpu + card.environment["student_cpu_seconds"], time.perf_counter() - wall)
+        )
     return tuple(statistics.median(column) for column in zip(*figures[1:], strict=True))
 
 

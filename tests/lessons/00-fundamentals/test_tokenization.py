@@ -526,8 +526,8 @@ def test_a_merge_does_not_count_all_pairs_anew(student, check, rng):
     All merges happen in a few frequent numbers, beside 15,000 words that no merge touches: a merge costs next to nothing
     unless it goes through all words. The clock is the grader's and its unit is what one count of all pairs takes in this
     process, so nothing that the student's code measures is believed and the machine's speed cancels out. An index of
-    pairs takes 0.05 units a merge or less, looking through all words for the pair 0.1 to 0.5, counting anew 0.9 to 3.
-    A machine that is busy for a moment gives a second try.
+    pairs takes 0.05 units a merge or less, counting anew 0.7 to 3; looking through all words for the pair takes 0.1 to
+    0.5 and is fast enough for the contract. A machine that is busy gives two more tries.
     """
     rare = random_words(rng, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", 15_000, 13)
     numbers = random_words(rng, "0123456789", 60, 12)
@@ -556,7 +556,7 @@ def test_a_merge_does_not_count_all_pairs_anew(student, check, rng):
 
     words = [in_bytes(word) for word in rare]
     truth = learn(Counter(map(in_bytes, numbers)), 101)
-    fast = units_a_merge() < 0.7 or units_a_merge() < 0.7
+    fast = any(units_a_merge() < 0.55 for _ in range(3))
     check(
         fast, True, mistakes={"each merge counts all pairs anew, or takes as long: keep the counts up to date": False}
     )

@@ -169,6 +169,9 @@ def bert_pair(config, weights=None):
 
 def refusal(ours, theirs, ids):
     """What load_huggingface does: "ValueError", "another error", or "the same" or "another" output that comes after it."""
+    with torch.no_grad():  # at their start all attend evenly, whatever the number of heads
+        for weight in theirs.parameters():
+            weight.mul_(20 if weight.dim() > 1 else 1)
     try:
         ours.load_huggingface(theirs)
     except NotImplementedError:

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 
 D, H, FF, V, MAX_LEN = 24, 3, 32, 13, 9  # inside.filled needs heads that are 8 wide
-question, points = pytest.mark.question, pytest.mark.points
 
 
 def randn(rng, *shape, dtype=torch.float32):
@@ -160,7 +159,7 @@ def waves(length):
     return torch.where(column % 2 == 0, angle.sin(), angle.cos())
 
 
-def embed(ids, rows, scale=math.sqrt(D), position=waves, late_scale=1.0, first=lambda x: x):
+def embed(ids, rows, scale=D**0.5, position=waves, late_scale=1.0, first=lambda x: x):
     return first((rows[ids] * scale + position(ids.shape[1])) * late_scale)
 
 
@@ -168,7 +167,19 @@ def encoder(ids, mask=None, *, rows, embedding=(), steps=ENCODER, **wrong):
     return stack(embed(ids, rows, **dict(embedding)), None, mask, steps=steps, **wrong)
 
 
-def decoder(ids, memory, tgt_mask=None, memory_mask=None, *, rows, embedding=(), steps=DECODER, causal=past, joined=None, **wrong):
+def decoder(
+    ids,
+    memory,
+    tgt_mask=None,
+    memory_mask=None,
+    *,
+    rows,
+    embedding=(),
+    steps=DECODER,
+    causal=past,
+    joined=None,
+    **wrong,
+):
     """`joined` is what the causal mask is where a tgt_mask is given."""
     visible = causal(ids.shape[1]) if tgt_mask is None else (joined or causal)(ids.shape[1]) & (tgt_mask != 0)
     return stack(embed(ids, rows, **dict(embedding)), memory, visible, memory_mask, steps=steps, **wrong)
@@ -232,7 +243,10 @@ def compare(student, check):
             total = (torch.arange(output.numel(), dtype=torch.float64).sin() * output.flatten()).sum()
             return [output.detach(), *torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)]
 
-        results, expected = student.run(probe, name, args, list(rows), calls, gradients), [of(call, {}) for call in calls]
+        results, expected = (
+            student.run(probe, name, args, list(rows), calls, gradients),
+            [of(call, {}) for call in calls],
+        )
         if at is not None:
             right = all(isinstance(result, torch.Tensor) and result.shape[: at.dim()] == at.shape for result in results)
             assert right, f"{name} does not return a tensor that begins with the shape (B, T)"
@@ -286,7 +300,9 @@ EMPTY_MISTAKES = {
 CAUSAL_MISTAKES = {
     "a position sees the future: there is no causal mask": {"causal": everything},
     "a position does not see itself": {"causal": lambda length: past(length).tril(-1)},
-    "the causal mask is transposed: a position sees the future, not the past": {"causal": lambda length: past(length).T},
+    "the causal mask is transposed: a position sees the future, not the past": {
+        "causal": lambda length: past(length).T
+    },
     "only the first layer is causal": {"masked": [0]},
 }
 DEPTH_MISTAKES = {"one layer runs, whatever num_layers says": {"layers": 1}, "no layer runs": {"layers": 0}}
@@ -312,8 +328,8 @@ def feed_forward(x, w1, b1, w2, b2, act=torch.relu):
     return linear(act(linear(x.double(), (w1, b1))), (w2, b2))
 
 
-@question("PositionwiseFeedForward")
-@points(3)
+@pytest.mark.question("PositionwiseFeedForward")
+@pytest.mark.points(3)
 @pytest.mark.parametrize(("B", "T", "d_model", "d_ff", "dtype"), [
     (2, 5, 6, 10, torch.float32), (1, 1, 4, 3, torch.float32), (3, 2, 5, 7, torch.float64),
 ])  # fmt: skip
@@ -327,7 +343,7 @@ def test_the_feed_forward_is_two_linear_maps_with_a_relu_between(student, check,
         slots = [model.w_1.weight, model.w_1.bias, model.w_2.weight, model.w_2.bias]
         shapes = [list(slot.shape) for slot in slots]
         if shapes == [list(weight.shape) for weight in weights]:
-            for slot, weight in zip(slots, weights):
+            for slot, weight in zip(slots, weights, strict=True):
                 slot.data.copy_(weight)
         leaf = x.clone().requires_grad_()
         return shapes, model(x), inside.gradients([model(leaf)], [x], [leaf])[0]
@@ -361,8 +377,8 @@ def given(condition, value):
     return value
 
 
-@question("PositionwiseFeedForward")
-@points(2)
+@pytest.mark.question("PositionwiseFeedForward")
+@pytest.mark.points(2)
 @pytest.mark.parametrize("dropout", [None, 0.4, 0.0])
 def test_dropout_acts_after_the_relu(student, check, rng, dropout):
     """In train mode a share of `dropout` (0.1 by default) of the hidden numbers is dropped, the rest is scaled up."""
@@ -381,7 +397,7 @@ def test_dropout_acts_after_the_relu(student, check, rng, dropout):
     w1, output = student.run(probe, x, w2, *([] if dropout is None else [dropout]))
 
     p = 0.1 if dropout is None else dropout
-    assert isinstance(output, torch.Tensor) and output.shape == x.shape, "the result has another shape than x"
+    assert getattr(output, "shape", None) == x.shape, "the result has another shape than x"
     hidden = F.linear(x.double(), w1.double()) + 9.0  # (200, 1, 48)
     found = output @ w2
     kept = found.abs() > 0.1
@@ -401,8 +417,8 @@ def test_dropout_acts_after_the_relu(student, check, rng, dropout):
 LAYER = (D, H, FF)
 
 
-@question("EncoderLayer")
-@points(4)
+@pytest.mark.question("EncoderLayer")
+@pytest.mark.points(4)
 def test_an_encoder_layer_is_attention_and_feed_forward_in_post_norm(compare, rng):
     """Both sub-layers have a residual connection with a norm after it; every position sees every other."""
     calls = [(wide(rng, *shape),) for shape in ((2, 5), (1, 1), (3, 6))]
@@ -411,8 +427,8 @@ def test_an_encoder_layer_is_attention_and_feed_forward_in_post_norm(compare, rn
     })  # fmt: skip
 
 
-@question("EncoderLayer")
-@points(3)
+@pytest.mark.question("EncoderLayer")
+@pytest.mark.points(3)
 def test_an_encoder_layer_attends_to_what_its_mask_shows(compare, rng):
     """The mask broadcasts to (B, H, T, T), is boolean or holds 0 and 1, and true means: may attend."""
     calls = [(wide(rng, 2, 5), mask) for mask in masks(rng, 2, 5, 5)]
@@ -423,8 +439,8 @@ def test_an_encoder_layer_attends_to_what_its_mask_shows(compare, rng):
     })  # fmt: skip
 
 
-@question("EncoderLayer")
-@points(2)
+@pytest.mark.question("EncoderLayer")
+@pytest.mark.points(2)
 def test_a_position_that_sees_nothing_keeps_what_it_has(compare, rng):
     """Where the mask hides every key the attention adds zero; outputs and gradients are right, in float64."""
     x, mask = wide(rng, 2, 4), random_mask(rng, 2, 1, 4, 4)
@@ -432,8 +448,8 @@ def test_a_position_that_sees_nothing_keeps_what_it_has(compare, rng):
     compare("EncoderLayer", LAYER, [(x, mask)], encoder_layer, EMPTY_MISTAKES | MASK_MISTAKES, gradients=True)
 
 
-@question("DecoderLayer")
-@points(4)
+@pytest.mark.question("DecoderLayer")
+@pytest.mark.points(4)
 def test_a_decoder_layer_has_three_sub_layers_in_post_norm(compare, rng):
     """Self-attention, cross-attention to memory, feed-forward; without masks everything is seen."""
     calls = [(wide(rng, B, Tt), wide(rng, B, Ts)) for B, Tt, Ts in ((2, 4, 6), (1, 1, 3), (3, 5, 1))]
@@ -448,7 +464,7 @@ def test_a_decoder_layer_has_three_sub_layers_in_post_norm(compare, rng):
 
 def with_two_masks(rng, x, memory):
     """Calls with both masks, in all their forms, and with one alone."""
-    pairs = list(zip(masks(rng, 2, 5, 5), masks(rng, 2, 5, 6)))
+    pairs = list(zip(masks(rng, 2, 5, 5), masks(rng, 2, 5, 6), strict=True))
     return [(x, memory, *pair) for pair in (*pairs, (pairs[0][0], None), (None, pairs[0][1]))]
 
 
@@ -460,13 +476,23 @@ TWO_MASK_MISTAKES = MASK_MISTAKES | {
     "tgt_mask is ignored": lambda x, memory, mask, other: (x, memory, None, other),
     "memory_mask is ignored": lambda x, memory, mask, other: (x, memory, mask, None),
     "the masks are ignored": lambda x, memory, mask, other: (x, memory, None, None),
-    "tgt_mask is turned around: true means may attend": lambda x, memory, mask, other: (x, memory, inverted(mask), other),
-    "memory_mask is turned around: true means may attend": lambda x, memory, mask, other: (x, memory, mask, inverted(other)),
+    "tgt_mask is turned around: true means may attend": lambda x, memory, mask, other: (
+        x,
+        memory,
+        inverted(mask),
+        other,
+    ),
+    "memory_mask is turned around: true means may attend": lambda x, memory, mask, other: (
+        x,
+        memory,
+        mask,
+        inverted(other),
+    ),
 }
 
 
-@question("DecoderLayer")
-@points(3)
+@pytest.mark.question("DecoderLayer")
+@pytest.mark.points(3)
 def test_a_decoder_layer_attends_to_what_its_masks_show(compare, rng):
     """tgt_mask is for the self-attention, memory_mask for the cross-attention, in every form of a mask."""
     calls = with_two_masks(rng, wide(rng, 2, 5), wide(rng, 2, 6))
@@ -477,8 +503,8 @@ def test_a_decoder_layer_attends_to_what_its_masks_show(compare, rng):
     })  # fmt: skip
 
 
-@question("DecoderLayer")
-@points(2)
+@pytest.mark.question("DecoderLayer")
+@pytest.mark.points(2)
 def test_a_target_that_sees_nothing_keeps_what_it_has(compare, rng):
     """Where a mask hides every key the attention adds zero; outputs and gradients are right, in float64."""
     x, memory = wide(rng, 2, 4), wide(rng, 2, 4)
@@ -496,21 +522,24 @@ def made_with(layers):
     return V, D, layers, H, FF, MAX_LEN
 
 
-@question("Encoder")
-@points(4)
+@pytest.mark.question("Encoder")
+@pytest.mark.points(4)
 @pytest.mark.parametrize(("B", "T", "layers"), [(2, 5, 2), (1, 1, 1), (3, MAX_LEN, 2)])
 def test_the_encoder_is_embedding_positions_and_layers(compare, rng, B, T, layers):
     """Embedding times the square root of d_model, plus sinusoidal positions, then the layers; every token is seen."""
     rows, calls = tables(rng, V), [(tokens(rng, B, T),)]
-    truth, mistakes = partial(encoder, rows=rows[0], layers=layers), EMBEDDING_MISTAKES | style_mistakes(ENCODER) | WITH_GELU
+    truth, mistakes = (
+        partial(encoder, rows=rows[0], layers=layers),
+        EMBEDDING_MISTAKES | style_mistakes(ENCODER) | WITH_GELU,
+    )
     compare("Encoder", made_with(layers), calls, truth, mistakes | {
         "the encoder is causal": lambda ids: (ids, past(T)),
         "token 0 is hidden though no mask was given": lambda ids: (ids, real(ids, 0)),
     }, rows)  # fmt: skip
 
 
-@question("Encoder")
-@points(2)
+@pytest.mark.question("Encoder")
+@pytest.mark.points(2)
 def test_every_layer_of_the_encoder_gets_the_mask(compare, rng):
     """The mask reaches all layers, in every form that a mask may have."""
     rows, calls = tables(rng, V), [(tokens(rng, 2, 6), mask) for mask in masks(rng, 2, 6, 6)]
@@ -520,8 +549,8 @@ def test_every_layer_of_the_encoder_gets_the_mask(compare, rng):
     }, rows)  # fmt: skip
 
 
-@question("Decoder")
-@points(4)
+@pytest.mark.question("Decoder")
+@pytest.mark.points(4)
 @pytest.mark.parametrize(("B", "Tt", "Ts", "layers"), [(2, 5, 4, 2), (1, 1, 3, 1), (3, MAX_LEN, 11, 2)])
 def test_the_decoder_is_causal_of_its_own_accord(compare, rng, B, Tt, Ts, layers):
     """Embedding times the square root of d_model, plus positions, then causal layers that see all of memory."""
@@ -533,8 +562,8 @@ def test_the_decoder_is_causal_of_its_own_accord(compare, rng, B, Tt, Ts, layers
     }, rows)  # fmt: skip
 
 
-@question("Decoder")
-@points(4)
+@pytest.mark.question("Decoder")
+@pytest.mark.points(4)
 def test_the_decoder_joins_its_mask_with_the_causal_one(compare, rng):
     """A position attends to what tgt_mask and the causal mask both show, and to what memory_mask shows of memory."""
     rows, calls = tables(rng, V), with_two_masks(rng, tokens(rng, 2, 5), wide(rng, 2, 6))
@@ -555,8 +584,8 @@ def made_for(pad):
     return 11, V, D, 2, H, FF, MAX_LEN, 0.1, pad
 
 
-@question("Transformer")
-@points(5)
+@pytest.mark.question("Transformer")
+@pytest.mark.points(5)
 @pytest.mark.parametrize(("pad", "where"), [(0, -1), (3, -1), (0, 1), (3, None)])
 def test_the_transformer_never_attends_to_padding(compare, rng, pad, where):
     """The logits are those of encoder, decoder and output layer; padding of source and target is hidden everywhere."""
@@ -574,8 +603,8 @@ def test_the_transformer_never_attends_to_padding(compare, rng, pad, where):
     }, rows)  # fmt: skip
 
 
-@question("Transformer")
-@points(4)
+@pytest.mark.question("Transformer")
+@pytest.mark.points(4)
 def test_encode_and_decode_are_the_two_halves(compare, rng):
     """encode gives the memory; decode takes any memory, and a src_mask (B, Ts) or (B, 1, 1, Ts) or none."""
     src, tgt, rows = tokens(rng, 4, 6, below=11, pad=3), tokens(rng, 4, 4, pad=3), tables(rng, 11, V)
@@ -600,8 +629,8 @@ def test_encode_and_decode_are_the_two_halves(compare, rng):
     }, rows)  # fmt: skip
 
 
-@question("Transformer")
-@points(2)
+@pytest.mark.question("Transformer")
+@pytest.mark.points(2)
 def test_rows_of_nothing_but_padding_harm_nobody(student, check, rng):
     """A source of padding alone and a target that begins with padding give finite logits and gradients."""
 
@@ -617,7 +646,7 @@ def test_rows_of_nothing_but_padding_harm_nobody(student, check, rng):
     src[1] = tgt[1] = tgt[0, :2] = 0
     logits, finite = student.run(probe, src, tgt, rows)
 
-    assert isinstance(logits, torch.Tensor) and logits.shape == (3, 4, V), "the logits do not have the shape (B, Tt, V)"
+    assert getattr(logits, "shape", None) == (3, 4, V), "the logits do not have the shape (B, Tt, V)"
     check(bool(logits.isnan().any()), False, mistakes={"a query that may attend to nothing gives NaN": True})
     agree(check, logits[tgt != 0], transformer(src, tgt, rows=rows, pad=0)[tgt != 0])
     check(all(finite), True, mistakes={"the gradients are NaN where a query may attend to nothing": False})
@@ -626,8 +655,8 @@ def test_rows_of_nothing_but_padding_harm_nobody(student, check, rng):
 # ---------------------------------------------------------------------------------------------- GPTModel, BERTModel
 
 
-@question("GPTModel")
-@points(5)
+@pytest.mark.question("GPTModel")
+@pytest.mark.points(5)
 @pytest.mark.parametrize(("B", "T", "layers", "d_ff"), [(2, 5, 2, FF), (1, 1, 1, None), (3, MAX_LEN, 2, FF)])
 def test_gpt_is_a_causal_pre_norm_stack(compare, rng, B, T, layers, d_ff):
     """Token plus learned position, causal pre-norm layers with GELU, a last norm, logits by the token embedding."""
@@ -643,8 +672,8 @@ def test_gpt_is_a_causal_pre_norm_stack(compare, rng, B, T, layers, d_ff):
     }, rows, within=5e-6)  # fmt: skip
 
 
-@question("GPTModel")
-@points(3)
+@pytest.mark.question("GPTModel")
+@pytest.mark.points(3)
 def test_gpt_starts_like_that_of_transformers(student, check, rng):
     """Weights from N(0, 0.02), zero biases, and so a first loss near ln V; the output is tied to the token embedding."""
 
@@ -674,8 +703,8 @@ def test_gpt_starts_like_that_of_transformers(student, check, rng):
     check(abs(loss - math.log(101)) < 0.3, True, mistakes={"the first loss is far from ln V": False})
 
 
-@question("BERTModel")
-@points(5)
+@pytest.mark.question("BERTModel")
+@pytest.mark.points(5)
 @pytest.mark.parametrize(("B", "T", "layers", "typed"), [(2, 5, 2, False), (1, 1, 1, True), (3, MAX_LEN, 2, True)])
 def test_bert_is_three_embeddings_a_norm_and_a_post_norm_stack(compare, rng, B, T, layers, typed):
     """Token, position and type are added and normed; then post-norm layers with exact GELU, seeing in both directions."""
@@ -695,8 +724,8 @@ def test_bert_is_three_embeddings_a_norm_and_a_post_norm_stack(compare, rng, B, 
     }, rows, within=5e-6)  # fmt: skip
 
 
-@question("BERTModel")
-@points(3)
+@pytest.mark.question("BERTModel")
+@pytest.mark.points(3)
 def test_bert_never_attends_to_what_its_mask_hides(compare, rng):
     """attention_mask (B, T) is true or 1 at real tokens; the output there does not depend on the others."""
     rows, ids, types = tables(rng, V, MAX_LEN, 5), tokens(rng, 3, 7), torch.randint(0, 5, (3, 7), generator=rng)
@@ -712,8 +741,8 @@ def test_bert_never_attends_to_what_its_mask_hides(compare, rng):
     }, rows, at=mask)  # fmt: skip
 
 
-@question("BERTModel")
-@points(2)
+@pytest.mark.question("BERTModel")
+@pytest.mark.points(2)
 def test_the_eps_of_berts_norms_is_tiny(student, check, rng):
     """The eps of all norms is 1e-12: with weights a thousand times smaller the norms still norm."""
 
@@ -743,7 +772,14 @@ BERT = {
     "max_position_embeddings": 11, "type_vocab_size": 2,
 }  # fmt: skip
 # What is in them, with the shape of the weight; the dimension that a bias has is the last in GPT-2, the first in BERT.
-GPT2_LAYER = {"ln_1": (D,), "attn.c_attn": (D, 3 * D), "attn.c_proj": (D, D), "ln_2": (D,), "mlp.c_fc": (D, FF), "mlp.c_proj": (FF, D)}
+GPT2_LAYER = {
+    "ln_1": (D,),
+    "attn.c_attn": (D, 3 * D),
+    "attn.c_proj": (D, D),
+    "ln_2": (D,),
+    "mlp.c_fc": (D, FF),
+    "mlp.c_proj": (FF, D),
+}
 BERT_LAYER = {
     "attention.self.query": (D, D), "attention.self.key": (D, D), "attention.self.value": (D, D),
     "attention.output.dense": (D, D), "attention.output.LayerNorm": (D,),
@@ -753,21 +789,34 @@ BERT_LAYER = {
 
 def random_state(rng, embeddings, norm_name, layers, bias):
     """Weights by the names that transformers gives them, so large that each one shows."""
-    shapes = {norm_name: (D,), **{prefix + name: shape for prefix, parts in layers.items() for name, shape in parts.items()}}
+    shapes = {
+        norm_name: (D,),
+        **{prefix + name: shape for prefix, parts in layers.items() for name, shape in parts.items()},
+    }
     state = {f"{name}.weight": 0.4 * randn(rng, rows, D) for name, rows in embeddings.items()}
     for name, shape in shapes.items():
-        state |= {f"{name}.weight": 0.4 * randn(rng, *shape) + (len(shape) == 1), f"{name}.bias": 0.4 * randn(rng, shape[bias])}
+        state |= {
+            f"{name}.weight": 0.4 * randn(rng, *shape) + (len(shape) == 1),
+            f"{name}.bias": 0.4 * randn(rng, shape[bias]),
+        }
     return state
 
 
 def gpt2_state(rng):
-    embeddings, layers = {"transformer.wte": 31, "transformer.wpe": 11}, {f"transformer.h.{n}.": GPT2_LAYER for n in range(2)}
+    embeddings, layers = (
+        {"transformer.wte": 31, "transformer.wpe": 11},
+        {f"transformer.h.{n}.": GPT2_LAYER for n in range(2)},
+    )
     return random_state(rng, embeddings, "transformer.ln_f", layers, -1)
 
 
 def bert_state(rng):
-    embeddings = {f"embeddings.{name}_embeddings": rows for name, rows in (("word", 31), ("position", 11), ("token_type", 2))}
-    return random_state(rng, embeddings, "embeddings.LayerNorm", {f"encoder.layer.{n}.": BERT_LAYER for n in range(2)}, 0)
+    embeddings = {
+        f"embeddings.{name}_embeddings": rows for name, rows in (("word", 31), ("position", 11), ("token_type", 2))
+    }
+    return random_state(
+        rng, embeddings, "embeddings.LayerNorm", {f"encoder.layer.{n}.": BERT_LAYER for n in range(2)}, 0
+    )
 
 
 def pair_of(state, name):
@@ -782,20 +831,29 @@ def gpt2(state, ids, *, order="qkv", across=lambda weight: weight.T, unloaded=()
     w = []
     for n in range(2):
         ln_1, c_attn, c_proj, ln_2, c_fc, last = (pair_of(state, f"transformer.h.{n}.{name}") for name in GPT2_LAYER)
-        attention = dict(zip(order, zip(c_attn[0].T.chunk(3), c_attn[1].chunk(3))))
+        attention = dict(zip(order, zip(c_attn[0].T.chunk(3), c_attn[1].chunk(3), strict=True), strict=True))
         attention |= {"o": (across(c_proj[0]), c_proj[1]), "norm": ln_1}
         w.append({"self": attention, "ffn": {"1": (c_fc[0].T, c_fc[1]), "2": (last[0].T, last[1]), "norm": ln_2}})
     rows = [state[f"transformer.{name}.weight"].double() for name in ("wte", "wpe")]
     return gpt(ids, rows=rows, w=w, final=pair_of(state, "transformer.ln_f"), **options)
 
 
-def loaded_bert(state, ids, types, mask, *, order="qkv", norms=("attention.output.LayerNorm", "output.LayerNorm"), **options):
+def loaded_bert(
+    state, ids, types, mask, *, order="qkv", norms=("attention.output.LayerNorm", "output.LayerNorm"), **options
+):
     w = []
     for n in range(2):
         part = {name: pair_of(state, f"encoder.layer.{n}.{name}") for name in BERT_LAYER}
-        attention = dict(zip(order, (part[f"attention.self.{name}"] for name in ("query", "key", "value"))))
+        attention = dict(
+            zip(order, (part[f"attention.self.{name}"] for name in ("query", "key", "value")), strict=True)
+        )
         attention |= {"o": part["attention.output.dense"], "norm": part[norms[0]]}
-        w.append({"self": attention, "ffn": {"1": part["intermediate.dense"], "2": part["output.dense"], "norm": part[norms[1]]}})
+        w.append(
+            {
+                "self": attention,
+                "ffn": {"1": part["intermediate.dense"], "2": part["output.dense"], "norm": part[norms[1]]},
+            }
+        )
     rows = [state[f"embeddings.{name}_embeddings.weight"].double() for name in ("word", "position", "token_type")]
     return bert(ids, types, mask, rows=rows, w=w, first=pair_of(state, "embeddings.LayerNorm"), **options)
 
@@ -804,8 +862,8 @@ def tried(truth, options):
     return {text: (lambda wrong=wrong: truth(**wrong)) for text, wrong in options.items()}
 
 
-@question("load_huggingface")
-@points(4)
+@pytest.mark.question("load_huggingface")
+@pytest.mark.points(4)
 @pytest.mark.parametrize("eps", [1e-5, 0.05])
 def test_gpt_with_loaded_weights_gives_the_logits_of_transformers(student, check, rng, eps):
     """In eval mode the logits are those of GPT2LMHeadModel, to 1e-4; the layer-norm eps comes along."""
@@ -832,8 +890,8 @@ def test_gpt_with_loaded_weights_gives_the_logits_of_transformers(student, check
     }))  # fmt: skip
 
 
-@question("load_huggingface")
-@points(4)
+@pytest.mark.question("load_huggingface")
+@pytest.mark.points(4)
 @pytest.mark.parametrize("eps", [1e-12, 0.05])
 def test_bert_with_loaded_weights_gives_the_states_of_transformers(student, check, rng, eps):
     """In eval mode the outputs at real tokens are the last_hidden_state of BertModel, to 1e-4; with its layer-norm eps."""
@@ -863,11 +921,13 @@ def test_bert_with_loaded_weights_gives_the_states_of_transformers(student, chec
     }))  # fmt: skip
 
 
-MODELS = pytest.mark.parametrize(("kind", "config", "state_of"), [("gpt", GPT2, gpt2_state), ("bert", BERT, bert_state)])
+MODELS = pytest.mark.parametrize(
+    ("kind", "config", "state_of"), [("gpt", GPT2, gpt2_state), ("bert", BERT, bert_state)]
+)
 
 
-@question("load_huggingface")
-@points(2)
+@pytest.mark.question("load_huggingface")
+@pytest.mark.points(2)
 @MODELS
 def test_loading_copies_and_never_shares(student, check, rng, kind, config, state_of):
     """Neither model changes when the other one does; the loaded one has the same parameters as before, and can be trained."""
@@ -891,12 +951,20 @@ def test_loading_copies_and_never_shares(student, check, rng, kind, config, stat
     shared = "a weight is shared with the loaded model: it is to be copied"
     check(outputs[1], outputs[0], mistakes={shared: lambda: given(True, outputs[1])})
     check(states[0], state, mistakes={"loading changes the model that is loaded": lambda: given(True, states[0])})
-    check(states[1], {name: -2.0 * weight for name, weight in state.items()}, mistakes={shared: lambda: given(True, states[1])})
-    check(learns, True, mistakes={"after loading there are other parameters than before, or some cannot be trained": False})
+    check(
+        states[1],
+        {name: -2.0 * weight for name, weight in state.items()},
+        mistakes={shared: lambda: given(True, states[1])},
+    )
+    check(
+        learns,
+        True,
+        mistakes={"after loading there are other parameters than before, or some cannot be trained": False},
+    )
 
 
-@question("load_huggingface")
-@points(2)
+@pytest.mark.question("load_huggingface")
+@pytest.mark.points(2)
 @MODELS
 def test_a_model_of_another_size_is_refused(student, check, rng, kind, config, state_of):
     """A model in which a size differs is a ValueError."""
@@ -910,9 +978,15 @@ def test_a_model_of_another_size_is_refused(student, check, rng, kind, config, s
     told = student.run(probe, kind, config, sizes, tokens(rng, 2, 5, below=31))
 
     # No weight shows the number of heads: a model that takes it over, and gives the same, is as good as one that refuses.
-    told = ["ValueError" if "head" in key and answer == "the same" else answer for (key, _), answer in zip(sizes, told)]
+    told = [
+        "ValueError" if "head" in key and answer == "the same" else answer
+        for (key, _), answer in zip(sizes, told, strict=True)
+    ]
     right = ["ValueError"] * len(sizes)
-    one = {f"a model with another {key} is loaded": [*right[:n], "another", *right[n + 1 :]] for n, (key, _) in enumerate(sizes)}
+    one = {
+        f"a model with another {key} is loaded": [*right[:n], "another", *right[n + 1 :]]
+        for n, (key, _) in enumerate(sizes)
+    }
     check(told, right, mistakes=one | {
         "a model of another size is loaded": lambda: given("another" in told or "the same" in told, told),
         "a model of another size is an error, but no ValueError": lambda: given("another error" in told, told),
@@ -940,49 +1014,81 @@ CLASSES = {
     "GPTModel": (made_with(2), "i", "vocab_size", GPT_SMALL, 2 * ENCODER_LAYER + MAX_LEN * D, 1, 5),
     "BERTModel": (made_with(2), "i", "vocab_size", BERT_BASE, 2 * ENCODER_LAYER + MAX_LEN * D, 1, 5),
 }  # fmt: skip
-ALL = question("All classes")
+ALL = pytest.mark.question("All classes")
 
 
 def made(rng, names=tuple(CLASSES), masked=False):
     """(class, its arguments, inputs) for each; with masks where the inputs may have some."""
-    x, memory, ids, padded = randn(rng, 2, 20, D), randn(rng, 2, 7, D), tokens(rng, 2, MAX_LEN), tokens(rng, 2, 7, pad=0)
+    x, memory, ids, padded = (
+        randn(rng, 2, 20, D),
+        randn(rng, 2, 7, D),
+        tokens(rng, 2, MAX_LEN),
+        tokens(rng, 2, 7, pad=0),
+    )
     inputs = {"x": x, "m": memory, "i": ids, "j": padded}
-    extra = {"EncoderLayer": masks(rng, 2, 20, 20)[2:], "DecoderLayer": [masks(rng, 2, 20, 20)[2], masks(rng, 2, 20, 7)[2]]}
+    extra = {
+        "EncoderLayer": masks(rng, 2, 20, 20)[2:],
+        "DecoderLayer": [masks(rng, 2, 20, 20)[2], masks(rng, 2, 20, 7)[2]],
+    }
     extra |= {"Encoder": masks(rng, 2, MAX_LEN, MAX_LEN)[2:], "Decoder": masks(rng, 2, MAX_LEN, MAX_LEN)[2:]}
-    return [(n, CLASSES[n][0], [inputs[key] for key in CLASSES[n][1]] + (extra.get(n, []) if masked else [])) for n in names]
+    return [
+        (n, CLASSES[n][0], [inputs[key] for key in CLASSES[n][1]] + (extra.get(n, []) if masked else [])) for n in names
+    ]
+
+
+def what_is_missing(name, has, least):
+    """Mistakes that numbers of weights show: in matrices, in tables with a row a token, in gains of norms."""
+    return {
+        f"all layers of {name} are one: each needs weights of its own": (
+            lambda: given(2 * has[0] <= least[0] + MAX_LEN * D, has)
+        ),
+        f"{name} has fewer weights than it should have: something is shared, or not registered": (
+            lambda: given(has[0] < least[0], has)
+        ),
+        f"an embedding of {name} is shared with the other one or with the output": lambda: given(
+            has[1] < least[1], has
+        ),
+        f"a norm of {name} is shared: each sub-layer has one of its own": lambda: given(has[2] < least[2], has),
+    }
 
 
 @ALL
-@points(3)
+@pytest.mark.points(3)
 def test_every_weight_is_there_and_learns(student, check, rng):
     """No layer, embedding or norm is shared, all weights learn and are saved; arguments have their names and defaults."""
 
     def probe(classes, vocab_size, defaults):
-        return [inside.weight_facts(*described, vocab_size, names) for described, names in zip(classes, defaults)]
+        return [
+            inside.weight_facts(*described, vocab_size, names)
+            for described, names in zip(classes, defaults, strict=True)
+        ]
 
     told = student.run(probe, made(rng), V, [list(row[3]) for row in CLASSES.values()])
 
-    for ((numbers, learning, tables, gains), names, values, outputs), (name, row) in zip(told, CLASSES.items()):
+    for ((numbers, learning, tables, gains), names, values, outputs), (name, row) in zip(
+        told, CLASSES.items(), strict=True
+    ):
         required, defaults, *least = row[2].split(), *row[3:]
-        has = [min(found, needed) for found, needed in zip((numbers, tables, gains), least)]
-        check(has, least, mistakes={
-            f"all layers of {name} are one: each needs weights of its own": lambda: given(2 * has[0] <= least[0] + MAX_LEN * D, has),
-            f"{name} has fewer weights than it should have: something is shared, or not registered": lambda: given(has[0] < least[0], has),
-            f"an embedding of {name} is shared with the other one or with the output": lambda: given(has[1] < least[1], has),
-            f"a norm of {name} is shared: each sub-layer has one of its own": lambda: given(has[2] < least[2], has),
-        })  # fmt: skip
+        has = [min(found, needed) for found, needed in zip((numbers, tables, gains), least, strict=True)]
+        check(has, least, mistakes=what_is_missing(name, has, least))
         # Of what has a ReLU a few numbers may rest; a sub-layer's matrix, or a third of a joint one, is more than 7 %.
-        check(learning > 0.93 * least[0], True, mistakes={f"no gradient reaches a weight matrix of {name}, or a part of one": False})
+        check(
+            learning > 0.93 * least[0],
+            True,
+            mistakes={f"no gradient reaches a weight matrix of {name}, or a part of one": False},
+        )
         told = [names[: len(required)], values]
         check(told, [required, defaults], mistakes={
             f"the arguments of {name} have other names or defaults than they should have": lambda told=told: given(True, told)
         })  # fmt: skip
-        state = {f"the state of {name} does not hold all that it is made of": lambda outputs=outputs: given(True, outputs[1])}
+        state = {
+            f"the state of {name} does not hold all that it is made of": lambda outputs=outputs: given(True, outputs[1])
+        }
         check(outputs[1], outputs[0], mistakes=state)
 
 
 @ALL
-@points(2)
+@pytest.mark.points(2)
 def test_dropout_acts_in_train_mode_only(student, check, rng):
     """By default there is dropout in train mode, drawn from torch's generator, and none in eval mode or with dropout=0.0."""
 
@@ -1004,7 +1110,7 @@ def test_dropout_acts_in_train_mode_only(student, check, rng):
 
 
 @ALL
-@points(2)
+@pytest.mark.points(2)
 def test_nothing_else_happens(student, check, rng):
     """Inputs stay as they are and may be non-contiguous, torch's settings stay, nothing is printed, tensors follow the device."""
 
@@ -1023,9 +1129,15 @@ def test_nothing_else_happens(student, check, rng):
 
     for name, _, inputs in classes:
         output, (result, after, *calling), making, on_meta = told[name]
-        torch_changed, printed = (bool(in_making or in_calling) for in_making, in_calling in zip(making, calling))
+        torch_changed, printed = (
+            bool(in_making or in_calling) for in_making, in_calling in zip(making, calling, strict=True)
+        )
         check(after, inputs, mistakes={f"{name} changes an input in place": lambda after=after: given(True, after)})
-        check(result, output, mistakes={f"{name} gives another result for non-contiguous inputs": lambda r=result: given(True, r)})
+        check(
+            result,
+            output,
+            mistakes={f"{name} gives another result for non-contiguous inputs": lambda r=result: given(True, r)},
+        )
         check([torch_changed, printed, on_meta == "mixes devices"], [False, False, False], mistakes={
             f"{name} changes the seed, the default dtype or another setting of torch": [True, False, False],
             f"{name} prints something": [False, True, False],
@@ -1034,7 +1146,7 @@ def test_nothing_else_happens(student, check, rng):
 
 
 @ALL
-@points(2)
+@pytest.mark.points(2)
 def test_sizes_that_do_not_fit_are_refused(student, rng):
     """d_model that num_heads does not divide, and more than max_len positions, are ValueErrors."""
 
@@ -1045,14 +1157,21 @@ def test_sizes_that_do_not_fit_are_refused(student, rng):
 
     for name, args, inputs in made(rng, list(CLASSES)[1:]):
         heads = args.index(H)
-        student.raises(ValueError, run, name, (*args[:heads], 5, *args[heads + 1 :]), inputs, says=("d_model", "num_heads", "n_head"))
+        student.raises(
+            ValueError,
+            run,
+            name,
+            (*args[:heads], 5, *args[heads + 1 :]),
+            inputs,
+            says=("d_model", "num_heads", "n_head"),
+        )
         for place in [n for n, letter in enumerate(CLASSES[name][1]) if letter in "ij"]:
             longer = [*inputs[:place], torch.ones(2, MAX_LEN + 1, dtype=torch.int64), *inputs[place + 1 :]]
             student.raises(ValueError, run, name, args, longer, says=("max_len", "ids", "input_ids", "src", "tgt", "x"))
 
 
 @ALL
-@points(1)
+@pytest.mark.points(1)
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_models_run_on_the_gpu(student, check, rng, device, dtype):
@@ -1063,10 +1182,12 @@ def test_models_run_on_the_gpu(student, check, rng, device, dtype):
 
         models = [getattr(transformer, name)(*args).to(device, dtype).eval() for name, args, _ in classes]
         calls = [[item.to(dtype) if item.is_floating_point() else item for item in inputs] for _, _, inputs in classes]
-        return {name: model(*inputs) for model, inputs, (name, _, _) in zip(models, calls, classes)}
+        return {name: model(*inputs) for model, inputs, (name, _, _) in zip(models, calls, classes, strict=True)}
 
     outputs = student.run(probe, made(rng), device.type, dtype)
 
     right = {name: [device.type, dtype, True] for name in CLASSES}
-    told = {name: [str(getattr(o, "came_from", "cpu")), o.dtype, bool(o.isfinite().all())] for name, o in outputs.items()}
+    told = {
+        name: [str(getattr(o, "came_from", "cpu")), o.dtype, bool(o.isfinite().all())] for name, o in outputs.items()
+    }
     check(told, right)
