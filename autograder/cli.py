@@ -241,14 +241,7 @@ def mutants(
             proof = prove(chosen, name, processes or default_processes(), on_progress)
         solution = (chosen.solution / f"{name}.py").read_text("utf-8")
         for mutant in proof.survivors:
-            console.print(
-                mutant.diff(solution, f"{name}.py"),
-                as_entry(name, mutant),
-                sep="\n",
-                end="\n\n",
-                markup=False,
-                highlight=False,
-            )
+            print(mutant.diff(solution, f"{name}.py"), as_entry(name, mutant), sep="\n", end="\n\n")
         console.print(
             f"{name}: {proof.killed} of {proof.mutants} killed, {len(proof.explained)} explained, {len(proof.survivors)} survive: {proof.share:.1f} %"
         )

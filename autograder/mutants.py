@@ -114,6 +114,9 @@ def _changed_lines(source, text):
 
 # ---------------------------------------------------------------------------------------------- operators
 
+_SYMMETRIC = (
+    "transpose swapaxes swapdims min max minimum maximum equal logaddexp promote_types".split()
+)  # in their arguments
 _COMPARISONS = {
     cst.LessThan: cst.LessThanEqual, cst.LessThanEqual: cst.LessThan, cst.GreaterThan: cst.GreaterThanEqual,
     cst.GreaterThanEqual: cst.GreaterThan, cst.Equal: cst.NotEqual, cst.NotEqual: cst.Equal,
@@ -211,8 +214,14 @@ def _drop_a_call(node):
         yield node.value
 
 
+def _name_of(function):
+    """`transpose` of transpose, torch.transpose and x.transpose."""
+    name = function.attr if isinstance(function, cst.Attribute) else function
+    return name.value if isinstance(name, cst.Name) else None
+
+
 def _swap_two_arguments(node):
-    if isinstance(node, cst.Call):
+    if isinstance(node, cst.Call) and _name_of(node.func) not in _SYMMETRIC:
         plain = [index for index, arg in enumerate(node.args) if arg.keyword is None and not arg.star]
         for first, second in zip(plain, plain[1:], strict=False):
             args = list(node.args)

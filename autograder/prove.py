@@ -80,12 +80,13 @@ def prove(lesson: Lesson, module: str, processes: int = 1, on_progress: OnProgre
             survivors.append(mutants[index])
     survivors.sort(key=lambda mutant: mutant.line)
     explained = tuple(
-        (mutant, reasons.pop((mutant.old, mutant.new))) for mutant in survivors if (mutant.old, mutant.new) in reasons
+        (mutant, reasons[mutant.old, mutant.new]) for mutant in survivors if (mutant.old, mutant.new) in reasons
     )
-    if reasons:
-        old, new = next(iter(reasons))
+    unused = set(reasons) - {(mutant.old, mutant.new) for mutant, _ in explained}
+    if unused:
+        old, new = min(unused)
         raise LessonError(f"{_reasons_path(lesson)}: {old!r} -> {new!r} of {module} does not survive: remove the entry")
-    unexplained = tuple(mutant for mutant in survivors if mutant not in {mutant for mutant, _ in explained})
+    unexplained = tuple(mutant for mutant in survivors if (mutant.old, mutant.new) not in reasons)
     samples = [sample for sample in load_samples(lesson) if module in sample.modules]
     return Proof(module, _count_tests(lesson, module), len(samples), len(mutants), explained, unexplained)
 

@@ -54,8 +54,8 @@ def flash_attention_forward(
         o_i = torch.zeros(B, H, Bq, Dh, dtype=wide, device=q.device)  # running sum of exp(s - m) v
 
         for j in range(0, Tk, block_size):
-            if causal and j > i + Bq - 1:
-                break  # this tile and all that follow lie in the future of every query of the tile
+            if causal and j > i:
+                break  # queries and keys have the same tiles: this one lies in the future, as do all that follow
             v_j = v[:, :, j : j + block_size].to(wide)  # (B, H, Bk, Dh)
             s = _tile_of_scores(q, k, i, j, causal, block_size)  # (B, H, Bq, Bk)
 
@@ -108,7 +108,7 @@ class FlashAttentionFunction(torch.autograd.Function):
             rows = slice(i, i + block_size)
             q_i, do_i = q[:, :, rows].to(wide), grad_output[:, :, rows].to(wide)  # (B, H, Bq, Dh)
             for j in range(0, k.shape[2], block_size):
-                if causal and j > i + q_i.shape[2] - 1:
+                if causal and j > i:
                     break
                 columns = slice(j, j + block_size)
                 k_j, v_j = k[:, :, columns].to(wide), v[:, :, columns].to(wide)  # (B, H, Bk, Dh)

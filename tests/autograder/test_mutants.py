@@ -41,6 +41,14 @@ def test_an_operator_makes_its_mistake(operator, old, new):
     assert (old, new) in changes(old, operator)
 
 
+def test_arguments_whose_order_is_nothing_are_not_swapped():
+    assert (
+        changes("y = x.transpose(1, 2)", "swap two arguments")
+        == changes("y = min(a, b)", "swap two arguments")
+        == set()
+    )
+
+
 def test_validations_statements_and_results_are_mutated():
     source = """
         def f(x, n):

@@ -315,11 +315,11 @@ def check_dropout(student, check, rng, layer, *inputs, by_default=True):
         return torch.allclose(runs[one][0], runs[other][0])
 
     mistakes = {
-        "there is no dropout in train mode, or every call drops the same": [True, True],
-        "dropout is off by default": [False, True],
-        "dropout is on by default, where it should be off": [False, False],
+        "there is no dropout in train mode, or every call drops the same": [True, True, True],
+        "dropout is off by default": [False, True, True],
+        "dropout is on by default, where it should be off": [False, False, False],
     }
-    check([same(0, 2), same(5, 6)], [False, not by_default], mistakes=mistakes)
+    check([same(0, 2), same(5, 6), same(5, 7)], [False, not by_default, not by_default], mistakes=mistakes)
     mistakes = {
         "dropout is not switched off in eval mode": [True, False, True, False],
         "the rate of the dropout is ignored: 0 should drop nothing": [True, True, False, False],

@@ -434,6 +434,17 @@ def test_float64_gradients_are_exact(student, check, rng):
 
 @BACKWARD
 @pytest.mark.points(1)
+def test_bfloat16_gradients_are_as_right_as_bfloat16_is(student, check, rng):
+    """In bfloat16 the output and the gradients are bfloat16, and as right as that is."""
+    q, k, v, g = (x.bfloat16() for x in qkv(rng, 1, 2, 13, 11, 6))
+    results = student.run(backward, q / 4, k, v, g, True, 4)
+
+    truth = [attend(q / 4, k, v, True)[0], *plain_gradients(q / 4, k, v, g, True)]
+    check(results, truth, dtype=torch.bfloat16, terms=4)
+
+
+@BACKWARD
+@pytest.mark.points(1)
 def test_the_backward_with_large_scores(student, check, rng):
     """Scores of some 300 overflow in the backward no more than in the forward."""
     q, k = torch.randint(-2, 3, (2, 1, 2, 7, 4), generator=rng).float()
