@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from . import table
 from .batch import Job, default_processes, jobs_of, run
 from .errors import AutograderError, UsageError
+from .files import write
 from .grade import grade_in_process
 from .lesson import Lesson, find_root, load, load_all
 from .scorecard import GRADER_ERROR, STATUSES, Scorecard
@@ -72,7 +73,7 @@ def grade(
     else:
         job = Job(take_in(submission, chosen.modules), options)
         cards = [card for _, card in run(chosen, [job], **grader)]
-        _write(cards[0], out)
+        _keep(cards[0], out)
         console.print(table.one(cards[0]))
     _exit_with(cards)
 
@@ -89,7 +90,7 @@ def _grade_each(lesson: Lesson, jobs: list[Job], out: Path, processes: int, grad
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("grading", total=len(jobs), counts="")
         for _, card in run(lesson, jobs, processes=processes, **grader):
-            _write(card, out)
+            _keep(card, out)
             cards.append(card)
             counts = {status: sum(card.count(status) for card in cards) for status in STATUSES}
             progress.update(
@@ -115,7 +116,7 @@ def merge(
         card = merge_cards(_read(first), _read(second))
     except ValueError as error:
         raise UsageError(f"{first} and {second} cannot be merged: {error}") from error
-    _write(card, out)
+    _keep(card, out)
     console.print(table.one(card))
     _exit_with([card])
 
@@ -204,7 +205,7 @@ def rehearse_zips(lessons: Names = None, dist: DistFolder = Path("dist"), out: O
             with console.status(f"{lesson.name}: {submission.student}"):
                 card = rehearse(dist / f"{lesson.name}-autograder.zip", submission.files).card
             cards.append(replace(card, student=f"{lesson.name} {submission.student}"))
-            _write(replace(card, student=submission.student), out / lesson.name)
+            _keep(replace(card, student=submission.student), out / lesson.name)
     console.print(table.many(cards))
     console.print(f"scorecards: {out}/<lesson>/<submission>/scorecard.json")
     _exit_with(cards)
@@ -303,13 +304,8 @@ def _read(path: Path) -> Scorecard:
         raise UsageError(f"{path} is no scorecard: {type(error).__name__}: {error}") from error
 
 
-def _write(card: Scorecard, out: Path) -> None:
-    """Beside, then renamed: a reader never sees half a scorecard."""
-    path = out / card.student / "scorecard.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    draft.write_text(card.to_json())
-    draft.replace(path)
+def _keep(card: Scorecard, out: Path) -> None:
+    write(out / card.student / "scorecard.json", card.to_json())
 
 
 def _relative(path: Path) -> str:

@@ -13,12 +13,10 @@ folders of those handouts, so students build on their own work.
 """
 
 import ast
-import io
-import os
-import zipfile
 from pathlib import Path
 
 from .errors import LessonError
+from .files import write, zipped
 from .lesson import Lesson
 from .stub import starter_text
 
@@ -99,7 +97,8 @@ def build_handout(lesson: Lesson, out: Path) -> Path:
         LessonError: a part of the lesson is missing. StubError: a solution cannot be cut.
     """
     target = Path(out) / f"{lesson.name}-handout.zip"
-    _write(target, _zip(lesson.name, handout_files(lesson)))
+    contents = {f"{lesson.name}/{name}": content for name, content in handout_files(lesson).items()}
+    write(target, zipped(contents))
     return target
 
 
@@ -141,7 +140,7 @@ def write_starter(lesson: Lesson) -> Path:
     """Brings the lesson's folder in starter/ up to date and returns it; modules that the lesson no longer has go."""
     files = starter_files(lesson)
     for name, content in files.items():
-        _write(lesson.starter / name, content)
+        write(lesson.starter / name, content)
     for path in lesson.starter.glob("*.py"):
         if path.name not in files:
             path.unlink()
@@ -160,26 +159,3 @@ def _read(path):
     if not path.is_file():
         raise LessonError(f"{path} is missing: the handout needs it")
     return path.read_bytes()
-
-
-def _zip(folder, files):
-    """The bytes of a zip with one folder: no times, no compression, whose results differ from machine to machine."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name in sorted(files):
-            entry = zipfile.ZipInfo(f"{folder}/{name}")
-            entry.create_system = 3  # Unix, wherever it was built: its permissions follow
-            entry.external_attr = 0o100644 << 16
-            archive.writestr(entry, files[name])
-    return stream.getvalue()
-
-
-def _write(path, content):
-    """Writes beside the file and renames, so that nobody reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

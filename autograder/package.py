@@ -25,6 +25,7 @@ from packaging.utils import canonicalize_name
 
 from . import __version__
 from .errors import LessonError, UsageError
+from .files import write, zipped
 from .lesson import Lesson
 
 DISTRIBUTION = "llm-autograder"
@@ -85,21 +86,8 @@ def build_zip(lesson: Lesson, out: Path) -> Path:
     """
     contents = _envelope(lesson) | {f"grader/{name}": content for name, content in _grader(lesson).items()}
     path = Path(out) / f"{lesson.name}-autograder.zip"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(contents, path)
+    write(path, zipped(contents))
     return path
-
-
-def _write(contents: dict[str, bytes], path: Path) -> None:
-    """Beside, then renamed. Equal contents are equal bytes: sorted names, one date, no compression that depends on zlib."""
-    draft = path.with_suffix(".part")
-    with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(contents):
-            entry = zipfile.ZipInfo(name)  # 1980-01-01
-            entry.create_system = 3  # Unix, wherever it was built: its permissions follow
-            entry.external_attr = (0o100755 if contents[name].startswith(b"#!") else 0o100644) << 16
-            archive.writestr(entry, contents[name])
-    draft.replace(path)
 
 
 # ---------------------------------------------------------------------------------------------- the grader

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .batch import Job, run
 from .errors import LessonError
+from .files import write
 from .lesson import Lesson
 from .mutants import Mutant, mutants_of
 from .samples import RIGHT, WRONG, load_samples
@@ -235,6 +236,4 @@ class ProofTable:
         self.lines[lesson.name, proof.module] = f"| {lesson.name} | {proof.module} | {' | '.join(map(str, figures))} |"
 
     def write(self) -> None:
-        draft = self.path.with_suffix(".part")
-        draft.write_text(_HEAD + "\n".join(self.lines[key] for key in sorted(self.lines)) + "\n", "utf-8")
-        draft.replace(self.path)
+        write(self.path, _HEAD + "\n".join(self.lines[key] for key in sorted(self.lines)) + "\n")

@@ -29,7 +29,7 @@ LIKE_A_MARK = re.compile(r"#\s*(student\s*:|solution[ _-]only)", re.IGNORECASE)
 LIKE_A_MARK_OF_A_DEF = re.compile(r"#\s*(students?|solutions?)\b", re.IGNORECASE)
 LINE_LENGTH = 120  # as in pyproject.toml, [tool.ruff]
 SHORTEST_SECRET = 12  # a shorter line, such as `return x`, gives nothing away
-NO_SECRET = "super().__init__()"  # nor does this one, which any handout may show
+NO_SECRETS = {"super().__init__()", "with torch.no_grad():"}  # nor do these, which any handout may show
 
 # How ruff breaks a signature whose line the mark makes too long; a comma at an inner line's end is the author's.
 BREAKS_OF_SIGNATURE = (
@@ -69,7 +69,7 @@ def solution_lines(source: str, filename: str = "<solution>") -> set[str]:
     """
     given = starter_text(source, filename)
     code = cst.parse_module(source).visit(_WithoutWords()).code
-    lines = {line.strip() for line in code.splitlines()} - {NO_SECRET}
+    lines = {line.strip() for line in code.splitlines()} - NO_SECRETS
     return {line for line in lines if len(line) >= SHORTEST_SECRET and line not in given}
 
 

@@ -27,7 +27,7 @@ LAYERS = [
     "box.confine box.worker",
     "box.landlock box.seccomp box.processes box.libraries box.tripwires box.scan box.wire",
     "box.codec",
-    "errors",
+    "errors files",
 ]
 LESSONS = load_all(ROOT)
 MODULES = [(lesson, module) for lesson in LESSONS for module in lesson.modules]
