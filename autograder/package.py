@@ -194,10 +194,36 @@ def _otter_generate(lesson, folder):
 def _requirements(lesson: Lesson) -> list[str]:
     """The image's pip packages: what grading needs, pinned with all that it needs in turn where there is a lock."""
     wanted = [need for need in _needs_of(DISTRIBUTION) if _applies(need, {"otter"})]
-    wanted += map(Requirement, lesson.packages)
+    wanted += map(Requirement, _distributions_of(lesson))
     lock = lesson.root / "requirements.lock"
     lines = _pinned(wanted, _pins(lock.read_text())) if lock.is_file() else map(_without_marker, wanted)
     return [f"--extra-index-url {_TORCH_INDEX}", *lines]
+
+
+def _distributions_of(lesson: Lesson) -> list[str]:
+    """What pip calls the packages that the zygote, the hidden suite and the solutions import."""
+    lessons = (lesson, *lesson.prerequisites())
+    ours = {"inside", *(module for one in lessons for module in one.modules)}
+    names = {package.partition(".")[0] for package in lesson.packages}
+    for path in _lesson_paths(lesson):
+        names |= _outer_imports(path) if path.suffix == ".py" else set()
+    known = metadata.packages_distributions()
+    names -= ours | set(sys.stdlib_module_names)
+    missing = sorted(names - set(known))
+    if missing:
+        raise LessonError(f"{lesson.name} imports {missing[0]}, which is not installed: its image would lack it")
+    return sorted({known[name][0] for name in names})
+
+
+def _outer_imports(path: Path) -> set[str]:
+    """The first names of all absolute imports, at the top of the file or deeper."""
+    nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    plain = {alias.name.partition(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {
+        node.module.partition(".")[0]
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level
+    }
 
 
 def _pins(lock: str) -> dict[str, str]:

@@ -3,11 +3,12 @@
 import json
 import re
 import sys
+import textwrap
 import zipfile
 
 import pytest
 import yaml
-from conftest import ROOT, write_lesson
+from conftest import ROOT, TOY_SUITE, write_lesson
 from otter_ways import attention_zip
 from packaging.requirements import Requirement
 
@@ -157,6 +158,20 @@ def test_packages_that_a_lesson_names_are_in_the_image(tmp_path):
     assert "regex" in lines
     assert "otter-grader[grading]<8,>=7" in lines
     assert not [line for line in lines if ";" in line]
+
+
+def test_what_the_hidden_suite_imports_is_in_the_image(tmp_path):
+    suite = "import sacrebleu\nfrom tokenizers.models import BPE\n" + textwrap.dedent(TOY_SUITE)
+    write_lesson(tmp_path, suite=suite, settings='packages = ["transformers.models.gpt2.modeling_gpt2"]\n')
+
+    assert {"sacrebleu", "tokenizers", "transformers"} <= set(package._requirements(load("99-toy", tmp_path)))
+
+
+def test_an_import_that_no_image_could_have_is_refused(tmp_path):
+    write_lesson(tmp_path, suite="import no_such_package\n" + textwrap.dedent(TOY_SUITE))
+
+    with pytest.raises(LessonError, match="no_such_package"):
+        package._requirements(load("99-toy", tmp_path))
 
 
 def test_a_lock_that_lacks_a_package_is_stale(tmp_path):
