@@ -25,7 +25,7 @@ LAYERS = [
     "box.sandbox",
     "box.slot box.zygote",
     "box.confine box.worker",
-    "box.landlock box.seccomp box.processes box.libraries box.tripwires box.scan box.wire",
+    "box.landlock box.seccomp box.processes box.libraries box.pages box.tripwires box.scan box.wire",
     "box.codec",
     "errors files",
 ]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import confine, libraries, processes, seccomp, tripwires, wire, worker
+from . import confine, libraries, pages, processes, seccomp, tripwires, wire, worker
 
 _POLL_S = 0.1
 _FORK_TRIES = 50
@@ -198,6 +198,7 @@ def warm_up(packages: list[str]) -> None:
     worker.seed_everything(0)  # numpy.random is imported by its first use
     gc.collect()
     gc.freeze()  # a collection in a child would copy all of our pages
+    pages.collapse()
 
 
 def main(descriptor: int, layers: list[str], packages: list[str]) -> None:
