@@ -1,0 +1,674 @@
+"""Hidden tests of text_classification.
+
+Which encoder a classifier has is open, and so are its positions and what its head is made of. So models are compared with
+themselves: with and without padding, with one token changed. For the mean all layers are taken away and the embeddings are
+made so large that positions, whatever they are, vanish beside them.
+"""
+
+import math
+
+import pytest
+import torch
+
+V, D, H, C, MAX_LEN = 13, 16, 2, 3, 24  # V is the size of nothing else: so the test finds the embeddings
+question, points = pytest.mark.question, pytest.mark.points
+CLASSIFIER, TAGGER = "TransformerClassifier", "TokenClassifier"
+
+
+def tokens(rng, *shape):
+    return torch.randint(0, V, shape, generator=rng)
+
+
+def agree(check, value, expected, mistakes=None, within=1e-6):
+    """check in float64, but only to `within` of the size: some parts of a model may be worked out in float32."""
+    check(value, expected, terms=within / (8 * torch.finfo(torch.float64).eps), mistakes=mistakes)
+
+
+def same(one, other, within=1e-6):
+    return one.shape == other.shape and bool((one - other).abs().max() <= within * other.abs().max())
+
+
+def runs(name, arguments, calls, table=None):
+    """A probe: the logits of a new model in float64 and eval mode for each call; table becomes its token embedding."""
+    import text_classification
+
+    model = getattr(text_classification, name)(*arguments).double().eval()
+    for weight in model.parameters():
+        if table is not None and weight.shape in (table.shape, table.T.shape):
+            weight.data.copy_(table if weight.shape == table.shape else table.T)
+    return [model(*call) for call in calls]
+
+
+def facts(name, arguments, ids, mask, defaults):
+    """A probe: what one can see of a class from outside, without comparing logits."""
+    import contextlib
+    import inspect
+    import io
+
+    import text_classification
+
+    kind = getattr(text_classification, name)
+    parameters = inspect.signature(kind).parameters
+    model, other = kind(*arguments).eval(), kind(*arguments).eval()
+    state = [torch.initial_seed(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()]
+    printed = io.StringIO()
+    strided = [item.T.contiguous().T for item in (ids, mask)]
+    with contextlib.redirect_stdout(printed):
+        logits = model(*strided)
+    other.load_state_dict(model.state_dict())
+    sizes = []
+    for layers in (0, 1, 2):
+        other_model = kind(*arguments[:2], layers, *arguments[3:])
+        sizes.append(sum(weight.numel() for weight in other_model.parameters()))
+    return {
+        "defaults": {key: parameters[key].default for key in defaults if key in parameters},
+        "reloaded": torch.allclose(other(ids, mask), logits, atol=1e-4),
+        "strided": torch.allclose(model(ids, mask), logits, atol=1e-4),
+        "inputs": strided,
+        "torch_changed": state
+        != [torch.initial_seed(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()],
+        "printed": printed.getvalue() != "",
+        "sizes": sizes,
+    }
+
+
+def dropout_facts(name, arguments, ids):
+    """A probe: whether two runs give the same with dropout 0.5 in train mode, in eval mode; with dropout 0, in both."""
+    import text_classification
+
+    kind = getattr(text_classification, name)
+    model, without = kind(*arguments, dropout=0.5), kind(*arguments, dropout=0.0)
+    train = [model.train()(ids) for _ in range(2)]
+    off = [model.eval()(ids) for _ in range(2)]
+    pair = without.train()(ids), without.eval()(ids)
+    return [torch.equal(*train), torch.equal(*off), torch.allclose(*pair, atol=1e-5)]
+
+
+def gradients(name, arguments, ids, mask, vocab_size):
+    """A probe: for each token the size of the gradient at its embedding, for the logits of real places only."""
+    import text_classification
+
+    model = getattr(text_classification, name)(*arguments).double().eval()
+    logits = model(ids, mask)
+    if logits.dim() == 3:
+        logits = logits[mask]
+    if logits.requires_grad:
+        (logits * torch.arange(1.0, 1 + logits.numel()).view(logits.shape).sin()).sum().backward()
+    sizes = []
+    for weight in model.parameters():
+        if weight.dim() == 2 and vocab_size in weight.shape:
+            grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            sizes.append(grad.norm(dim=1 - list(weight.shape).index(vocab_size)))
+    return sizes
+
+
+def check_gradients(student, check, rng, name):
+    order = torch.randperm(V - 1, generator=rng) + 1  # without 0, which may have been made a padding_idx
+    ids = order.view(3, 4).clone()
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]).bool()
+    found = student.run(gradients, name, (V, D, 1, H, C, MAX_LEN, 0.0), ids, mask, V)
+
+    assert found, "the model has no embedding with a row for each token"
+    assert not any(grad.isnan().any() for grad in found), "there is a NaN in the gradient"
+    size = torch.stack(found).amax(dim=0)
+    reached, padding = bool((size[ids[mask]] > 0).all()), bool((size[ids[~mask]] > 1e-9).any())
+    check(reached, True, mistakes={"no gradient reaches the embeddings of some tokens": False})
+    check(padding, False, mistakes={"a gradient reaches the padding's embeddings": True})
+
+
+def check_manners(student, check, rng, name):
+    mask = (torch.arange(6) < torch.tensor([[6], [2], [5]])).long()
+    ids = tokens(rng, 3, 6)
+    defaults = {"d_model": 512, "num_layers": 6, "num_heads": 8, "num_classes": 2, "max_len": 512, "dropout": 0.1}
+    seen = student.run(facts, name, (V, D, 2, H, C, MAX_LEN, 0.1), ids, mask, list(defaults))
+
+    check(seen["defaults"], {key: defaults[key] for key in seen["defaults"]})
+    few, more, most = seen["sizes"]
+    check(few < more < most, True, mistakes={"num_layers is ignored, or the layers are in a plain list": False})
+    check(seen["reloaded"], True, mistakes={"a model that loads another one's state_dict gives other logits": False})
+    check(seen["strided"], True, mistakes={"ids that lie otherwise in memory give other logits": False})
+    check(seen["inputs"], [ids, mask], mistakes={})
+    check(seen["torch_changed"], False, mistakes={"forward changes a setting of torch": True})
+    check(seen["printed"], False, mistakes={"forward prints": True})
+
+
+def check_dropout(student, check, rng, name):
+    train, off, without = student.run(dropout_facts, name, (V, D, 1, H, C, MAX_LEN), tokens(rng, 4, 6))
+
+    check(train, False, mistakes={"dropout does nothing in train mode": True})
+    check(off, True, mistakes={"there is dropout in eval mode": False})
+    check(without, True, mistakes={"there is dropout although dropout is 0": False})
+
+
+def check_errors(student, name):
+    def at_length(name, arguments, length):
+        import text_classification
+
+        model = getattr(text_classification, name)(*arguments).eval()
+        return list(model(torch.zeros(2, length, dtype=torch.long)).shape)
+
+    for layers in (0, 1):
+        student.run(at_length, name, (V, D, layers, H, C, 7), 7)  # as long as can be
+        for length in (8, 40):
+            student.raises(ValueError, at_length, name, (V, D, layers, H, C, 7), length, says=("max_len", "input_ids"))
+    student.raises(ValueError, at_length, name, (V, 16, 1, 3, C, 7), 5, says=("d_model", "num_heads"))
+
+
+def check_shapes(student, check, rng, name, per_token):
+    def probe(name, vocab_size, cases):
+        import text_classification
+
+        kind, results = getattr(text_classification, name), []
+        for ids, classes, dtype in cases:
+            more = {} if classes is None else {"num_classes": classes}
+            model = kind(vocab_size, d_model=16, num_layers=1, num_heads=2, **more).to(dtype).eval()
+            results.append(model(ids))
+        return results
+
+    cases = [
+        (tokens(rng, 4, 6), None, torch.float32),
+        (tokens(rng, 1, 1), 4, torch.float64),
+        (tokens(rng, 5, 3), 1, torch.float32),
+    ]
+    results = student.run(probe, name, V, cases)
+
+    for logits, (ids, classes, dtype) in zip(results, cases, strict=True):
+        B, T = ids.shape
+        count = classes or 2
+        assert isinstance(logits, torch.Tensor), "the result is no tensor"
+        right, other = [B, T, count], [B, count]
+        right, other = (right, other) if per_token else (other, right)
+        text = "the logits are a text's, not each token's" if per_token else "the logits are each token's, not a text's"
+        check(list(logits.shape), right, mistakes={text: other})
+        check(logits.dtype, dtype)
+        assert logits.isfinite().all(), "a logit is NaN or infinite"
+    first = results[0].double()
+    kinds = {"a probability": (first.sum(-1) - 1), "a log-probability": first.logsumexp(-1)}
+    for kind, gap in kinds.items():
+        check(bool(gap.abs().max() < 1e-4), False, mistakes={f"the result is {kind}: logits are asked for": True})
+
+
+# ---------------------------------------------------------------------------------------------- TransformerClassifier
+
+
+@question(CLASSIFIER)
+@pytest.mark.points(1)
+def test_a_text_has_a_logit_for_each_class(student, check, rng):
+    """The result is (B, C), logits in the model's dtype, for one token and one text, too."""
+    check_shapes(student, check, rng, CLASSIFIER, per_token=False)
+
+
+def twins(rng):
+    """A table of embeddings, 1e8 in size, in which tokens 1 and 2 have the same mean as 3 and 4 (and as 5 and 6).
+
+    All rows have a mean of 0 and the same length, so a layer norm multiplies all of them by the same number.
+    """
+    basis = torch.randn(D, D, generator=rng, dtype=torch.float64)
+    basis[:, 0] = 1.0
+    basis = torch.linalg.qr(basis)[0].T[1:]  # (D - 1, D): orthonormal, and orthogonal to the row of ones
+    middle, sides = basis[0], basis[1:4]
+    table = torch.randn(V, D - 1, generator=rng, dtype=torch.float64) @ basis
+    table[1:7:2], table[2:7:2] = middle + sides, middle - sides
+    return 1e8 * table / table.norm(dim=1, keepdim=True)
+
+
+@question(CLASSIFIER)
+@pytest.mark.points(4)
+def test_the_logits_are_those_of_the_mean_over_the_tokens(student, check, rng):
+    """Without layers, texts whose states have the same mean have the same logits: any order, any length, any tokens."""
+    texts = {
+        "abc": [8, 9, 10], "cab": [10, 8, 9], "c": [10], "b": [9], "twice": [8, 9, 10, 8, 9, 10], "long": [8, 9, 10] * 7,
+        "12": [1, 2], "34": [3, 4], "65": [6, 5],
+    }  # fmt: skip
+    several = {
+        "many, few": [[8, 8, 8, 8, 9], [9, 9, 9, 9, 10], [10, 10, 10, 10, 11], [11, 11, 11, 11, 12]],
+        "few, many": [[8, 9, 9, 9, 9], [9, 10, 10, 10, 10], [10, 11, 11, 11, 11], [11, 12, 12, 12, 12]],
+        "alone": [[8], [9], [10], [11]],
+        "with 0": [[0, 0, 0, 0, 8], [0, 0, 0, 0, 9], [0, 0, 0, 0, 10], [0, 0, 0, 0, 11]],
+    }
+    texts = {key: [text] for key, text in texts.items()} | several
+    calls = [(torch.tensor(batch),) for batch in texts.values()]
+    results = student.run(runs, CLASSIFIER, (V, D, 0, H, C, MAX_LEN), calls, twins(rng))
+
+    logits = dict(zip(texts, results, strict=True))
+    agree(check, logits["cab"], logits["abc"], within=1e-5, mistakes={
+        "only the first token is looked at: the mean is over all": logits["c"],
+        "only the last token is looked at: the mean is over all": logits["b"],
+        "the order of the tokens matters without any layer": lambda: logits["cab"],
+    })  # fmt: skip
+    for longer in ("twice", "long"):
+        grows = "the logits change with the length: the sum is to be divided by the number of real tokens"
+        agree(check, logits[longer], logits["abc"], within=1e-5, mistakes={grows: logits[longer]})
+    apart = not same(logits["many, few"], logits["few, many"], 1e-4)
+    check(apart, True, mistakes={"how often a token occurs does not matter: a maximum is taken, not the mean": False})
+    for pair in ("34", "65"):
+        weighed = "the tokens do not count alike: something other than the mean is taken"
+        agree(check, logits[pair], logits["12"], within=1e-5, mistakes={weighed: logits[pair]})
+    ignored = same(logits["with 0"], logits["alone"], 1e-4)
+    check(ignored, False, mistakes={"token 0 is taken for padding: without a mask all tokens are real": True})
+
+
+def padded_texts(rng, lengths, width):
+    """Random ids, also at padded places, and the mask; which ids are padding is not told by their value."""
+    mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+    return tokens(rng, len(lengths), width), mask
+
+
+@question(CLASSIFIER)
+@pytest.mark.points(3)
+def test_padding_is_left_out_of_the_mean(student, check, rng):
+    """Without layers, a padded text has the logits that it has alone."""
+    ids, mask = padded_texts(rng, [3, 1, 7, 5], 7)
+    alone = [(row[keep][None],) for row, keep in zip(ids, mask, strict=True)]
+    padded, unmasked, *single = student.run(runs, CLASSIFIER, (V, D, 0, H, C, MAX_LEN), [(ids, mask), (ids,), *alone])
+
+    agree(check, padded, torch.cat(single), mistakes={
+        "padding is counted in the mean": unmasked,
+        "the mean over the real tokens depends on the padding": lambda: padded,
+    })  # fmt: skip
+
+
+@question(CLASSIFIER)
+@pytest.mark.points(4)
+def test_padding_changes_nothing(student, check, rng):
+    """With two layers a padded text has the logits that it has alone; the mask is boolean, or holds 0 and 1."""
+    ids, mask = padded_texts(rng, [3, 1, 7, 5], 7)
+    alone = [(row[keep][None],) for row, keep in zip(ids, mask, strict=True)]
+    masks = [(ids, mask.to(dtype)) for dtype in (torch.bool, torch.int64, torch.float32, torch.float64)]
+    other = ids.masked_fill(~mask, 0), mask.long()
+    results = student.run(
+        runs, CLASSIFIER, (V, D, 2, H, C, MAX_LEN), [(ids,), (ids[2:3], mask[2:3]), *alone, *masks, other]
+    )
+
+    unmasked, full, single, padded = results[0], results[1], torch.cat(results[2:6]), results[6:]
+    agree(check, full, single[2:3], mistakes={"a mask of ones is not the same as no mask": lambda: full})
+    for value in padded:
+        agree(check, value, single, mistakes={
+            "the mask is ignored": unmasked,
+            "padding changes the logits: the attention looks at it, or the mean counts it": lambda value=value: value,
+        })  # fmt: skip
+
+
+@question(CLASSIFIER)
+@pytest.mark.points(2)
+def test_a_classifier_learns_from_every_real_token(student, check, rng):
+    """The gradient reaches the embedding of each real token, and not that of padding."""
+    check_gradients(student, check, rng, CLASSIFIER)
+
+
+@question(CLASSIFIER)
+@pytest.mark.points(1)
+def test_a_classifier_drops_in_train_mode_only(student, check, rng):
+    """Dropout acts in train mode, with the probability `dropout`, and never in eval mode."""
+    check_dropout(student, check, rng, CLASSIFIER)
+
+
+@question(CLASSIFIER)
+@pytest.mark.points(1)
+def test_a_classifier_leaves_all_else_alone(student, check, rng):
+    """The arguments are the ones listed; the state can be loaded; inputs and torch stay as they were."""
+    check_manners(student, check, rng, CLASSIFIER)
+
+
+@question(CLASSIFIER)
+@pytest.mark.points(1)
+def test_a_classifier_refuses_bad_sizes(student):
+    """ValueError for more than max_len tokens, and for a d_model that num_heads does not divide."""
+    check_errors(student, CLASSIFIER)
+
+
+def on_gpu(name, ids, mask, vocab_size):
+    """A probe: logits in bfloat16 with masks of two kinds."""
+    import text_classification
+
+    model = getattr(text_classification, name)(vocab_size, 16, 1, 2).to(ids.device, torch.bfloat16).eval()
+    return [model(ids), model(ids, mask), model(ids, mask.long())]
+
+
+def check_gpu(student, check, rng, device, name, shape):
+    ids, mask = padded_texts(rng, [3, 6], 6)
+    results = student.on(device=device, timeout=60).run(on_gpu, name, ids, mask, V)
+
+    for logits in results:
+        check(list(logits.shape), shape)
+        check(logits, logits.clone(), dtype=torch.bfloat16)
+        assert logits.isfinite().all(), "a logit is NaN or infinite"
+
+
+@pytest.mark.gpu
+@question(CLASSIFIER)
+@pytest.mark.points(1)
+def test_a_classifier_follows_its_inputs_to_the_gpu(student, check, rng, device):
+    """On the GPU in bfloat16 the logits are there, too."""
+    check_gpu(student, check, rng, device, CLASSIFIER, [2, 2])
+
+
+# ---------------------------------------------------------------------------------------------- TokenClassifier
+
+
+@question(TAGGER)
+@pytest.mark.points(1)
+def test_each_token_has_a_logit_for_each_class(student, check, rng):
+    """The result is (B, T, C), logits in the model's dtype, for one token and one text, too."""
+    check_shapes(student, check, rng, TAGGER, per_token=True)
+
+
+@question(TAGGER)
+@pytest.mark.points(3)
+def test_the_logits_of_a_token_come_from_its_own_state(student, check, rng):
+    """Without layers a token's logits depend on nothing else; with layers, on the tokens of both sides."""
+
+    def probe(vocab_size, calls):
+        from text_classification import TokenClassifier
+
+        models = [TokenClassifier(vocab_size, 16, layers, 2, 3).double().eval() for layers in (0, 1)]
+        return [[model(*call) for call in calls] for model in models]
+
+    ids = torch.randperm(V, generator=rng)[:6][None]
+    changed = []
+    for place in (0, 5):
+        other = ids.clone()
+        other[0, place] = (ids[0, place] + 1 + torch.randint(0, V - 1, (), generator=rng)) % V
+        changed.append((other,))
+    (plain, *plain_changed), (deep, *deep_changed) = student.run(probe, V, [(ids,), *changed])
+
+    assert plain.shape == deep.shape == (1, 6, 3), "the shape of the logits is not (B, T, C)"
+    for place, value in zip((0, 5), plain_changed, strict=True):
+        others = [t for t in range(6) if t != place]
+        agree(check, value[:, others], plain[:, others], mistakes={
+            "a token's logits depend on other tokens although there is no layer": lambda value=value, o=others: value[:, o],
+        })  # fmt: skip
+        apart = not same(value[:, place], plain[:, place])
+        check(apart, True, mistakes={"a token's logits do not depend on the token": False})
+    blind = "a token's logits do not depend on what comes {}: an encoder looks both ways"
+    check(not same(deep_changed[0][:, 5], deep[:, 5]), True, mistakes={blind.format("before it"): False})
+    check(not same(deep_changed[1][:, 0], deep[:, 0]), True, mistakes={blind.format("after it"): False})
+
+
+@question(TAGGER)
+@pytest.mark.points(3)
+def test_padding_changes_no_real_token(student, check, rng):
+    """At real places a padded text has the logits that it has alone; the mask is boolean, or holds 0 and 1."""
+    ids, mask = padded_texts(rng, [3, 1, 7, 5], 7)
+    ids[2, 1] = ids[3, 0] = 0
+    alone = [(row[keep][None],) for row, keep in zip(ids, mask, strict=True)]
+    masks = [(ids, mask.to(dtype)) for dtype in (torch.bool, torch.int64, torch.float32, torch.float64)]
+    results = student.run(runs, TAGGER, (V, D, 2, H, C, MAX_LEN), [(ids,), (ids[2:3], mask[2:3]), *alone, *masks])
+
+    assert all(r.dim() == 3 and r.shape[-1] == C for r in results), "the shape of the logits is not (B, T, C)"
+    unmasked, full, single, padded = results[0], results[1], torch.cat([r[0] for r in results[2:6]]), results[6:]
+    agree(check, full[0], results[4][0], mistakes={"a mask of ones is not the same as no mask": lambda: full[0]})
+    for value in padded:
+        check(list(value.shape), [4, 7, C])
+        agree(check, value[mask], single, mistakes={
+            "the mask is ignored": unmasked[mask],
+            "padding changes the logits of real tokens": lambda value=value: value[mask],
+        })  # fmt: skip
+
+
+@question(TAGGER)
+@pytest.mark.points(1)
+def test_a_token_classifier_learns_from_every_real_token(student, check, rng):
+    """The gradient of the real tokens' logits reaches their embeddings, and not those of padding."""
+    check_gradients(student, check, rng, TAGGER)
+
+
+@question(TAGGER)
+@pytest.mark.points(1)
+def test_a_token_classifier_drops_in_train_mode_only(student, check, rng):
+    """Dropout acts in train mode, with the probability `dropout`, and never in eval mode."""
+    check_dropout(student, check, rng, TAGGER)
+
+
+@question(TAGGER)
+@pytest.mark.points(1)
+def test_a_token_classifier_leaves_all_else_alone(student, check, rng):
+    """The arguments are the ones listed; the state can be loaded; inputs and torch stay as they were."""
+    check_manners(student, check, rng, TAGGER)
+
+
+@question(TAGGER)
+@pytest.mark.points(1)
+def test_a_token_classifier_refuses_bad_sizes(student):
+    """ValueError for more than max_len tokens, and for a d_model that num_heads does not divide."""
+    check_errors(student, TAGGER)
+
+
+@pytest.mark.gpu
+@question(TAGGER)
+@pytest.mark.points(1)
+def test_a_token_classifier_follows_its_inputs_to_the_gpu(student, check, rng, device):
+    """On the GPU in bfloat16 the logits are there, too."""
+    check_gpu(student, check, rng, device, TAGGER, [2, 6, 2])
+
+
+# ---------------------------------------------------------------------------------------------- decode_bio
+
+LABELS = ["I-LOC", "O", "B-PER", "I-GPE-loc", "B-LOC", "I-PER", "B-GPE-loc", "B-GPE", "I-GPE"]
+ID = {label: number for number, label in enumerate(LABELS)}
+
+
+def entities(
+    tags, *, stray="start", other="start", adjacent="start", kind=lambda label: label[2:], unclosed=True, end=0
+):
+    """What the tags mark. stray, other: what an I-X does after an O, inside another type; adjacent: a B-X after an X."""
+    spans, current = [], None
+    for t, tag in enumerate(tags):
+        own = None if LABELS[tag] == "O" else kind(LABELS[tag])
+        if own is None:
+            act = "drop"
+        elif LABELS[tag][0] == "B":
+            act = adjacent if own == current else "start"
+        else:
+            act = stray if current is None else "join" if own == current else other
+        if act == "start":
+            spans.append([own, t, t + 1])
+        elif act == "join":
+            spans[-1][2] = t + 1
+        current = spans[-1][0] if act != "drop" else None
+    return [(kind, a, b + end) for kind, a, b in spans if unclosed or b < len(tags)]
+
+
+BIO_MISTAKES = {
+    "an I-X after an O is dropped: it starts an entity": {"stray": "drop"},
+    "an I-X inside another type is dropped: it starts an entity": {"other": "drop"},
+    "an I-X that continues no X is dropped: it starts an entity": {"stray": "drop", "other": "drop"},
+    "an I-X inside another type continues it: it starts an entity of its own": {"other": "join"},
+    "a B-X after an X continues it: it starts a new entity": {"adjacent": "join"},
+    "an entity that goes on to the last tag is lost": {"unclosed": False},
+    "the end is inclusive: it is the place after the last token": {"end": -1},
+    "the type is cut at its last hyphen": {"kind": lambda label: label.split("-")[-1]},
+    "the type is cut at its second hyphen": {"kind": lambda label: label.split("-")[1] if "-" in label else ""},
+    "the type still has its B- or I-": {"kind": lambda label: label},
+}
+
+
+def check_bio(student, check, sequences):
+    sequences = [[ID[name] for name in names] for names in sequences]
+
+    def probe(sequences, labels):
+        from text_classification import decode_bio
+
+        return [decode_bio(tags, labels) for tags in sequences], sequences, labels
+
+    results, after, labels = student.run(probe, sequences, LABELS)
+
+    check(results, [entities(tags) for tags in sequences], mistakes={
+        text: [entities(tags, **wrong) for tags in sequences] for text, wrong in BIO_MISTAKES.items()
+    } | {
+        "an entity is (start, end, type): the type comes first": [[(a, b, k) for k, a, b in entities(tags)] for tags in sequences],
+        "an entity's end is its length": [[(k, a, b - a) for k, a, b in entities(tags)] for tags in sequences],
+    })  # fmt: skip
+    check([after, labels], [sequences, LABELS], mistakes={})
+
+
+@question("decode_bio")
+@pytest.mark.points(2)
+def test_well_formed_tags_give_their_entities(student, check, rng):
+    """B-X begins an entity, I-X continues it; several in a row, one at the end, types with a hyphen."""
+    check_bio(student, check, [
+        ["O", "B-PER", "I-PER", "O", "B-LOC", "O"],
+        ["B-LOC", "I-LOC", "I-LOC", "B-PER", "O", "O", "B-PER", "I-PER"],
+        ["B-PER", "B-PER", "I-PER", "B-PER"],
+        ["O", "B-GPE-loc", "I-GPE-loc", "B-GPE", "I-GPE", "O"],
+        ["B-LOC"],
+        ["O", "O", "O"],
+        ["O"],
+        [],
+    ])  # fmt: skip
+
+
+@question("decode_bio")
+@pytest.mark.points(2)
+def test_an_i_that_continues_nothing_starts_an_entity(student, check, rng):
+    """An I-X after an O, at the beginning, or inside another type starts an entity of its own."""
+    random = torch.randint(0, len(LABELS), (12, 14), generator=rng).tolist()
+    check_bio(student, check, [
+        ["I-PER", "I-PER", "O", "I-LOC", "O"],
+        ["B-PER", "I-LOC", "I-LOC", "I-PER", "O"],
+        ["B-PER", "O", "I-PER", "I-PER"],
+        ["I-LOC"],
+        ["O", "B-GPE", "I-GPE-loc", "I-GPE"],
+        *[[LABELS[tag] for tag in tags] for tags in random],
+    ])  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- best_answer_span
+
+
+def spans(start, end, most):
+    """All spans with their scores, those with the smallest start first, then those with the smallest end."""
+    T = len(start)
+    return [((s, e), start[s] + end[e]) for s in range(T) for e in range(s, min(T, s + most))]
+
+
+def first_best(scored):
+    return max(scored or [((0, 0), 0.0)], key=lambda pair: pair[1])[0]  # max keeps the first of equals
+
+
+def any_pair(start, end, keep):
+    T = len(start)
+    return first_best([((s, e), start[s] + end[e]) for s in range(T) for e in range(T) if keep(s, e)])
+
+
+def argmax(values):
+    return max(range(len(values)), key=values.__getitem__)
+
+
+def zeros_for_forbidden(start, end, most):
+    T = len(start)
+    cells = [((s, e), start[s] + end[e] if s <= e < s + most else 0.0) for s in range(T) for e in range(T)]
+    return first_best(cells)
+
+
+def end_after_start(start, end, most):
+    s = argmax(start)
+    return s, s + argmax(end[s : s + most])
+
+
+def of_probabilities(start, end, most):
+    start, end = (torch.tensor(x).softmax(0).tolist() for x in (start, end))
+    return first_best(spans(start, end, most))
+
+
+SPAN_MISTAKES = {
+    "start and end are chosen each on its own": lambda s, e, n: (argmax(s), argmax(e)),
+    "the best start is chosen first, and then its best end": end_after_start,
+    "the end may come before the start": lambda s, e, n: any_pair(s, e, lambda a, b: b - a < n),
+    "max_answer_length is ignored": lambda s, e, n: first_best(spans(s, e, len(s))),
+    "a span may be one token longer than max_answer_length": lambda s, e, n: first_best(spans(s, e, n + 1)),
+    "a span of max_answer_length tokens is refused": lambda s, e, n: first_best(spans(s, e, n - 1)),
+    "a span of one token is refused": lambda s, e, n: any_pair(s, e, lambda a, b: 0 < b - a < n),
+    "the end is exclusive: it is the last token of the answer": lambda s, e, n: (
+        first_best(spans(s, e, n))[0], first_best(spans(s, e, n))[1] + 1,
+    ),
+    "the last of equals is returned, not the first": lambda s, e, n: first_best(spans(s, e, n)[::-1]),
+    "of equals the longer span is returned, not the first": lambda s, e, n: max(
+        spans(s, e, n), key=lambda pair: (pair[1], -pair[0][0], pair[0][1]))[0],
+    "forbidden spans have a score of zero: it must be lower than every other": zeros_for_forbidden,
+    "probabilities are added: logits are to be added": of_probabilities,
+    "start_logits and end_logits are swapped": lambda s, e, n: first_best(spans(e, s, n)),
+    "the logits are multiplied, not added": lambda s, e, n: first_best(
+        [((a, b), s[a] * e[b]) for (a, b), _ in spans(s, e, n)]),
+}  # fmt: skip
+
+
+def check_spans(student, check, cases):
+    """cases: (start_logits, end_logits, max_answer_length), the logits being such that sums are exact."""
+
+    def probe(cases):
+        from text_classification import best_answer_span
+
+        results = [best_answer_span(*case) for case in cases]
+        return results, [[type(item).__name__ for item in result] for result in results], cases
+
+    results, kinds, after = student.run(probe, cases)
+
+    lists = [(start.tolist(), end.tolist(), most) for start, end, most in cases]
+    expected = [first_best(spans(*case)) for case in lists]
+    mistakes = {text: lambda wrong=wrong: [wrong(*case) for case in lists] for text, wrong in SPAN_MISTAKES.items()}
+    check(
+        kinds,
+        [["int", "int"]] * len(cases),
+        mistakes={"start and end are tensors: Python ints are asked for": [["Tensor"] * 2] * len(cases)},
+    )
+    check(results, expected, mistakes=mistakes)
+    check(after, cases, mistakes={})
+
+
+def sixty_fourths(rng, T, shift=0.0):
+    return torch.randint(-256, 257, (T,), generator=rng) / 64 + shift
+
+
+@question("best_answer_span")
+@pytest.mark.points(3)
+def test_the_best_span_has_the_greatest_sum(student, check, rng):
+    """start <= end, at most max_answer_length tokens, the greatest start_logits + end_logits; Python ints."""
+    cases = []
+    while len(cases) < 40:
+        T, most = 3 + len(cases) % 9, 1 + len(cases) % 5
+        start, end = (sixty_fourths(rng, T, shift=-5.0 if len(cases) % 2 else 1.0) for _ in range(2))
+        scores = sorted((score for _, score in spans(start.tolist(), end.tolist(), most)), reverse=True)
+        if scores[0] > scores[1]:
+            cases.append((start, end.double() if len(cases) % 4 == 3 else end, most))
+    cases = [(start.to(end.dtype), end, most) for start, end, most in cases]
+    # A start that fits no end, an answer that is too long, and one token alone.
+    cases += [
+        (torch.tensor([0.0, 1.0, 9.0]), torch.tensor([9.0, 2.0, 0.0]), 3),
+        (torch.tensor([9.0, 0.0, 0.0, 1.0]), torch.tensor([0.0, 0.0, 2.0, 9.0]), 2),
+        (torch.tensor([-3.0]), torch.tensor([-4.0]), 1),
+        (torch.tensor([-3.0, 2.0]), torch.tensor([-4.0, 5.0]), 99),
+    ]
+    check_spans(student, check, cases)
+
+
+@question("best_answer_span")
+@pytest.mark.points(2)
+def test_the_first_of_equal_spans_is_returned(student, check, rng):
+    """Of spans with equal scores the first is returned."""
+    cases = [(torch.zeros(5), torch.zeros(5), 3), (-torch.ones(4), -torch.ones(4), 2)]
+    while len(cases) < 30:
+        T, most = 4 + len(cases) % 6, 1 + len(cases) % 4
+        start, end = (torch.randint(-2, 2, (T,), generator=rng).float() for _ in range(2))
+        best = first_best(spans(start.tolist(), end.tolist(), most))
+        scored = spans(start.tolist(), end.tolist(), most)
+        top = max(score for _, score in scored)
+        # The first by its start must be the first by its end as well: the contract does not say which of the two counts.
+        if min((pair for pair, score in scored if score == top), key=lambda pair: pair[::-1]) == best:
+            cases.append((start, end, most))
+    check_spans(student, check, cases)
+
+
+@question("best_answer_span")
+@pytest.mark.points(1)
+def test_places_with_minus_infinity_are_in_no_answer(student, check, rng):
+    """-inf says that an answer may not start or end there: tokens of the question, padding."""
+    cases = []
+    while len(cases) < 12:
+        T = 6 + len(cases) % 4
+        start, end = sixty_fourths(rng, T, shift=-4.0), sixty_fourths(rng, T, shift=-4.0)
+        start[: 2 + len(cases) % 2], end[:2], start[-1], end[-2:] = -math.inf, -math.inf, -math.inf, -math.inf
+        scores = sorted((score for _, score in spans(start.tolist(), end.tolist(), 3)), reverse=True)
+        if scores[0] > scores[1]:
+            cases.append((start, end, 3))
+    check_spans(student, check, cases)

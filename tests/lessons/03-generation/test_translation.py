@@ -1,0 +1,741 @@
+"""Hidden tests of translation.
+
+A translator gets large random weights, and the probe works out, by calling its model, the log-probabilities of what follows
+each possible beginning of a target. From this table the tests find what greedy and beam search must give: the search itself
+is never the student's. With few beams implementations differ a little in what they keep; there only those rows are
+compared in which all of these agree.
+"""
+
+import functools
+import math
+from collections import Counter
+
+import pytest
+import sacrebleu
+import torch
+
+question, points = pytest.mark.question, pytest.mark.points
+VS, V = 9, 5  # tokens of source and target
+IDS = {"bos_id": 3, "eos_id": 1, "pad_id": 2}
+SIZES = {"src_vocab_size": VS, "tgt_vocab_size": V, "d_model": 16, "num_layers": 1, "num_heads": 2}
+
+
+def sources(rng, rows, pad, width=4):
+    """Rows of random lengths, filled up with pad, which is nowhere else."""
+    ids = torch.randint(0, VS - 1, (rows, width), generator=rng)
+    ids += ids >= pad
+    lengths = torch.randint(1, width + 1, (rows, 1), generator=rng)
+    lengths[:2] = torch.tensor([[width], [1]])
+    return ids.masked_fill(torch.arange(width) >= lengths, pad)
+
+
+# ---------------------------------------------------------------------------------------------- what the model says
+
+
+def translations(options, seed, src, depth, spread, calls):
+    """A probe: what the model says, what it says where the decoder sees the source's padding, and the translations.
+
+    options: of the translator. spread: of the logits. calls: (rows of src, max_length, num_beams). What it says is
+    (B, V ** depth, depth + 1, V): for each row of src, for all `depth` tokens after bos, the log-probabilities of what
+    follows the first 0, 1, … and all of them.
+    """
+    from translation import TransformerTranslator
+
+    translator = TransformerTranslator(**options).double().eval()
+    model, generator = translator.model, torch.Generator().manual_seed(seed)
+    tokens, said = torch.arange(options["tgt_vocab_size"]), []
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.copy_(2 * torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5)
+        beginnings = torch.cartesian_prod(torch.tensor([options["bos_id"]]), *[tokens] * depth)
+        for row in src:
+            rows = row.expand(len(beginnings), -1)
+            said.append(torch.stack([model(rows, beginnings), model.decode(beginnings, model.encode(rows))]))
+        said = torch.stack(said, dim=1)  # (2, B, V ** depth, depth + 1, V)
+        # Each token gets logits of the same mean and spread, so that all are chosen, eos as well.
+        mean, scale = said[0].mean((0, 1, 2)), spread / said[0].std((0, 1, 2))
+        model.output.weight.mul_(scale[:, None])
+        model.output.bias.copy_((model.output.bias - mean) * scale)
+    return *((said - mean) * scale).log_softmax(-1), [translator.translate(src[rows], *call) for rows, *call in calls]
+
+
+def follow(table):
+    """The function tokens after bos -> log-probabilities of the next one, for one row of what the model says."""
+    depth, size, rows = table.shape[1] - 1, table.shape[2], table.tolist()
+    return lambda tokens: rows[sum(token * size ** (depth - 1 - n) for n, token in enumerate(tokens))][len(tokens)]
+
+
+def telling(student, rng, options, rows, depth, spread, calls, judge, hidden=()):
+    """The judge's (value, expected, mistakes) for weights with which the mistakes show, but those that begin as `hidden`.
+
+    Which weights are such ones depends on how wide the student's model is, so some are tried. judge: (rows of what the model
+    says as functions, the same with the source's padding, translations) -> (value, expected, mistakes).
+    """
+    for _ in range(20):
+        src, seed = sources(rng, rows, options["pad_id"]), int(torch.randint(0, 2**31, (), generator=rng))
+        said, shown, results = student.run(translations, {**SIZES, **options}, seed, src, depth, spread, calls)
+        value, right, mistakes = judge([follow(row) for row in said], [follow(row) for row in shown], results)
+        if all(text.startswith(tuple(hidden)) or differs(wrong(), right) for text, wrong in mistakes.items()):
+            break
+    return value, right, mistakes
+
+
+def differs(wrong, right):
+    return not all(
+        one.shape == other.shape and torch.equal(one, other) for one, other in zip(wrong, right, strict=True)
+    )
+
+
+def greedy(logp, length, ends, banned=()):
+    tokens = []
+    while len(tokens) < length - 1 and not set(ends) & set(tokens):
+        scores = logp(tokens)
+        tokens.append(max((v for v in range(len(scores)) if v not in banned), key=scores.__getitem__))
+    return tokens
+
+
+def hypotheses(logp, length, eos, tokens=(), total=0.0):
+    """All (tokens, log-likelihood) that end with their first eos, or have no room for another token."""
+    if tokens[-1:] == (eos,) or len(tokens) == length - 1:
+        return [(tokens, total)]
+    scores = logp(tokens)
+    return [h for v, p in enumerate(scores) for h in hypotheses(logp, length, eos, (*tokens, v), total + p)]
+
+
+def mean_score(tokens, total):
+    return total / len(tokens)
+
+
+def anything(tokens):
+    return True
+
+
+def search(logp, length, eos, beams, *, late=False, stop="hopeless", slots=False, score=mean_score, among=anything):
+    """Beam search as `generate(…, early_stopping=False)` has it, and as others may.
+
+    late: an eos counts also where num_beams better candidates go on. stop: "hopeless" as transformers; "full" when
+    num_beams are finished; "never". slots: what is finished takes a beam for good. among: what may win, if there is any.
+    """
+    live, done = [((), 0.0)], []
+    for n in range(1, length):
+        candidates = [((*tokens, v), total + p) for tokens, total in live for v, p in enumerate(logp(tokens))]
+        candidates = sorted(candidates, key=lambda pair: -pair[1])[: beams - len(done) if slots else 2 * beams]
+        over = [pair for pair in candidates[: None if late else beams] if pair[0][-1] == eos or n == length - 1]
+        done += [pair for pair in over if among(pair[0])]
+        done = sorted(done, key=lambda pair: -score(*pair))[:beams]
+        live = [pair for pair in candidates if pair[0][-1] != eos][:beams]
+        full = len(done) == beams
+        if not live or (full and (stop == "full" or (stop == "hopeless" and live[0][1] / n <= score(*done[-1])))):
+            break
+    return list((done or live)[0][0])
+
+
+VARIANTS = [
+    {}, {"late": True}, {"stop": "never"}, {"stop": "full"}, {"late": True, "stop": "never"}, {"late": True, "stop": "full"},
+    {"slots": True, "stop": "never"},
+]  # fmt: skip
+
+
+def joint(logp, length, eos, beams, key):
+    """Beam search whose beams hold what is finished and what goes on, the best by `key`, until nothing goes on."""
+    kept = [((), 0.0)]
+    for _ in range(1, length):
+        ended = [pair for pair in kept if pair[0][-1:] == (eos,)]
+        live = [pair for pair in kept if pair[0][-1:] != (eos,)]
+        longer = [((*tokens, v), total + p) for tokens, total in live for v, p in enumerate(logp(tokens))]
+        kept = sorted(ended + longer, key=lambda pair: -key(*pair))[:beams]
+    return list(max(kept, key=lambda pair: mean_score(*pair))[0])
+
+
+@functools.lru_cache(maxsize=500)
+def all_of(logp, length, eos):
+    return hypotheses(logp, length, eos)
+
+
+def best(logp, length, eos, score=mean_score, among=anything):
+    found = [pair for pair in all_of(logp, length, eos) if among(pair[0])]
+    return list(max(found, key=lambda pair: score(*pair))[0])
+
+
+def filled(rows, ids, fill=None, width=None):
+    """The tensor of translations, from the tokens after bos of each row."""
+    width = max(map(len, rows)) if width is None else width - 1
+    fill = ids["pad_id"] if fill is None else fill
+    return torch.tensor([[ids["bos_id"], *row[:width], *[fill] * (width - len(row))] for row in rows])
+
+
+def expected(logps, calls, ids, find, fill=None, cut=max, full=False):
+    """The translations of all calls, find(logp, max_length, num_beams) being the tokens after bos of a row."""
+    results = []
+    for rows, length, *beams in calls:
+        found = [find(logps[row], length, *beams) for row in rows]
+        results.append(filled(found, ids, fill, length if full else 1 + cut(map(len, found))))
+    return results
+
+
+# ---------------------------------------------------------------------------------------------- greedy translation
+
+
+def check_greedy(student, check, rng, ids, hidden):
+    """Compares translations of all rows, and of some of them alone, with the argmax of the model at each step."""
+    bos, eos, pad = ids.values()
+    calls = [(list(range(16)), length) for length in (4, 2, 3)] + [([row], 4) for row in range(8)]
+
+    def by(banned=(), ends=(eos,), more=0):
+        return lambda logp, length: greedy(logp, length + more, ends, banned)
+
+    def without_end(logp, length):
+        return [token for token in greedy(logp, length, [eos]) if token != eos]
+
+    def judge(said, shown, results):
+        def of(find, logps=said, **options):
+            return lambda: expected(logps, calls, ids, find, **options)
+
+        right = of(by())()
+        return (
+            results,
+            right,
+            {
+                "the source's padding is attended to": of(by(), shown),
+                "pad_id is never chosen: no token is suppressed": of(by([pad])),
+                "bos_id is never chosen: no token is suppressed": of(by([bos])),
+                "bos_id and pad_id are never chosen: no token is suppressed": of(by([pad, bos])),
+                "pad_id ends a row: only eos_id does": of(by(ends=[eos, pad])),
+                "eos_id does not end a row": of(by(ends=[])),
+                "an ended row is filled with eos_id: here it is pad_id": of(by(), fill=eos),
+                "an ended row is filled with 0: it is pad_id": of(by(), fill=0),
+                "all rows end when one of them does": of(by(), cut=min),
+                "the result is max_length wide: it is as wide as its longest row": of(by(), full=True),
+                "max_length does not count bos": of(by(more=1)),
+                "a row is one token shorter than max_length": of(by(more=-1)),
+                "bos_id is missing at the beginning": lambda: [result[:, 1:] for result in right],
+                "the eos_id is not part of the result": of(without_end),
+                "the eos_id that is bos_id ends all rows at once": lambda: [result[:, :1] for result in right],
+                "every row is the translation of the first source": of(by(), said[:1] * 16),
+            },
+        )
+
+    value, right, mistakes = telling(student, rng, ids, 16, 3, 2.0, calls, judge, hidden)
+    check(value, right, mistakes=mistakes)
+
+
+@question("TransformerTranslator")
+@pytest.mark.points(6)
+def test_a_translation_is_the_argmax_at_each_step(student, check, rng):
+    """num_beams=1 is the argmax of model(src, tgt) step by step, until eos_id or max_length; then pad_id follows."""
+    check_greedy(student, check, rng, IDS, hidden=())
+
+
+@question("TransformerTranslator")
+@pytest.mark.points(2)
+def test_bos_may_be_the_token_that_ends(student, check, rng):
+    """Where bos_id is eos_id, the bos at the beginning ends nothing."""
+    check_greedy(student, check, rng, {"bos_id": 4, "eos_id": 4, "pad_id": 0}, hidden=["an ended row is filled with 0"])
+
+
+@question("TransformerTranslator")
+@pytest.mark.points(1)
+def test_a_source_is_translated_alike_however_it_is_padded(student, check, rng):
+    """More padding in the source, and a source alone, give the same translation."""
+
+    def probe(options, src, length, pad):
+        from translation import TransformerTranslator
+
+        translator = TransformerTranslator(**options).double().eval()
+        with torch.no_grad():
+            for weight in translator.model.parameters():
+                weight.mul_(3 if weight.dim() > 1 else 1)
+        wide = torch.cat([src, torch.full((len(src), 3), pad)], dim=1)
+        results = [translator.translate(ids, length, beams) for ids in (src, wide) for beams in (1, 2)]
+        alone = [translator.translate(row[row != pad][None], length) for row in src]
+        return *results, alone
+
+    src = sources(rng, 10, IDS["pad_id"], width=5)
+    one, two, wide_one, wide_two, alone = student.run(
+        probe, {**SIZES, **IDS, "tgt_vocab_size": 23}, src, 9, IDS["pad_id"]
+    )
+
+    width = one.shape[1]
+    check(
+        [wide_one, wide_two], [one, two], mistakes={"padding of the source changes translations": [wide_one, wide_two]}
+    )
+    filled_up = [torch.nn.functional.pad(row, (0, width - row.shape[1]), value=IDS["pad_id"]) for row in alone]
+    check(torch.cat(filled_up), one, mistakes={"a source alone is translated otherwise": lambda: torch.cat(filled_up)})
+
+
+@question("TransformerTranslator")
+@pytest.mark.points(2)
+def test_max_length_counts_bos_and_has_bounds(student, check, rng):
+    """ValueError before anything is generated where max_length leaves no room, or is above the model's max_len."""
+
+    def probe(options, src, lengths):
+        from translation import TransformerTranslator
+
+        translator = TransformerTranslator(**options).train()
+        model, calls = translator.model, []
+        model.output.bias.data[options["eos_id"]] = 1e6  # all rows end at once
+        longest = model.decoder.position.pe.shape[1]
+        model.decoder.register_forward_hook(lambda *_: calls.append(1))
+        refused = []
+        for length in [*lengths, longest + 1]:
+            for beams in (1, 2):
+                try:
+                    translator.translate(src, length, beams)
+                    refused.append("accepted")
+                except ValueError as error:
+                    refused.append("named" if "max_len" in str(error) else "not named")
+        return (
+            refused,
+            len(calls),
+            translator.training,
+            translator.translate(src, longest),
+            translator.translate(src, 2),
+        )
+
+    refused, calls, training, *results = student.run(probe, {**SIZES, **IDS}, sources(rng, 3, 2), [1, 0, -3, 10**9])
+
+    names = ["1", "1", "0", "0", "-3", "-3", "1e9", "1e9", "max_len + 1", "max_len + 1"]
+    for name, said in zip(names, refused, strict=True):
+        short = name in ("1", "0", "-3")
+        text = "a max_length that leaves no room for a token" if short else "a max_length above the model's max_len"
+        check(
+            said,
+            "named",
+            mistakes={f"{text} is accepted": "accepted", f"the ValueError for {text} does not name it": "not named"},
+        )
+    check(calls, 0, mistakes={"tokens are generated before max_length is checked": calls})
+    check(training, True, mistakes={"a refused call leaves the translator in eval mode": False})
+    check(results, [torch.tensor([[3, 1]] * 3)] * 2)
+
+
+@question("TransformerTranslator")
+@pytest.mark.points(3)
+def test_translating_is_done_in_eval_mode_and_leaves_no_trace(student, check, rng):
+    """Dropout is off while translating; every module has its own mode afterwards; src and torch stay as they were."""
+
+    def probe(options, src):
+        from translation import TransformerTranslator
+
+        translator = TransformerTranslator(**options).double().train()
+        model, seen, facts = translator.model, [], []
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.5
+        model.output.register_forward_pre_hook(lambda *_: seen.append(any(part.training for part in model.modules())))
+        strided = src.T.contiguous().T
+        settings = [torch.initial_seed(), torch.is_grad_enabled(), torch.get_default_dtype()]
+        for mixed in (False, True):
+            translator.train(not mixed)
+            if mixed:
+                translator.training = True
+                model.encoder.layers[0].train()
+                model.output.train()
+            modes = {name: module.training for name, module in translator.named_modules()}
+            for beams in (1, 3):
+                translator.translate(strided, 5, beams)
+                facts.append({name: module.training for name, module in translator.named_modules()} == modes)
+        settings = settings == [torch.initial_seed(), torch.is_grad_enabled(), torch.get_default_dtype()]
+        grads = any(weight.grad is not None or not weight.requires_grad for weight in model.parameters())
+        return any(seen), all(facts[:2]), all(facts[2:]), torch.equal(strided, src), settings, grads
+
+    training, plain, mixed, kept, settings, grads = student.run(probe, {**SIZES, **IDS}, sources(rng, 4, 2))
+
+    check(training, False, mistakes={"the model is not in eval mode while it translates": True})
+    check(plain, True, mistakes={"the translator is not in train mode afterwards, as it was": False})
+    check(mixed, True, mistakes={"modules that were in other modes are all alike afterwards": False})
+    check(kept, True, mistakes={"src is changed": False})
+    check(settings, True, mistakes={"translate changes a setting of torch": False})
+    check(grads, False, mistakes={"translate leaves gradients, or weights that do not learn any more": True})
+
+
+@question("TransformerTranslator")
+@pytest.mark.points(2)
+def test_the_model_is_a_transformer_of_these_sizes(student, check, rng):
+    """`model` is lesson 2's Transformer with the sizes and the pad_id that were given."""
+
+    def probe(options, src, tgt):
+        import inspect
+
+        from transformer import Transformer
+        from translation import TransformerTranslator
+
+        translator = TransformerTranslator(*options.values()).eval()
+        model = translator.model
+        other = TransformerTranslator(**options).eval()
+        other.load_state_dict(translator.state_dict())
+        parameters = inspect.signature(TransformerTranslator).parameters
+        return {
+            "kind": isinstance(translator, torch.nn.Module) and isinstance(model, Transformer),
+            "pad_id": model.pad_id,
+            "tables": [list(part.embedding.weight.shape) for part in (model.encoder, model.decoder)],
+            "output": list(model(src, tgt).shape),
+            "layers": [len(part.layers) for part in (model.encoder, model.decoder)],
+            "heads": model.encoder.layers[0].self_attention.n_head,
+            "same": torch.equal(model(src, tgt), other.model(src, tgt)),
+        }, {key: parameter.default for key, parameter in parameters.items() if isinstance(parameter.default, int)}
+
+    sizes = {"src_vocab_size": 11, "tgt_vocab_size": 7, "d_model": 12, "num_layers": 3, "num_heads": 4}
+    seen, defaults = student.run(probe, {**sizes, **IDS}, torch.tensor([[5, 6, 4]]), torch.tensor([[3, 6]]))
+
+    check(
+        seen["kind"],
+        True,
+        mistakes={"the attribute model is no Transformer of lesson 2, or the translator no module": False},
+    )
+    check(seen["pad_id"], 2, mistakes={"pad_id is not handed on to the model": 0})
+    check(seen["tables"], [[11, 12], [7, 12]], mistakes={"the vocabularies are swapped": [[7, 12], [11, 12]]})
+    check(seen["output"], [1, 2, 7])
+    check(seen["layers"], [3, 3], mistakes={"num_layers is not handed on": [6, 6]})
+    check(seen["heads"], 4, mistakes={"num_heads is not handed on": 8})
+    check(seen["same"], True, mistakes={"a translator that loads another one's state_dict is not the same": False})
+    right = {"d_model": 512, "num_layers": 6, "num_heads": 8, "bos_id": 1, "eos_id": 2, "pad_id": 0}
+    check({key: defaults.get(key, right[key]) for key in right}, right)
+
+
+# ---------------------------------------------------------------------------------------------- beams
+
+
+def check_beams(student, check, rng, calls, rows, hidden, unlike=None):
+    """Compares beam search with the truth; calls are (rows, max_length, num_beams).
+
+    With `unlike` only the rows are compared in which all VARIANTS and joint beams find the same; "best" says that it must also be the best of
+    all translations. hidden: the beginnings of those mistakes that need not show.
+    """
+    ids, (_, eos, pad) = IDS, IDS.values()
+
+    def by(score=mean_score, among=anything):
+        return lambda logp, length, beams: best(logp, length, eos, score, among)
+
+    def beams_of(count, **options):
+        return lambda logp, length, beams: search(logp, length, eos, count(beams), **options)
+
+    def without_end(logp, length, beams):
+        def score(tokens, total):
+            return (total - (logp(tokens[:-1])[eos] if tokens[-1] == eos else 0.0)) / len(tokens)
+
+        return best(logp, length, eos, score)
+
+    def agreed(logp, length, beams):
+        answers = [search(logp, length, eos, beams, **variant) for variant in VARIANTS]
+        answers += [joint(logp, length, eos, beams, key) for key in (mean_score, lambda tokens, total: total)]
+        answers += [best(logp, length, eos)] * (unlike == "best")
+        return all(answer == answers[0] for answer in answers)
+
+    def judge(said, shown, results):
+        for (numbers, length, _), result in zip(calls, results, strict=True):
+            shaped = isinstance(result, torch.Tensor) and result.dim() == 2
+            right = shaped and len(result) == len(numbers) and result.shape[1] <= length
+            assert right, "the result has no row for each source, of at most max_length tokens"
+        usable = [[row for row in numbers if agreed(said[row], *call)] for numbers, *call in calls] if unlike else []
+
+        def kept(results):
+            if not unlike:
+                return results
+            widened = [fit(result, length, pad) for result, (_, length, _) in zip(results, calls, strict=True)]
+            return [result[keep] for result, keep in zip(widened, usable, strict=True)]
+
+        def of(find, logps=said, **options):
+            return lambda: kept(expected(logps, calls, ids, find, **options))
+
+        def find(score=mean_score, among=anything):
+            return beams_of(int, score=score, among=among) if unlike else by(score, among)
+
+        return (
+            kept(results),
+            of(find())(),
+            {
+                "num_beams is ignored: this is the greedy translation": of(
+                    lambda logp, length, _: greedy(logp, length, [eos])
+                ),
+                "the log-likelihood is not divided by the number of tokens": of(find(lambda t, s: s)),
+                "the number of tokens counts bos": of(find(lambda t, s: s / (len(t) + 1))),
+                "the number of tokens does not count eos": of(find(lambda t, s: s / max(len(t) - (t[-1] == eos), 1))),
+                "the log-likelihood does not count eos": of(without_end),
+                "a translation that reached max_length without eos cannot win": of(find(among=lambda t: t[-1] == eos)),
+                "only translations as long as max_length can win": of(find(among=lambda t: t[-1] != eos)),
+                "the worst translation is returned": of(by(lambda t, s: -s / len(t))),
+                "there is one beam fewer than num_beams": of(beams_of(lambda beams: beams - 1)),
+                "there is one beam more than num_beams": of(beams_of(lambda beams: beams + 1)),
+                "there are always two beams": of(beams_of(lambda beams: 2)),
+                "all beginnings are kept, not the best num_beams": of(by()),
+                "the source's padding is attended to": of(find(), shown),
+                "an ended row is filled with eos_id: here it is pad_id": of(find(), fill=eos),
+                "pad_id is never chosen: no token is suppressed": of(by(among=lambda t: pad not in t)),
+                "every row is the translation of the first source": of(find(), said[:1] * rows),
+                "the result is max_length wide: it is as wide as its longest row": of(find(), full=True),
+            },
+        )
+
+    value, right, mistakes = telling(student, rng, {**ids, "tgt_vocab_size": 8}, rows, 2, 1.0, calls, judge, hidden)
+    check(value, right, mistakes=mistakes)
+
+
+def fit(result, width, pad):
+    """The translations, as wide as they may be."""
+    return torch.nn.functional.pad(result, (0, width - result.shape[1]), value=pad)
+
+
+SCORES = [
+    "the number of tokens",
+    "the log-likelihood does not",
+    "a translation that reached",
+    "only translations as long",
+]
+COUNTS = ["there is one beam", "all beginnings are kept"]
+
+
+@question("TransformerTranslator")
+@pytest.mark.points(5)
+def test_the_best_finished_translation_wins(student, check, rng):
+    """The score is log-likelihood / number of tokens after bos, of those that got eos_id or reached max_length."""
+    hidden = [*COUNTS, "there are always two", "the result is max_length wide"]
+    check_beams(student, check, rng, [(list(range(40)), 4, 4)], 40, hidden, unlike="best")
+
+
+@question("TransformerTranslator")
+@pytest.mark.points(3)
+def test_few_beams_keep_the_best_beginnings(student, check, rng):
+    """After each token the num_beams most probable beginnings go on, those of each source apart."""
+    hidden = [*SCORES, "the result is max_length wide", "pad_id is never chosen"]
+    check_beams(student, check, rng, [(list(range(40)), 4, beams) for beams in (2, 3)], 40, hidden, unlike="others")
+
+
+@question("TransformerTranslator")
+@pytest.mark.points(2)
+def test_there_may_be_more_beams_than_tokens(student, check, rng):
+    """With more beams than there are beginnings the best of all translations is found; it is as wide as its longest row."""
+    hidden = [*COUNTS, *SCORES, "there are always two"]
+    calls = [(list(range(12)), 4, 80), *[([row], 4, 80) for row in range(8)]]
+    check_beams(student, check, rng, calls, 12, hidden)
+
+
+@pytest.mark.gpu
+@question("TransformerTranslator")
+@pytest.mark.points(1)
+def test_translations_are_where_the_source_is(student, check, rng, device):
+    """On the GPU, in bfloat16 as well, translations are made there."""
+
+    def probe(options, src):
+        from translation import TransformerTranslator
+
+        translator = TransformerTranslator(**options).to(src.device)
+        results = [translator.translate(src, 5, beams) for beams in (1, 2)]
+        return results + [translator.to(torch.bfloat16).translate(src, 5, beams) for beams in (1, 2)]
+
+    results = student.on(device=device, timeout=60).run(probe, {**SIZES, **IDS}, sources(rng, 3, 2))
+
+    for result in results:
+        check(result[:, 0], torch.full((3,), 3))
+        assert result.shape[1] <= 5, "a row is longer than max_length"
+
+
+# ---------------------------------------------------------------------------------------------- bleu
+
+
+def truth(hypotheses, references):
+    references = [references] if isinstance(references[0], str) else references
+    options = {"tokenize": "none", "smooth_method": "none", "force": True}
+    return float(sacrebleu.corpus_bleu(hypotheses, references, **options).score)
+
+
+def grams(tokens, n):
+    return Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+
+
+def closest(hypothesis, lengths):
+    return min(lengths, key=lambda length: (abs(length - hypothesis), length))
+
+
+def bleu_like(
+    hypotheses, references, *, split=str.split, orders=4, known=lambda a, b: a | b, clip=True, nearest=closest,
+    penalty=lambda c, r: math.exp(min(0.0, 1 - r / c)), mean=lambda p: math.exp(sum(map(math.log, p)) / len(p)), add=0.0,
+    each=None, distinct=False, scale=100.0,
+):  # fmt: skip
+    """BLEU with what can go wrong in it. each: how the numbers of single sentences are joined, where that is done."""
+    references = [references] if isinstance(references[0], str) else references
+    options = {key: value for key, value in locals().items() if key not in ("hypotheses", "references", "each")}
+    if each == "joined":
+        return bleu_like([" ".join(hypotheses)], [[" ".join(sentences)] for sentences in references], **options)
+    if each == "turned":
+        return bleu_like(hypotheses, [list(sentences) for sentences in zip(*references, strict=True)], **options)
+    if each == "mean":
+        singles = [bleu_like([h], [[r] for r in rs], **options) for h, *rs in zip(hypotheses, *references, strict=True)]
+        return sum(singles) / len(singles)
+    found, total, c, r = [0] * orders, [0] * orders, 0, 0
+    for hypothesis, *others in zip(hypotheses, *references, strict=True):
+        tokens, others = split(hypothesis), [split(other) for other in others]
+        c, r = c + len(tokens), r + nearest(len(tokens), [len(other) for other in others])
+        for n in range(orders):
+            own = grams(tokens, n + 1)
+            own = Counter(set(own)) if distinct else own
+            all_known = functools.reduce(known, [grams(other, n + 1) for other in others])
+            found[n] += sum(min(k, all_known[g]) if clip else k * (g in all_known) for g, k in own.items())
+            total[n] += sum(own.values())
+    shares = [
+        (f + add * (n > 0)) / max(t + add * (n > 0), 1) for n, (f, t) in enumerate(zip(found, total, strict=True))
+    ]
+    return scale * penalty(c, r) * mean(shares) if all(shares) else 0.0
+
+
+BLEU_MISTAKES = {
+    "the scores of the sentences are averaged: matches and lengths are summed over the corpus first": {"each": "mean"},
+    "the sentences are joined to one: n-grams are counted in each, and clipped by its own references": {"each": "joined"},
+    "references[k] is read as the references of sentence k: it is the k-th reference of each sentence": {"each": "turned"},
+    "n-grams are not clipped: one counts as often as the hypothesis has it": {"clip": False},
+    "each n-gram counts once, however often it occurs": {"distinct": True},
+    "there is no brevity penalty": {"penalty": lambda c, r: 1.0},
+    "the brevity penalty punishes long hypotheses, not short ones": {"penalty": lambda c, r: math.exp(min(0.0, 1 - c / r))},
+    "hypotheses that are too long are rewarded: the penalty is 1 at most": {"penalty": lambda c, r: math.exp(1 - r / c)},
+    "the brevity penalty is c / r: it is an exponential": {"penalty": lambda c, r: min(1.0, c / r)},
+    "the precisions' arithmetic mean is taken: it is the geometric one": {"mean": lambda p: sum(p) / len(p)},
+    "the precisions are multiplied, without the fourth root": {"mean": math.prod},
+    "n-grams go up to 3: it is 4": {"orders": 3},
+    "n-grams go up to 5: it is 4": {"orders": 5},
+    "only 4-grams count": {"mean": lambda p: p[-1]},
+    "only single tokens count": {"mean": lambda p: p[0]},
+    "the matches are smoothed: one is added to matches and totals": {"add": 1.0},
+    "the score goes from 0 to 1: it is 0 to 100": {"scale": 1.0},
+    "characters are counted, not tokens": {"split": list},
+    "upper and lower case are taken for the same": {"split": lambda s: s.lower().split()},
+    "tokens are what single blanks separate: it is any whitespace": {"split": lambda s: s.split(" ")},
+    "punctuation is split off: tokens are what whitespace separates":
+        {"split": lambda s: s.replace(",", " , ").replace(".", " . ").split()},
+    "of several references only the first counts": {"known": lambda a, b: a},
+    "the counts of several references are added: the greatest of them clips": {"known": lambda a, b: a + b},
+    "of several references only what all share counts": {"known": lambda a, b: a & b},
+    "the shortest reference's length counts, not the nearest": {"nearest": lambda h, lengths: min(lengths)},
+    "the longest reference's length counts, not the nearest": {"nearest": lambda h, lengths: max(lengths)},
+    "the first reference's length counts, not the nearest": {"nearest": lambda h, lengths: lengths[0]},
+    "the mean of the references' lengths counts, not the nearest": {"nearest": lambda h, lengths: sum(lengths) / len(lengths)},
+    "of two reference lengths equally near the longer one counts":
+        {"nearest": lambda h, lengths: min(lengths, key=lambda length: (abs(length - h), -length))},
+}  # fmt: skip
+
+
+def check_bleu(student, check, corpora):
+    """corpora: (hypotheses, references) of calls."""
+
+    def probe(corpora):
+        from translation import bleu
+
+        return [bleu(*corpus) for corpus in corpora], corpora
+
+    results, after = student.run(probe, corpora)
+
+    right = [truth(*corpus) for corpus in corpora]
+    check(results, right, mistakes={
+        text: lambda wrong=wrong: [float(bleu_like(*corpus, **wrong)) for corpus in corpora]
+        for text, wrong in BLEU_MISTAKES.items()
+    } | {"the score is rounded": lambda: [round(score, 2) for score in right]})  # fmt: skip
+    assert after == corpora, "bleu changes its arguments"
+
+
+WORDS = "the cat sat on a mat and saw dogs".split()
+
+
+def sentence(rng, length):
+    return [WORDS[i] for i in torch.randint(0, len(WORDS), (length,), generator=rng).tolist()]
+
+
+def changed(rng, words, swaps, longer=0):
+    """The sentence with some words replaced, and with `longer` more (or fewer) words at its end."""
+    words = words + sentence(rng, longer) if longer >= 0 else words[:longer]
+    for place in torch.randperm(len(words), generator=rng)[:swaps].tolist():
+        words = [*words[:place], sentence(rng, 1)[0], *words[place + 1 :]]
+    return words
+
+
+def text(sentences):
+    return [" ".join(words) for words in sentences]
+
+
+@question("bleu")
+@pytest.mark.points(4)
+def test_bleu_is_that_of_the_corpus(student, check, rng):
+    """Four clipped precisions over all sentences, their geometric mean, times the brevity penalty."""
+    corpora = []
+    for longer in (3, -3, 0, -1):
+        references = [sentence(rng, 12 + 4 * k) for k in range(5)]
+        corpora.append((text(changed(rng, words, 2, longer) for words in references), text(references)))
+    # The same word again and again, and one hypothesis whose 4-grams do not occur.
+    corpora.append(
+        (
+            ["the the the the cat sat on a mat", "dogs saw a cat"],
+            ["the cat sat on a mat and the dogs", "a cat saw dogs"],
+        )
+    )
+    corpora.append((["the cat sat on"], ["the cat sat on"]))
+    check_bleu(student, check, corpora)
+
+
+@question("bleu")
+@pytest.mark.points(3)
+def test_several_references_are_joined(student, check, rng):
+    """references may be a list of lists: an n-gram is clipped by its greatest count, the nearest length counts."""
+    square = [sentence(rng, 14), sentence(rng, 12)], [sentence(rng, 11), sentence(rng, 15)]
+    square = text(words[:9] for words in square[0]), [text(square[0]), text(square[1])]
+    check_bleu(student, check, [square])
+    corpora = []
+    for longer in (-2, 2):
+        first = [sentence(rng, 12 + k) for k in range(4)]
+        second = [changed(rng, words, 3, longer) for words in first]
+        third = [changed(rng, words, 4, -2 * longer) for words in first]
+        hypotheses = [changed(rng, words, 1, -1) for words in first]
+        corpora.append((text(hypotheses), [text(first), text(second), text(third)]))
+        corpora.append((text(hypotheses), [text(first)]))
+    tie = ["a b c d e f"], [["a b c d e f g h"], ["a b c d"]]
+    corpora += [tie, (tie[0], tie[1][::-1])]
+    corpora.append((["a a a a a b c d"], [["a a b c d x y"], ["a a b c d a"]]))
+    corpora.append(
+        (["a b c d", "e f g h", "a b"], [["a b c d x x", "e f x x x", ""], ["a b c", "e f g h y y", "a b c"]])
+    )
+    check_bleu(student, check, corpora)
+
+
+@question("bleu")
+@pytest.mark.points(2)
+def test_tokens_are_what_whitespace_separates(student, check, rng):
+    """Any whitespace separates, none of it is a token; case and punctuation stay."""
+    check_bleu(student, check, [
+        (["  the cat\tsat  on the mat \n"], ["the cat sat\non the   old mat"]),
+        (["The cat , it sat on a mat."], ["the cat, it sat on a mat ."]),
+        (["Don't sit on it , cat ! Sit here now ."], ["don't sit on it , cat ! sit here now."]),
+        (["a\u00a0b c d e f g"], ["a b c d e f g h"]),
+    ])  # fmt: skip
+
+
+@question("bleu")
+@pytest.mark.points(2)
+def test_without_a_match_bleu_is_zero(student, check):
+    """0.0 where some n has no match, where no hypothesis has four tokens, and for empty input."""
+
+    def probe(corpora):
+        from translation import bleu
+
+        return [bleu(*corpus) for corpus in corpora]
+
+    corpora = [
+        (["the cat is on the mat"], ["the cat sat on the mat"]), (["a b c"], ["a b c"]), (["a"], ["a"]), (["x y z w"], ["a b c d"]),
+        ([""], ["a b c d"]), (["", ""], ["", ""]), (["a b c d"], [""]), (["", "a b c"], [["a b c d", "a b c"], ["", "b c d"]]),
+        ([], []), ([], [[]]), ([], [[], []]), ([" \t"], ["a b c d"]),
+    ]  # fmt: skip
+    results = student.run(probe, corpora)
+
+    for value, (hypotheses, references) in zip(results, corpora, strict=True):
+        if hypotheses and " ".join(hypotheses).strip():
+            assert truth(hypotheses, references) == 0.0
+        smoothed = "a number that is zero is replaced by another: there is no smoothing"
+        check(value, 0.0, mistakes={smoothed: value} if value != 0 else {})
+
+
+@question("bleu")
+@pytest.mark.points(1)
+def test_every_hypothesis_needs_its_reference(student):
+    """Lists of different lengths are a ValueError."""
+    names = ("hypotheses", "references")
+    for hypotheses, references in [
+        (["a b c d", "e"], ["a b c d"]), (["a b c d"], ["a b c d", "e"]), (["a b c d"], []), ([], ["a"]), ([], [["a"]]),
+        (["a b c d", "e"], [["a b c d", "e"], ["a b c d"]]), (["a b c d"], [["a b c d"], ["a b", "c d"]]),
+    ]:  # fmt: skip
+        student.raises(ValueError, "translation.bleu", hypotheses, references, says=names)
