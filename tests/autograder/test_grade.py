@@ -167,6 +167,39 @@ def test_gpu_tests_wait_outside_the_total(grade_with):
     assert (card.score, card.max_score, card.pending_gpu_points) == (1, 1, 3)
 
 
+def test_cases_of_a_test_share_a_process_and_tests_do_not(grade_with):
+    suite = """
+        import os
+        import pytest
+
+        def nth_call():
+            import toy
+            toy.calls = getattr(toy, "calls", 0) + 1
+            return toy.calls
+
+        @pytest.mark.points(1)
+        @pytest.mark.parametrize("case", [1, 2, 3])
+        def test_counts(student, case):
+            assert student.run(nth_call) == case
+        @pytest.mark.points(1)
+        def test_counts_again(student):
+            assert student.run(nth_call) == 1
+        @pytest.mark.points(1)
+        @pytest.mark.parametrize("case", ["before", "dies", "after"])
+        def test_goes_on_after_a_death(student, case):
+            def die():
+                import os
+                os._exit(0)
+            if case == "dies":
+                student.run(die)
+            assert student.run(nth_call) == 1
+    """
+    card = grade_with(suite)
+
+    assert statuses(card) == {"test_counts": PASSED, "test_counts_again": PASSED, "test_goes_on_after_a_death": FAILED}
+    assert "the process ended" in by_test(card, "test_goes_on_after_a_death").message
+
+
 def test_needs_is_not_reached(grade_with):
     suite = """
         import pytest

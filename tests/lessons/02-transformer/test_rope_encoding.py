@@ -224,10 +224,11 @@ def test_yarn_leaves_fast_pairs_and_slows_down_slow_ones(student, check, rng, di
     (48, 1e5, {"original_max_position_embeddings": 8192, "truncate": False}),
     (48, 1e5, {"original_max_position_embeddings": 8192, "truncate": True, "attention_factor": 2.5}),
     (8, 1e4, {"original_max_position_embeddings": 66}),
+    (16, 1e4, {"original_max_position_embeddings": 2048, "beta_fast": 8, "beta_slow": 8, "truncate": False}),
     (8, 1e2, {"original_max_position_embeddings": 30000, "beta_fast": 4000}),
 ])  # fmt: skip
 def test_yarn_has_settings(student, check, rng, dim, base, settings):
-    """{"type": "yarn"}: beta_fast, beta_slow and truncate count, and the ends of the ramp stay within 0..dim - 1."""
+    """{"type": "yarn"}: beta_fast, beta_slow and truncate count; the ramp stays within 0..dim - 1, and may be a step."""
     factor = 3.0 + 6 * torch.rand((), generator=rng).item()
     check_scaled(
         student, check, dim, base, {"type": "yarn", "factor": factor, **settings}, of_transformers, yarn_mistakes
@@ -537,6 +538,20 @@ def test_positions_outside_the_table_are_refused(student, bad):
     )
     student.run(probe, 8, None)
     student.run(probe, 3, torch.tensor([7, 0, 7]))
+
+
+@LAYER
+@pytest.mark.points(1)
+def test_the_default_table_has_2048_positions(student, check):
+    """By default positions 0..2047 are there, and no more."""
+
+    def probe(length):
+        from rope_encoding import RoPEEncoding
+
+        return list(RoPEEncoding(4)(torch.ones(1, length, 4)).shape)
+
+    check(student.run(probe, 2048), [1, 2048, 4])
+    student.raises(ValueError, probe, 2049, says=("max_len", "positions", "position", "x"))
 
 
 @LAYER

@@ -1058,3 +1058,42 @@ def test_mixed_precision_on_a_gpu_is_float16_with_a_scaler(student, check, rng):
     check(dtype, "torch.float16", mistakes={"on a GPU it is float16 with a scaler, not bfloat16": "torch.bfloat16"})
     judge(check, steps, "the scaler never lets a step through")
     judge(check, kept, "small gradients become zero in float16: scale the loss with a GradScaler")
+
+
+# ---------------------------------------------------------------------------------------------- defaults
+
+
+@pytest.mark.question("Defaults")
+@pytest.mark.points(1)
+def test_arguments_have_their_defaults(student, check):
+    """Arguments that are left out are those of the handout, wherever a signature names them."""
+    expected = {
+        "AdamW": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01},
+        "cosine_schedule": {"min_lr": 0.0},
+        "CosineAnnealingWarmupScheduler": {"min_lr": 0.0},
+        "label_smoothed_cross_entropy": {"smoothing": 0.1, "ignore_index": -100},
+        "TransformerTrainer": {"lr": 1e-4, "pad_id": 0},
+        "OptimizedTransformerTrainer": {
+            "lr": 1e-4, "pad_id": 0, "use_mixed_precision": False, "use_gradient_accumulation": False, "accumulation_steps": 4,
+        },
+    }  # fmt: skip
+
+    def probe(names):
+        import inspect
+
+        import training
+
+        training.cosine_schedule(1, 1, 2, 1.0)  # a signature alone is worth nothing
+        training.label_smoothed_cross_entropy(torch.zeros(1, 3), torch.tensor([1]))
+        found = {}
+        for name, keys in names.items():
+            parameters = inspect.signature(getattr(training, name)).parameters
+            found[name] = {key: parameters[key].default for key in keys if key in parameters}
+        return found
+
+    found = student.run(probe, {name: list(defaults) for name, defaults in expected.items()})
+    for name, defaults in expected.items():
+        for key, value in found[name].items():
+            known = isinstance(value, (bool, int, float, tuple)) and value == defaults[key]
+            judge(check, known, f"{key} of {name} has another default than in the handout")
+    judge(check, all(found[name] for name in expected), "the arguments have other names than in the handout")

@@ -802,10 +802,11 @@ def random_state(rng, embeddings, norm_name, layers, bias):
     return state
 
 
-def gpt2_state(rng):
+def gpt2_state(rng, d_ff=FF):
+    shapes = GPT2_LAYER | {"mlp.c_fc": (D, d_ff), "mlp.c_proj": (d_ff, D)}
     embeddings, layers = (
         {"transformer.wte": 31, "transformer.wpe": 11},
-        {f"transformer.h.{n}.": GPT2_LAYER for n in range(2)},
+        {f"transformer.h.{n}.": shapes for n in range(2)},
     )
     return random_state(rng, embeddings, "transformer.ln_f", layers, -1)
 
@@ -888,6 +889,21 @@ def test_gpt_with_loaded_weights_gives_the_logits_of_transformers(student, check
         "the norms of the layers are not loaded": {"unloaded": ("ln_1", "ln_2")},
         "the feed-forward uses exact GELU: here it is the tanh form": {"act": F.gelu},
     }))  # fmt: skip
+
+
+@pytest.mark.question("load_huggingface")
+@pytest.mark.points(2)
+def test_gpt_loads_models_that_name_no_width(student, check, rng):
+    """The n_inner of the published models is None, which means four times n_embd, as d_ff=None does here."""
+
+    def probe(config, state, ids):
+        ours, theirs = inside.gpt_pair(config, state)
+        return ours.load_huggingface(theirs).eval()(ids)
+
+    state, ids = gpt2_state(rng, 4 * D), tokens(rng, 3, 11, below=31)
+    logits = student.run(probe, {**GPT2, "n_inner": None}, state, ids)
+
+    check(logits, gpt2(state, ids), dtype=torch.float32, within=1e-4)
 
 
 @pytest.mark.question("load_huggingface")

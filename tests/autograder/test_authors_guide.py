@@ -1,0 +1,59 @@
+"""docs/authors.md, followed to the letter, makes a lesson whose suite is proven."""
+
+import re
+import shutil
+
+import pytest
+from conftest import ROOT
+
+from autograder.batch import Job, run
+from autograder.handout import write_starter
+from autograder.prove import idle_tests, prove
+from autograder.samples import load_samples
+from autograder.skeleton import new_lesson
+from autograder.submission import Submission
+
+GUIDE = (ROOT / "docs" / "authors.md").read_text()
+FILE = re.compile(r"^(```+)\w+\n# (\S+/\S+)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory):
+    """The guide's lesson: its command, its files, and what it says to remove."""
+    root = tmp_path_factory.mktemp("course")
+    [(name, module)] = re.findall(r"autograder new-lesson (\S+) (\w+)\n", GUIDE)
+    made = new_lesson(root, name, [module])
+    for folder in root.glob(re.search(r"`rm -r (\S+)`", GUIDE)[1]):
+        shutil.rmtree(folder)
+    for _, path, content in FILE.findall(GUIDE):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(content)
+    write_starter(made)
+    return made
+
+
+def test_the_guide_replaces_all_that_belonged_to_the_example(lesson):
+    texts = [path.read_text() for path in lesson.root.rglob("*") if path.is_file()]
+
+    assert len(FILE.findall(GUIDE)) == 8
+    assert not any("scale_rows" in text for text in texts)
+
+
+def test_the_lesson_of_the_guide_is_graded(lesson):
+    samples = load_samples(lesson)
+    jobs = [
+        Job(Submission("solution", "", lesson.solution_files())),
+        Job(Submission("stub", "", lesson.starter_files())),
+    ]
+    jobs += [Job(sample.submission(), sample.options) for sample in samples]
+
+    solution, stub, *others = [card for _, card in run(lesson, jobs)]
+
+    assert (solution.score, solution.max_score, stub.score) == (5, 5, 0)
+    assert [sample.problems(card) for sample, card in zip(samples, others, strict=True)] == [[], []]
+
+
+@pytest.mark.slow
+def test_the_lesson_of_the_guide_is_proven(lesson):
+    assert prove(lesson, "position_interpolation").survivors == ()
+    assert idle_tests(lesson) == {}
