@@ -236,20 +236,24 @@ def mutants(
 
     chosen = load(lesson)
     table_of_proofs = ProofTable.read(chosen.root / "docs" / "proof.md")
-    survivors = 0
+    unexplained = 0
     for name in module or chosen.modules:
         with _progress(name) as on_progress:
             proof = prove(chosen, name, processes or default_processes(), on_progress)
         solution = (chosen.solution / f"{name}.py").read_text("utf-8")
         for mutant in proof.survivors:
             print(mutant.diff(solution, f"{name}.py"), as_entry(name, mutant), sep="\n", end="\n\n")
+        for old, new in proof.stale:
+            print(
+                f"equivalent.toml explains a mutant of {name} that does not survive: {old!r} -> {new!r}: remove the entry"
+            )
         console.print(
             f"{name}: {proof.killed} of {proof.mutants} killed, {len(proof.explained)} explained, {len(proof.survivors)} survive: {proof.share:.1f} %"
         )
         table_of_proofs.put(chosen, proof)
-        survivors += len(proof.survivors)
+        unexplained += len(proof.survivors) + len(proof.stale)
     table_of_proofs.write()
-    raise typer.Exit(1 if survivors else 0)
+    raise typer.Exit(1 if unexplained else 0)
 
 
 @app.command()

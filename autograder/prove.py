@@ -50,6 +50,7 @@ class Proof:
     mutants: int
     explained: tuple[tuple[Mutant, str], ...] = ()
     survivors: tuple[Mutant, ...] = ()
+    stale: tuple[tuple[str, str], ...] = ()  # (old, new) of entries of equivalent.toml that explain no survivor
 
     @property
     def killed(self) -> int:
@@ -65,11 +66,7 @@ class Proof:
 
 
 def prove(lesson: Lesson, module: str, processes: int = 1, on_progress: OnProgress = lambda done, of: None) -> Proof:
-    """Grades every mutant of a module's solution.
-
-    Raises:
-        LessonError: an entry of equivalent.toml fits no survivor: it explains nothing any more.
-    """
+    """Grades every mutant of a module's solution."""
     file = f"{module}.py"
     mutants = mutants_of((lesson.solution / file).read_text("utf-8"), file)
     reasons = _reasons(lesson, module)
@@ -83,13 +80,10 @@ def prove(lesson: Lesson, module: str, processes: int = 1, on_progress: OnProgre
     explained = tuple(
         (mutant, reasons[mutant.old, mutant.new]) for mutant in survivors if (mutant.old, mutant.new) in reasons
     )
-    unused = set(reasons) - {(mutant.old, mutant.new) for mutant, _ in explained}
-    if unused:
-        old, new = min(unused)
-        raise LessonError(f"{_reasons_path(lesson)}: {old!r} -> {new!r} of {module} does not survive: remove the entry")
+    stale = tuple(sorted(set(reasons) - {(mutant.old, mutant.new) for mutant, _ in explained}))
     unexplained = tuple(mutant for mutant in survivors if (mutant.old, mutant.new) not in reasons)
     samples = [sample for sample in load_samples(lesson) if module in sample.modules]
-    return Proof(module, _count_tests(lesson, module), len(samples), len(mutants), explained, unexplained)
+    return Proof(module, _count_tests(lesson, module), len(samples), len(mutants), explained, unexplained, stale)
 
 
 def _hurried(lesson):

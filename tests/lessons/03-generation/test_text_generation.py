@@ -1735,3 +1735,46 @@ def test_generation_stays_on_the_gpu(student, check, rng, device):
     judge(
         check, all(result.came_from == torch.device(device).type for result in others), "a result is on another device"
     )
+
+
+# ---------------------------------------------------------------------------------------------- defaults
+
+
+@pytest.mark.question("Defaults")
+@pytest.mark.points(1)
+def test_arguments_have_their_defaults(student, check):
+    """Arguments that are left out are those of the handout, wherever a signature names them."""
+    drawing = {"temperature": 1.0, "top_k": None, "top_p": None, "generator": None}
+    expected = {
+        "sample_next_token": drawing,
+        "greedy_search": {"eos_id": None},
+        "beam_search": {"eos_id": None, "length_penalty": 1.0},
+        "speculative_sample": {"num_draft_tokens": 4, "generator": None, "return_stats": False},
+        "GPTTextGenerator": {"d_model": 512, "num_layers": 6, "num_heads": 8, "max_len": 1024},
+        "GPTTextGenerator.generate": {**drawing, "eos_id": None},
+        "HuggingFaceTextGenerator": {"model_name": "gpt2"},
+        "HuggingFaceTextGenerator.generate_text": {"max_length": 50, "temperature": 1.0, "num_return_sequences": 1},
+        "HuggingFaceTextGenerator.generate_with_beam_search": {"max_length": 50, "num_beams": 5},
+        "CreativeTextGenerator": {"tokenizer": None},
+    }
+
+    def probe(names):
+        import functools
+        import inspect
+
+        import text_generation
+
+        text_generation.filter_top_k(torch.tensor([[1.0, 2.0]]), 1)  # a signature alone is worth nothing
+        found = {}
+        for name, keys in names.items():
+            function = functools.reduce(getattr, name.split("."), text_generation)
+            parameters = inspect.signature(function).parameters
+            found[name] = {key: parameters[key].default for key in keys if key in parameters}
+        return found
+
+    found = student.run(probe, {name: list(defaults) for name, defaults in expected.items()})
+    for name, defaults in expected.items():
+        judge(check, found[name], f"the arguments of {name} have other names than in the handout")
+        for key, value in found[name].items():
+            known = isinstance(value, (type(None), bool, int, float, str)) and value == defaults[key]
+            judge(check, known, f"{key} of {name} has another default than in the handout")
