@@ -615,7 +615,7 @@ def generated(table, ids, num_beams, max_length, eos, penalty):
 
 def beams(log_probs, prompt, num_beams, max_length, eos, penalty, *,
           norm="generated", stop="heuristic", keep=2, among="best", eos_ends=True,
-          first=True, own=False, last=True, prompt_ends=False, choose="normalized"):  # fmt: skip
+          first=True, own=False, last=True, prompt_ends=False, choose="normalized", revived=False):  # fmt: skip
     """(sequence, score, margin) of one row; the keywords are what one can get wrong.
 
     margin: the least difference of two scores whose order mattered.
@@ -653,7 +653,7 @@ def beams(log_probs, prompt, num_beams, max_length, eos, penalty, *,
             ends = eos_ends and sequence[-1] == eos
             if (ends or (length == max_length and (last or not done))) and (rank < num_beams or among == "all"):
                 done = finish(total, sequence)
-            elif not ends and len(running) < num_beams and length < max_length:
+            elif (not ends or revived) and len(running) < num_beams and length < max_length:
                 running.append((total, sequence))
         if length == max_length or not running:
             break
@@ -713,6 +713,7 @@ def beam_mistakes(table, ids, *settings):
         "the search goes on for longer than early_stopping=False does": made(stop="never"),
         "beams that end take the places of others: num_beams that do not end go on": made(keep=1),
         "a hypothesis that ends outside of the best num_beams counts: it does not": made(among="all"),
+        "a beam that ends outside of the best num_beams goes on after its eos": made(revived=True),
         "beams that reach max_length do not count where others have ended: they do": made(last=False),
         "the best hypothesis is chosen by its log-likelihood alone": made(choose="likeliest"),
         "all beams start with the prompt's score, so that they stay the same": made(first=False),
@@ -722,6 +723,7 @@ def beam_mistakes(table, ids, *settings):
 
 SUBTLE = [
     {"keep": 1}, {"stop": "full"}, {"stop": "never"}, {"among": "all"}, {"last": False}, {"choose": "likeliest"},
+    {"revived": True},
 ]  # fmt: skip
 
 
