@@ -61,13 +61,6 @@ def default_processes() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cores_of_their_own(processes):
-    """A core for each process, with all that it starts, where there are just as many: none is moved about, 5 % more work."""
-    if hasattr(os, "sched_setaffinity") and processes == default_processes():
-        return sorted(os.sched_getaffinity(0))
-    return [None] * processes
-
-
 def _one_by_one(lesson, jobs, grader_options):
     with Grader(lesson, **grader_options) as grader:
         for index, job in enumerate(jobs):
@@ -77,10 +70,7 @@ def _one_by_one(lesson, jobs, grader_options):
 def _pool(lesson, jobs, processes, grader_options):
     """Spawned processes, because one that has used torch must not be forked."""
     context = multiprocessing.get_context("spawn")
-    cores = context.SimpleQueue()
-    for core in _cores_of_their_own(processes):
-        cores.put(core)
-    executor = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(lesson, grader_options, cores))
+    executor = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(lesson, grader_options))
     try:
         futures = {executor.submit(_work, job): index for index, job in enumerate(jobs)}
         for future in as_completed(futures):
@@ -94,11 +84,8 @@ def _pool(lesson, jobs, processes, grader_options):
 _grader: Grader | None = None  # of this pool process
 
 
-def _start(lesson, grader_options, cores):
+def _start(lesson, grader_options):
     global _grader
-    core = cores.get()
-    if core is not None:
-        os.sched_setaffinity(0, {core})
     _grader = Grader(lesson, **grader_options)
     multiprocessing.util.Finalize(None, _grader.close, exitpriority=10)
 
