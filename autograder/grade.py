@@ -14,16 +14,18 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from . import __version__, rules
 from .box.sandbox import Sandbox
-from .box.slot import Slot
+from .box.session import Session
 from .box.worker import seed_everything
 from .errors import GraderFault, LessonError, StudentFault, UsageError
 from .lesson import Lesson
+from .local_ranks import LocalRanks
 from .plugin import GradingPlugin
 from .scorecard import GRADER_ERROR, Outcome, Scorecard
 from .student import in_process
@@ -101,11 +103,11 @@ class Grader:
         files, notes = self._without_prerequisites(submission)
         started = time.monotonic()
         forbidden = self.lesson.forbidden
-        with self._slot(files, forbidden.names) as slot:
-            evidence = rules.scan(slot, files, forbidden) if forbidden.names else []
-            connect = _connect_to(slot, files, self.lesson.call_timeout_s, submission.problem)
+        with Session(lambda: self._slot(files, forbidden.names)) as session:
+            evidence = rules.scan(session.slot(), files, forbidden) if forbidden.names else []
+            connect = _connect_to(session, files, self.lesson.call_timeout_s, submission.problem)
             run = self._run(connect, seed, modules, tests, stop_early)
-            output = slot.output
+            output = session.output
         evidence += rules.at_run_time(run.used)
         outcomes = rules.charge(self._settle(run, seed), evidence, forbidden)
         return Scorecard(
@@ -115,7 +117,7 @@ class Grader:
             outcomes=outcomes,
             submission=submission.source,
             digests={"suite": self.lesson.digest(), "submission": submission.digest},
-            environment=self._environment(time.monotonic() - started, slot),
+            environment=self._environment(time.monotonic() - started, session),
             layers=self._sandbox.layers,
             visibility=self.lesson.feedback.visibility,
             scale_to=self.lesson.scale_to,
@@ -149,15 +151,15 @@ class Grader:
         files = {name: content for name, content in submission.files.items() if name not in ignored}
         return files, tuple(f"{name} of the submission was not used: the reference module was" for name in ignored)
 
-    def _environment(self, seconds, slot):
+    def _environment(self, seconds, session):
         return {
             "autograder": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "platform": platform.system(),
             "seconds": round(seconds, 3),
-            "student_cpu_seconds": slot.cpu_s,
-            "student_peak_mb": slot.peak_mb,
+            "student_cpu_seconds": session.cpu_s,
+            "student_peak_mb": session.peak_mb,
         }
 
     # ------------------------------------------------------------------------------------------ running the suite
@@ -184,8 +186,8 @@ class Grader:
         suspects = run.suspects()
         if not suspects:
             return tuple(outcomes)
-        with self._slot(self.lesson.solution_files()) as slot:
-            connect = _connect_to(slot, self.lesson.solution_files(), self.lesson.call_timeout_s)
+        with Session(lambda: self._slot(self.lesson.solution_files())) as session:
+            connect = _connect_to(session, self.lesson.solution_files(), self.lesson.call_timeout_s)
             again = self._run(connect, seed, list(suspects), set().union(*suspects.values()))
         broken = {(row.module, row.test): row for row in again.outcomes if row.status != "passed"}
         return tuple(_blamed(row, broken) if row.test in suspects.get(row.module, ()) else row for row in outcomes)
@@ -266,16 +268,15 @@ def _only_our_plugins():
 # ---------------------------------------------------------------------------------------------- connections
 
 
-def _connect_to(slot: Slot, files: dict[str, bytes], timeout: float, problem: str = "") -> Callable:
-    """The plugin's way to the student: a fresh fork for each test, after the module was found in the submission."""
+def _connect_to(session: Session, files: dict[str, bytes], timeout: float, problem: str = "") -> Callable:
+    """The plugin's way to the student: fresh forks for each test, after the module was found in the submission."""
 
     def connect(module, seed):
         if problem:
             raise StudentFault(problem)
         if f"{module}.py" not in files:
             raise StudentFault(f"{module}.py is missing from the submission")
-        channel = slot.channel(module, seed, timeout)
-        return channel.ask, channel.close
+        return session.processes(module, seed, timeout)
 
     return connect
 
@@ -288,7 +289,8 @@ def grade_in_process(
 
     def connect(module, seed):
         seed_everything(seed)
-        return ask, lambda: None
+        ranks = LocalRanks(folder, seed)
+        return SimpleNamespace(ask=ask, ask_ranks=ranks.ask, close=ranks.close)
 
     plugin = GradingPlugin(connect, inside=lesson.inside, seed=seed)
     run_suite(plugin, [lesson.hidden_test(module) for module in modules], tests)

@@ -21,7 +21,11 @@ from .lesson import Lesson
 from .stub import starter_text
 
 HERE = Path(__file__).parent
-COPIED = ("errors.py", "check.py", "student.py", "box/__init__.py", "box/codec.py", "box/wire.py", "box/worker.py")
+COPIED = (
+    *("errors.py", "check.py", "student.py", "local_ranks.py"),
+    *("box/__init__.py", "box/codec.py", "box/wire.py", "box/worker.py"),
+    *("box/group.py", "box/team.py", "box/broker.py", "box/post.py", "box/collectives.py"),
+)
 
 _GRADING = '''"""What the public tests need of the course's autograder. The files here are copies: changing them changes no grade."""
 '''
@@ -40,6 +44,7 @@ USED = {used}  # lessons that this one builds on: your modules of them are impor
 sys.path.insert(0, str(HERE))
 
 import grading.check  # noqa: E402
+import grading.local_ranks  # noqa: E402
 import grading.student  # noqa: E402
 
 for module in (grading.check, grading.student):
@@ -76,7 +81,9 @@ def device(request):
 def student(device):
     inside = HERE / "grading" / "inside.py"
     source = inside.read_text(encoding="utf-8") if inside.exists() else ""
-    return grading.student.Student(grading.student.in_process(HERE), source, str(device))
+    ranks = grading.local_ranks.LocalRanks(HERE)
+    yield grading.student.Student(grading.student.in_process(HERE), source, str(device), ask_ranks=ranks.ask)
+    ranks.close()
 
 
 @pytest.fixture

@@ -79,8 +79,8 @@ class GradingPlugin:
     """Runs hidden tests against one submission.
 
     Args:
-        connect: (module, seed) -> an `ask` for Student and a function that ends the test's process. A test has one, which
-            its parametrized cases share: starting and ending processes is most of what a grading costs.
+        connect: (module, seed) -> what has the `ask` and `ask_ranks` of Student, and `close`: a test's processes. Its
+            parametrized cases share them: starting and ending processes is most of what a grading costs.
         inside: source of the helpers that probes may use.
         seed: secret of this grading; each case's inputs come from it and the case's name.
         deadline: time.monotonic() after which nothing more is started.
@@ -206,7 +206,8 @@ class GradingPlugin:
             noted = self.used.setdefault(key, set())
             self._connection = _LazyConnection(self._connect, key[0], seed, self._deadline, noted)
         device = "cpu" if not request.node.get_closest_marker("gpu") else self._gpu_device
-        return Student(self._connection.ask, self._inside, device, self._call_timeout)
+        ask, ask_ranks = self._connection.ask, self._connection.ask_ranks
+        return Student(ask, self._inside, device, self._call_timeout, ask_ranks=ask_ranks)
 
     def _disconnect(self):
         if self._connection is not None:
@@ -234,23 +235,41 @@ class GradingPlugin:
 
 
 class _LazyConnection:
-    """A test's process in the box, started by its first call and never asked past the lesson's deadline."""
+    """A test's processes in the box, started by its first call and never asked past the lesson's deadline."""
 
     def __init__(self, connect, module, seed, deadline, used):
         self._connect, self._module, self._seed, self._deadline = connect, module, seed, deadline
-        self._ask, self.close = None, lambda: None
+        self._processes = None
         self.used: set[str] = used
 
     def ask(self, request, timeout):
-        if self._ask is None:
-            self._ask, self.close = self._connect(self._module, self._seed)
-        left = self._deadline - time.monotonic()
-        reply = self._ask(request, max(0.1, min(timeout, left)))
+        reply = self._connected().ask(request, self._left(timeout))
+        self._note(reply)
+        return reply
+
+    def ask_ranks(self, request, ranks, timeout):
+        replies, traffic = self._connected().ask_ranks(request, ranks, self._left(timeout))
+        for reply in replies.values():
+            self._note(reply)
+        return replies, traffic
+
+    def close(self):
+        if self._processes is not None:
+            self._processes.close()
+
+    def _connected(self):
+        if self._processes is None:
+            self._processes = self._connect(self._module, self._seed)
+        return self._processes
+
+    def _left(self, timeout):
+        return max(0.1, min(timeout, self._deadline - time.monotonic()))
+
+    def _note(self, reply):
         used = reply.pop("used", None) if isinstance(reply, dict) else None
         for note in used if isinstance(used, list) else []:  # the student's process can write here what it likes
             if len(self.used) < MOST_NOTES:
                 self.used.add(shown(note, 200))
-        return reply
 
 
 def _key(item):

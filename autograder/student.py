@@ -2,7 +2,8 @@
 
 `Student` turns a probe into a request and a reply into a value or a StudentFault. Where the request is answered is not
 its business: `ask` goes through the box when grading (box/sandbox.py), and stays in this process for authors and in
-handouts (`in_process`). This file is copied into every handout: torch, the standard library, the wire and the worker.
+handouts (`in_process`; local_ranks.py for ranks). This file is copied into every handout: torch, the standard library, the
+wire and the worker.
 """
 
 import ast
@@ -12,13 +13,14 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .box import wire, worker
 from .errors import AuthorError, BadReply, CheckFailed, StudentRaised, shown
 
 DEFAULT_TIMEOUT = 10.0  # seconds a call may take
+MOST_RANKS = 16
 _TEXT_SHOWN = 300  # characters of an exception's text in a message
 
 
@@ -28,24 +30,39 @@ class Student:
 
     Args:
         ask: (request, timeout in seconds) -> reply, both plain data; raises a StudentFault when no reply comes.
+        ask_ranks: (request, number of ranks, timeout) -> {rank: reply} in the order in which they came, and the traffic;
+            None where there are no ranks.
         inside: source of the lesson's inside.py, the helpers that probes may use.
         device: where tensors among the arguments are put before the call.
         timeout: seconds that one call may take.
+        ranks: 0 is one process; above, as many of one torch.distributed process group.
+        traffic: with ranks: what they sent to each other during the last call (box/post.py, Message), in order.
     """
 
     ask: Callable[[dict, float], object]
     inside: str = ""
     device: str = "cpu"
     timeout: float = DEFAULT_TIMEOUT
+    ranks: int = 0
+    ask_ranks: Callable[[dict, int, float], tuple[dict, list]] | None = None
+    traffic: list = field(default_factory=list, compare=False)
 
     def on(self, **options) -> "Student":
-        """The same submission with other options: `device`, `timeout` in seconds."""
-        unknown = sorted(set(options) - {"device", "timeout"})
+        """The same submission with other options: `device`, `timeout` in seconds, `ranks`.
+
+        With `ranks=n` a call runs in n processes that have a default process group, with the same arguments in each, and
+        gives a list: one value a rank. The processes live as long as the test. Their messages go through the grader,
+        which counts them in `traffic`.
+        """
+        unknown = sorted(set(options) - {"device", "timeout", "ranks"})
         if unknown:
-            raise AuthorError(f"student.on() has no option {unknown[0]!r}: it takes device and timeout")
+            raise AuthorError(f"student.on() has no option {unknown[0]!r}: it takes device, ranks and timeout")
         if "device" in options:
             options["device"] = str(options["device"])
-        return replace(self, **options)
+        ranks = options.get("ranks", self.ranks)
+        if type(ranks) is not int or not 0 <= ranks <= MOST_RANKS:
+            raise AuthorError(f"student.on(ranks={ranks!r}): ranks is a number from 1 to {MOST_RANKS}")
+        return replace(self, **options, traffic=[])
 
     def run(self, probe: Callable, *args, **kwargs):
         """Runs `probe`, a function of the test, in the student's process and returns what it returns, as plain data.
@@ -55,42 +72,65 @@ class Student:
             AuthorError: the probe cannot be shipped.
         """
         request = {"source": _shippable_source(probe), "name": probe.__name__, "inside": self.inside}
-        return self._request(request, args, kwargs)
+        return self._value(self._replies(request, args, kwargs))
 
     def call(self, path: str, *args, **kwargs):
         """Calls the student's function at "module.name" and returns its result as plain data."""
-        return self._request({"call": path}, args, kwargs)
+        return self._value(self._replies({"call": path}, args, kwargs))
 
     def raises(self, error: type, target, *args, says: str | tuple[str, ...] = (), kwargs: dict | None = None) -> None:
-        """Expects that `target` (a path or a probe) raises `error`, with one of the names `says` in its message."""
-        names = (says,) if isinstance(says, str) else tuple(says)
-        what = f"`{names[0]}`" if names else "the argument"
-        act = self.call if isinstance(target, str) else self.run
-        try:
-            act(target, *args, **(kwargs or {}))
-        except StudentRaised as raised:
-            if raised.types[:1] == ("NotImplementedError",) and error is not NotImplementedError:
-                raise
-            if error.__name__ not in raised.types:
-                text = f"{raised.types[0]} was raised for a bad {what}, it should be {error.__name__}"
-                raise CheckFailed(text, mistake=text, detail=raised.detail) from None
-            if names and not any(_names(name, raised.text) for name in names):
-                text = f"the message of the {error.__name__} does not name {what}"
-                raise CheckFailed(text, mistake=text, detail=raised.detail) from None
-            return
-        text = f"no {error.__name__} was raised for a bad {what}"
-        raise CheckFailed(text, mistake=text)
+        """Expects that `target` (a path or a probe) raises `error`, with one of the names `says` in its message.
 
-    def _request(self, request, args, kwargs):
+        With ranks, that each of them does.
+        """
+        names = (says,) if isinstance(says, str) else tuple(says)
+        if isinstance(target, str):
+            request = {"call": target}
+        else:
+            request = {"source": _shippable_source(target), "name": target.__name__, "inside": self.inside}
+        for reply in self._replies(request, args, kwargs or {}).values():
+            _expect(reply, error, names)
+
+    def _replies(self, request, args, kwargs) -> dict:
+        """rank -> reply, in the order in which they came; the rank is None where there is one process."""
         request = {**request, "args": list(args), "kwargs": kwargs, "device": str(self.device)}
-        return _unpack(self.ask(request, self.timeout))
+        if not self.ranks:
+            return {None: self.ask(request, self.timeout)}
+        if self.ask_ranks is None:
+            raise AuthorError("student.on(ranks=…) needs a place where several processes can be started")
+        replies, self.traffic[:] = self.ask_ranks(request, self.ranks, self.timeout)
+        return replies
+
+    def _value(self, replies):
+        """The first rank that raised speaks for all: what the others say may be no more than its consequence."""
+        values = {rank: _unpack(reply, rank) for rank, reply in replies.items()}
+        return [values[rank] for rank in range(self.ranks)] if self.ranks else values[None]
+
+
+def _expect(reply, error, names):
+    """Raises CheckFailed unless the reply is an `error` whose text has one of the names."""
+    what = f"`{names[0]}`" if names else "the argument"
+    try:
+        _unpack(reply)
+    except StudentRaised as raised:
+        if raised.types[:1] == ("NotImplementedError",) and error is not NotImplementedError:
+            raise
+        if error.__name__ not in raised.types:
+            text = f"{raised.types[0]} was raised for a bad {what}, it should be {error.__name__}"
+            raise CheckFailed(text, mistake=text, detail=raised.detail) from None
+        if names and not any(_names(name, raised.text) for name in names):
+            text = f"the message of the {error.__name__} does not name {what}"
+            raise CheckFailed(text, mistake=text, detail=raised.detail) from None
+        return
+    text = f"no {error.__name__} was raised for a bad {what}"
+    raise CheckFailed(text, mistake=text)
 
 
 def _names(name, text):
     return re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", text) is not None
 
 
-def _unpack(reply):
+def _unpack(reply, rank=None):
     """A reply's value; its error as a StudentRaised. The reply comes from the student's process: trust no field."""
     if type(reply) is dict and set(reply) == {"value"}:
         return reply["value"]
@@ -101,15 +141,16 @@ def _unpack(reply):
     types = tuple(shown(name, 80) for name in names[:20])
     text, where = shown(error.get("text"), _TEXT_SHOWN), shown(error.get("where"), _TEXT_SHOWN)
     detail = shown(error.get("traceback"), 6000, keep="\n")
-    raise StudentRaised(_raised_message(types, text, where), types=types, text=text, detail=detail)
+    raise StudentRaised(_raised_message(types, text, where, rank), types=types, text=text, detail=detail)
 
 
-def _raised_message(types, text, where):
+def _raised_message(types, text, where, rank):
     name = (types and types[0]) or "an exception"
     if name == "NotImplementedError":
         return text or "not implemented yet"
     message = f"{name}: {text}" if text else name
-    return f"{message} ({where})" if where else f"the code raised {message}"
+    message = f"{message} ({where})" if where else f"the code raised {message}"
+    return message if rank is None else f"rank {rank}: {message}"
 
 
 # ---------------------------------------------------------------------------------------------- probes

@@ -20,12 +20,15 @@ LAYERS = [
     "batch table mutants",
     "exports.gradescope exports.otter exports.csv samples grade",
     "plugin rules stub",
+    "local_ranks",
     "student check submission",
     "lesson scorecard",
-    "box.sandbox",
+    "box.sandbox box.session",
     "box.slot box.zygote",
-    "box.confine box.worker",
-    "box.landlock box.seccomp box.processes box.libraries box.pages box.tripwires box.scan box.wire",
+    "box.team",
+    "box.broker box.confine box.worker",
+    "box.post box.landlock box.seccomp box.processes box.libraries box.pages box.tripwires box.scan box.group",
+    "box.wire box.collectives",
     "box.codec",
     "errors files",
 ]
@@ -93,8 +96,12 @@ def test_an_import_that_goes_up_is_found(name, source):
     assert violations({name: source}) != []
 
 
-def test_the_worker_imports_nothing_of_ours_but_the_wire():
-    assert imports_of("box.worker", package_sources()["box.worker"]) == {"box.wire"}
+@pytest.mark.parametrize("inside", ["box.worker", "box.group"])
+def test_what_shares_a_process_with_student_code_imports_nothing_of_ours_but_the_wire(inside):
+    assert imports_of(inside, package_sources()[inside]) == {"box.wire"}
+
+
+def test_the_wire_imports_nothing_of_ours_but_the_codec():
     assert imports_of("box.wire", package_sources()["box.wire"]) == {"box.codec"}
 
 

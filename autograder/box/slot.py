@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import BadReply, BoxError, StudentDied, StudentFault, StudentTimeout, shown
 from . import wire
+from .team import Member
 
 OUTPUT_CAP = 65536  # bytes kept of what a submission prints
 
@@ -60,20 +61,33 @@ class Slot:
         Raises:
             StudentFault: the module cannot be imported, now or when it was tried before.
         """
+        (connection,) = self._fork(module, [seed, 0, 0], 1, timeout)
+        return Channel(self, connection)
+
+    def member(self, module: str | None, seed: int, rank: int, size: int, timeout: float) -> Member:
+        """As channel, but the fork is one of `size` ranks; each needs a slot of its own."""
+        requests, messages = self._fork(module, [seed + rank, rank, size], 2, timeout)
+        return Member(requests, messages, self.receive, self.stop)
+
+    def _fork(self, module, request, count, timeout):
+        """A fork that has the other ends of `count` connections."""
         if module in self._broken:
             raise self._broken[module].with_traceback(None)
         if self._worker is None:
             self._start()
         if module is not None and module not in self._imported:
             self._import(module, timeout)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                wire.send_command(self._control, b"F", seed, [theirs.fileno()])
-            except OSError:
+        pairs = [socket.socketpair() for _ in range(count)]
+        try:
+            wire.send_command(self._control, b"F", request, [theirs.fileno() for _, theirs in pairs])
+        except OSError:
+            for ours, _ in pairs:
                 ours.close()
-                raise self._died("while it was asked for a test") from None
-        return Channel(self, ours)
+            raise self._died("while it was asked for a test") from None
+        finally:
+            for _, theirs in pairs:
+                theirs.close()
+        return [ours for ours, _ in pairs]
 
     def _start(self):
         scratch = self._folder / "scratch"

@@ -14,6 +14,7 @@ import socket
 import sys
 import traceback
 import types
+from collections.abc import Callable
 
 import torch
 
@@ -23,33 +24,47 @@ TEXT_CAP = 2000  # characters of an exception's text
 TRACEBACK_CAP = 6000
 
 
-def main(control: socket.socket, submission: str, used: list[str]) -> None:
+def main(control: socket.socket, submission: str, used: list[str], join: Callable) -> None:
     """Serves one submission until the grader closes the control socket.
 
-    `used` is where tripwires note forbidden calls; what is in it goes with every reply.
+    The grader sends b"I", then a module's name: import it, reply. Or b"F" with a socket, then a fork's seed, rank and
+    world size: fork a child that answers on that socket. A world size above 0 brings a second socket, for messages to
+    the other ranks.
 
-    The grader sends b"I", then a module's name: import it, reply. Or b"F" with a socket, then a seed: fork a child that
-    answers on that socket.
+    Args:
+        used: where tripwires note forbidden calls; what is in it goes with every reply.
+        join: (socket, rank, world size) -> None: makes a process one of several ranks.
     """
     while True:
-        command, request, descriptors = wire.receive_command(control, 1)
+        command, request, descriptors = wire.receive_command(control, 2)
         if not command:
             return
         if command == b"I":
             _reply(control, answer({"import": request}, submission), used)
         elif command == b"F" and descriptors:
-            _fork(control, socket.socket(fileno=descriptors[0]), request, submission, used)
+            _fork(
+                control,
+                [socket.socket(fileno=descriptor) for descriptor in descriptors],
+                request,
+                submission,
+                used,
+                join,
+            )
 
 
-def _fork(control, connection, seed, submission, used):
+def _fork(control, connections, request, submission, used, join):
     _collect_children()
     if os.fork():
-        connection.close()
+        for connection in connections:
+            connection.close()
         return
     try:
         control.close()
+        seed, rank, size = request
         seed_everything(seed)
-        serve(connection, submission, used)
+        if size:
+            join(connections[1], rank, size)
+        serve(connections[0], submission, used)
     finally:
         os._exit(0)  # not sys.exit: no atexit handler of the student's runs, and the loop above is the parent's
 

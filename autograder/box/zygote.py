@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import confine, libraries, pages, processes, seccomp, tripwires, wire, worker
+from . import confine, group, libraries, pages, processes, seccomp, tripwires, wire, worker
 
 _POLL_S = 0.1
 _FORK_TRIES = 50
@@ -93,7 +93,7 @@ class Zygote:
         confine.confine(policy, self._layers, self._rules, self._library_folders)
         sys.path[:0] = [policy["submission"], *policy["prerequisites"]]
         used = tripwires.lay(policy["forbidden"], policy["submission"])
-        worker.main(socket.socket(fileno=control), policy["submission"], used)
+        worker.main(socket.socket(fileno=control), policy["submission"], used, group.join)
         os._exit(0)
 
     # ------------------------------------------------------------------------------------------ watch and kill

@@ -22,8 +22,8 @@ def by_test(card, test):
 def grade_with(tmp_path):
     """Grades the toy solution (or another text) with another hidden suite."""
 
-    def grade(suite, text=TOY_SOLUTION, settings="", seed=1, **options):
-        write_lesson(tmp_path, suite=suite, settings=settings)
+    def grade(suite, text=TOY_SOLUTION, settings="", seed=1, solution=TOY_SOLUTION, **options):
+        write_lesson(tmp_path, suite=suite, settings=settings, solution=solution)
         lesson = load("99-toy", tmp_path)
         import textwrap
 
@@ -296,3 +296,55 @@ def test_scorecards_say_what_was_graded_with_what(grade_toy):
     assert {"processes", "rlimits"} <= set(card.layers)
     assert {"autograder", "python", "torch"} <= set(card.environment)
     assert card.seed == 1
+
+
+# ---------------------------------------------------------------------------------------------- ranks
+
+RANKS_SUITE = """
+import pytest
+import torch
+
+
+@pytest.mark.points(3)
+def test_each_rank_sees_the_sum(student, check):
+    two = student.on(ranks=2, timeout=5)
+    values = two.run(_probe())
+    for value in values:
+        check(value, torch.tensor([3.0]), mistakes={"the ranks do not speak": torch.tensor([1.0])})
+    assert [message.bytes for message in two.traffic] == [4, 4], "each rank sends its four bytes once"
+
+
+def _probe():
+    def total():
+        import toy
+        import torch.distributed as dist
+
+        return toy.total(torch.tensor([1.0 + dist.get_rank()]))
+
+    return total
+"""
+RANKS_TEXT = """
+import torch.distributed as dist
+
+
+def total(x):
+    dist.all_reduce(x)
+    return x
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("dist.all_reduce(x)", ""),
+        ("pass", "the ranks do not speak"),
+        ("dist.all_reduce(x) if dist.get_rank() else None", "rank 0 has returned"),
+        ("dist.all_reduce(x), dist.barrier()", "each rank sends its four bytes once"),
+    ],
+)
+def test_ranks_are_graded(grade_with, change, message):
+    card = grade_with(RANKS_SUITE, RANKS_TEXT.replace("dist.all_reduce(x)", change), solution=RANKS_TEXT)
+
+    row = by_test(card, "test_each_rank_sees_the_sum")
+    assert row.status == (FAILED if message else PASSED)
+    assert message in row.message

@@ -347,9 +347,9 @@ def unpacked(course, tmp_path):
     return tmp_path / "student's work"
 
 
-def pytest_says(libraries, folder, *args):
+def pytest_says(libraries, folder, *args, run=RUN):
     """(exit code, what `pytest args` prints in the folder); -I -S: nothing of this environment but the libraries."""
-    command = [sys.executable, "-I", "-S", "-B", "-c", RUN, libraries, *args]
+    command = [sys.executable, "-I", "-S", "-B", "-c", run, libraries, *args]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON"))}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
@@ -414,6 +414,40 @@ def test_a_used_lesson_is_found_where_windows_unpacks_it(libraries, unpacked):
         (unpacked / f"{name}-handout" / name / module).write_text(text)
 
     code, said = pytest_says(libraries, unpacked / "99-model-handout" / "99-model")
+
+    assert (code, "1 passed" in said) == (pytest.ExitCode.OK, True), said
+
+
+RUN_AS_ON_UNIX = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import pytest
+raise SystemExit(pytest.main(["-p", "no:cacheprovider", *sys.argv[2:]]))
+"""
+RANKS_PUBLIC = """
+import torch
+
+
+def test_ranks_add_up(student, check):
+    def total(mask):
+        import masks
+        import torch.distributed as dist
+
+        mask = masks.causal_mask(2 + dist.get_rank()).sum()
+        dist.all_reduce(mask)
+        return mask
+
+    for value in student.on(ranks=2).run(total, 1):
+        check(value, torch.tensor(9))
+"""
+
+
+@pytest.mark.slow
+def test_a_public_test_may_ask_for_ranks(libraries, unpacked):
+    (unpacked / "98-masks" / "masks.py").write_text(MASKS)
+    (unpacked / "98-masks" / "tests" / "test_ranks_public.py").write_text(RANKS_PUBLIC)
+
+    code, said = pytest_says(libraries, unpacked / "98-masks", "-k", "ranks", run=RUN_AS_ON_UNIX)
 
     assert (code, "1 passed" in said) == (pytest.ExitCode.OK, True), said
 

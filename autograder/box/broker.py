@@ -1,0 +1,234 @@
+"""What the ranks of one submission say to each other, matched and counted in the grader; pure state, no I/O.
+
+Ranks post operations and wait for their results (group.py tells the messages). A collective is complete when every member
+of its group has posted it, a send when its receive was posted. An operation that can never be complete is answered with
+an error that names why: the ranks disagree, a rank has returned, all wait for each other.
+
+Ranks are student code: a message that is none is a BadReply, and what they let lie here is limited.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..errors import BadReply
+from .collectives import Disagreement, combine
+from .post import Message, read, size_of
+
+MOST_HELD = 512 << 20  # bytes of tensors that nobody has waited for yet
+MOST_PENDING = 10_000  # operations that nobody has waited for yet
+MOST_MESSAGES = 100_000  # operations of one request
+
+
+@dataclass(eq=False)
+class Operation:
+    """A collective, a send or a receive, with the parts that have come.
+
+    Attributes:
+        ranks: who takes part, in the group's order; the source first, the destination last.
+        parts: rank -> its tensors. numbers: rank -> its own number for this operation.
+    """
+
+    name: str
+    ranks: tuple[int, ...]
+    root: int | None = None
+    reduction: str | None = None
+    parts: dict[int, list] = field(default_factory=dict)
+    numbers: dict[int, int] = field(default_factory=dict)
+
+    def __str__(self):
+        if self.name == "send":
+            return f"send to rank {self.ranks[-1]}"
+        if self.name == "recv":
+            return f"recv from rank {' or '.join(map(str, self.ranks[:-1]))}"
+        root = "" if self.root is None else f" with root {self.ranks[self.root]}"
+        return self.name + root + ("" if self.reduction is None else f" ({self.reduction})")
+
+    def missing(self):
+        return [rank for rank in self.ranks if rank not in self.numbers]
+
+
+class Broker:
+    """Serves one team of `size` ranks, for as long as their processes live.
+
+    Attributes:
+        traffic: every operation since the last `begin`, in the order in which they came.
+    """
+
+    def __init__(self, size: int):
+        self._size = size
+        self.traffic: list[Message] = []
+        self._returned: set[int] = set()
+        self._asking: dict[int, tuple[str, int]] = {}  # rank -> what it asks for: ("wait" or "poll", number)
+        self._pending: dict[tuple[int, int], Operation] = {}  # (rank, number), until the operation is complete
+        self._results: dict[tuple[int, int], dict] = {}  # (rank, number) -> answer, until it is waited for
+        self._collectives: dict[tuple, list[Operation]] = {}  # group -> those that some members have not posted yet
+        self._sends: dict[tuple, deque[Operation]] = {}  # (group, destination, tag) -> those without a receive
+        self._receives: dict[tuple, deque[Operation]] = {}  # (group, destination, tag) -> those without a send
+        self._held = 0
+
+    def begin(self) -> None:
+        """All ranks run again."""
+        self.traffic = []
+        self._returned.clear()
+
+    def returned(self, rank: int) -> None:
+        """The rank has answered its request: it posts nothing more."""
+        self._returned.add(rank)
+
+    def handle(self, rank: int, message) -> None:
+        """Takes one message of a rank.
+
+        Raises:
+            BadReply: it is none, or the ranks let too much lie here.
+        """
+        kind = next((kind for kind in ("wait", "poll", "post") if type(message) is dict and kind in message), None)
+        if kind == "post":
+            self._post(rank, read(message, rank, self._size))
+        elif kind is not None and type(message[kind]) is int and self._knows(rank, message[kind]):
+            self._asking[rank] = kind, message[kind]
+        else:
+            raise BadReply("a rank sent something that is no message between ranks")
+
+    def answers(self) -> Iterator[tuple[int, dict]]:
+        """(rank, answer) for all that can be answered now; what can never be complete is answered with an error."""
+        self._give_up()
+        for rank, (kind, number) in list(self._asking.items()):
+            ready = (rank, number) in self._results
+            if kind == "poll":
+                del self._asking[rank]
+                yield rank, {"ready": ready}
+            elif ready:
+                del self._asking[rank]
+                answer = self._results.pop((rank, number))
+                self._held -= size_of(answer.get("tensors", ()))
+                yield rank, answer
+
+    def __str__(self):
+        """What each rank is doing, for a message about a hang."""
+        return ", ".join(f"rank {rank} {self._doing(rank)}" for rank in range(self._size))
+
+    def _doing(self, rank):
+        if rank in self._returned:
+            return "has returned"
+        operation = self._waited_for(rank)
+        return "computes" if operation is None else f"waits in {operation}"
+
+    def _knows(self, rank, number):
+        return (rank, number) in self._pending or (rank, number) in self._results
+
+    def _waited_for(self, rank):
+        """The operation without which the rank cannot go on, if it waits for one that is not complete."""
+        kind, number = self._asking.get(rank, ("", 0))
+        return self._pending.get((rank, number)) if kind == "wait" else None
+
+    # ------------------------------------------------------------------------------------------ posting
+
+    def _post(self, rank, post):
+        message = post.message(rank)
+        self.traffic.append(message)
+        self._held += message.bytes
+        if self._held > MOST_HELD:
+            raise BadReply(f"the ranks let more than {MOST_HELD >> 20} MB lie in messages that nobody waited for")
+        if len(self._pending) + len(self._results) >= MOST_PENDING or len(self.traffic) > MOST_MESSAGES:
+            raise BadReply("the ranks began too many operations, or did not wait for them")
+        if self._knows(rank, post.number):
+            raise BadReply("a rank began two operations under one number")
+        {"send": self._send, "recv": self._receive}.get(post.name, self._collect)(rank, post)
+
+    def _collect(self, rank, post):
+        """Adds the rank's part to the first collective of the group that it has not posted yet."""
+        begun = self._collectives.setdefault(post.group, [])
+        operation = next((each for each in begun if rank not in each.numbers), None)
+        if operation is None:
+            operation = Operation(post.name, post.ranks, post.root, post.reduction)
+            begun.append(operation)
+        self._take_part(operation, rank, post)
+        if (operation.name, operation.root, operation.reduction) != (post.name, post.root, post.reduction):
+            begun.remove(operation)
+            other = Operation(post.name, post.ranks, post.root, post.reduction)
+            first = next(iter(operation.numbers))
+            self._refuse(operation, f"the ranks disagree: rank {first} calls {operation}, rank {rank} calls {other}")
+        elif not operation.missing():
+            begun.remove(operation)
+            self._complete(operation)
+
+    def _complete(self, operation):
+        """Gives each member its result."""
+        given = [operation.parts[rank] for rank in operation.ranks]
+        try:
+            results = combine(operation.name, given, operation.ranks, operation.root, operation.reduction)
+        except Disagreement as why:
+            self._refuse(operation, f"{operation.name}: {why}")
+            return
+        for rank, tensors in zip(operation.ranks, results, strict=True):
+            self._settle(rank, operation, {"tensors": tensors, "source": None})
+        self._held -= sum(map(size_of, given))
+
+    def _refuse(self, operation, why):
+        for rank in operation.numbers:
+            self._settle(rank, operation, {"error": why})
+        self._held -= sum(map(size_of, operation.parts.values()))
+
+    def _send(self, rank, post):
+        send = Operation("send", (rank, post.peer))
+        self._take_part(send, rank, post)
+        receives = self._receives.setdefault((post.group, post.peer, post.tag), deque())
+        receive = next((each for each in receives if rank in each.ranks[:-1]), None)
+        if receive is None:
+            self._sends.setdefault((post.group, post.peer, post.tag), deque()).append(send)
+        else:
+            receives.remove(receive)
+            self._pass_on(send, receive, post)
+
+    def _receive(self, rank, post):
+        sources = post.ranks if post.peer is None else (post.peer,)
+        receive = Operation("recv", (*(source for source in sources if source != rank), rank))
+        self._take_part(receive, rank, post)
+        sends = self._sends.setdefault((post.group, rank, post.tag), deque())
+        send = next((each for each in sends if each.ranks[0] in receive.ranks[:-1]), None)
+        if send is None:
+            self._receives.setdefault((post.group, rank, post.tag), deque()).append(receive)
+        else:
+            sends.remove(send)
+            self._pass_on(send, receive, post)
+
+    def _pass_on(self, send, receive, post):
+        source, destination = send.ranks
+        tensors = send.parts[source]
+        self._settle(source, send, {"tensors": [], "source": None})
+        self._settle(destination, receive, {"tensors": tensors, "source": post.ranks.index(source)})
+        self._held -= size_of(tensors)
+
+    def _take_part(self, operation, rank, post):
+        operation.parts[rank], operation.numbers[rank] = post.tensors, post.number
+        self._pending[rank, post.number] = operation
+
+    def _settle(self, rank, operation, answer):
+        number = operation.numbers[rank]
+        if self._pending.pop((rank, number), None) is not None:  # else it was given up before
+            self._results[rank, number] = answer
+            self._held += size_of(answer.get("tensors", ()))
+
+    # ------------------------------------------------------------------------------------------ no way on
+
+    def _give_up(self):
+        """Settles what is waited for in vain: a rank that is needed has returned, or all wait for each other."""
+        for rank in range(self._size):
+            operation = self._waited_for(rank)
+            gone = self._gone(operation) if operation else None
+            if gone is not None:
+                why = f"rank {rank} waits in {operation}, but rank {gone} has returned and never takes part"
+                self._settle(rank, operation, {"error": why})
+        waited = {rank: self._waited_for(rank) for rank in range(self._size) if rank not in self._returned}
+        if waited and None not in waited.values():
+            why = f"the ranks wait for each other: {self}"
+            for rank, operation in waited.items():
+                self._settle(rank, operation, {"error": why})
+
+    def _gone(self, operation):
+        """A rank whose part will never come; any one sender is enough for a receive from any."""
+        missing = operation.missing()
+        gone = [rank for rank in missing if rank in self._returned]
+        enough = len(missing) if operation.name == "recv" else 1
+        return gone[0] if len(gone) >= enough else None

@@ -1,0 +1,194 @@
+"""Runs inside the box, in the process of one rank: a torch.distributed process group that needs no network.
+
+Every operation goes through the grader (broker.py, on the other side), which matches it with those of the other ranks,
+so student code uses torch.distributed as on any machine. This side speaks first and only reads when it waits, so neither
+side ever blocks on the other's full buffer:
+
+    {"post": operation, "id": n, ...}     it begins; no answer
+    {"wait": n}                           -> {"tensors": [...], "source": rank or None} or {"error": text}
+    {"poll": n}                           -> {"ready": whether a wait would return at once}
+
+A send ends when its receive has begun, as in gloo: two ranks that both send first wait for ever. A copy of this file is
+in every handout: it imports the wire and nothing else of ours.
+"""
+
+import itertools
+import os
+import socket
+import threading
+
+import torch
+import torch.distributed as dist
+
+from . import wire
+
+_REDUCTIONS = {
+    "sum": dist.ReduceOp.SUM,
+    "avg": dist.ReduceOp.AVG,
+    "product": dist.ReduceOp.PRODUCT,
+    "min": dist.ReduceOp.MIN,
+    "max": dist.ReduceOp.MAX,
+    "band": dist.ReduceOp.BAND,
+    "bor": dist.ReduceOp.BOR,
+    "bxor": dist.ReduceOp.BXOR,
+}
+
+
+def join(connection: socket.socket, rank: int, size: int) -> None:
+    """Makes this process the rank `rank` of `size`: the default process group exists afterwards."""
+    link = Link(connection)
+
+    def create(options, _=None):
+        ranks = options.global_ranks_in_group or range(size)
+        return BrokerGroup(link, options.group_rank, list(ranks), str(options.group_id))
+
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size))
+    dist.Backend.register_backend("broker", create, extended_api=True, devices=["cpu", "cuda"])
+    dist.init_process_group("broker", store=dist.HashStore(), rank=rank, world_size=size)
+
+
+class Link:
+    """The way to the broker. Operations of several threads take turns."""
+
+    def __init__(self, connection: socket.socket):
+        self._connection, self._lock, self._ids = connection, threading.Lock(), itertools.count()
+
+    def post(self, **message) -> int:
+        with self._lock:
+            number = next(self._ids)
+            wire.send(self._connection, {"id": number, **message})
+            return number
+
+    def ask(self, **message) -> dict:
+        with self._lock:
+            wire.send(self._connection, message)
+            return wire.receive(self._connection)
+
+
+class Pending(dist.Work):
+    """An operation that has begun."""
+
+    def __init__(self, link, number, outputs):
+        super().__init__()
+        self._link, self._number, self._outputs, self._source, self._done = link, number, outputs, None, False
+
+    def wait(self, timeout=None) -> bool:
+        """Waits until the outputs are filled.
+
+        Raises:
+            RuntimeError: the operation cannot be completed: the ranks do not agree on it, or wait for each other.
+        """
+        if not self._done:
+            reply = self._link.ask(wait=self._number)
+            if "error" in reply:
+                raise RuntimeError(reply["error"])
+            _fill(self._outputs, reply["tensors"])
+            self._source, self._done = reply["source"], True
+        return True
+
+    def is_completed(self) -> bool:
+        return self._done or self._link.ask(poll=self._number)["ready"]
+
+    def get_future(self) -> torch.futures.Future:
+        self.wait()
+        future = torch.futures.Future()
+        future.set_result(self._outputs)
+        return future
+
+    def _source_rank(self) -> int:
+        return self._source
+
+
+def _fill(outputs, values):
+    """Copies what came into the student's tensors, wherever they are."""
+    if len(outputs) != len(values):
+        raise RuntimeError(f"{len(values)} tensors came for {len(outputs)} outputs")
+    for output, value in zip(outputs, values, strict=True):
+        if (output.numel(), output.dtype) != (value.numel(), value.dtype):
+            came, here = (f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (value, output))
+            raise RuntimeError(f"a tensor {came} came for an output {here}")
+        # As with other backends autograd sees nothing of it, not even that the tensor has changed.
+        output.data.copy_(value.reshape(output.shape))
+
+
+class BrokerGroup(dist.ProcessGroup):
+    """The methods that torch.distributed calls. `ranks` are the members' ranks in the whole world, in their order here."""
+
+    def __init__(self, link: Link, rank: int, ranks: list[int], name: str):
+        super().__init__(rank, len(ranks))
+        self._link, self._ranks, self._name = link, ranks, name
+
+    def getBackendName(self):
+        return "broker"
+
+    def _post(self, operation, tensors=(), outputs=(), *, root=None, reduction=None, peer=None, tag=0):
+        if reduction is not None:
+            reduction = next((name for name, op in _REDUCTIONS.items() if reduction == op), str(reduction))
+        number = self._link.post(
+            post=operation, group=self._name, ranks=self._ranks, tensors=list(tensors),
+            root=root, reduction=reduction, peer=peer, tag=tag,
+        )  # fmt: skip
+        return Pending(self._link, number, list(outputs))
+
+    # ------------------------------------------------------------------------------------------ one to one
+
+    def send(self, tensors, peer, tag=0):
+        return self._post("send", tensors, peer=peer, tag=tag)
+
+    def recv(self, tensors, peer, tag=0):
+        return self._post("recv", outputs=tensors, peer=peer, tag=tag)
+
+    def recv_anysource(self, tensors, tag=0):
+        return self._post("recv", outputs=tensors, tag=tag)
+
+    # ------------------------------------------------------------------------------------------ collectives
+
+    def barrier(self, opts=None):
+        return self._post("barrier")
+
+    def broadcast(self, tensors, opts):
+        is_root = opts.rootRank == self.rank()
+        return self._post("broadcast", tensors if is_root else (), () if is_root else tensors, root=opts.rootRank)
+
+    def allreduce(self, tensors, opts):
+        return self._post("all_reduce", tensors, tensors, reduction=opts.reduceOp)
+
+    allreduce_coalesced = allreduce
+
+    def reduce(self, tensors, opts):
+        outputs = tensors if opts.rootRank == self.rank() else ()
+        return self._post("reduce", tensors, outputs, root=opts.rootRank, reduction=opts.reduceOp)
+
+    def allgather(self, outputs, tensors, opts=None):
+        return self._post("all_gather", tensors, outputs[0])
+
+    def all_gather_single(self, output, tensor, opts=None):
+        return self._post("all_gather", [tensor], self._slices(output))
+
+    def gather(self, outputs, tensors, opts):
+        return self._post("gather", tensors, outputs[0] if opts.rootRank == self.rank() else (), root=opts.rootRank)
+
+    def scatter(self, outputs, tensors, opts):
+        return self._post("scatter", tensors[0] if opts.rootRank == self.rank() else (), outputs, root=opts.rootRank)
+
+    def reduce_scatter(self, outputs, tensors, opts):
+        return self._post("reduce_scatter", tensors[0], outputs, reduction=opts.reduceOp)
+
+    def reduce_scatter_single(self, output, tensor, opts):
+        return self._post("reduce_scatter", self._slices(tensor), [output], reduction=opts.reduceOp)
+
+    def alltoall(self, outputs, tensors, opts=None):
+        return self._post("all_to_all", tensors, outputs)
+
+    def all_to_all_single(self, output, tensor, output_sizes, sizes, opts=None):
+        tensors, outputs = (
+            each.split(counts) if counts else self._slices(each)
+            for each, counts in ((tensor, sizes), (output, output_sizes))
+        )
+        return self._post("all_to_all", tensors, outputs)
+
+    _allgather_base, _reduce_scatter_base, alltoall_base = all_gather_single, reduce_scatter_single, all_to_all_single
+
+    def _slices(self, tensor):
+        """A tensor's equal parts, one a rank: views of it."""
+        return list(tensor.view(self.size(), -1))

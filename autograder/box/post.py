@@ -1,0 +1,95 @@
+"""A rank's message that it begins an operation, checked by the grader: whatever it holds comes from student code."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import BadReply
+from .collectives import COLLECTIVES, REDUCING, ROOTED
+
+
+@dataclass(frozen=True)
+class Message:
+    """An operation that a rank began, as the grader saw it: what `student.on(ranks=…).traffic` lists.
+
+    Attributes:
+        rank: who. operation: "all_reduce", "send" … ranks: the members of its group.
+        peer: the other side of a send or receive, the root of a broadcast and its like; None for the others.
+        shapes: of the tensors that the rank gave to it. bytes: their size in all.
+    """
+
+    rank: int
+    operation: str
+    ranks: tuple[int, ...]
+    peer: int | None
+    shapes: tuple[tuple[int, ...], ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Post:
+    """What a rank posts.
+
+    Attributes:
+        name: "send", "recv" or a collective. number: the rank's own, for this operation.
+        group: its name and its members, `ranks`. tensors: what the rank gives.
+        root: place in ranks. peer: a rank, of sends and receives; None receives from any. tag: of sends and receives.
+    """
+
+    name: str
+    number: int
+    group: tuple[str, tuple[int, ...]]
+    tensors: list[torch.Tensor]
+    root: int | None
+    reduction: str | None
+    peer: int | None
+    tag: int
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return self.group[1]
+
+    def message(self, rank: int) -> Message:
+        peer = self.peer if self.root is None else self.ranks[self.root]
+        shapes = tuple(tuple(tensor.shape) for tensor in self.tensors)
+        return Message(rank, self.name, self.ranks, peer, shapes, size_of(self.tensors))
+
+
+def read(message: dict, rank: int, size: int) -> Post:
+    """The post in a message of `rank`, one of `size`.
+
+    Raises:
+        BadReply: there is none in it.
+    """
+    name, ranks, tensors = message.get("post"), message.get("ranks"), message.get("tensors")
+    root, peer = message.get("root"), message.get("peer")
+    group, reduction = message.get("group"), message.get("reduction")
+    good = (
+        type(name) is str
+        and (name in COLLECTIVES or name in ("send", "recv"))
+        and type(message.get("id")) is int
+        and type(message.get("tag")) is int
+        and type(group) is str
+        and type(ranks) is list
+        and all(type(each) is int and 0 <= each < size for each in ranks)
+        and rank in ranks
+        and len(set(ranks)) == len(ranks)
+        and _is_place(root, ranks, wanted=name in ROOTED)
+        and _is_place(peer, ranks, wanted=name == "send")
+        and (type(reduction) is str if name in REDUCING else reduction is None)
+    )
+    if not good:
+        raise BadReply("a rank sent something that is no message between ranks")
+    if not (type(tensors) is list and all(type(tensor) is torch.Tensor for tensor in tensors)):
+        raise BadReply(f"rank {rank} gives {name} something that cannot be passed on")
+    peer = None if peer is None else ranks[peer]
+    return Post(name, message["id"], (group, tuple(ranks)), tensors, root, reduction, peer, message["tag"])
+
+
+def size_of(tensors) -> int:
+    """Bytes of tensors in all."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _is_place(place, ranks, wanted):
+    return (type(place) is int and 0 <= place < len(ranks)) or (place is None and not wanted)

@@ -1,0 +1,106 @@
+"""The ranks of one submission: several processes that answer one request together; the grader's side.
+
+    Member    one rank: its process is a fork of a worker in a slot of its own (or a local process, local_ranks.py)
+    Team      all of them, and the broker through which they talk
+
+One thread waits for all: replies to the request come on one connection of a member, messages to other ranks on the
+other. Every wait has the request's absolute deadline.
+"""
+
+import selectors
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..errors import StudentFault, StudentTimeout
+from . import wire
+from .broker import Broker
+
+
+@dataclass(frozen=True)
+class Member:
+    """A rank's process.
+
+    Attributes:
+        requests: where it gets requests and sends replies. messages: where it talks to the other ranks.
+        receive: (connection, timeout in seconds, what it is doing) -> value; raises a StudentFault when none comes.
+        stop: ends the process, whatever it is doing.
+    """
+
+    requests: socket.socket
+    messages: socket.socket
+    receive: Callable[[socket.socket, float, str], object]
+    stop: Callable[[], None]
+
+
+class Team:
+    """Ranks 0, 1 … of one submission, that live as long as their test."""
+
+    def __init__(self, members: Sequence[Member]):
+        self._members = members
+        self._broker = Broker(len(members))
+
+    @property
+    def traffic(self):
+        """What the ranks sent while they answered the last request (post.Message)."""
+        return self._broker.traffic
+
+    def ask(self, request: dict, timeout: float) -> dict[int, object]:
+        """Sends one request to every rank and returns rank -> reply, in the order in which the replies came.
+
+        Raises:
+            StudentTimeout, StudentDied, BadReply: of any rank; the others are stopped then.
+        """
+        try:
+            return self._ask(request, time.monotonic() + timeout, timeout)
+        except StudentFault:
+            for member in self._members:
+                member.stop()
+            raise
+
+    def close(self) -> None:
+        for member in self._members:
+            member.requests.close()
+            member.messages.close()
+
+    def _ask(self, request, deadline, timeout):
+        self._broker.begin()
+        replies = {}
+        with selectors.DefaultSelector() as selector:
+            for rank, member in enumerate(self._members):
+                self._send(member.requests, request, deadline)
+                for connection in (member.requests, member.messages):
+                    selector.register(connection, selectors.EVENT_READ, rank)
+            while len(replies) < len(self._members):
+                ready = selector.select(max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    raise StudentTimeout(f"the ranks took more than {round(timeout, 1):g} s: {self._broker}")
+                for key, _ in ready:
+                    value = self._receive(key.data, key.fileobj, deadline)
+                    if key.fileobj is self._members[key.data].requests:
+                        replies[key.data] = value
+                        self._broker.returned(key.data)
+                        selector.unregister(key.fileobj)
+                    else:
+                        self._broker.handle(key.data, value)
+                for rank, answer in self._broker.answers():
+                    self._answer(self._members[rank].messages, answer, deadline)
+        return replies
+
+    def _receive(self, rank, connection, deadline):
+        left = max(0.0, deadline - time.monotonic())
+        return self._members[rank].receive(connection, left, f"running rank {rank}")
+
+    @staticmethod
+    def _send(connection, value, deadline):
+        try:
+            wire.send(connection, value, deadline)
+        except (OSError, wire.DeadlinePassed):
+            pass  # what receive says about the process is the better message
+
+    def _answer(self, connection, answer, deadline):
+        try:
+            self._send(connection, answer, deadline)
+        except ValueError as error:  # raised before the first byte is sent: the result of a collective is too large
+            self._send(connection, {"error": str(error)}, deadline)

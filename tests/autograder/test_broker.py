@@ -1,0 +1,291 @@
+"""The broker between ranks: what is matched, what each rank gets, and what is said when nothing can come of it."""
+
+import itertools
+
+import pytest
+import torch
+
+from autograder.box import broker as module
+from autograder.box.broker import Broker
+from autograder.errors import BadReply
+
+NUMBERS = itertools.count()
+
+
+def post(operation, *tensors, ranks=(0, 1), **details):
+    """A post of the whole group, with a number that no other has."""
+    message = {"post": operation, "id": next(NUMBERS), "group": "0", "ranks": list(ranks), "tensors": list(tensors)}
+    return message | {"root": None, "reduction": None, "peer": None, "tag": 0} | details
+
+
+def begin_and_wait(broker, rank, message):
+    broker.handle(rank, message)
+    broker.handle(rank, {"wait": message["id"]})
+
+
+def answers_of(broker):
+    return dict(broker.answers())
+
+
+def both(*messages):
+    """The answers to two ranks that post one message each and wait."""
+    broker = Broker(2)
+    for rank, message in enumerate(messages):
+        begin_and_wait(broker, rank, message)
+    return answers_of(broker)
+
+
+def listed(answer):
+    return [tensor.tolist() for tensor in answer["tensors"]]
+
+
+# ---------------------------------------------------------------------------------------------- matching
+
+
+def test_a_collective_is_answered_when_all_have_posted_it():
+    broker = Broker(2)
+    begin_and_wait(broker, 1, post("all_reduce", torch.tensor([1.0, 2.0]), reduction="sum"))
+
+    assert answers_of(broker) == {}
+
+    begin_and_wait(broker, 0, post("all_reduce", torch.tensor([10.0, 20.0]), reduction="sum"))
+
+    assert [listed(answer) for answer in answers_of(broker).values()] == [[[11.0, 22.0]]] * 2
+
+
+@pytest.mark.parametrize(
+    ("reduction", "expected"),
+    [("sum", [5, 9]), ("avg", [2.5, 4.5]), ("product", [6, 14]), ("min", [2, 2]), ("max", [3, 7])],
+)
+def test_reductions(reduction, expected):
+    answers = both(
+        post("all_reduce", torch.tensor([2.0, 7.0]), reduction=reduction),
+        post("all_reduce", torch.tensor([3.0, 2.0]), reduction=reduction),
+    )
+
+    assert listed(answers[0]) == listed(answers[1]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("operation", "first", "second", "results"),
+    [
+        ("barrier", [], [], ([], [])),
+        ("broadcast", [], [5], ([[5]], [])),
+        ("reduce", [1], [2], ([], [[3]])),
+        ("all_gather", [1], [2], ([[1], [2]], [[1], [2]])),
+        ("gather", [1], [2], ([], [[1], [2]])),
+        ("scatter", [], [1, 2], ([[1]], [[2]])),
+        ("reduce_scatter", [1, 2], [10, 20], ([[11]], [[22]])),
+        ("all_to_all", [1, 2], [3, 4], ([[1], [3]], [[2], [4]])),
+    ],
+)
+def test_each_collective_gives_each_rank_its_part(operation, first, second, results):
+    details = {"root": 1} if operation in ("broadcast", "reduce", "gather", "scatter") else {}
+    details |= {"reduction": "sum"} if "reduce" in operation else {}
+    tensors = [[torch.tensor([value]) for value in values] for values in (first, second)]
+
+    answers = both(*(post(operation, *given, **details) for given in tensors))
+
+    assert (listed(answers[0]), listed(answers[1])) == results
+
+
+def test_a_send_ends_with_its_receive():
+    broker = Broker(2)
+    begin_and_wait(broker, 0, post("send", torch.tensor([4]), peer=1))
+
+    assert answers_of(broker) == {}
+
+    begin_and_wait(broker, 1, post("recv", peer=0))
+
+    assert listed(answers_of(broker)[1]) == [[4]]
+
+
+def test_messages_between_two_ranks_keep_their_order():
+    broker = Broker(2)
+    for value in (1, 2):
+        broker.handle(0, post("send", torch.tensor([value]), peer=1))
+    received = []
+    for _ in range(2):
+        begin_and_wait(broker, 1, post("recv", peer=0))
+        received += listed(answers_of(broker)[1])
+
+    assert received == [[1], [2]]
+
+
+def test_tags_part_messages():
+    broker = Broker(2)
+    broker.handle(0, post("send", torch.tensor([1]), peer=1, tag=7))
+    begin_and_wait(broker, 1, post("recv", peer=0, tag=8))
+
+    assert answers_of(broker) == {}
+
+
+def test_a_receive_from_any_names_the_sender():
+    broker = Broker(3)
+    begin_and_wait(broker, 0, post("recv", ranks=(0, 1, 2)))
+    broker.handle(2, post("send", torch.tensor([4]), peer=0, ranks=(0, 1, 2)))
+
+    assert answers_of(broker)[0]["source"] == 2
+
+
+def test_groups_do_not_mix():
+    broker = Broker(2)
+    begin_and_wait(broker, 0, post("all_reduce", torch.ones(1), reduction="sum", group="0"))
+    begin_and_wait(broker, 1, post("all_reduce", torch.ones(1), reduction="sum", group="1"))
+
+    assert "wait for each other" in answers_of(broker)[0]["error"]
+
+
+def test_a_poll_says_whether_a_wait_would_return():
+    broker = Broker(2)
+    first, second = post("barrier"), post("barrier")
+    broker.handle(0, first)
+    broker.handle(0, {"poll": first["id"]})
+    before = answers_of(broker)
+    broker.handle(1, second)
+    broker.handle(0, {"poll": first["id"]})
+
+    assert (before, answers_of(broker)) == ({0: {"ready": False}}, {0: {"ready": True}})
+
+
+def test_traffic_lists_what_each_rank_gave():
+    broker = Broker(2)
+    broker.handle(1, post("send", torch.ones(2, 3), peer=0))
+
+    (message,) = broker.traffic
+
+    assert (message.rank, message.operation, message.peer, message.bytes) == (1, "send", 0, 24)
+    assert message.shapes == ((2, 3),)
+
+
+# ---------------------------------------------------------------------------------------------- no way on
+
+
+def test_ranks_that_call_different_collectives_are_told():
+    answers = both(post("barrier"), post("broadcast", torch.ones(1), root=1))
+
+    assert answers[0] == answers[1]
+    assert answers[0]["error"] == "the ranks disagree: rank 0 calls barrier, rank 1 calls broadcast with root 1"
+
+
+def test_shapes_that_differ_are_told():
+    answers = both(*(post("all_reduce", torch.ones(size), reduction="sum") for size in (1, 2)))
+
+    assert answers[1]["error"] == "all_reduce: rank 0 gives (1,) float32, rank 1 gives (2,) float32"
+
+
+def test_a_rank_that_has_returned_is_not_waited_for():
+    broker = Broker(2)
+    begin_and_wait(broker, 0, post("barrier"))
+    broker.returned(1)
+
+    assert "rank 1 has returned" in answers_of(broker)[0]["error"]
+
+
+def test_a_receive_from_any_waits_as_long_as_one_may_send():
+    broker = Broker(3)
+    begin_and_wait(broker, 0, post("recv", ranks=(0, 1, 2)))
+    broker.returned(1)
+    before = answers_of(broker)
+    broker.returned(2)
+
+    assert (before, "has returned" in answers_of(broker)[0]["error"]) == ({}, True)
+
+
+def test_ranks_that_both_send_first_wait_for_each_other():
+    answers = both(post("send", torch.ones(1), peer=1), post("send", torch.ones(1), peer=0))
+
+    assert answers[0]["error"] == (
+        "the ranks wait for each other: rank 0 waits in send to rank 1, rank 1 waits in send to rank 0"
+    )
+
+
+def test_a_rank_that_computes_may_still_come():
+    broker = Broker(2)
+    begin_and_wait(broker, 0, post("barrier"))
+
+    assert answers_of(broker) == {}
+
+
+# ---------------------------------------------------------------------------------------------- ranks are student code
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        7,
+        {},
+        {"wait": 3},
+        {"wait": [1]},
+        {"post": "barrier"},
+        post("explode"),
+        post(["barrier"]),
+        post("send", torch.ones(1)),
+        post("send", torch.ones(1), peer=2),
+        post("send", torch.ones(1), peer=-1),
+        post("broadcast", torch.ones(1)),
+        post("broadcast", torch.ones(1), root=True),
+        post("all_reduce", torch.ones(1)),
+        post("barrier", ranks=(1,)),
+        post("barrier", ranks=(0, 0)),
+        post("barrier", ranks=(0, 5)),
+        post("barrier", "no tensor"),
+        post("barrier", group=["0"]),
+        post("barrier") | {"id": "0"},
+        post("barrier") | {"ranks": None},
+    ],
+    ids=str,
+)
+def test_a_message_that_is_none_is_a_bad_reply(message):
+    with pytest.raises(BadReply):
+        Broker(2).handle(0, message)
+
+
+def test_a_number_is_used_once():
+    broker, message = Broker(2), post("barrier")
+    broker.handle(0, message)
+
+    with pytest.raises(BadReply, match="one number"):
+        broker.handle(0, message)
+
+
+def test_what_nobody_waits_for_is_limited(monkeypatch):
+    monkeypatch.setattr(module, "MOST_HELD", 1000)
+    broker = Broker(2)
+    for _ in range(2):
+        broker.handle(0, post("send", torch.ones(100), peer=1))
+
+    with pytest.raises(BadReply, match="nobody waited for"):
+        broker.handle(0, post("send", torch.ones(100), peer=1))
+
+
+def test_results_that_nobody_waits_for_count(monkeypatch):
+    monkeypatch.setattr(module, "MOST_HELD", 1000)
+    broker = Broker(2)
+    for _ in range(2):  # the root waits for its own part; the other never does
+        begin_and_wait(broker, 0, post("broadcast", torch.ones(100), root=0))
+        broker.handle(1, post("broadcast", root=0))
+        answers_of(broker)
+
+    with pytest.raises(BadReply, match="nobody waited for"):
+        broker.handle(0, post("broadcast", torch.ones(100), root=0))
+
+
+def test_what_was_waited_for_is_let_go(monkeypatch):
+    monkeypatch.setattr(module, "MOST_HELD", 2000)
+    broker = Broker(2)
+
+    for _ in range(50):
+        for rank in range(2):
+            begin_and_wait(broker, rank, post("all_reduce", torch.ones(100), reduction="sum"))
+        answers_of(broker)
+
+
+def test_operations_are_limited(monkeypatch):
+    monkeypatch.setattr(module, "MOST_PENDING", 20)
+    broker = Broker(2)
+    for _ in range(20):
+        broker.handle(0, post("barrier"))
+
+    with pytest.raises(BadReply, match="too many operations"):
+        broker.handle(0, post("barrier"))

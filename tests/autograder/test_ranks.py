@@ -1,0 +1,259 @@
+"""Ranks: one probe in several processes of one process group, in the box and on an author's machine."""
+
+import os
+
+import pytest
+import torch
+
+from autograder.box.sandbox import Sandbox
+from autograder.box.session import Session
+from autograder.errors import AuthorError, BadReply, CheckFailed, StudentDied, StudentRaised, StudentTimeout
+from autograder.local_ranks import LocalRanks
+from autograder.student import Student, in_process
+
+WORK = """
+import os
+
+import torch
+import torch.distributed as dist
+
+
+def rank():
+    return dist.get_rank(), dist.get_world_size(), os.environ["RANK"]
+
+
+def process():
+    return os.getpid(), os.getuid()
+
+
+def draw():
+    return torch.rand(4)
+
+
+def refuse(rows):
+    raise ValueError(f"rows must be positive, not {rows}")
+
+
+def refuse_on_one():
+    if dist.get_rank() == 1:
+        raise ValueError("rank 1 has no rows")
+    dist.barrier()
+
+
+def hang_on_one():
+    while dist.get_rank() == 1:
+        pass
+    dist.barrier()
+
+
+def die_on_one():
+    if dist.get_rank() == 1:
+        os._exit(0)
+    dist.barrier()
+
+
+def rubbish():
+    from autograder.box import wire
+
+    group = dist.distributed_c10d._get_default_group()
+    wire.send(group._link._connection, {"wait": 99})
+    dist.barrier()
+
+
+def count(seen=[]):
+    seen.append(1)
+    return len(seen)
+"""
+
+
+@pytest.fixture(scope="module")
+def session():
+    with Sandbox() as sandbox, Session(lambda: sandbox.slot({"rank_work.py": WORK.encode()})) as session:
+        yield session
+
+
+@pytest.fixture
+def boxed(session):
+    processes = session.processes("rank_work", seed=1, timeout=10)
+    yield Student(processes.ask, ask_ranks=processes.ask_ranks)
+    processes.close()
+
+
+@pytest.fixture
+def local(tmp_path):
+    (tmp_path / "rank_work.py").write_text(WORK)
+    ranks = LocalRanks(tmp_path)
+    yield Student(in_process(tmp_path), ask_ranks=ranks.ask)
+    ranks.close()
+
+
+@pytest.fixture(params=["boxed", "local"])
+def student(request):
+    return request.getfixturevalue(request.param)
+
+
+# ---------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_call_gives_one_value_a_rank(student, ranks):
+    assert student.on(ranks=ranks).call("rank_work.rank") == [(rank, ranks, str(rank)) for rank in range(ranks)]
+
+
+def test_every_collective_of_torch_distributed_works(student):
+    def collectives(columns):
+        import torch.distributed as dist
+
+        rank, size = dist.get_rank(), dist.get_world_size()
+        mine = torch.arange(columns) + 10 * rank
+        reduced, sent = mine.clone(), torch.zeros(columns, dtype=torch.int64)
+        dist.all_reduce(reduced)
+        dist.broadcast(sent if rank else sent.copy_(mine), 0)
+        gathered = [torch.zeros_like(mine) for _ in range(size)]
+        dist.all_gather(gathered, mine)
+        part = torch.zeros(columns // size, dtype=torch.int64)
+        dist.reduce_scatter(part, list(mine.chunk(size)))
+        swapped = torch.zeros_like(mine)
+        dist.all_to_all_single(swapped, mine)
+        objects = [None] * size
+        dist.all_gather_object(objects, {"rank": rank})
+        return reduced, sent, torch.stack(gathered), part, swapped, objects
+
+    values = student.on(ranks=2).run(collectives, 4)
+
+    rows = torch.stack([torch.arange(4), torch.arange(4) + 10])
+    for rank, (reduced, sent, gathered, part, swapped, objects) in enumerate(values):
+        assert torch.equal(reduced, rows.sum(0))
+        assert torch.equal(sent, rows[0])
+        assert torch.equal(gathered, rows)
+        assert torch.equal(part, rows.sum(0).chunk(2)[rank])
+        assert torch.equal(swapped, torch.cat([row.chunk(2)[rank] for row in rows]))
+        assert objects == [{"rank": 0}, {"rank": 1}]
+
+
+def test_neighbours_exchange_more_than_any_buffer_holds(student):
+    def ring(length):
+        import torch.distributed as dist
+
+        rank, size = dist.get_rank(), dist.get_world_size()
+        received = torch.zeros(length)
+        sending = dist.isend(torch.full((length,), float(rank)), (rank + 1) % size)
+        receiving = dist.irecv(received, (rank - 1) % size)
+        sending.wait()
+        receiving.wait()
+        return received.unique()
+
+    assert [value.tolist() for value in student.on(ranks=2).run(ring, 1 << 20)] == [[1.0], [0.0]]
+
+
+def test_torch_s_own_data_parallel_runs(boxed):
+    def gradients(x):
+        import torch.distributed as dist
+
+        torch.manual_seed(dist.get_rank())
+        model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 2))
+        model(x[dist.get_rank()]).sum().backward()
+        return model.module.weight.detach(), model.module.weight.grad
+
+    x = torch.arange(6.0).reshape(2, 3)
+    (weight, grad), (other_weight, other_grad) = boxed.on(ranks=2).run(gradients, x)
+
+    assert torch.equal(weight, other_weight)
+    assert torch.equal(grad, other_grad)
+    assert torch.allclose(grad, x.mean(0).expand(2, 3))
+
+
+def test_a_subgroup_is_its_own(student):
+    def halves():
+        import torch.distributed as dist
+
+        groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+        total = torch.tensor([dist.get_rank()])
+        dist.all_reduce(total, group=groups[dist.get_rank() // 2])
+        return int(total)
+
+    assert student.on(ranks=4).run(halves) == [1, 1, 5, 5]
+
+
+def test_ranks_have_generators_of_their_own(student):
+    first, second = student.on(ranks=2).call("rank_work.draw")
+
+    assert not torch.equal(first, second)
+
+
+def test_calls_of_one_test_share_the_processes(student):
+    two = student.on(ranks=2)
+
+    assert [two.call("rank_work.count"), two.call("rank_work.count")] == [[1, 1], [2, 2]]
+
+
+def test_traffic_is_that_of_the_last_call(student):
+    def reduce_twice():
+        import torch.distributed as dist
+
+        dist.all_reduce(torch.ones(5, dtype=torch.float64))
+        dist.barrier()
+
+    two = student.on(ranks=2)
+    two.call("rank_work.rank")
+    two.run(reduce_twice)
+
+    sent = [(message.operation, message.bytes) for message in two.traffic if message.rank == 1]
+    assert sent == [("all_reduce", 40), ("barrier", 0)]
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="slots have users of their own for root only"
+)
+def test_each_rank_has_a_user_of_its_own(boxed):
+    (first, user), (second, other) = boxed.on(ranks=2).call("rank_work.process")
+
+    assert first != second
+    assert len({user, other, os.getuid()}) == 3
+
+
+# ---------------------------------------------------------------------------------------------- faults
+
+
+def test_the_rank_that_raised_first_speaks_for_all(student):
+    with pytest.raises(StudentRaised, match="rank 1: ValueError: rank 1 has no rows"):
+        student.on(ranks=2).call("rank_work.refuse_on_one")
+
+
+def test_raises_expects_the_error_of_every_rank(student):
+    student.on(ranks=2).raises(ValueError, "rank_work.refuse", -1, says="rows")
+
+    with pytest.raises(CheckFailed):
+        student.on(ranks=2).raises(ValueError, "rank_work.refuse_on_one")
+
+
+def test_a_rank_that_hangs_is_named(student):
+    with pytest.raises(StudentTimeout, match="rank 0 waits in barrier, rank 1 computes"):
+        student.on(ranks=2, timeout=1).call("rank_work.hang_on_one")
+
+
+def test_a_rank_that_dies_is_named(student):
+    with pytest.raises(StudentDied, match="rank 1"):
+        student.on(ranks=2, timeout=5).call("rank_work.die_on_one")
+
+
+def test_a_forged_message_fails_its_test_and_no_other(session):
+    first, second = (session.processes("rank_work", seed=1, timeout=10) for _ in range(2))
+
+    with pytest.raises(BadReply):
+        Student(first.ask, ask_ranks=first.ask_ranks).on(ranks=2).call("rank_work.rubbish")
+    first.close()
+
+    assert len(Student(second.ask, ask_ranks=second.ask_ranks).on(ranks=2).call("rank_work.rank")) == 2
+    second.close()
+
+
+@pytest.mark.parametrize("ranks", [-1, 17, 2.0, True, "2"])
+def test_a_wrong_number_of_ranks_is_the_author_s_error(local, ranks):
+    with pytest.raises(AuthorError, match="ranks"):
+        local.on(ranks=ranks)
+
+
+def test_without_a_place_for_ranks_the_author_is_told(tmp_path):
+    with pytest.raises(AuthorError, match="several processes"):
+        Student(in_process(tmp_path)).on(ranks=2).call("rank_work.rank")
