@@ -76,6 +76,7 @@ def confine(policy: dict, layers: list[str], rules, libraries: list[str]) -> Non
     if "no_new_privs" in layers:
         _prctl(_PR_SET_PDEATHSIG, _SIGKILL)  # after the change of uid, which clears it
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        _prctl(_PR_SET_DUMPABLE, 1)  # the watchdog may see what it holds open; whom else seccomp and Landlock keep out
     if files is not None:
         landlock.restrict(files)
     if "seccomp" in layers:

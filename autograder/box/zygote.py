@@ -104,7 +104,7 @@ class Zygote:
                 continue
             pids = self._processes(slot)
             memory = sum(processes.memory(pid, self._baseline) for pid in pids) >> 20
-            disk = (processes.bytes_below(slot.policy["scratch"]) + processes.deleted_bytes(pids)) >> 20
+            disk = self._disk(slot, pids) >> 20
             slot.peak_mb = max(slot.peak_mb, memory)
             if memory > slot.policy["memory_mb"]:
                 slot.reason = f"more than {slot.policy['memory_mb']} MB of memory"
@@ -112,6 +112,12 @@ class Zygote:
                 slot.reason = f"more than {slot.policy['scratch_mb']} MB of files, or folders too deep"
             if slot.reason:
                 self._kill_processes(slot)
+
+    def _disk(self, slot, pids):
+        """Bytes of the slot's files, with a name or without."""
+        uid, scratch = slot.policy["uid"], slot.policy["scratch"]
+        deleted = processes.deleted_bytes(pids, uid, scratch, slot.policy["file_mb"] << 20)
+        return processes.bytes_below(scratch) + deleted
 
     def _kill(self, slot):
         cpu = self._kill_processes(slot)

@@ -795,7 +795,7 @@ def test_beams_agree_with_transformers_with_eos(student, check, rng):
 def test_the_best_hypotheses_fill_the_width(student, check, rng):
     """The ids are as wide as the longest best hypothesis, filled with eos_id; an eos in the prompt ends nothing."""
     table = cycle(rng, 7)
-    ends = torch.tensor([[EOS, 3, 4], [2, 0, 5], [0, 5, 5], [1, EOS, 5]])
+    ends = torch.tensor([[EOS, 3, 4], [2, 0, 4], [0, 5, 5], [1, EOS, 4]])
     one = torch.tensor([[2, EOS]])
     check_beams(student, check, table, [(ends, 2, 9, EOS, 1.0), (one, 3, 10, EOS, 1.0)])
 
