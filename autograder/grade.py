@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from . import __version__, rules
-from .box.sandbox import Sandbox
+from .box.choose import open_box
 from .box.session import Session
 from .box.worker import seed_everything
 from .errors import GraderFault, LessonError, StudentFault, UsageError
@@ -65,7 +65,7 @@ class Grader:
         self._open()
 
     def _open(self):
-        self._sandbox = Sandbox(self.lesson.packages, self._require, self._without)
+        self._sandbox = open_box(self.lesson.packages, self._require, self._without)
         self._shared = [self._sandbox.share(used.name, used.solution_files()) for used in self.lesson.prerequisites()]
 
     def restart(self) -> None:
@@ -121,7 +121,7 @@ class Grader:
             layers=self._sandbox.layers,
             visibility=self.lesson.feedback.visibility,
             scale_to=self.lesson.scale_to,
-            notes=submission.notes + notes,
+            notes=submission.notes + notes + self._warning(),
             evidence=tuple(evidence),
             student_output=output,
         )
@@ -150,6 +150,12 @@ class Grader:
         ignored = sorted(used & set(submission.files)) if not self._own else []
         files = {name: content for name, content in submission.files.items() if name not in ignored}
         return files, tuple(f"{name} of the submission was not used: the reference module was" for name in ignored)
+
+    def _warning(self):
+        unconfined = (
+            "unconfined: nothing kept this code from the grader's files; for grades use Linux, WSL2 or a container"
+        )
+        return (unconfined,) if "unconfined" in self._sandbox.layers else ()
 
     def _environment(self, seconds, session):
         return {

@@ -24,7 +24,8 @@ HERE = Path(__file__).parent
 COPIED = (
     *("errors.py", "check.py", "student.py", "local_ranks.py"),
     *("box/__init__.py", "box/codec.py", "box/wire.py", "box/worker.py"),
-    *("box/group.py", "box/team.py", "box/broker.py", "box/post.py", "box/collectives.py"),
+    *("box/local.py", "box/replies.py", "box/group.py", "box/team.py"),
+    *("box/broker.py", "box/post.py", "box/collectives.py"),
 )
 
 _GRADING = '''"""What the public tests need of the course's autograder. The files here are copies: changing them changes no grade."""

@@ -15,6 +15,7 @@ import glob
 import os
 import resource
 import sys
+from collections.abc import Iterable
 
 from . import landlock, seccomp
 
@@ -41,6 +42,11 @@ def available(without: set[str]) -> list[str]:
     if LINUX and seccomp.build() is not None:
         found.append("seccomp")
     return [layer for layer in found if layer not in without]
+
+
+def holds(layers: Iterable[str]) -> bool:
+    """Whether these layers keep student code from the grader's files: all else is practice."""
+    return "uid" in layers or {"landlock", "seccomp"} <= set(layers)
 
 
 def harden_zygote() -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ..errors import BoxError
 from . import confine, wire
+from .boxed import BoxedWorker
 from .slot import Slot, remove_tree
 
 _START_S = 120.0  # a zygote imports torch, on a slow disk
@@ -42,6 +43,8 @@ class Sandbox:
 
     def __init__(self, packages: Sequence[str] = (), require: Iterable[str] = (), without: Iterable[str] = ()):
         self.layers = tuple(confine.available(set(without)))
+        if not confine.holds(self.layers):
+            self.layers += ("unconfined",)
         missing = [layer for layer in require if layer not in self.layers]
         if missing:
             raise BoxError(
@@ -111,6 +114,10 @@ class Sandbox:
         return Slot(
             self, files, {**LIMITS, **limits, "prerequisites": folders, "forbidden": list(forbidden), "gpu": gpu}
         )
+
+    def worker(self, policy: dict, output: bytearray, most_output: int) -> BoxedWorker:
+        """A slot's worker, confined as the policy says."""
+        return BoxedWorker(self, policy, output, most_output)
 
     def share(self, name: str, files: dict[str, bytes]) -> Path:
         """A folder with these files that every slot may read: reference modules of lessons that are used."""

@@ -5,12 +5,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-from ..errors import BadReply, BoxError, StudentDied, StudentFault, StudentTimeout, shown
-from . import wire
+from ..errors import BoxError, StudentDied, StudentFault, StudentTimeout, shown
+from . import replies, wire
+from .replies import check_import
 from .team import Member
 
 OUTPUT_CAP = 65536  # bytes kept of what a submission prints
@@ -24,8 +24,7 @@ class Slot:
         self._uid = sandbox.take_uid()
         self._folder = Path(tempfile.mkdtemp(prefix="slot-", dir=sandbox.folder))
         self._submission = self._folder / "submission"
-        self._worker: int | None = None
-        self._control: socket.socket | None = None
+        self._worker = None  # boxed.BoxedWorker, or what stands for it
         self._imported: set[str] = set()
         self._broken: dict[str, StudentFault] = {}
         self._reason = ""
@@ -53,6 +52,8 @@ class Slot:
     @property
     def output(self) -> str:
         """What the submission printed so far, capped; never parsed."""
+        if self._worker is not None:
+            self._worker.collect_output()
         return shown(self._output.decode("utf-8", "replace"), OUTPUT_CAP, keep="\n\t")
 
     def channel(self, module: str | None, seed: int, timeout: float) -> "Channel":
@@ -77,17 +78,10 @@ class Slot:
             self._start()
         if module is not None and module not in self._imported:
             self._import(module, timeout)
-        pairs = [socket.socketpair() for _ in range(count)]
         try:
-            wire.send_command(self._control, b"F", request, [theirs.fileno() for _, theirs in pairs])
+            return self._worker.fork(request, count)
         except OSError:
-            for ours, _ in pairs:
-                ours.close()
-            raise self._died("while it was asked for a test") from None
-        finally:
-            for _, theirs in pairs:
-                theirs.close()
-        return [ours for ours, _ in pairs]
+            raise self._died("the process ended while it was asked for a test") from None
 
     def _start(self):
         scratch = self._folder / "scratch"
@@ -95,35 +89,18 @@ class Slot:
         scratch.mkdir(mode=0o700)
         if self._uid:
             os.chown(scratch, self._uid, self._uid)
-        self._control, theirs = socket.socketpair()
-        read, write = os.pipe()
         policy = {
             "submission": str(self._submission), "scratch": str(scratch), "uid": self._uid,
             **self._policy,
         }  # fmt: skip
-        with theirs:
-            reply = self._sandbox.ask(b"S", policy, [theirs.fileno(), write])
-        os.close(write)
-        if "error" in reply:
-            os.close(read)
-            raise BoxError(reply["error"])
-        self._worker = reply["pid"]
-        threading.Thread(target=self._drain, args=(read,), daemon=True).start()
-
-    def _drain(self, pipe):
-        with open(pipe, "rb", buffering=0) as stream:
-            while chunk := stream.read(65536):
-                self._output += chunk[: max(0, OUTPUT_CAP - len(self._output))]
+        self._worker = self._sandbox.worker(policy, self._output, OUTPUT_CAP)
 
     def _import(self, module, timeout):
         try:
-            wire.send_command(self._control, b"I", module)
-            reply = self.receive(self._control, timeout, f"importing {module}.py")
-            error = reply.get("error") if isinstance(reply, dict) else None
-            if error is not None:
-                raise import_failure(module, error)
+            self._worker.begin_import(module)
+            check_import(module, self.receive(self._worker.control, timeout, f"importing {module}.py"))
         except OSError:
-            self._broken[module] = self._died(f"while {module}.py was imported")
+            self._broken[module] = self._died(f"the process ended while {module}.py was imported")
             raise self._broken[module] from None
         except StudentFault as fault:
             self._broken[module] = fault
@@ -133,28 +110,24 @@ class Slot:
     def receive(self, connection: socket.socket, timeout: float, doing: str):
         """The reply on `connection`; after anything else than a reply the slot starts afresh for the next test."""
         try:
-            return wire.receive(connection, time.monotonic() + timeout)
-        except wire.DeadlinePassed:
+            return replies.receive(connection, timeout, doing)
+        except StudentDied as died:
+            raise self._died(str(died)) from None
+        except StudentFault:
             self.stop()
-            raise StudentTimeout(f"{doing} took more than {round(timeout, 1):g} s") from None
-        except wire.ProtocolError as error:
-            self.stop()
-            raise BadReply(f"{doing} sent something that is no reply: {error}") from None
-        except (EOFError, OSError):
-            raise self._died(f"while {doing}") from None
+            raise
 
-    def _died(self, when):
+    def _died(self, what):
         self.stop()
         reason = f"it used {self._reason}" if self._reason else "a crash, os._exit, or a limit on memory"
-        return StudentDied(f"the process ended {when}: {reason}")
+        return StudentDied(f"{what}: {reason}")
 
     def stop(self) -> None:
         """Kills the worker and all that it started; the next channel starts a new one."""
         if self._worker is None:
             return
-        usage = self._sandbox.ask(b"K", self._worker)
+        usage = self._worker.kill()
         self._worker, self._imported = None, set()
-        self._control.close()
         self._reason = usage["reason"]
         self.cpu_s += usage["cpu_s"]
         self.peak_mb = max(self.peak_mb, usage["peak_mb"])
@@ -195,16 +168,6 @@ class Channel:
 
     def close(self) -> None:
         self._connection.close()
-
-
-def import_failure(module: str, error: dict) -> StudentFault:
-    """Why a module cannot be imported, in the student's terms."""
-    types = error.get("types") if isinstance(error.get("types"), list) else []
-    text, where = shown(error.get("text"), 300), shown(error.get("where"), 300)
-    name = shown(types[0], 80) if types else "an exception"
-    place = f" ({where})" if where else ""
-    detail = shown(error.get("traceback"), 6000, keep="\n")
-    return StudentFault(f"{module}.py cannot be imported: {name}: {text}{place}", detail=detail)
 
 
 def remove_tree(folder: Path) -> None:

@@ -130,6 +130,8 @@ def _perform(request):
     if "import" in request:
         importlib.import_module(request["import"])
         return None
+    if "seed" in request:  # for the next test, where there is no fork for each
+        return seed_everything(request["seed"])
     args = _on_device(request["args"], request["device"])
     kwargs = _on_device(request["kwargs"], request["device"])
     if "call" in request:

@@ -45,7 +45,7 @@ def main() -> None:
     watch = Watch(
         folder, {"hidden_test": lesson.hidden_test("attention"), "solution": lesson.solution / "attention.py"}
     )
-    grade.Sandbox = WatchedSandbox
+    grade.open_box = WatchedSandbox
 
     honest = Job(laid(folder / "honest", lesson.solution_files()), HONEST)
     jobs = [honest]

@@ -89,7 +89,7 @@ class Watch:
             "results_folder": str(self._folder / "results"),
             "box_folder": str(box.folder),
             "neighbour": str(box.neighbour._submission / "neighbour.py"),
-            "neighbour_pid": box.neighbour._worker,
+            "neighbour_pid": box.neighbour._worker.pid,
             "grader_pid": os.getpid(),
             "zygote_pid": box.zygote,
             "secret_begins": CANARY[:7],

@@ -1,0 +1,62 @@
+"""A slot's worker in the box: a process that the zygote forked and confined, and that forks a child for each test."""
+
+import os
+import socket
+import threading
+
+from ..errors import BoxError
+from . import wire
+
+
+class BoxedWorker:
+    """Started when made.
+
+    Args:
+        sandbox: whose zygote starts it. policy: what it may do. output: is extended by what it prints, up to most_output.
+    """
+
+    def __init__(self, sandbox, policy: dict, output: bytearray, most_output: int):
+        self._sandbox = sandbox
+        self.control, theirs = socket.socketpair()
+        read, write = os.pipe()
+        with theirs:
+            reply = sandbox.ask(b"S", policy, [theirs.fileno(), write])
+        os.close(write)
+        if "error" in reply:
+            os.close(read)
+            raise BoxError(reply["error"])
+        self.pid = reply["pid"]
+        threading.Thread(target=_drain, args=(read, output, most_output), daemon=True).start()
+
+    def begin_import(self, module: str) -> None:
+        """Its reply comes on `control`."""
+        wire.send_command(self.control, b"I", module)
+
+    def fork(self, request: list[int], count: int) -> list[socket.socket]:
+        """Our ends of a new child's `count` connections; request: its seed, rank and world size."""
+        pairs = [socket.socketpair() for _ in range(count)]
+        try:
+            wire.send_command(self.control, b"F", request, [theirs.fileno() for _, theirs in pairs])
+        except OSError:
+            for ours, _ in pairs:
+                ours.close()
+            raise
+        finally:
+            for _, theirs in pairs:
+                theirs.close()
+        return [ours for ours, _ in pairs]
+
+    def collect_output(self) -> None:
+        """A thread does it all the time."""
+
+    def kill(self) -> dict:
+        """Ends it with all that it started; what they used: {"reason", "cpu_s", "peak_mb"}."""
+        usage = self._sandbox.ask(b"K", self.pid)
+        self.control.close()
+        return usage
+
+
+def _drain(pipe, output, most):
+    with open(pipe, "rb", buffering=0) as stream:
+        while chunk := stream.read(65536):
+            output += chunk[: max(0, most - len(output))]
