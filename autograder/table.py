@@ -17,8 +17,9 @@ _LOOK = {
 
 
 def one(card: Scorecard) -> Table:
-    """A row a test."""
+    """A row a test; below it what an instructor should know of the grading."""
     table = Table(title=escape(f"{card.student} · {card.lesson}"), title_justify="left", expand=True)
+    table.caption, table.caption_justify = escape("\n".join(card.notes)) or None, "left"
     for name, style in (("question", "dim"), ("test", ""), ("", ""), ("points", "")):
         table.add_column(name, style=style, justify="right" if name == "points" else "left", no_wrap=name == "points")
     shown = None
@@ -41,8 +42,10 @@ def total_line(card: Scorecard) -> str:
 
 
 def many(cards: Sequence[Scorecard]) -> Table:
-    """A row a student."""
+    """A row a student; below it what holds of all of them."""
     table = Table(title_justify="left", expand=True)
+    shared = [note for note in (cards[0].notes if cards else ()) if all(note in card.notes for card in cards)]
+    table.caption, table.caption_justify = escape("\n".join(shared)) or None, "left"
     for name in ("student", "score", "passed", "failed", "not reached", "GPU", "errors", "mistakes recognised"):
         table.add_column(name, justify="left" if name in ("student", "mistakes recognised") else "right")
     for card in sorted(cards, key=lambda card: card.student):

@@ -55,6 +55,21 @@ def test_grade_writes_a_scorecard_and_exits_0_whatever_the_score(root, autograde
     } <= set(card["outcomes"][0])
 
 
+def test_what_was_left_out_is_said_below_the_table(root, autograder):
+    (root / "ada" / "link.py").symlink_to("toy.py")
+    (root / "bob").mkdir()
+    (root / "bob" / "toy.py").write_text("")
+
+    _, one = autograder("grade", "ada", "--lesson", "99-toy", "--out", "out")
+    (root / "class").mkdir()
+    for name in ("ada", "bob"):
+        (root / name).rename(root / "class" / name)
+    _, many = autograder("grade", "class", "--each", "--lesson", "99-toy", "--out", "out", "--processes", "1")
+
+    assert "left out link.py" in one
+    assert "left out link.py" not in many, "it holds of one student only"
+
+
 def test_scorecards_are_read_back_as_they_were(root, autograder):
     autograder("grade", "ada", "--lesson", "99", "--out", "out")
     text = (root / "out" / "ada" / "scorecard.json").read_text()
