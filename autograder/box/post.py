@@ -80,6 +80,8 @@ def read(message: dict, rank: int, size: int) -> Post:
     )
     if not good:
         raise BadReply("a rank sent something that is no message between ranks")
+    if name in ("send", "recv") and (len(ranks) == 1 or (peer is not None and ranks[peer] == rank)):
+        raise BadReply(f"rank {rank} calls {name} with itself")
     if not (type(tensors) is list and all(type(tensor) is torch.Tensor for tensor in tensors)):
         raise BadReply(f"rank {rank} gives {name} something that cannot be passed on")
     peer = None if peer is None else ranks[peer]

@@ -1,9 +1,12 @@
 """The broker between ranks: what is matched, what each rank gets, and what is said when nothing can come of it."""
 
 import itertools
+from contextlib import suppress
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autograder.box import broker as module
 from autograder.box.broker import Broker
@@ -223,6 +226,8 @@ def test_a_rank_that_computes_may_still_come():
         post("send", torch.ones(1)),
         post("send", torch.ones(1), peer=2),
         post("send", torch.ones(1), peer=-1),
+        post("send", torch.ones(1), peer=0),
+        post("recv", ranks=(0,)),
         post("broadcast", torch.ones(1)),
         post("broadcast", torch.ones(1), root=True),
         post("all_reduce", torch.ones(1)),
@@ -289,3 +294,51 @@ def test_operations_are_limited(monkeypatch):
 
     with pytest.raises(BadReply, match="too many operations"):
         broker.handle(0, post("barrier"))
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(torch.ones(2)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = ("send", "recv", "barrier", "broadcast", "all_reduce", "all_gather", "scatter", "reduce_scatter", "all_to_all")
+
+
+@given(st.dictionaries(st.sampled_from(["wait", "poll", *post("barrier")]), PLAIN | st.sampled_from(NAMES)) | PLAIN)
+def test_whatever_a_rank_sends_is_taken_or_a_bad_reply(message):
+    with suppress(BadReply):
+        Broker(2).handle(0, message)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2), st.sampled_from(NAMES), st.integers(0, 2), st.integers(0, 3), st.sampled_from("01")
+        ),
+        max_size=12,
+    )
+)
+def test_ranks_that_all_wait_or_return_are_all_answered(posts):
+    """However senselessly three ranks post: if each returns once it is answered, none is left without an answer."""
+    broker, waiting = Broker(3), {}
+    for rank, name, other, count, group in posts:
+        if rank in waiting:
+            continue
+        rooted = name in ("broadcast", "scatter")
+        details = {"root": other if rooted else None, "peer": other if name in ("send", "recv") else None}
+        details["reduction"] = "sum" if "reduce" in name else None
+        if details["peer"] == rank:
+            continue
+        message = post(name, *[torch.ones(count)] * count, ranks=(0, 1, 2), group=group, **details)
+        begin_and_wait(broker, rank, message)
+        waiting[rank] = message["id"]
+        for answered in answers_of(broker):
+            del waiting[answered]
+    running = {0, 1, 2} - set(waiting)
+    while running:
+        for rank in running:
+            broker.returned(rank)
+        running = set(answers_of(broker))
+        waiting = {rank: number for rank, number in waiting.items() if rank not in running}
+
+    assert waiting == {}
