@@ -42,14 +42,18 @@ def total_line(card: Scorecard) -> str:
 
 
 def many(cards: Sequence[Scorecard]) -> Table:
-    """A row a student; below it what holds of all of them."""
+    """A row a student, with a column for each status that occurs; below it what holds of all of them."""
     table = Table(title_justify="left", expand=True)
     shared = [note for note in (cards[0].notes if cards else ()) if all(note in card.notes for card in cards)]
     table.caption, table.caption_justify = escape("\n".join(shared)) or None, "left"
-    for name in ("student", "score", "passed", "failed", "not reached", "GPU", "errors", "mistakes recognised"):
-        table.add_column(name, justify="left" if name in ("student", "mistakes recognised") else "right")
+    statuses = [status for status in _LOOK if any(card.count(status) for card in cards)]
+    table.add_column("student", overflow="fold", max_width=30)
+    table.add_column("score", justify="right", no_wrap=True)
+    for status in statuses:
+        table.add_column(_LOOK[status][1], justify="right", max_width=9)
+    table.add_column("mistakes recognised", ratio=1, min_width=20)
     for card in sorted(cards, key=lambda card: card.student):
-        counts = [str(card.count(status) or "") for status in (PASSED, FAILED, NOT_REACHED, PENDING_GPU, GRADER_ERROR)]
+        counts = [str(card.count(status) or "") for status in statuses]
         table.add_row(
             escape(card.student), f"{card.score:g} / {card.max_score:g}", *counts, escape(_mistakes(card.outcomes))
         )
