@@ -15,9 +15,10 @@ from ..errors import BadReply
 from .collectives import Disagreement, combine
 from .post import Message, read, size_of
 
-MOST_HELD = 512 << 20  # bytes of tensors that nobody has waited for yet
+MOST_HELD = 512 << 20  # bytes of tensors that nobody has waited for yet, each with what it costs besides
 MOST_PENDING = 10_000  # operations that nobody has waited for yet
-MOST_MESSAGES = 100_000  # operations of one request
+MOST_TRAFFIC = 200_000  # operations and tensors of one request
+_TENSOR = 1024  # bytes that a tensor costs besides its own
 
 
 @dataclass(eq=False)
@@ -65,11 +66,11 @@ class Broker:
         self._collectives: dict[tuple, list[Operation]] = {}  # group -> those that some members have not posted yet
         self._sends: dict[tuple, deque[Operation]] = {}  # (group, destination, tag) -> those without a receive
         self._receives: dict[tuple, deque[Operation]] = {}  # (group, destination, tag) -> those without a send
-        self._held = 0
+        self._held = self._listed = 0
 
     def begin(self) -> None:
         """All ranks run again."""
-        self.traffic = []
+        self.traffic, self._listed = [], 0
         self._returned.clear()
 
     def returned(self, rank: int) -> None:
@@ -101,7 +102,7 @@ class Broker:
             elif ready:
                 del self._asking[rank]
                 answer = self._results.pop((rank, number))
-                self._held -= size_of(answer.get("tensors", ()))
+                self._held -= _weight(answer.get("tensors", ()))
                 yield rank, answer
 
     def __str__(self):
@@ -125,12 +126,12 @@ class Broker:
     # ------------------------------------------------------------------------------------------ posting
 
     def _post(self, rank, post):
-        message = post.message(rank)
-        self.traffic.append(message)
-        self._held += message.bytes
+        self.traffic.append(post.message(rank))
+        self._listed += 1 + len(post.tensors)
+        self._held += _weight(post.tensors)
         if self._held > MOST_HELD:
             raise BadReply(f"the ranks let more than {MOST_HELD >> 20} MB lie in messages that nobody waited for")
-        if len(self._pending) + len(self._results) >= MOST_PENDING or len(self.traffic) > MOST_MESSAGES:
+        if len(self._pending) + len(self._results) >= MOST_PENDING or self._listed > MOST_TRAFFIC:
             raise BadReply("the ranks began too many operations, or did not wait for them")
         if self._knows(rank, post.number):
             raise BadReply("a rank began two operations under one number")
@@ -163,12 +164,12 @@ class Broker:
             return
         for rank, tensors in zip(operation.ranks, results, strict=True):
             self._settle(rank, operation, {"tensors": tensors, "source": None})
-        self._held -= sum(map(size_of, given))
+        self._held -= sum(map(_weight, given))
 
     def _refuse(self, operation, why):
         for rank in operation.numbers:
             self._settle(rank, operation, {"error": why})
-        self._held -= sum(map(size_of, operation.parts.values()))
+        self._held -= sum(map(_weight, operation.parts.values()))
 
     def _send(self, rank, post):
         send = Operation("send", (rank, post.peer))
@@ -198,7 +199,7 @@ class Broker:
         tensors = send.parts[source]
         self._settle(source, send, {"tensors": [], "source": None})
         self._settle(destination, receive, {"tensors": tensors, "source": post.ranks.index(source)})
-        self._held -= size_of(tensors)
+        self._held -= _weight(tensors)
 
     def _take_part(self, operation, rank, post):
         operation.parts[rank], operation.numbers[rank] = post.tensors, post.number
@@ -208,7 +209,7 @@ class Broker:
         number = operation.numbers[rank]
         if self._pending.pop((rank, number), None) is not None:  # else it was given up before
             self._results[rank, number] = answer
-            self._held += size_of(answer.get("tensors", ()))
+            self._held += _weight(answer.get("tensors", ()))
 
     # ------------------------------------------------------------------------------------------ no way on
 
@@ -232,3 +233,7 @@ class Broker:
         gone = [rank for rank in missing if rank in self._returned]
         enough = len(missing) if operation.name == "recv" else 1
         return gone[0] if len(gone) >= enough else None
+
+
+def _weight(tensors):
+    return size_of(tensors) + _TENSOR * len(tensors)

@@ -7,6 +7,8 @@ import torch
 from ..errors import BadReply
 from .collectives import COLLECTIVES, REDUCING, ROOTED
 
+_LONGEST_NAME = 200  # of a group: the broker keeps it
+
 
 @dataclass(frozen=True)
 class Message:
@@ -69,14 +71,14 @@ def read(message: dict, rank: int, size: int) -> Post:
         and (name in COLLECTIVES or name in ("send", "recv"))
         and type(message.get("id")) is int
         and type(message.get("tag")) is int
-        and type(group) is str
+        and _is_name(group)
         and type(ranks) is list
         and all(type(each) is int and 0 <= each < size for each in ranks)
         and rank in ranks
         and len(set(ranks)) == len(ranks)
         and _is_place(root, ranks, wanted=name in ROOTED)
         and _is_place(peer, ranks, wanted=name == "send")
-        and (type(reduction) is str if name in REDUCING else reduction is None)
+        and (_is_name(reduction) if name in REDUCING else reduction is None)
     )
     if not good:
         raise BadReply("a rank sent something that is no message between ranks")
@@ -91,6 +93,10 @@ def read(message: dict, rank: int, size: int) -> Post:
 def size_of(tensors) -> int:
     """Bytes of tensors in all."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _is_name(text):
+    return type(text) is str and len(text) <= _LONGEST_NAME
 
 
 def _is_place(place, ranks, wanted):

@@ -1,8 +1,11 @@
 """The grader's side of the border: starts the zygote and gives submissions their slots.
 
-    Sandbox   one zygote, for as long as the grader lives
-    Slot      one submission (slot.py): its copy of the files, its scratch, its worker; started anew after a hang
-    Channel   one test (slot.py): a fresh fork of the worker, asked until the test is over
+    Sandbox      one zygote, for as long as the grader lives
+    Session      one submission (session.py): its slots, a second one only where a test asks for ranks
+    Slot         its copy of the files, its scratch, its worker (slot.py); started anew after a hang
+    BoxedWorker  the process that has imported the submission (boxed.py): forked by the zygote, confined, forked for each test
+    Channel      one test (slot.py): a fresh fork of the worker, asked until the test is over
+    Team         the same for a test that asks for ranks (team.py), and the broker between them (broker.py)
 
 The grader never runs or imports student code: it sends requests and decodes plain data. Every wait has an absolute
 deadline. Whatever a slot did, closing it kills all of its processes and removes its files.

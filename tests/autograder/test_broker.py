@@ -236,10 +236,12 @@ def test_a_rank_that_computes_may_still_come():
         post("barrier", ranks=(0, 5)),
         post("barrier", "no tensor"),
         post("barrier", group=["0"]),
+        post("barrier", group="0" * 1000),
+        post("all_reduce", torch.ones(1), reduction="sum" * 1000),
         post("barrier") | {"id": "0"},
         post("barrier") | {"ranks": None},
     ],
-    ids=str,
+    ids=lambda message: str(message)[:80],
 )
 def test_a_message_that_is_none_is_a_bad_reply(message):
     with pytest.raises(BadReply):
@@ -255,7 +257,7 @@ def test_a_number_is_used_once():
 
 
 def test_what_nobody_waits_for_is_limited(monkeypatch):
-    monkeypatch.setattr(module, "MOST_HELD", 1000)
+    monkeypatch.setattr(module, "MOST_HELD", 3000)
     broker = Broker(2)
     for _ in range(2):
         broker.handle(0, post("send", torch.ones(100), peer=1))
@@ -265,7 +267,7 @@ def test_what_nobody_waits_for_is_limited(monkeypatch):
 
 
 def test_results_that_nobody_waits_for_count(monkeypatch):
-    monkeypatch.setattr(module, "MOST_HELD", 1000)
+    monkeypatch.setattr(module, "MOST_HELD", 3000)
     broker = Broker(2)
     for _ in range(2):  # the root waits for its own part; the other never does
         begin_and_wait(broker, 0, post("broadcast", torch.ones(100), root=0))
@@ -277,13 +279,20 @@ def test_results_that_nobody_waits_for_count(monkeypatch):
 
 
 def test_what_was_waited_for_is_let_go(monkeypatch):
-    monkeypatch.setattr(module, "MOST_HELD", 2000)
+    monkeypatch.setattr(module, "MOST_HELD", 6000)
     broker = Broker(2)
 
     for _ in range(50):
         for rank in range(2):
             begin_and_wait(broker, rank, post("all_reduce", torch.ones(100), reduction="sum"))
         answers_of(broker)
+
+
+def test_tensors_without_elements_are_limited(monkeypatch):
+    monkeypatch.setattr(module, "MOST_TRAFFIC", 1000)
+
+    with pytest.raises(BadReply, match="too many operations"):
+        Broker(2).handle(0, post("send", *[torch.ones(0)] * 1000, peer=1))
 
 
 def test_operations_are_limited(monkeypatch):
