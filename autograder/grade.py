@@ -23,7 +23,7 @@ from . import __version__, rules
 from .box.choose import open_box
 from .box.session import Session
 from .box.worker import seed_everything
-from .errors import GraderFault, LessonError, StudentFault, UsageError
+from .errors import GraderFault, StudentFault, UsageError
 from .lesson import Lesson
 from .local_ranks import LocalRanks
 from .plugin import GradingPlugin
@@ -107,7 +107,6 @@ class Grader:
             evidence = rules.scan(session.slot(), files, forbidden) if forbidden.names else []
             connect = _connect_to(session, files, self.lesson.call_timeout_s, submission.problem)
             run = self._run(connect, seed, modules, tests, stop_early)
-            output = session.output
         evidence += rules.at_run_time(run.used)
         outcomes = rules.charge(self._settle(run, seed), evidence, forbidden)
         return Scorecard(
@@ -123,7 +122,7 @@ class Grader:
             scale_to=self.lesson.scale_to,
             notes=submission.notes + notes + self._warning(),
             evidence=tuple(evidence),
-            student_output=output,
+            student_output=session.output,  # all of it, now that nobody prints any more
         )
 
     def _slot(self, files, forbidden=()):
@@ -181,7 +180,7 @@ class Grader:
             only_gpu=self._only_gpu,
         )
         options = ["--maxfail=1"] if stop_early else []
-        run_suite(plugin, [self.lesson.hidden_test(module) for module in modules], tests, options)
+        run_suite(plugin, self.lesson, modules, tests, options)
         if plugin.box_error is not None:
             raise plugin.box_error
         return plugin
@@ -217,16 +216,18 @@ def _collection_outcomes(run):
 
 
 def run_suite(
-    plugin: GradingPlugin, files: list[Path], tests: Iterable[str] | None = None, options: Sequence[str] = ()
+    plugin: GradingPlugin,
+    lesson: Lesson,
+    modules: Iterable[str],
+    tests: Iterable[str] | None = None,
+    options: Sequence[str] = (),
 ) -> None:
-    """Runs pytest in this process on the files, with nothing but `plugin`; the verdicts are in the plugin afterwards."""
-    missing = [path for path in files if not path.is_file()]
-    if missing:
-        raise LessonError(f"{missing[0]} is missing: every module of lesson.toml has a hidden suite")
-    args = [*_PYTEST, *options, "-c", os.devnull, "--rootdir", str(files[0].parent), *map(str, files)]
+    """Runs pytest in this process on the modules' hidden suites, with nothing but `plugin`, which has the verdicts then."""
+    files = [path for module in modules for path in lesson.hidden_tests(module)]
+    args = [*_PYTEST, *options, "-c", os.devnull, "--rootdir", str(lesson.tests), *map(str, files)]
     plugins = [plugin] if tests is None else [plugin, _Only(set(tests))]
     said = io.StringIO()
-    with _only_our_plugins(), _forgotten_afterwards(files), redirect_stdout(said), redirect_stderr(said):
+    with _only_our_plugins(), _importing_from(lesson.tests), redirect_stdout(said), redirect_stderr(said):
         code = pytest.main(args, plugins=plugins)
     if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
         raise GraderFault(f"pytest could not run {files[0]}: {said.getvalue()[-2000:]}")
@@ -244,14 +245,16 @@ class _Only:
 
 
 @contextmanager
-def _forgotten_afterwards(files):
-    """pytest keeps test modules by their names alone: the next suite may be another, or a newer one, of the same name."""
+def _importing_from(folder):
+    """Hidden suites find their helpers.py. Afterwards all is forgotten: the next suite may have others of the same names."""
+    sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        paths = {str(path) for path in files}
-        for name in [name for name, module in sys.modules.items() if getattr(module, "__file__", None) in paths]:
-            del sys.modules[name]
+        sys.path.remove(str(folder))
+        for name, module in list(sys.modules.items()):
+            if os.path.dirname(getattr(module, "__file__", None) or "") == str(folder):
+                del sys.modules[name]
 
 
 @contextmanager
@@ -299,5 +302,5 @@ def grade_in_process(
         return SimpleNamespace(ask=ask, ask_ranks=ranks.ask, close=ranks.close)
 
     plugin = GradingPlugin(connect, inside=lesson.inside, seed=seed)
-    run_suite(plugin, [lesson.hidden_test(module) for module in modules], tests)
+    run_suite(plugin, lesson, modules, tests)
     return plugin.outcomes

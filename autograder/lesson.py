@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import LessonError, UsageError
 
-ModuleName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$")]
+ModuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")]  # two underscores part a suite's files
 
 
 class Feedback(BaseModel):
@@ -81,6 +81,19 @@ class Lesson(BaseModel):
 
     def hidden_test(self, module: str) -> Path:
         return self.tests / f"test_{module}.py"
+
+    def hidden_tests(self, module: str) -> list[Path]:
+        """The module's hidden suite: test_<module>.py, and parts of it that are called test_<module>__<part>.py.
+
+        What these share lies beside them in helpers.py, which they import.
+
+        Raises:
+            LessonError: there is none.
+        """
+        first = self.hidden_test(module)
+        if not first.is_file():
+            raise LessonError(f"{first} is missing: every module of lesson.toml has a hidden suite")
+        return [first, *sorted(self.tests.glob(f"test_{module}__*.py"))]
 
     def public_test(self, module: str) -> Path:
         return self.tests / f"test_{module}_public.py"

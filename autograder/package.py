@@ -125,9 +125,8 @@ def _imports_of(path: Path) -> list[Path]:
 def _lesson_paths(lesson: Lesson) -> list[Path]:
     """All that load, grade and digest read of the lesson and of those that it uses."""
     paths = [lesson.assignment / "lesson.toml", *lesson.tests.glob("*.py")]
-    missing = [path for path in map(lesson.hidden_test, lesson.modules) if path not in paths]
-    if missing:
-        raise LessonError(f"{missing[0]} is missing: every module of lesson.toml has a hidden suite")
+    for module in lesson.modules:
+        lesson.hidden_tests(module)  # complains if there are none
     for used in (lesson, *lesson.prerequisites()):
         used.solution_files()  # complains of a module that is missing
         paths += [used.assignment / "lesson.toml", *used.solution.glob("*.py")]
@@ -202,11 +201,10 @@ def _requirements(lesson: Lesson) -> list[str]:
 
 def _distributions_of(lesson: Lesson) -> list[str]:
     """What pip calls the packages that the zygote, the hidden suite and the solutions import."""
-    lessons = (lesson, *lesson.prerequisites())
-    ours = {"inside", *(module for one in lessons for module in one.modules)}
+    files = [path for path in _lesson_paths(lesson) if path.suffix == ".py"]
+    ours = {path.stem for path in files}
     names = {package.partition(".")[0] for package in lesson.packages}
-    for path in _lesson_paths(lesson):
-        names |= _outer_imports(path) if path.suffix == ".py" else set()
+    names = names.union(*map(_outer_imports, files))
     known = metadata.packages_distributions()
     names -= ours | set(sys.stdlib_module_names)
     missing = sorted(names - set(known))

@@ -273,7 +273,9 @@ class _LazyConnection:
 
 
 def _key(item):
-    return item.path.stem.removeprefix("test_").removesuffix("_public"), item.originalname or item.name
+    """(module, test function). A suite's parts are called test_<module>__<part>.py."""
+    module = item.path.stem.removeprefix("test_").removesuffix("_public").partition("__")[0]
+    return module, item.originalname or item.name
 
 
 def _row_of(item):

@@ -143,9 +143,10 @@ def test_a_module_has_all_its_parts(lesson, module):
     assert [path for path in parts if not path.is_file()] == []
 
 
-def hidden_tests_in(path: Path) -> list[ast.FunctionDef]:
+def hidden_tests_of(lesson: Lesson, module: str) -> list[ast.FunctionDef]:
     return [
         node
+        for path in lesson.hidden_tests(module)
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test")
     ]
@@ -153,7 +154,7 @@ def hidden_tests_in(path: Path) -> list[ast.FunctionDef]:
 
 @each_module
 def test_every_hidden_test_has_points_and_a_title(lesson, module):
-    for test in hidden_tests_in(lesson.hidden_test(module)):
+    for test in hidden_tests_of(lesson, module):
         marks = [ast.unparse(mark) for mark in test.decorator_list]
 
         assert any("mark.points(" in mark for mark in marks), f"{test.name} has no points"
@@ -162,7 +163,7 @@ def test_every_hidden_test_has_points_and_a_title(lesson, module):
 
 @each_module
 def test_names_of_hidden_tests_are_not_taken_twice(lesson, module):
-    names = [test.name for test in hidden_tests_in(lesson.hidden_test(module))]
+    names = [test.name for test in hidden_tests_of(lesson, module)]
 
     assert sorted(names) == sorted(set(names)), "the second one of a name hides the first"
 

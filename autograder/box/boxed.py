@@ -7,6 +7,8 @@ import threading
 from ..errors import BoxError
 from . import wire
 
+_DRAIN_S = 2.0
+
 
 class BoxedWorker:
     """Started when made.
@@ -26,7 +28,8 @@ class BoxedWorker:
             os.close(read)
             raise BoxError(reply["error"])
         self.pid = reply["pid"]
-        threading.Thread(target=_drain, args=(read, output, most_output), daemon=True).start()
+        self._drain = threading.Thread(target=_drain, args=(read, output, most_output), daemon=True)
+        self._drain.start()
 
     def begin_import(self, module: str) -> None:
         """Its reply comes on `control`."""
@@ -52,6 +55,7 @@ class BoxedWorker:
     def kill(self) -> dict:
         """Ends it with all that it started; what they used: {"reason", "cpu_s", "peak_mb"}."""
         usage = self._sandbox.ask(b"K", self.pid)
+        self._drain.join(_DRAIN_S)  # its pipe has no writer any more
         self.control.close()
         return usage
 

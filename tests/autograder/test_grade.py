@@ -1,5 +1,7 @@
 """From a submission to a scorecard: whose fault it was, and what a student is told."""
 
+import sys
+
 import pytest
 from conftest import TOY_SOLUTION, write_lesson
 
@@ -348,3 +350,27 @@ def test_ranks_are_graded(grade_with, change, message):
     row = by_test(card, "test_each_rank_sees_the_sum")
     assert row.status == (FAILED if message else PASSED)
     assert message in row.message
+
+
+# ---------------------------------------------------------------------------------------------- suites of several files
+
+
+def test_a_suite_of_several_files_is_one_module(tmp_path):
+    write_lesson(tmp_path)
+    tests = tmp_path / "tests" / "lessons" / "99-toy"
+    (tests / "helpers.py").write_text("LENGTH = 4\n")
+    (tests / "test_toy__more.py").write_text(
+        "import pytest\nfrom helpers import LENGTH\n\n\n@pytest.mark.points(5)\n@pytest.mark.needs('test_the_past_is_seen')\n"
+        "def test_more(student):\n    assert len(student.call('toy.causal_mask', LENGTH)) == 4\n"
+    )
+    lesson = load("99-toy", tmp_path)
+
+    with Grader(lesson) as grader:
+        solution = grader.grade(Submission("student", "", lesson.solution_files()))
+        other = {"toy.py": lesson.solution_files()["toy.py"].replace(b"tril", b"triu")}
+        wrong = grader.grade(Submission("student", "", other))
+
+    assert (solution.score, solution.max_score) == (9, 9)
+    assert by_test(solution, "test_more").module == "toy"
+    assert by_test(wrong, "test_more").status == NOT_REACHED
+    assert "helpers" not in sys.modules

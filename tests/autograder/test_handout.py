@@ -222,8 +222,9 @@ def test_no_hidden_test_is_handed_out(name):
     files = handout.handout_files(known)
 
     public = {test for module in known.modules for test in names_of_tests(known.public_test(module))}
-    hidden = {test for module in known.modules for test in names_of_tests(known.hidden_test(module))}
-    assert not {f"tests/{known.hidden_test(module).name}" for module in known.modules} & set(files)
+    suites = [path for module in known.modules for path in known.hidden_tests(module)]
+    hidden = {test for path in suites for test in names_of_tests(path)}
+    assert not {f"tests/{path.name}" for path in suites} & set(files)
     assert not [
         test for test in hidden - public if any(f"def {test}(".encode() in content for content in files.values())
     ]
