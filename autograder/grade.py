@@ -246,7 +246,7 @@ class _Only:
 
 @contextmanager
 def _importing_from(folder):
-    """Hidden suites find their helpers.py. Afterwards all is forgotten: the next suite may have others of the same names."""
+    """Parts of a suite find what they share. Afterwards all is forgotten: the next suite may have others of the same names."""
     sys.path.insert(0, str(folder))
     try:
         yield

@@ -85,7 +85,7 @@ class Lesson(BaseModel):
     def hidden_tests(self, module: str) -> list[Path]:
         """The module's hidden suite: test_<module>.py, and parts of it that are called test_<module>__<part>.py.
 
-        What these share lies beside them in helpers.py, which they import.
+        What these share lies beside them in <module>_helpers.py, which they import.
 
         Raises:
             LessonError: there is none.

@@ -358,9 +358,9 @@ def test_ranks_are_graded(grade_with, change, message):
 def test_a_suite_of_several_files_is_one_module(tmp_path):
     write_lesson(tmp_path)
     tests = tmp_path / "tests" / "lessons" / "99-toy"
-    (tests / "helpers.py").write_text("LENGTH = 4\n")
+    (tests / "toy_helpers.py").write_text("LENGTH = 4\n")
     (tests / "test_toy__more.py").write_text(
-        "import pytest\nfrom helpers import LENGTH\n\n\n@pytest.mark.points(5)\n@pytest.mark.needs('test_the_past_is_seen')\n"
+        "import pytest\nfrom toy_helpers import LENGTH\n\n\n@pytest.mark.points(5)\n@pytest.mark.needs('test_the_past_is_seen')\n"
         "def test_more(student):\n    assert len(student.call('toy.causal_mask', LENGTH)) == 4\n"
     )
     lesson = load("99-toy", tmp_path)
@@ -373,4 +373,4 @@ def test_a_suite_of_several_files_is_one_module(tmp_path):
     assert (solution.score, solution.max_score) == (9, 9)
     assert by_test(solution, "test_more").module == "toy"
     assert by_test(wrong, "test_more").status == NOT_REACHED
-    assert "helpers" not in sys.modules
+    assert "toy_helpers" not in sys.modules
