@@ -1,5 +1,6 @@
 """Looking at processes and their files from outside, and ending them: what the zygote does with a slot it distrusts."""
 
+import ctypes
 import errno
 import os
 import re
@@ -149,19 +150,18 @@ def _deleted_and_mapped(pid, folder):
 def _acting_as(uid):
     """As root in a container one may not look at what another user's process has open: that user may. 0 changes nothing.
 
-    The real and the saved user stay, so the slot's processes can neither signal nor trace this one meanwhile.
+    Only what decides on files changes (setfsuid), so that nobody may signal, trace or limit this process meanwhile.
     """
     if not uid:
         yield
         return
-    group, user = os.getegid(), os.geteuid()
-    os.setegid(uid)
-    os.seteuid(uid)
+    libc = ctypes.CDLL(None)
+    group, user = libc.setfsgid(uid), libc.setfsuid(uid)
     try:
         yield
     finally:
-        os.seteuid(user)
-        os.setegid(group)
+        libc.setfsuid(user)
+        libc.setfsgid(group)
 
 
 def kill_group(leader: int) -> None:
