@@ -101,9 +101,26 @@ def is_matrix(weight):
     return weight.dim() >= 2 and weight.numel() >= SMALLEST_MATRIX and not (weight == 1).all()
 
 
+def table_gradients(name, args, inputs, tables):
+    """The gradients of Σ sin(n) · output[n] at the weights in the shape of each table, with known weights."""
+    import transformer
+
+    model = filled(getattr(transformer, name)(*args), tables)
+    output = model(*inputs)
+    (torch.arange(output.numel(), dtype=output.dtype).sin() * output.flatten()).sum().backward()
+    found = []
+    for table in tables:
+        grads = [weight.grad for weight in model.parameters() if weight.shape == table.shape]
+        grads += [
+            weight.grad.T for weight in model.parameters() if weight.shape == table.T.shape and weight.grad is not None
+        ]
+        found.append(next((grad for grad in grads if grad is not None), torch.zeros_like(table)))
+    return found
+
+
 def weight_facts(name, args, inputs, vocab_size, defaults):
     """Of a class of the student: how many numbers its matrices hold, how many of them learn, how many matrices have a row a
-    token, how many gains of norms there are, the names of the arguments, the defaults of those called `defaults`, and the
+    token, how many numbers are gains of norms, the names of the arguments, the defaults of those called `defaults`, and the
     outputs of a model and of another one that got its state. Matrices with a row a token are not among the first two.
     """
     import transformer
@@ -115,7 +132,7 @@ def weight_facts(name, args, inputs, vocab_size, defaults):
     matrices = [weight for weight in model.parameters() if is_matrix(weight) and vocab_size not in weight.shape]
     learning = sum(int((weight.grad != 0).sum()) for weight in matrices if weight.grad is not None)
     tables = sum(vocab_size in weight.shape and weight.dim() > 1 for weight in model.parameters())
-    gains = sum(bool((weight == 1).all()) for weight in model.parameters())
+    gains = sum(weight.numel() for weight in model.parameters() if (weight == 1).all())  # in one tensor or in many
     other.load_state_dict(model.state_dict())
     parameters = inspect.signature(kind).parameters
     values = {key: parameters[key].default for key in defaults if key in parameters}
@@ -215,7 +232,7 @@ def optimize(make, task, reload_into=None):
             "settings" for all groups; "lrs", step -> the lr of each group from then on; "reload", the step before which
             state_dict is loaded into a new optimizer of new parameters, made with the settings `reload_into`.
     """
-    parameters = [start.clone().requires_grad_() for start in task["starts"]]
+    parameters = [strided(start).clone().requires_grad_() for start in task["starts"]]  # clone keeps the layout
     groups, added = task["groups"], task.get("added")
     first = groups if added is None else groups[:-1]
     optimizer = make(_groups(first, parameters), **task["settings"])
@@ -282,20 +299,35 @@ NAMES = ("src", "tgt", "weight", "bias")
 
 
 def watch(make, weights, batches):
-    """Calls make(model).train_step for each batch, on a Toy in eval mode. What is seen, one item a batch:
+    """Calls make(model).train_step for each batch, on a Toy that is in eval mode before. What is seen, one item a batch:
 
     loss, its type; weights before and after the call; calls: of the model; grads: what the optimizer found in each of
     its steps. Besides: lrs of the optimizer's groups, whether the call changed torch, the dtype of the model outside.
     """
-    model = Toy(weights).eval()
+    model = Toy(weights)
     trainer = make(model)
     lrs = [float(group["lr"]) for group in trainer.optimizer.param_groups]
     rows, steps, first = [], [], [ids.clone() for ids in batches[0]]
-    trainer.optimizer.register_step_pre_hook(lambda *_: steps.append(_copied(model, lambda weight: weight.grad)))
+
+    def look(optimizer, args, options):
+        closure = args[1] if len(args) > 1 else options.get("closure")
+
+        def seen_later():  # with a closure the optimizer finds the gradients only when it has called it
+            loss = closure()
+            steps.append(_copied(model, lambda weight: weight.grad))
+            return loss
+
+        if closure is not None:
+            return (optimizer, seen_later), {}
+        steps.append(_copied(model, lambda weight: weight.grad))
+        return None
+
+    trainer.optimizer.register_step_pre_hook(look)
     state = _torch_state()
     for src, tgt in batches:
         steps.clear()
         model.calls.clear()
+        model.eval()  # as after an evaluation between two steps
         before = _copied(model, lambda weight: weight)
         loss = trainer.train_step(src, tgt)
         rows.append({

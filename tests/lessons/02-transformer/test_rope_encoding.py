@@ -405,6 +405,9 @@ def test_far_positions_are_turned_as_exactly_as_near_ones(student, check, rng, i
     check(turned, truth, dtype=torch.float32, within=1e-5, mistakes={rounded: lambda: turned.view(truth.shape)})
 
 
+ROUNDED = "gradcheck fails: x is rounded to float32 on its way though it is float64"
+
+
 @APPLY
 @pytest.mark.points(2)
 @pytest.mark.parametrize("interleaved", [True, False])
@@ -418,11 +421,15 @@ def test_apply_rope_keeps_dtype_inputs_and_gradients(student, check, rng, interl
         result, after, changed, printed = inside.manners(apply_rope, x, positions, interleaved=interleaved)
         leaf = x.clone().requires_grad_()
         slopes = inside.gradients([apply_rope(leaf, positions, interleaved=interleaved)], [cotangent], [leaf])
-        return result, after, changed, printed, slopes[0]
+        row = x[0, :1].clone().requires_grad_()
+        exact = torch.autograd.gradcheck(
+            lambda row: apply_rope(row, positions, interleaved=interleaved), row, raise_exception=False
+        )
+        return result, after, changed, printed, slopes[0], exact
 
     x, cotangent = uniform(rng, 2, 2, 3, 5, 6, dtype=torch.float64)
     positions = places(rng, 5)
-    turned, after, changed, printed, slope = student.run(probe, x, positions, cotangent, interleaved)
+    turned, after, changed, printed, slope, exact = student.run(probe, x, positions, cotangent, interleaved)
 
     pairs, angles = "neighbours" if interleaved else "halves", angles_of(positions, 6)
     check_dtype(check, turned, torch.float64)
@@ -430,6 +437,7 @@ def test_apply_rope_keeps_dtype_inputs_and_gradients(student, check, rng, interl
     check(after, [x, positions], mistakes={"x is changed in place": lambda: [after[0], positions]})
     no_gradient = {"no gradient reaches x": torch.zeros_like(x)}
     check(slope, turn(cotangent, -angles, pairs), within=1e-5, mistakes=no_gradient)
+    judge(check, exact, ROUNDED)
     judge(check, not changed and not printed, "the function prints, or changes the global state of torch")
 
 
@@ -601,10 +609,12 @@ def test_each_call_stands_for_itself(student, check, rng):
         results = [layer(x.double()), layer(x[:, 0]), other(x), layer(x[:, :, :3])]
         leaf = x.double().requires_grad_()
         (slope,) = inside.gradients([layer(leaf)], [cotangent], [leaf])
-        return short, results, slope, strided, after, changed or printed
+        row = x[:1, 0].double().requires_grad_()
+        exact = torch.autograd.gradcheck(layer, row, raise_exception=False)
+        return short, results, slope, strided, after, changed or printed, exact
 
     x, cotangent = uniform(rng, 2, 3, 5, 6), uniform(rng, 2, 3, 5, 6, dtype=torch.float64)
-    short, results, slope, strided, after, rude = student.run(probe, x, cotangent)
+    short, results, slope, strided, after, rude, exact = student.run(probe, x, cotangent)
 
     angles = angles_of(torch.arange(5), 6)
     truth, of_other = turn(x, angles), turn(x, angles_of(torch.arange(5), 6, 50.0))
@@ -616,6 +626,7 @@ def test_each_call_stands_for_itself(student, check, rng):
         "layers share one cache: each has its own base": [truth[:, 0], truth, truth[:, :, :3]],
     })  # fmt: skip
     check(slope, turn(cotangent, -angles), within=1e-5, mistakes={"no gradient reaches x": torch.zeros_like(cotangent)})
+    judge(check, exact, ROUNDED)
     check(strided, truth, dtype=torch.float32, within=1e-5)
     judge(check, not rude, "the layer prints, or changes the global state of torch")
 

@@ -494,8 +494,12 @@ def test_each_layer_gets_its_first_weights(student, check):
     def probe():
         from training import init_weights
 
-        wide, norm = torch.nn.Linear(64, 192), torch.nn.LayerNorm(6)
-        deep = torch.nn.ModuleList([norm, torch.nn.Linear(9, 4)])
+        class Own(torch.nn.Linear):
+            pass
+
+        wide, norm, half = torch.nn.Linear(64, 192), torch.nn.LayerNorm(6), torch.nn.LayerNorm(5, bias=False)
+        bare = torch.nn.LayerNorm(3, elementwise_affine=False)  # has neither weight nor bias
+        deep = torch.nn.ModuleList([norm, torch.nn.Linear(9, 4), half, bare, Own(3, 4)])
         inner = torch.nn.Sequential(torch.nn.Embedding(300, 40), wide, deep)
         model = torch.nn.ModuleDict({"a": inner, "b": torch.nn.Linear(5, 3, bias=False)})
         for parameter in model.parameters():
@@ -504,23 +508,24 @@ def test_each_layer_gets_its_first_weights(student, check):
         alone = torch.nn.Linear(64, 192)
         before = alone.weight.detach().clone()
         init_weights(alone)
-        constant = [wide.bias, deep[1].bias, norm.weight, norm.bias, alone.bias]
-        drawn = [wide.weight, inner[0].weight, alone.weight, model["b"].weight]
+        constant = [wide.bias, deep[1].bias, norm.weight, norm.bias, alone.bias, half.weight]
+        drawn = [wide.weight, inner[0].weight, alone.weight, model["b"].weight, deep[4].weight]
         trained = [parameter.requires_grad for parameter in model.parameters()]
         return constant, drawn, trained, bool((alone.weight == before).all())
 
-    constant, (wide, embedding, alone, without_bias), trained, untouched = student.run(probe)
+    constant, (wide, embedding, alone, without_bias, own), trained, untouched = student.run(probe)
 
-    truth = [torch.zeros(192), torch.zeros(4), torch.ones(6), torch.zeros(6), torch.zeros(192)]
+    truth = [torch.zeros(192), torch.zeros(4), torch.ones(6), torch.zeros(6), torch.zeros(192), torch.ones(5)]
     reached = not (wide == 7).all() and not (without_bias == 7).all()
     judge(check, reached, "Linear weights deep inside the module are not reached: go through modules()")
+    judge(check, not (own == 7).any(), "a subclass of Linear is not taken for one: ask isinstance")
     judge(check, not (embedding == 7).all(), "Embedding weights are not set")
     judge(check, (constant[0] == 0).all() and (constant[1] == 0).all(), "the bias of a Linear is not zero")
     judge(check, not untouched, "a module that is itself a Linear is not set: modules() names it too")
     check(constant, truth, mistakes={
-        "the weights of a LayerNorm are not set": [*truth[:2], torch.full((6,), 7.0), torch.full((6,), 7.0), truth[4]],
-        "the bias of a LayerNorm is not zero": lambda: [*truth[:3], constant[3], truth[4]],
-        "the weight of a LayerNorm is not one": lambda: [*truth[:2], constant[2], *truth[3:]],
+        "the weights of a LayerNorm are not set": [*truth[:2], *(torch.full((n,), 7.0) for n in (6, 6)), truth[4], torch.full((5,), 7.0)],
+        "the bias of a LayerNorm is not zero": lambda: [*truth[:3], constant[3], *truth[4:]],
+        "the weight of a LayerNorm is not one": lambda: [*truth[:2], constant[2], *truth[3:5], constant[5]],
     })  # fmt: skip
     bound = math.sqrt(6 / (64 + 192))
     for weight in (wide, alone):
@@ -822,7 +827,8 @@ def test_the_optimizer_is_like_adam(student, check, rng, lr):
     })  # fmt: skip
     check_shape_of_step(check, row)
     gradients = toy_step(weights, [pair])[1]
-    steep = {name: gradient.abs() > 1e-3 for name, gradient in gradients.items()}
+    # An Adam that adds a decay of up to 0.01 to the gradient is like Adam too: it turns none of these around.
+    steep = {name: gradient.abs() > 1e-3 + 0.02 * weights[name].abs() for name, gradient in gradients.items()}
     down = {name: (weights[name] - row["after"][name]) / lr * gradients[name].sign() for name in weights}
     down = torch.cat([down[name][steep[name]] for name in weights])  # in units of lr, against the gradient
     judge(check, down.abs().min() > 0, "some weights are not trained: the optimizer has all parameters of the model")
@@ -944,7 +950,7 @@ def test_each_micro_batch_returns_its_own_loss(student, check, rng):
 def test_without_accumulation_every_call_updates(student, check, rng, settings):
     """Without use_gradient_accumulation, or with one step, every call is a batch of its own, as in TransformerTrainer."""
     weights, batches = toy_weights(rng, sure=4.0), [batch(rng, lengths, pad=2) for lengths in UNEQUAL[:4]]
-    seen = watched(student, weights, batches, 2, optimized=settings)
+    seen = watched(student, weights, batches, 2, lr=0.003, optimized=settings)
 
     N = settings.get("accumulation_steps", 4)
     check([len(row["grads"]) for row in seen["rows"]], [1] * 4, mistakes={
@@ -962,7 +968,9 @@ def test_without_accumulation_every_call_updates(student, check, rng, settings):
             ),
             LATE: (toy_step(row["after"], [pair], 2)[0], gradients),
         })  # fmt: skip
-    check(seen["lrs"], [1e-4] * len(seen["lrs"]), dtype=torch.float32)
+    check(seen["lrs"], [0.003] * len(seen["lrs"]), dtype=torch.float32, mistakes={
+        "lr is ignored": [1e-4] * len(seen["lrs"]), "the optimizer has its own default lr, 0.001": [1e-3] * len(seen["lrs"]),
+    })  # fmt: skip
 
 
 @OPTIMIZED
@@ -989,7 +997,7 @@ def test_mixed_precision_computes_in_bfloat16(student, check, rng, accumulate):
     ]
     rounded = all(torch.tensor(loss).bfloat16().item() == loss for loss in losses)
     judge(check, not rounded, "the loss is worked out in bfloat16: it stays float32")
-    check(losses, truth, dtype=torch.float32, terms=16)
+    check(losses, truth, dtype=torch.float32, terms=16, scale=1.0)  # a sure prediction's loss is a small difference
 
     check([len(row["grads"]) for row in rows], [0, 1, 0, 1] if accumulate else [1] * 4)
     for k, row in enumerate(rows):

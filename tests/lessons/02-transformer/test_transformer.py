@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 D, H, FF, V, MAX_LEN = 24, 3, 32, 13, 9  # inside.filled needs heads that are 8 wide
+TYPES = 7  # token types of BERT: no 2 layers have so many norms that one tensor of all gains looks like a table
 
 
 def randn(rng, *shape, dtype=torch.float32):
@@ -200,11 +201,12 @@ def gelu_tanh(x):
     return F.gelu(x, approximate="tanh")
 
 
-def gpt(ids, *, rows, final=GAIN, last=norm, eps=1e-5, causal=past, logits=lambda x: x, **options):
+def gpt(ids, *, rows, final=GAIN, last=norm, eps=1e-5, causal=past, logits=lambda x: x, output=None, **options):
+    """`output` are the rows that give the logits, where they are not the tokens'."""
     token, position = rows
     options = {"steps": ENCODER, "style": "pre", "act": gelu_tanh, **options}
     x = stack(token[ids] + position[: ids.shape[1]], None, causal(ids.shape[1]), eps=eps, **options)
-    return logits(last(x, final, eps) @ token.T)
+    return logits(last(x, final, eps) @ (token if output is None else output).T)
 
 
 def bert(ids, types=None, mask=None, *, rows, first=GAIN, first_norm=norm, eps=1e-12, **options):
@@ -431,9 +433,12 @@ def test_an_encoder_layer_is_attention_and_feed_forward_in_post_norm(compare, rn
 @pytest.mark.points(3)
 def test_an_encoder_layer_attends_to_what_its_mask_shows(compare, rng):
     """The mask broadcasts to (B, H, T, T), is boolean or holds 0 and 1, and true means: may attend."""
-    calls = [(wide(rng, 2, 5), mask) for mask in masks(rng, 2, 5, 5)]
+    calls = [(wide(rng, B, T), mask) for B, T in ((2, 5), (4, 4)) for mask in masks(rng, B, T, T)]
     compare("EncoderLayer", LAYER, calls, encoder_layer, MASK_MISTAKES | {
         "the mask is ignored": lambda x, mask: (x,),
+        "a mask (T, T) is taken for one of padding where T equals B": lambda x, mask: (
+            x, mask[:, None, None] if mask.shape == x.shape[:2] else mask
+        ),
         "the mask is turned around: true means may attend": lambda x, mask: (x, mask == 0),
         "the mask is transposed: its rows are queries": lambda x, mask: (x, mask.mT),
     })  # fmt: skip
@@ -567,6 +572,9 @@ def test_the_decoder_is_causal_of_its_own_accord(compare, rng, B, Tt, Ts, layers
 def test_the_decoder_joins_its_mask_with_the_causal_one(compare, rng):
     """A position attends to what tgt_mask and the causal mask both show, and to what memory_mask shows of memory."""
     rows, calls = tables(rng, V), with_two_masks(rng, tokens(rng, 2, 5), wide(rng, 2, 6))
+    calls.append(
+        (tokens(rng, 4, 4), wide(rng, 4, 6), masks(rng, 4, 4, 4)[1], None)
+    )  # (T, T), though (B, T) looks the same
     compare("Decoder", made_with(2), calls, partial(decoder, rows=rows[0]), TWO_MASK_MISTAKES | {
         "the causal mask is dropped where a tgt_mask is given: both apply": {"joined": everything},
         "there is no causal mask": {"causal": everything},
@@ -618,6 +626,7 @@ def test_encode_and_decode_are_the_two_halves(compare, rng):
         "encode attends to the padding of the source": {"hide": never},
     }, rows, at=src != 3)  # fmt: skip
     calls = [(tgt, memory, *mask) for mask in ((), (None,), (mask,), (mask.long(),), (mask[:, None, None],))]
+    calls += [(tgt, memory[:, :1], mask[:, :1]), (tgt[:1, :1], memory[:1], mask[:1])]  # one source token, one sequence
     compare("Transformer.decode", made_for(3), calls, partial(decode, rows=rows[1], pad=3), EMBEDDING_MISTAKES | {
         "src_mask is ignored": lambda tgt, memory, mask=None: (tgt, memory),
         "a src_mask (B, Ts) is taken for one of queries and keys": lambda tgt, memory, mask=None: (
@@ -681,8 +690,11 @@ def test_gpt_starts_like_that_of_transformers(student, check, rng):
         from transformer import GPTModel
 
         model = GPTModel(101, 64, 2, 4, None, 48, 0.0)
-        vectors = [weight for weight in model.parameters() if not inside.is_matrix(weight)]
-        matrices = [weight for weight in model.parameters() if inside.is_matrix(weight)]
+        weights = list(model.parameters())
+        matrices = [
+            weight for weight in weights if inside.is_matrix(weight) and weight.any()
+        ]  # not biases in one tensor
+        vectors = [weight for weight in weights if not any(weight is matrix for matrix in matrices)]
         loss = torch.nn.functional.cross_entropy(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
         biases_are_zero = all(bool(((vector == 0) | (vector == 1)).all()) for vector in vectors)
         spreads = [(weight.numel(), float(weight.mean()), float(weight.std())) for weight in matrices]
@@ -708,11 +720,11 @@ def test_gpt_starts_like_that_of_transformers(student, check, rng):
 @pytest.mark.parametrize(("B", "T", "layers", "typed"), [(2, 5, 2, False), (1, 1, 1, True), (3, MAX_LEN, 2, True)])
 def test_bert_is_three_embeddings_a_norm_and_a_post_norm_stack(compare, rng, B, T, layers, typed):
     """Token, position and type are added and normed; then post-norm layers with exact GELU, seeing in both directions."""
-    rows = token, position, kinds = tables(rng, V, MAX_LEN, 5)
-    call = tokens(rng, B, T), *([torch.randint(0, 5, (B, T), generator=rng)] if typed else [])
+    rows = token, position, kinds = tables(rng, V, MAX_LEN, TYPES)
+    call = tokens(rng, B, T), *([torch.randint(0, TYPES, (B, T), generator=rng)] if typed else [])
     mistakes = {"the feed-forward uses the tanh form of GELU: here it is exact": {"act": gelu_tanh}}
     mistakes |= style_mistakes(ENCODER) | DEPTH_MISTAKES
-    compare("BERTModel", (*made_with(layers), 0.1, 5), [call], partial(bert, rows=rows, layers=layers), mistakes | {
+    compare("BERTModel", (*made_with(layers), 0.1, TYPES), [call], partial(bert, rows=rows, layers=layers), mistakes | {
         "there is no norm after the embeddings": {"first_norm": lambda x, *_: x},
         "the positions are missing": {"rows": [token, 0 * position, kinds]},
         "positions are counted from 1": {"rows": [token, position.roll(-1, 0), kinds]},
@@ -728,17 +740,41 @@ def test_bert_is_three_embeddings_a_norm_and_a_post_norm_stack(compare, rng, B, 
 @pytest.mark.points(3)
 def test_bert_never_attends_to_what_its_mask_hides(compare, rng):
     """attention_mask (B, T) is true or 1 at real tokens; the output there does not depend on the others."""
-    rows, ids, types = tables(rng, V, MAX_LEN, 5), tokens(rng, 3, 7), torch.randint(0, 5, (3, 7), generator=rng)
+    rows, ids, types = tables(rng, V, MAX_LEN, TYPES), tokens(rng, 3, 7), torch.randint(0, TYPES, (3, 7), generator=rng)
     mask = torch.ones(3, 7, dtype=torch.bool)
     mask[1, -3:] = mask[2, 1] = mask[2, -1] = False
     calls = [(ids, types, mask) for mask in (mask.long(), mask, mask.float())]
-    compare("BERTModel", (*made_with(2), 0.1, 5), calls, partial(bert, rows=rows), MASK_MISTAKES | {
+    compare("BERTModel", (*made_with(2), 0.1, TYPES), calls, partial(bert, rows=rows), MASK_MISTAKES | {
         "attention_mask is ignored": lambda ids, types, mask: (ids, types),
         "attention_mask is turned around: true means may attend": lambda ids, types, mask: (ids, types, mask == 0),
         "the second argument is taken for the attention mask: it is token_type_ids": lambda ids, types, mask: (
             ids, mask.long(), types
         ),
     }, rows, at=mask)  # fmt: skip
+
+
+@pytest.mark.question("BERTModel")
+@pytest.mark.points(1)
+def test_a_sequence_without_real_tokens_harms_nobody(student, check, rng):
+    """A row of attention_mask that hides everything gives no NaN, neither in the outputs nor in the gradients."""
+
+    def probe(ids, types, mask, rows):
+        from transformer import BERTModel
+
+        model = inside.filled(BERTModel(13, 24, 2, 3, 32, 9, 0.1, len(rows[2])), rows)
+        output = model(ids, types, mask)
+        output[mask != 0].sum().backward()
+        grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        return output, [bool(grad.isfinite().all()) for grad in grads]
+
+    ids, types, mask = tokens(rng, 3, 6), torch.zeros(3, 6, dtype=torch.int64), torch.ones(3, 6, dtype=torch.int64)
+    mask[1], mask[2, 4:] = 0, 0
+    output, finite = student.run(probe, ids, types, mask, tables(rng, V, MAX_LEN, TYPES))
+
+    assert getattr(output, "shape", None) == (3, 6, D), "the result does not have the shape (B, T, D)"
+    nan = {"a query that may attend to nothing gives NaN": True}
+    check(bool(output.isnan().any()), False, mistakes=nan)
+    check(all(finite), True, mistakes={"the gradients are NaN where a query may attend to nothing": False})
 
 
 @pytest.mark.question("BERTModel")
@@ -749,12 +785,12 @@ def test_the_eps_of_berts_norms_is_tiny(student, check, rng):
     def probe(ids, rows):
         from transformer import BERTModel
 
-        model = inside.filled(BERTModel(13, 24, 2, 3, 32, 9, 0.1, 5), rows)
+        model = inside.filled(BERTModel(13, 24, 2, 3, 32, 9, 0.1, len(rows[2])), rows)
         for weight in model.parameters():
             weight.data.mul_(1e-3)
         return model(ids)
 
-    ids, rows = tokens(rng, 2, 6), tables(rng, V, MAX_LEN, 5)
+    ids, rows = tokens(rng, 2, 6), tables(rng, V, MAX_LEN, TYPES)
     result = student.run(probe, ids, rows)
 
     w, rows = known_layer(scale=1e-3, norm=(1e-3 * GAIN[0], GAIN[1])), [1e-3 * part for part in rows]
@@ -1084,7 +1120,7 @@ def test_every_weight_is_there_and_learns(student, check, rng):
     for ((numbers, learning, tables, gains), names, values, outputs), (name, row) in zip(
         told, CLASSES.items(), strict=True
     ):
-        required, defaults, *least = row[2].split(), *row[3:]
+        required, defaults, *least = row[2].split(), *row[3:-1], D * row[-1]
         has = [min(found, needed) for found, needed in zip((numbers, tables, gains), least, strict=True)]
         check(has, least, mistakes=what_is_missing(name, has, least))
         # Of what has a ReLU a few numbers may rest; a sub-layer's matrix, or a third of a joint one, is more than 7 %.
@@ -1101,6 +1137,58 @@ def test_every_weight_is_there_and_learns(student, check, rng):
             f"the state of {name} does not hold all that it is made of": lambda outputs=outputs: given(True, outputs[1])
         }
         check(outputs[1], outputs[0], mistakes=state)
+
+
+def slopes(truth, rows, inputs, /, **wrong):
+    """The gradients of Σ sin(n) · output[n] at the tables, zeros where none arrives."""
+    rows = [table.clone().requires_grad_() for table in rows]
+    output = truth(*inputs, **{"rows": rows} | {key: change(rows) for key, change in wrong.items()})
+    total = (torch.arange(output.numel(), dtype=torch.float64).sin() * output.flatten()).sum()
+    return list(torch.autograd.grad(total, rows, allow_unused=True, materialize_grads=True))
+
+
+@ALL
+@pytest.mark.points(2)
+def test_embeddings_get_their_gradients(student, check, rng):
+    """Tokens, learned positions and types learn; the token embedding of GPT through the output too, to which it is tied."""
+
+    def probe(kinds):
+        return [inside.table_gradients(*kind) for kind in kinds]
+
+    def one_table(truth):
+        return lambda *inputs, rows: truth(*inputs, rows=rows[0])
+
+    ids, memory = tokens(rng, 2, 6, pad=0), wide(rng, 2, 4)  # without 0: nn.Embedding may be told that it is padding
+    plain, three = tables(rng, V, MAX_LEN, size=2.0), tables(rng, V, MAX_LEN, TYPES)
+    kinds = [
+        ("Encoder", made_with(2), [ids], plain[:1]),
+        ("Decoder", made_with(2), [ids, memory], plain[:1]),
+        ("BERTModel", (*made_with(2), 0.1, TYPES), [ids], three),
+        ("GPTModel", made_with(2), [tokens(rng, 2, 6)], plain),
+    ]
+    told = student.run(probe, kinds)
+
+    truths = [one_table(encoder), one_table(decoder), bert, gpt]
+    for (name, _, inputs, rows), found, truth in zip(kinds, told, truths, strict=True):
+        whole, mistakes = slopes(truth, rows, inputs), {}
+        if name == "GPTModel":
+            (through_output, position), (inner, _) = (
+                slopes(truth, rows, inputs, rows=lambda rows: [rows[0].detach(), rows[1]], output=lambda rows: rows[0]),
+                slopes(truth, rows, inputs, output=lambda rows: rows[0].detach()),
+            )
+            without_0 = inner.index_fill(0, torch.tensor([0]), 0.0)
+            mistakes = {
+                "no gradient reaches the token embedding through the output: it is tied to it": [inner, position],
+                "no gradient reaches the token embedding through the input": [through_output, position],
+                "token 0 of GPTModel gets no gradient: it is no padding": [through_output + without_0, position],
+            }
+        mistakes |= {
+            f"no gradient reaches the {what} embedding of {name}": [
+                0 * table if k == n else table for n, table in enumerate(whole)
+            ]
+            for k, what in zip(range(len(rows)), ("token", "position", "type"), strict=False)
+        }
+        agree(check, found, whole, mistakes)
 
 
 @ALL
