@@ -1,0 +1,709 @@
+"""Hidden tests of transformer: GPTModel and BERTModel, against transformers, and what all classes share."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from transformer_helpers import (
+    CAUSAL_MISTAKES,
+    DEPTH_MISTAKES,
+    ENCODER,
+    FF,
+    GAIN,
+    LAYER,
+    LOGIT_MISTAKES,
+    MASK_MISTAKES,
+    MAX_LEN,
+    D,
+    H,
+    V,
+    agree,
+    comparison,
+    decoder,
+    encoder,
+    given,
+    known_layer,
+    made_with,
+    masks,
+    norm,
+    past,
+    randn,
+    stack,
+    style_mistakes,
+    tables,
+    tokens,
+    waves,
+    wide,
+)
+
+TYPES = 7  # token types of BERT: no 2 layers have so many norms that one tensor of all gains looks like a table
+
+
+# ---------------------------------------------------------------------------------------------- the truth
+
+
+def gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
+
+
+def gpt(ids, *, rows, final=GAIN, last=norm, eps=1e-5, causal=past, logits=lambda x: x, output=None, **options):
+    """`output` are the rows that give the logits, where they are not the tokens'."""
+    token, position = rows
+    options = {"steps": ENCODER, "style": "pre", "act": gelu_tanh, **options}
+    x = stack(token[ids] + position[: ids.shape[1]], None, causal(ids.shape[1]), eps=eps, **options)
+    return logits(last(x, final, eps) @ (token if output is None else output).T)
+
+
+def bert(ids, types=None, mask=None, *, rows, first=GAIN, first_norm=norm, eps=1e-12, **options):
+    token, position, kinds = rows
+    x = token[ids] + position[: ids.shape[1]] + kinds[torch.zeros_like(ids) if types is None else types]
+    options = {"steps": ENCODER, "style": "post", "act": F.gelu, **options}
+    mask = mask[:, None, None] if mask is not None and mask.shape == ids.shape else mask
+    return stack(first_norm(x, first, eps), None, mask, eps=eps, **options)
+
+
+# ---------------------------------------------------------------------------------------------- comparing, and the mistakes
+
+
+@pytest.fixture
+def compare(student, check):
+    return comparison(student, check)
+
+
+# ---------------------------------------------------------------------------------------------- GPTModel, BERTModel
+
+
+@pytest.mark.question("GPTModel")
+@pytest.mark.points(5)
+@pytest.mark.parametrize(("B", "T", "layers", "d_ff"), [(2, 5, 2, FF), (1, 1, 1, None), (3, MAX_LEN, 2, FF)])
+def test_gpt_is_a_causal_pre_norm_stack(compare, rng, B, T, layers, d_ff):
+    """Token plus learned position, causal pre-norm layers with GELU, a last norm, logits by the token embedding."""
+    rows = token, position = tables(rng, V, MAX_LEN, size=8.0)
+    truth = partial(gpt, rows=rows, layers=layers, w=known_layer(d_ff or 4 * D))
+    mistakes = {"the feed-forward uses exact GELU: here it is the tanh form": {"act": F.gelu}}
+    mistakes |= style_mistakes(ENCODER, "pre") | CAUSAL_MISTAKES | DEPTH_MISTAKES | LOGIT_MISTAKES
+    compare("GPTModel", (V, D, layers, H, d_ff, MAX_LEN), [(tokens(rng, B, T),)], truth, mistakes | {
+        "the norm after the last layer is missing": {"last": lambda x, *_: x},
+        "the positions are missing": {"rows": [token, 0 * position]},
+        "positions are counted from 1": {"rows": [token, position.roll(-1, 0)]},
+        "the positions are sinusoidal: here they are learned": {"rows": [token, waves(MAX_LEN)]},
+    }, rows, within=5e-6)  # fmt: skip
+
+
+@pytest.mark.question("GPTModel")
+@pytest.mark.points(3)
+def test_gpt_starts_like_that_of_transformers(student, check, rng):
+    """Weights from N(0, 0.02), zero biases, and so a first loss near ln V; the output is tied to the token embedding."""
+
+    def probe(ids):
+        from transformer import GPTModel
+
+        model = GPTModel(101, 64, 2, 4, None, 48, 0.0)
+        weights = list(model.parameters())
+        matrices = [
+            weight for weight in weights if inside.is_matrix(weight) and weight.any()
+        ]  # not biases in one tensor
+        vectors = [weight for weight in weights if not any(weight is matrix for matrix in matrices)]
+        loss = torch.nn.functional.cross_entropy(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        biases_are_zero = all(bool(((vector == 0) | (vector == 1)).all()) for vector in vectors)
+        spreads = [(weight.numel(), float(weight.mean()), float(weight.std())) for weight in matrices]
+        return model.max_len, spreads, biases_are_zero, float(loss)
+
+    ids = torch.randint(0, 101, (4, 40), generator=rng)
+    max_len, spreads, biases_are_zero, loss = student.run(probe, ids)
+
+    check(max_len, 48)
+    right = (101 + 48) * 64 + 2 * (4 * 64 * 64 + 2 * 64 * 4 * 64)
+    check(sum(numbers for numbers, _, _ in spreads), right, mistakes={
+        "the output is not tied to the token embedding: it has a weight of its own": right + 101 * 64,
+    })  # fmt: skip
+    # The spread of 3072 numbers strays by a tenth with a probability below 1e-13; GPT-2 halves some of 2 layers.
+    near = [abs(mean) < 0.004 and any(abs(std / right - 1) < 0.1 for right in (0.02, 0.01)) for _, mean, std in spreads]
+    check(all(near), True, mistakes={"the weights do not start from N(0, 0.02)": False})
+    check(biases_are_zero, True, mistakes={"the biases do not start at 0": False})
+    check(abs(loss - math.log(101)) < 0.3, True, mistakes={"the first loss is far from ln V": False})
+
+
+@pytest.mark.question("BERTModel")
+@pytest.mark.points(5)
+@pytest.mark.parametrize(("B", "T", "layers", "typed"), [(2, 5, 2, False), (1, 1, 1, True), (3, MAX_LEN, 2, True)])
+def test_bert_is_three_embeddings_a_norm_and_a_post_norm_stack(compare, rng, B, T, layers, typed):
+    """Token, position and type are added and normed; then post-norm layers with exact GELU, seeing in both directions."""
+    rows = token, position, kinds = tables(rng, V, MAX_LEN, TYPES)
+    call = tokens(rng, B, T), *([torch.randint(0, TYPES, (B, T), generator=rng)] if typed else [])
+    mistakes = {"the feed-forward uses the tanh form of GELU: here it is exact": {"act": gelu_tanh}}
+    mistakes |= style_mistakes(ENCODER) | DEPTH_MISTAKES
+    compare("BERTModel", (*made_with(layers), 0.1, TYPES), [call], partial(bert, rows=rows, layers=layers), mistakes | {
+        "there is no norm after the embeddings": {"first_norm": lambda x, *_: x},
+        "the positions are missing": {"rows": [token, 0 * position, kinds]},
+        "positions are counted from 1": {"rows": [token, position.roll(-1, 0), kinds]},
+        "the types are not added": {"rows": [token, position, 0 * kinds]},
+        "token_type_ids is ignored": lambda ids, types=None: (ids,),
+        "the second argument is taken for the attention mask: it is token_type_ids": lambda ids, types: (ids, None, types),
+        "the model is causal": lambda ids, types=None: (ids, types, past(T)[None]),
+        "token 0 is hidden though no mask was given": lambda ids, types=None: (ids, types, ids != 0),
+    }, rows, within=5e-6)  # fmt: skip
+
+
+@pytest.mark.question("BERTModel")
+@pytest.mark.points(3)
+def test_bert_never_attends_to_what_its_mask_hides(compare, rng):
+    """attention_mask (B, T) is true or 1 at real tokens; the output there does not depend on the others."""
+    rows, ids, types = tables(rng, V, MAX_LEN, TYPES), tokens(rng, 3, 7), torch.randint(0, TYPES, (3, 7), generator=rng)
+    mask = torch.ones(3, 7, dtype=torch.bool)
+    mask[1, -3:] = mask[2, 1] = mask[2, -1] = False
+    calls = [(ids, types, mask) for mask in (mask.long(), mask, mask.float())]
+    compare("BERTModel", (*made_with(2), 0.1, TYPES), calls, partial(bert, rows=rows), MASK_MISTAKES | {
+        "attention_mask is ignored": lambda ids, types, mask: (ids, types),
+        "attention_mask is turned around: true means may attend": lambda ids, types, mask: (ids, types, mask == 0),
+        "the second argument is taken for the attention mask: it is token_type_ids": lambda ids, types, mask: (
+            ids, mask.long(), types
+        ),
+    }, rows, at=mask)  # fmt: skip
+
+
+@pytest.mark.question("BERTModel")
+@pytest.mark.points(1)
+def test_a_sequence_without_real_tokens_harms_nobody(student, check, rng):
+    """A row of attention_mask that hides everything gives no NaN, neither in the outputs nor in the gradients."""
+
+    def probe(ids, types, mask, rows):
+        from transformer import BERTModel
+
+        model = inside.filled(BERTModel(13, 24, 2, 3, 32, 9, 0.1, len(rows[2])), rows)
+        output = model(ids, types, mask)
+        output[mask != 0].sum().backward()
+        grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        return output, [bool(grad.isfinite().all()) for grad in grads]
+
+    ids, types, mask = tokens(rng, 3, 6), torch.zeros(3, 6, dtype=torch.int64), torch.ones(3, 6, dtype=torch.int64)
+    mask[1], mask[2, 4:] = 0, 0
+    output, finite = student.run(probe, ids, types, mask, tables(rng, V, MAX_LEN, TYPES))
+
+    assert getattr(output, "shape", None) == (3, 6, D), "the result does not have the shape (B, T, D)"
+    nan = {"a query that may attend to nothing gives NaN": True}
+    check(bool(output.isnan().any()), False, mistakes=nan)
+    check(all(finite), True, mistakes={"the gradients are NaN where a query may attend to nothing": False})
+
+
+@pytest.mark.question("BERTModel")
+@pytest.mark.points(2)
+def test_the_eps_of_berts_norms_is_tiny(student, check, rng):
+    """The eps of all norms is 1e-12: with weights a thousand times smaller the norms still norm."""
+
+    def probe(ids, rows):
+        from transformer import BERTModel
+
+        model = inside.filled(BERTModel(13, 24, 2, 3, 32, 9, 0.1, len(rows[2])), rows)
+        for weight in model.parameters():
+            weight.data.mul_(1e-3)
+        return model(ids)
+
+    ids, rows = tokens(rng, 2, 6), tables(rng, V, MAX_LEN, TYPES)
+    result = student.run(probe, ids, rows)
+
+    w, rows = known_layer(scale=1e-3, norm=(1e-3 * GAIN[0], GAIN[1])), [1e-3 * part for part in rows]
+    truth = partial(bert, ids, rows=rows, first=w["self"]["norm"], w=w)
+    agree(check, result, truth(), {
+        f"the eps of the norms is {eps}: here it is 1e-12": lambda eps=eps: truth(eps=eps) for eps in (1e-5, 1e-6)
+    })  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- load_huggingface
+
+GPT2 = {"vocab_size": 31, "n_embd": D, "n_layer": 2, "n_head": H, "n_inner": FF, "n_positions": 11}
+BERT = {
+    "vocab_size": 31, "hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": H, "intermediate_size": FF,
+    "max_position_embeddings": 11, "type_vocab_size": 2,
+}  # fmt: skip
+# What is in them, with the shape of the weight; the dimension that a bias has is the last in GPT-2, the first in BERT.
+GPT2_LAYER = {
+    "ln_1": (D,),
+    "attn.c_attn": (D, 3 * D),
+    "attn.c_proj": (D, D),
+    "ln_2": (D,),
+    "mlp.c_fc": (D, FF),
+    "mlp.c_proj": (FF, D),
+}
+BERT_LAYER = {
+    "attention.self.query": (D, D), "attention.self.key": (D, D), "attention.self.value": (D, D),
+    "attention.output.dense": (D, D), "attention.output.LayerNorm": (D,),
+    "intermediate.dense": (FF, D), "output.dense": (D, FF), "output.LayerNorm": (D,),
+}  # fmt: skip
+
+
+def random_state(rng, embeddings, norm_name, layers, bias):
+    """Weights by the names that transformers gives them, so large that each one shows."""
+    shapes = {
+        norm_name: (D,),
+        **{prefix + name: shape for prefix, parts in layers.items() for name, shape in parts.items()},
+    }
+    state = {f"{name}.weight": 0.4 * randn(rng, rows, D) for name, rows in embeddings.items()}
+    for name, shape in shapes.items():
+        state |= {
+            f"{name}.weight": 0.4 * randn(rng, *shape) + (len(shape) == 1),
+            f"{name}.bias": 0.4 * randn(rng, shape[bias]),
+        }
+    return state
+
+
+def gpt2_state(rng, d_ff=FF):
+    shapes = GPT2_LAYER | {"mlp.c_fc": (D, d_ff), "mlp.c_proj": (d_ff, D)}
+    embeddings, layers = (
+        {"transformer.wte": 31, "transformer.wpe": 11},
+        {f"transformer.h.{n}.": shapes for n in range(2)},
+    )
+    return random_state(rng, embeddings, "transformer.ln_f", layers, -1)
+
+
+def bert_state(rng):
+    embeddings = {
+        f"embeddings.{name}_embeddings": rows for name, rows in (("word", 31), ("position", 11), ("token_type", 2))
+    }
+    return random_state(
+        rng, embeddings, "embeddings.LayerNorm", {f"encoder.layer.{n}.": BERT_LAYER for n in range(2)}, 0
+    )
+
+
+def pair_of(state, name):
+    return state[f"{name}.weight"], state[f"{name}.bias"]
+
+
+def gpt2(state, ids, *, order="qkv", across=lambda weight: weight.T, unloaded=(), **options):
+    """The logits of GPT-2 with this state; weights whose name has a word of `unloaded` are as they were at the start."""
+    state = dict(state)
+    for name in [name for name in state if any(word in name for word in unloaded)]:
+        state[name] = torch.full_like(state[name], float("ln_" in name and name.endswith("weight")))
+    w = []
+    for n in range(2):
+        ln_1, c_attn, c_proj, ln_2, c_fc, last = (pair_of(state, f"transformer.h.{n}.{name}") for name in GPT2_LAYER)
+        attention = dict(zip(order, zip(c_attn[0].T.chunk(3), c_attn[1].chunk(3), strict=True), strict=True))
+        attention |= {"o": (across(c_proj[0]), c_proj[1]), "norm": ln_1}
+        w.append({"self": attention, "ffn": {"1": (c_fc[0].T, c_fc[1]), "2": (last[0].T, last[1]), "norm": ln_2}})
+    rows = [state[f"transformer.{name}.weight"].double() for name in ("wte", "wpe")]
+    return gpt(ids, rows=rows, w=w, final=pair_of(state, "transformer.ln_f"), **options)
+
+
+def loaded_bert(
+    state, ids, types, mask, *, order="qkv", norms=("attention.output.LayerNorm", "output.LayerNorm"), **options
+):
+    w = []
+    for n in range(2):
+        part = {name: pair_of(state, f"encoder.layer.{n}.{name}") for name in BERT_LAYER}
+        attention = dict(
+            zip(order, (part[f"attention.self.{name}"] for name in ("query", "key", "value")), strict=True)
+        )
+        attention |= {"o": part["attention.output.dense"], "norm": part[norms[0]]}
+        w.append(
+            {
+                "self": attention,
+                "ffn": {"1": part["intermediate.dense"], "2": part["output.dense"], "norm": part[norms[1]]},
+            }
+        )
+    rows = [state[f"embeddings.{name}_embeddings.weight"].double() for name in ("word", "position", "token_type")]
+    return bert(ids, types, mask, rows=rows, w=w, first=pair_of(state, "embeddings.LayerNorm"), **options)
+
+
+def tried(truth, options):
+    return {text: (lambda wrong=wrong: truth(**wrong)) for text, wrong in options.items()}
+
+
+@pytest.mark.question("load_huggingface")
+@pytest.mark.points(4)
+@pytest.mark.parametrize("eps", [1e-5, 0.05])
+def test_gpt_with_loaded_weights_gives_the_logits_of_transformers(student, check, rng, eps):
+    """In eval mode the logits are those of GPT2LMHeadModel, to 1e-4; the layer-norm eps comes along."""
+
+    def probe(config, state, ids):
+        ours, theirs = inside.gpt_pair(config, state)
+        loaded = ours.load_huggingface(theirs)
+        return loaded is ours, ours.eval()(ids)
+
+    state, ids = gpt2_state(rng), tokens(rng, 3, 11, below=31)
+    returns_self, logits = student.run(probe, {**GPT2, "layer_norm_epsilon": eps}, state, ids)
+
+    check(returns_self, True, mistakes={"load_huggingface does not return self": False})
+    truth = partial(gpt2, state, ids, eps=eps)
+    check(logits, truth(), dtype=torch.float32, within=1e-4, mistakes=tried(truth, {
+        "the layer-norm eps is not taken over": {"eps": 1e-5},
+        "the matrix of the attention's projection is not transposed": {"across": lambda weight: weight},
+        **{f"c_attn holds q, k, v in this order: it was read as {', '.join(o)}": {"order": o} for o in ("kqv", "vkq", "qvk")},
+        "the biases are not loaded": {"unloaded": ("bias",)},
+        "the last norm is not loaded": {"unloaded": ("ln_f",)},
+        "the norms are not loaded": {"unloaded": ("ln_",)},
+        "the norms of the layers are not loaded": {"unloaded": ("ln_1", "ln_2")},
+        "the feed-forward uses exact GELU: here it is the tanh form": {"act": F.gelu},
+    }))  # fmt: skip
+
+
+@pytest.mark.question("load_huggingface")
+@pytest.mark.points(2)
+def test_gpt_loads_models_that_name_no_width(student, check, rng):
+    """The n_inner of the published models is None, which means four times n_embd, as d_ff=None does here."""
+
+    def probe(config, state, ids):
+        ours, theirs = inside.gpt_pair(config, state)
+        return ours.load_huggingface(theirs).eval()(ids)
+
+    state, ids = gpt2_state(rng, 4 * D), tokens(rng, 3, 11, below=31)
+    logits = student.run(probe, {**GPT2, "n_inner": None}, state, ids)
+
+    check(logits, gpt2(state, ids), dtype=torch.float32, within=1e-4)
+
+
+@pytest.mark.question("load_huggingface")
+@pytest.mark.points(4)
+@pytest.mark.parametrize("eps", [1e-12, 0.05])
+def test_bert_with_loaded_weights_gives_the_states_of_transformers(student, check, rng, eps):
+    """In eval mode the outputs at real tokens are the last_hidden_state of BertModel, to 1e-4; with its layer-norm eps."""
+
+    def probe(config, state, ids, types, mask):
+        ours, theirs = inside.bert_pair(config, state)
+        loaded = ours.load_huggingface(theirs)
+        return loaded is ours, ours.eval()(ids, types, mask), ours(ids)
+
+    state, ids, types = bert_state(rng), tokens(rng, 3, 11, below=31), torch.randint(0, 2, (3, 11), generator=rng)
+    mask = torch.arange(11) < torch.tensor([11, 6, 9])[:, None]
+    returns_self, result, plain = student.run(probe, {**BERT, "layer_norm_eps": eps}, state, ids, types, mask.long())
+
+    def truth(eps=eps, **wrong):
+        return [loaded_bert(state, ids, *more, eps=eps, **wrong)[mask] for more in ((types, mask), (None, None))]
+
+    check(returns_self, True, mistakes={"load_huggingface does not return self": False})
+    right = all(isinstance(output, torch.Tensor) and output.shape == (3, 11, D) for output in (result, plain))
+    assert right, "the result does not have the shape (B, T, D)"
+    check([result[mask], plain[mask]], truth(), dtype=torch.float32, within=1e-4, mistakes=tried(truth, {
+        "the layer-norm eps is not taken over": {"eps": 1e-12},
+        "the layer-norm eps is not taken over, and was not 1e-12": {"eps": 1e-5},
+        **{f"query, key and value are loaded as {', '.join(o)}": {"order": o} for o in ("kqv", "vkq", "qvk")},
+        "the two norms of a layer are swapped": {"norms": ("output.LayerNorm", "attention.output.LayerNorm")},
+        "both norms of a layer get the weights of its last": {"norms": ("output.LayerNorm", "output.LayerNorm")},
+        "the feed-forward uses the tanh form of GELU: here it is exact": {"act": gelu_tanh},
+    }))  # fmt: skip
+
+
+MODELS = pytest.mark.parametrize(
+    ("kind", "config", "state_of"), [("gpt", GPT2, gpt2_state), ("bert", BERT, bert_state)]
+)
+
+
+@pytest.mark.question("load_huggingface")
+@pytest.mark.points(2)
+@MODELS
+def test_loading_copies_and_never_shares(student, check, rng, kind, config, state_of):
+    """Neither model changes when the other one does; the loaded one has the same parameters as before, and can be trained."""
+
+    def probe(kind, config, state, ids):
+        ours, theirs = getattr(inside, kind + "_pair")(config, state)
+        before = len(list(ours.parameters()))
+        ours.load_huggingface(theirs)
+        learns = len(list(ours.parameters())) == before and all(weight.requires_grad for weight in ours.parameters())
+        states, outputs = [inside.named(theirs, state)], [ours(ids)]
+        for weight in theirs.parameters():
+            weight.data.mul_(-2.0)
+        outputs.append(ours(ids))
+        for weight in ours.parameters():
+            weight.data.mul_(3.0)
+        return outputs, [*states, inside.named(theirs, state)], learns
+
+    state = state_of(rng)
+    outputs, states, learns = student.run(probe, kind, config, state, tokens(rng, 2, 5, below=31))
+
+    shared = "a weight is shared with the loaded model: it is to be copied"
+    check(outputs[1], outputs[0], mistakes={shared: lambda: given(True, outputs[1])})
+    check(states[0], state, mistakes={"loading changes the model that is loaded": lambda: given(True, states[0])})
+    check(
+        states[1],
+        {name: -2.0 * weight for name, weight in state.items()},
+        mistakes={shared: lambda: given(True, states[1])},
+    )
+    check(
+        learns,
+        True,
+        mistakes={"after loading there are other parameters than before, or some cannot be trained": False},
+    )
+
+
+@pytest.mark.question("load_huggingface")
+@pytest.mark.points(2)
+@MODELS
+def test_a_model_of_another_size_is_refused(student, check, rng, kind, config, state_of):
+    """A model in which a size differs is a ValueError."""
+
+    def probe(kind, config, sizes, ids):
+        make = getattr(inside, kind + "_pair")
+        return [inside.refusal(make(config)[0], make({**config, key: size})[1], ids) for key, size in sizes]
+
+    others = {"n_layer": (1, 3), "num_hidden_layers": (1, 3), "type_vocab_size": (1, 4)}
+    sizes = [(key, other) for key, size in config.items() for other in others.get(key, (2 * size,))]
+    told = student.run(probe, kind, config, sizes, tokens(rng, 2, 5, below=31))
+
+    # No weight shows the number of heads: a model that takes it over, and gives the same, is as good as one that refuses.
+    told = [
+        "ValueError" if "head" in key and answer == "the same" else answer
+        for (key, _), answer in zip(sizes, told, strict=True)
+    ]
+    right = ["ValueError"] * len(sizes)
+    one = {
+        f"a model with another {key} is loaded": [*right[:n], "another", *right[n + 1 :]]
+        for n, (key, _) in enumerate(sizes)
+    }
+    check(told, right, mistakes=one | {
+        "a model of another size is loaded": lambda: given("another" in told or "the same" in told, told),
+        "a model of another size is an error, but no ValueError": lambda: given("another error" in told, told),
+    })  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- what all classes share
+
+ENCODER_LAYER, DECODER_LAYER = 4 * D * D + 2 * D * FF, 8 * D * D + 2 * D * FF  # numbers in their matrices
+STACK = {"max_len": 5000, "dropout": 0.1}
+ORIGINAL = {"d_model": 512, "num_layers": 6, "num_heads": 8, "d_ff": 2048, **STACK, "pad_id": 0}
+GPT_SMALL = {"d_model": 768, "num_layers": 12, "num_heads": 8, "d_ff": None, "max_len": 1024, "dropout": 0.1}
+BERT_BASE = {**GPT_SMALL, "num_heads": 12, "d_ff": 3072, "max_len": 512, "type_vocab_size": 2}
+# Arguments, inputs, names of the first arguments, defaults of the others; then what the model must have at least:
+# numbers in matrices, matrices with a row a token, gains of norms.
+CLASSES = {
+    "PositionwiseFeedForward": ((D, FF), "x", "d_model d_ff", {"dropout": 0.1}, 2 * D * FF, 0, 0),
+    "EncoderLayer": (LAYER, "x", "d_model num_heads d_ff", {"dropout": 0.1}, ENCODER_LAYER, 0, 2),
+    "DecoderLayer": (LAYER, "xm", "d_model num_heads d_ff", {"dropout": 0.1}, DECODER_LAYER, 0, 3),
+    "Encoder": (made_with(2), "i", "vocab_size d_model num_layers num_heads d_ff", STACK, 2 * ENCODER_LAYER, 1, 4),
+    "Decoder": (made_with(2), "im", "vocab_size d_model num_layers num_heads d_ff", STACK, 2 * DECODER_LAYER, 1, 6),
+    "Transformer": (
+        (V, *made_with(2)), "ij", "src_vocab_size tgt_vocab_size", ORIGINAL, 2 * (ENCODER_LAYER + DECODER_LAYER), 3, 10
+    ),
+    "GPTModel": (made_with(2), "i", "vocab_size", GPT_SMALL, 2 * ENCODER_LAYER + MAX_LEN * D, 1, 5),
+    "BERTModel": (made_with(2), "i", "vocab_size", BERT_BASE, 2 * ENCODER_LAYER + MAX_LEN * D, 1, 5),
+}  # fmt: skip
+ALL = pytest.mark.question("All classes")
+
+
+def made(rng, names=tuple(CLASSES), masked=False):
+    """(class, its arguments, inputs) for each; with masks where the inputs may have some."""
+    x, memory, ids, padded = (
+        randn(rng, 2, 20, D),
+        randn(rng, 2, 7, D),
+        tokens(rng, 2, MAX_LEN),
+        tokens(rng, 2, 7, pad=0),
+    )
+    inputs = {"x": x, "m": memory, "i": ids, "j": padded}
+    extra = {
+        "EncoderLayer": masks(rng, 2, 20, 20)[2:],
+        "DecoderLayer": [masks(rng, 2, 20, 20)[2], masks(rng, 2, 20, 7)[2]],
+    }
+    extra |= {"Encoder": masks(rng, 2, MAX_LEN, MAX_LEN)[2:], "Decoder": masks(rng, 2, MAX_LEN, MAX_LEN)[2:]}
+    return [
+        (n, CLASSES[n][0], [inputs[key] for key in CLASSES[n][1]] + (extra.get(n, []) if masked else [])) for n in names
+    ]
+
+
+def what_is_missing(name, has, least):
+    """Mistakes that numbers of weights show: in matrices, in tables with a row a token, in gains of norms."""
+    return {
+        f"all layers of {name} are one: each needs weights of its own": (
+            lambda: given(2 * has[0] <= least[0] + MAX_LEN * D, has)
+        ),
+        f"{name} has fewer weights than it should have: something is shared, or not registered": (
+            lambda: given(has[0] < least[0], has)
+        ),
+        f"an embedding of {name} is shared with the other one or with the output": lambda: given(
+            has[1] < least[1], has
+        ),
+        f"a norm of {name} is shared: each sub-layer has one of its own": lambda: given(has[2] < least[2], has),
+    }
+
+
+@ALL
+@pytest.mark.points(3)
+def test_every_weight_is_there_and_learns(student, check, rng):
+    """No layer, embedding or norm is shared, all weights learn and are saved; arguments have their names and defaults."""
+
+    def probe(classes, vocab_size, defaults):
+        return [
+            inside.weight_facts(*described, vocab_size, names)
+            for described, names in zip(classes, defaults, strict=True)
+        ]
+
+    told = student.run(probe, made(rng), V, [list(row[3]) for row in CLASSES.values()])
+
+    for ((numbers, learning, with_a_row_a_token, gains), names, values, outputs), (name, row) in zip(
+        told, CLASSES.items(), strict=True
+    ):
+        required, defaults, *least = row[2].split(), *row[3:-1], D * row[-1]
+        has = [min(found, needed) for found, needed in zip((numbers, with_a_row_a_token, gains), least, strict=True)]
+        check(has, least, mistakes=what_is_missing(name, has, least))
+        # Of what has a ReLU a few numbers may rest; a sub-layer's matrix, or a third of a joint one, is more than 7 %.
+        check(
+            learning > 0.93 * least[0],
+            True,
+            mistakes={f"no gradient reaches a weight matrix of {name}, or a part of one": False},
+        )
+        told = [names[: len(required)], values]
+        check(told, [required, defaults], mistakes={
+            f"the arguments of {name} have other names or defaults than they should have": lambda told=told: given(True, told)
+        })  # fmt: skip
+        state = {
+            f"the state of {name} does not hold all that it is made of": lambda outputs=outputs: given(True, outputs[1])
+        }
+        check(outputs[1], outputs[0], mistakes=state)
+
+
+def slopes(truth, rows, inputs, /, **wrong):
+    """The gradients of Σ sin(n) · output[n] at the tables, zeros where none arrives."""
+    rows = [table.clone().requires_grad_() for table in rows]
+    output = truth(*inputs, **{"rows": rows} | {key: change(rows) for key, change in wrong.items()})
+    total = (torch.arange(output.numel(), dtype=torch.float64).sin() * output.flatten()).sum()
+    return list(torch.autograd.grad(total, rows, allow_unused=True, materialize_grads=True))
+
+
+@ALL
+@pytest.mark.points(2)
+def test_embeddings_get_their_gradients(student, check, rng):
+    """Tokens, learned positions and types learn; the token embedding of GPT through the output too, to which it is tied."""
+
+    def probe(kinds):
+        return [inside.table_gradients(*kind) for kind in kinds]
+
+    def one_table(truth):
+        return lambda *inputs, rows: truth(*inputs, rows=rows[0])
+
+    ids, memory = tokens(rng, 2, 6, pad=0), wide(rng, 2, 4)  # without 0: nn.Embedding may be told that it is padding
+    plain, three = tables(rng, V, MAX_LEN, size=2.0), tables(rng, V, MAX_LEN, TYPES)
+    kinds = [
+        ("Encoder", made_with(2), [ids], plain[:1]),
+        ("Decoder", made_with(2), [ids, memory], plain[:1]),
+        ("BERTModel", (*made_with(2), 0.1, TYPES), [ids], three),
+        ("GPTModel", made_with(2), [tokens(rng, 2, 6)], plain),
+    ]
+    told = student.run(probe, kinds)
+
+    truths = [one_table(encoder), one_table(decoder), bert, gpt]
+    for (name, _, inputs, rows), found, truth in zip(kinds, told, truths, strict=True):
+        whole, mistakes = slopes(truth, rows, inputs), {}
+        if name == "GPTModel":
+            (through_output, position), (inner, _) = (
+                slopes(truth, rows, inputs, rows=lambda rows: [rows[0].detach(), rows[1]], output=lambda rows: rows[0]),
+                slopes(truth, rows, inputs, output=lambda rows: rows[0].detach()),
+            )
+            without_0 = inner.index_fill(0, torch.tensor([0]), 0.0)
+            mistakes = {
+                "no gradient reaches the token embedding through the output: it is tied to it": [inner, position],
+                "no gradient reaches the token embedding through the input": [through_output, position],
+                "token 0 of GPTModel gets no gradient: it is no padding": [through_output + without_0, position],
+            }
+        mistakes |= {
+            f"no gradient reaches the {what} embedding of {name}": [
+                0 * table if k == n else table for n, table in enumerate(whole)
+            ]
+            for k, what in zip(range(len(rows)), ("token", "position", "type"), strict=False)
+        }
+        agree(check, found, whole, mistakes)
+
+
+@ALL
+@pytest.mark.points(2)
+def test_dropout_acts_in_train_mode_only(student, check, rng):
+    """By default there is dropout in train mode, drawn from torch's generator, and none in eval mode or with dropout=0.0."""
+
+    def probe(classes):
+        import transformer
+
+        return {name: inside.dropout_facts(getattr(transformer, name), args, inputs) for name, args, inputs in classes}
+
+    told = student.run(probe, made(rng))
+
+    for name in CLASSES:
+        check(told[name], [True, False, True, True], mistakes={
+            f"{name} has no dropout in train mode": [True, True, True, True],
+            f"dropout of {name} is not switched off in eval mode": [True, False, False, True],
+            f"the argument dropout of {name} does not reach every dropout: there is some with 0.0": [True, False, True, False],
+            f"dropout of {name} is not switched off in eval mode or with 0.0": [True, False, False, False],
+            f"the same seed does not give the same dropout of {name}: draw it from torch's generator": [False, False, True, True],
+        })  # fmt: skip
+
+
+@ALL
+@pytest.mark.points(2)
+def test_nothing_else_happens(student, check, rng):
+    """Inputs stay as they are and may be non-contiguous, torch's settings stay, nothing is printed, tensors follow the device."""
+
+    def probe(classes):
+        import transformer
+
+        told = {}
+        for name, args, inputs in classes:
+            kind = getattr(transformer, name)
+            model, _, *making = inside.manners(kind, *args)
+            told[name] = model.eval()(*inputs), inside.manners(model, *inputs), making, inside.on_meta(model, *inputs)
+        return told
+
+    classes = made(rng, masked=True)
+    told = student.run(probe, classes)
+
+    for name, _, inputs in classes:
+        output, (result, after, *calling), making, on_meta = told[name]
+        torch_changed, printed = (
+            bool(in_making or in_calling) for in_making, in_calling in zip(making, calling, strict=True)
+        )
+        check(after, inputs, mistakes={f"{name} changes an input in place": lambda after=after: given(True, after)})
+        check(
+            result,
+            output,
+            mistakes={f"{name} gives another result for non-contiguous inputs": lambda r=result: given(True, r)},
+        )
+        check([torch_changed, printed, on_meta == "mixes devices"], [False, False, False], mistakes={
+            f"{name} changes the seed, the default dtype or another setting of torch": [True, False, False],
+            f"{name} prints something": [False, True, False],
+            f"{name} makes a tensor that is not on the device of its inputs": [False, False, True],
+        })  # fmt: skip
+
+
+@ALL
+@pytest.mark.points(2)
+def test_sizes_that_do_not_fit_are_refused(student, rng):
+    """d_model that num_heads does not divide, and more than max_len positions, are ValueErrors."""
+
+    def run(name, args, inputs):
+        import transformer
+
+        getattr(transformer, name)(*args).eval()(*inputs)
+
+    for name, args, inputs in made(rng, list(CLASSES)[1:]):
+        heads = args.index(H)
+        student.raises(
+            ValueError,
+            run,
+            name,
+            (*args[:heads], 5, *args[heads + 1 :]),
+            inputs,
+            says=("d_model", "num_heads", "n_head"),
+        )
+        for place in [n for n, letter in enumerate(CLASSES[name][1]) if letter in "ij"]:
+            longer = [*inputs[:place], torch.ones(2, MAX_LEN + 1, dtype=torch.int64), *inputs[place + 1 :]]
+            student.raises(ValueError, run, name, args, longer, says=("max_len", "ids", "input_ids", "src", "tgt", "x"))
+
+
+@ALL
+@pytest.mark.points(1)
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_models_run_on_the_gpu(student, check, rng, device, dtype):
+    """All classes follow their inputs to the GPU, in bfloat16 too."""
+
+    def probe(classes, device, dtype):
+        import transformer
+
+        models = [getattr(transformer, name)(*args).to(device, dtype).eval() for name, args, _ in classes]
+        calls = [[item.to(dtype) if item.is_floating_point() else item for item in inputs] for _, _, inputs in classes]
+        return {name: model(*inputs) for model, inputs, (name, _, _) in zip(models, calls, classes, strict=True)}
+
+    outputs = student.run(probe, made(rng), device.type, dtype)
+
+    right = {name: [device.type, dtype, True] for name in CLASSES}
+    told = {
+        name: [str(getattr(o, "came_from", "cpu")), o.dtype, bool(o.isfinite().all())] for name, o in outputs.items()
+    }
+    check(told, right)
