@@ -632,12 +632,13 @@ def test_the_best_span_has_the_greatest_sum(student, check, rng):
         if scores[0] > scores[1]:
             cases.append((start, end.double() if len(cases) % 4 == 3 else end, most))
     cases = [(start.to(end.dtype), end, most) for start, end, most in cases]
-    # A start that fits no end, an answer that is too long, and one token alone.
+    # A start that fits no end, an answer that is too long, one token alone, and sums below any modest filler.
     cases += [
         (torch.tensor([0.0, 1.0, 9.0]), torch.tensor([9.0, 2.0, 0.0]), 3),
         (torch.tensor([9.0, 0.0, 0.0, 1.0]), torch.tensor([0.0, 0.0, 2.0, 9.0]), 2),
         (torch.tensor([-3.0]), torch.tensor([-4.0]), 1),
         (torch.tensor([-3.0, 2.0]), torch.tensor([-4.0, 5.0]), 99),
+        (torch.tensor([-900.0, -300.0, -500.0]), torch.tensor([-200.0, -700.0, -400.0]), 2),
     ]
     check_spans(student, check, cases)
 

@@ -256,8 +256,10 @@ def test_min_p_compares_with_the_likeliest(student, check, rng):
     def kept(logits, p, probs):
         return where(probs >= p * probs.amax(-1, keepdim=True), logits)
 
-    check_filter(student, check, "filter_min_p", logits, [(p,) for p in ps],
+    check_filter(student, check, "filter_min_p", logits, [(p,) for p in (*ps, 1.0)],
                  lambda logits, p: MinPLogitsWarper(p)(None, logits), {
+        "with p = 1 no token stays: the likeliest has p times its own probability, so it stays":
+            lambda logits, p: where(logits.softmax(-1) > p * logits.softmax(-1).amax(-1, keepdim=True), logits),
         "the threshold is p: it is p times the greatest probability of the row":
             lambda logits, p: where(logits.softmax(-1) >= p, logits),
         "p times the greatest logit is the threshold of the logits: it is about probabilities":
@@ -410,12 +412,13 @@ def test_the_generator_draws(student, check, rng):
         from text_generation import sample_next_token
 
         facts = inside.randomness(lambda generator: sample_next_token(logits, generator=generator))
-        return facts, inside.manners(sample_next_token, logits, 0.7, 3, 0.9)
+        return facts, [inside.manners(sample_next_token, logits, 0.7, *filters) for filters in [(3, 0.9), ()]]
 
-    facts, (_, after, *rest) = student.run(probe, logits)
+    facts, calls = student.run(probe, logits)
 
     check_randomness(check, facts)
-    check_manners(check, torch.equal(after[0], logits), *rest)
+    for _, after, *rest in calls:
+        check_manners(check, torch.equal(after[0], logits), *rest)
 
 
 @SAMPLE
@@ -452,14 +455,15 @@ def test_bad_settings_are_refused(student, name, value):
 def refuses_lengths(student, name):
     """The function, called with models that must not be asked, refuses prompts without room and too long results."""
 
-    def probe(name, prompt_length, max_length, max_len):
+    def probe(name, prompt_length, max_length, max_lens):
         import text_generation
 
-        models = [inside.unasked(max_len)] * (2 if name == "speculative_sample" else 1)
+        models = [inside.unasked(max_len) for max_len in max_lens]
         beams = [2] if name == "beam_search" else []
         getattr(text_generation, name)(*models, torch.ones(2, prompt_length, dtype=torch.long), *beams, max_length)
 
-    for case in [(4, 4, None), (6, 4, None), (2, 9, 8)]:
+    endless, limits = ([None, None], [[8, None], [None, 8]]) if name == "speculative_sample" else ([None], [[8]])
+    for case in [(4, 4, endless), (6, 4, endless), *((2, 9, limit) for limit in limits)]:
         student.raises(ValueError, probe, name, *case, says=("max_length", "max_len", "ids", "prompt"))
 
 
@@ -472,9 +476,10 @@ def leaves_models_alone(student, check, name, rng):
 
         function, count = getattr(text_generation, name), 2 if name == "speculative_sample" else 1
         options = [2] if name == "beam_search" else []
-        facts = inside.as_it_is(function, table, count, ids, *options, 7)
         models = [inside.Table(table)] * count
+        # First of all: what a call has changed for good, a second one does not change.
         _, after, *rest = inside.manners(function, *models, ids, *options, 7)
+        facts = inside.as_it_is(function, table, count, ids, *options, 7)
         return facts, torch.equal(after[count], ids), rest
 
     (before, during, after), kept, rest = student.run(probe, name, table, ids)
@@ -506,6 +511,8 @@ def cycle(rng, vocab_size):
 
 EOS = 6
 CYCLE_PROMPTS = torch.tensor([[EOS, 3, 1], [2, 0, 4], [0, 5, 5], [1, EOS, 3]])  # end after 5, 2, 1 and 3 tokens
+ENDS_AT_0 = torch.tensor([[1, 5], [0, 3], [2, 4]])  # after 2, 4 and 3 tokens
+AN_EOS_OF_0 = "an eos_id of 0 is taken as none: only None switches it off"
 SURE_MISTAKES = {
     "a row goes on after its eos: it is filled with eos_id": {"after": "goes on"},
     "a row is filled with 0 after its eos: it is filled with eos_id": {"fill": 0},
@@ -517,12 +524,18 @@ SURE_MISTAKES = {
 
 
 def check_ends(check, results, table):
-    """results: for CYCLE_PROMPTS, for rows of which one ends with eos, for one row; max_length 12, 12 and 6."""
-    cases = [(CYCLE_PROMPTS, 12), (torch.tensor([[1, EOS], [2, 5]]), 12), (torch.tensor([[0, 2]]), 6)]
-    for result, (prompts, max_length) in zip(results, cases, strict=True):
-        check(result, argmaxes(table, prompts, max_length, EOS), mistakes={
-            sentence: (lambda wrong=wrong, p=prompts, m=max_length: argmaxes(table, p, m, EOS, **wrong))
-            for sentence, wrong in SURE_MISTAKES.items()
+    """results: for CYCLE_PROMPTS, for rows of which one ends with eos, for one row, for an eos_id of 0;
+    max_length 12, 12, 6 and 12."""
+    cases = [(CYCLE_PROMPTS, 12, EOS), (torch.tensor([[1, EOS], [2, 5]]), 12, EOS), (torch.tensor([[0, 2]]), 6, EOS)]
+    cases.append((ENDS_AT_0, 12, 0))
+    for result, (prompts, max_length, eos) in zip(results, cases, strict=True):
+        expected = argmaxes(table, prompts, max_length, eos)
+        check(result, expected, mistakes={
+            **({AN_EOS_OF_0: argmaxes(table, prompts, max_length)} if eos == 0 else {}),
+            **{
+                sentence: (lambda wrong=wrong, p=prompts, m=max_length, eos=eos: argmaxes(table, p, m, eos, **wrong))
+                for sentence, wrong in SURE_MISTAKES.items()
+            },
         })  # fmt: skip
 
 
@@ -555,14 +568,15 @@ def test_greedy_rows_end_at_eos(student, check, rng):
     """A row ends with the eos that it generates and is filled with eos_id; the result is as wide as its longest row."""
     table = cycle(rng, 7)
 
-    def probe(table, prompts):
+    def probe(table, prompts, zero):
         from text_generation import greedy_search
 
         ends = torch.tensor([[1, 6], [2, 5]])
         cases = [(prompts, 12), (ends, 12), (ends[:1] * 0 + torch.tensor([0, 2]), 6)]
-        return [greedy_search(inside.Table(table), ids, length, eos_id=6) for ids, length in cases]
+        results = [greedy_search(inside.Table(table), ids, length, eos_id=6) for ids, length in cases]
+        return [*results, greedy_search(inside.Table(table), zero, 12, eos_id=0)]
 
-    check_ends(check, student.run(probe, table, CYCLE_PROMPTS), table)
+    check_ends(check, student.run(probe, table, CYCLE_PROMPTS, ENDS_AT_0), table)
 
 
 @GREEDY
@@ -632,7 +646,7 @@ def beams(log_probs, prompt, num_beams, max_length, eos, penalty, *,
 
     def finish(total, sequence):
         kept = sorted([*done, (scored(total, len(sequence)), sequence)], key=lambda item: -item[0])
-        return kept[:num_beams]
+        return kept if stop == "worst of all" else kept[:num_beams]
 
     def gap(scores):
         scores = sorted(scores, reverse=True)
@@ -657,7 +671,7 @@ def beams(log_probs, prompt, num_beams, max_length, eos, penalty, *,
                 running.append((total, sequence))
         if length == max_length or not running:
             break
-        if len(done) == num_beams or (stop == "first" and done):
+        if len(done) >= num_beams or (stop == "first" and done):
             hope = scored(running[0][0], max_length if stop == "never" and penalty > 0 else length)
             margin = min(margin, abs(hope - done[-1][0]), gap([score for score, _ in done]))
             if stop in ("full", "first") or hope <= done[-1][0]:
@@ -695,6 +709,7 @@ def beam_mistakes(table, ids, *settings):
         return torch.nn.functional.pad(right, (0, settings[1] - right.shape[1]), value=settings[2] or 0), scores
 
     return {
+        **({AN_EOS_OF_0: lambda: all_beams(log_probs, ids, *settings[:2], None, settings[3])} if settings[2] == 0 else {}),
         "the result is max_length wide: it is as wide as the longest of the best hypotheses": wide,
         "the scores are not divided by the length": totals,
         "the score of a hypothesis is divided by its length with the prompt: only generated tokens count":
@@ -711,6 +726,8 @@ def beam_mistakes(table, ids, *settings):
         "the search stops as soon as num_beams hypotheses have ended: better ones may come": made(stop="full"),
         "the search stops at the first hypothesis that ends: better ones may come": made(stop="first"),
         "the search goes on for longer than early_stopping=False does": made(stop="never"),
+        "all hypotheses that end are kept, so that the worst of them lets the search go on: keep the best num_beams":
+            made(stop="worst of all"),
         "beams that end take the places of others: num_beams that do not end go on": made(keep=1),
         "a hypothesis that ends outside of the best num_beams counts: it does not": made(among="all"),
         "a beam that ends outside of the best num_beams goes on after its eos": made(revived=True),
@@ -723,7 +740,7 @@ def beam_mistakes(table, ids, *settings):
 
 SUBTLE = [
     {"keep": 1}, {"stop": "full"}, {"stop": "never"}, {"among": "all"}, {"last": False}, {"choose": "likeliest"},
-    {"revived": True},
+    {"revived": True}, {"stop": "worst of all"},
 ]  # fmt: skip
 
 
@@ -797,7 +814,7 @@ def test_the_best_hypotheses_fill_the_width(student, check, rng):
     table = cycle(rng, 7)
     ends = torch.tensor([[EOS, 3, 4], [2, 0, 4], [0, 5, 5], [1, EOS, 4]])
     one = torch.tensor([[2, EOS]])
-    check_beams(student, check, table, [(ends, 2, 9, EOS, 1.0), (one, 3, 10, EOS, 1.0)])
+    check_beams(student, check, table, [(ends, 2, 9, EOS, 1.0), (one, 3, 10, EOS, 1.0), (ENDS_AT_0, 2, 9, 0, 1.0)])
 
 
 @BEAM
@@ -996,6 +1013,59 @@ def test_speculation_in_few_rows_has_the_distribution_of_the_target(student, che
 
 
 @SPECULATIVE
+@pytest.mark.points(1)
+def test_a_correction_is_of_its_own_position(student, check, rng):
+    """A second draft token that is rejected is replaced by a draw from the laws after the first one."""
+    even, p, q = [0.25] * 4, [0.1, 0.2, 0.3, 0.4], [0.1, 0.1, 0.7, 0.1]
+    order, rows = torch.randperm(4, generator=rng), 3000
+    target, draft = (torch.tensor(probs).log()[order].repeat(4, 4, 1) for probs in (p, q))
+    target[0, 0], draft[0, 0] = torch.tensor([even, even]).log()  # after the prompt they agree: all rows go on
+
+    def probe(target, draft, rows):
+        from text_generation import speculative_sample
+
+        models, prompts = (inside.Table(target), inside.Table(draft)), torch.zeros(rows, 2, dtype=torch.long)
+        return speculative_sample(*models, prompts, 5, num_draft_tokens=2)
+
+    ids = student.on(timeout=60).run(probe, target, draft, rows)
+
+    judge(check, ids.shape == (rows, 5), "the result is not max_length wide in every row")
+    # A first token 0 is left out: where it follows the prompt's 0 the models still agree.
+    places = order[ids[ids[:, 2] != 0, 3]]
+    p, q, even = (torch.tensor(probs, dtype=torch.float64) for probs in (p, q, even))
+    kept = torch.minimum(p, q)
+    check_drawn(check, places.bincount(minlength=4), p, {
+        "a rejected token is replaced by a draw from max(0, p - q) with the q of another position":
+            kept + (1 - kept.sum()) * law(*(p - even).clamp(min=0)),
+        "a rejected token is replaced by a draw from max(0, p - q) with the p of another position":
+            kept + (1 - kept.sum()) * law(*(even - q).clamp(min=0)),
+        "a rejected token is replaced by a draw from the laws of another position": kept + (1 - kept.sum()) * even,
+    }, "the tokens after the first one do not have the target's distribution")  # fmt: skip
+
+
+@SPECULATIVE
+@pytest.mark.points(1)
+def test_each_draft_token_is_decided_by_itself(student, check):
+    """Whether a draft token is accepted does not depend on how the one before it was decided."""
+    length = 1200
+
+    def probe(length):
+        from text_generation import speculative_sample
+
+        coin, stubborn = (torch.tensor(probs).log().repeat(2, 2, 1) for probs in ([0.5, 0.5], [1.0, 0.0]))
+        models = inside.Table(coin), inside.Table(stubborn)
+        return speculative_sample(*models, torch.zeros(1, 2, dtype=torch.long), length + 2, num_draft_tokens=3)
+
+    ids = student.on(timeout=60).run(probe, length)
+
+    judge(check, ids.shape == (1, length + 2), "the result is not max_length wide in every row")
+    # One number for a round of three either rejects the first token or accepts all: 1.75 zeros in 2.5 tokens.
+    check_drawn(check, ids[0, 2:].bincount(minlength=2), law(0.5, 0.5), {
+        "one random number decides about all draft tokens of a round: each token needs its own": law(0.7, 0.3),
+    }, "the tokens do not have the target's distribution in a single row")  # fmt: skip
+
+
+@SPECULATIVE
 @pytest.mark.points(2)
 def test_models_that_agree_and_models_that_exclude(student, check, rng):
     """A draft like the target is always accepted; what the target excludes never comes, what the draft excludes may."""
@@ -1019,6 +1089,11 @@ def test_models_that_agree_and_models_that_exclude(student, check, rng):
 
     check([shape for shape, _ in agreed], [(2, 9), (2, 12)])
     judge(check, all(share > 0.99 for _, share in agreed), "a draft that is the target itself is not always accepted")
+    judge(
+        check,
+        all(share < 1.0001 for _, share in agreed),
+        "more draft tokens are accepted than proposed: the token that the target adds does not count",
+    )
     check_drawn(check, ids[:, 1:].flatten().bincount(minlength=5), law(0, 1, 1, 0, 1), {
         "the draft's tokens come although the target excludes them": law(1, 0, 1, 1, 0),
     })  # fmt: skip
@@ -1216,15 +1291,16 @@ def test_generated_rows_end_at_eos(student, check, rng):
     """A row ends with the eos that it generates and is filled with eos_id; the result is as wide as its longest row."""
     table = cycle(rng, 7)
 
-    def probe(table, prompts):
+    def probe(table, prompts, zero):
         from text_generation import GPTTextGenerator
 
         generator = GPTTextGenerator(7, 8, 1, 2, max_len=12)
         generator.model.forward = inside.Table(table)
         cases = [(prompts, 12), (torch.tensor([[1, 6], [2, 5]]), 12), (torch.tensor([[0, 2]]), 6)]
-        return [generator.generate(ids, length, eos_id=6) for ids, length in cases]
+        results = [generator.generate(ids, length, eos_id=6) for ids, length in cases]
+        return [*results, generator.generate(zero, 12, eos_id=0)]
 
-    check_ends(check, student.run(probe, table, CYCLE_PROMPTS), table)
+    check_ends(check, student.run(probe, table, CYCLE_PROMPTS, ENDS_AT_0), table)
 
 
 @GPT
@@ -1381,7 +1457,7 @@ def test_hugging_face_strings_hold_the_prompt_and_no_special_tokens(student, che
         several = [generator.generate_text(prompt, 30, num_return_sequences=40) for _ in range(2)]
         return *several, generator.generate_text(prompt, 40), generator.generate_text(prompt)
 
-    prompt = "né , " + chr(a)
+    prompt = " né , " + chr(a)
     texts, again, *ones = student.run(probe, CONFIG, weights, prompt)
 
     judge(check, all(isinstance(one, list) and len(one) == 1 for one in ones), "the result is no list of one string")
@@ -1626,17 +1702,20 @@ def test_the_tokenizer_encodes_and_counts(student, check):
 
 
 def constrained(student, prompt, constraints, max_length):
-    """(text or None where a ValueError was raised, len(encode(text)))."""
+    """(text or None where a ValueError was raised, len(encode(text)), are the constraints as they were?)."""
 
     def probe(prompt, constraints, max_length, letters):
         from text_generation import CreativeTextGenerator
 
-        creative = CreativeTextGenerator(inside.Speaker(lambda context: ord(letters[len(context) % 26])))
+        creative, before = (
+            CreativeTextGenerator(inside.Speaker(lambda seen: ord(letters[len(seen) % 26]))),
+            [*constraints],
+        )
         try:
             text = creative.generate_with_constraints(prompt, constraints, max_length)
         except ValueError:
-            return None, 0
-        return text, len(text.encode())
+            return None, 0, constraints == before
+        return text, len(text.encode()), constraints == before
 
     return student.run(probe, prompt, constraints, max_length, PLAIN)
 
@@ -1645,14 +1724,15 @@ def constrained(student, prompt, constraints, max_length):
 @pytest.mark.points(3)
 @pytest.mark.parametrize(
     ("constraints", "max_length"),
-    [([], 20), (["#12"], 30), (["Ä 1", "4 5 6", "789", "(0)"], 60), (["#12", "X?", "#12"], 21)],
-    ids=["none", "one", "four", "twice the same"],
+    [([], 20), (["#12"], 30), (["Ä 1", "4 5 6", "789", "(0)"], 60), (["#12", "X?", "#12"], 21), (["É:", "1"], 30)],
+    ids=["none", "one", "four", "twice the same", "as the prompt, but in capitals"],
 )
 def test_every_phrase_is_in_the_text(student, check, constraints, max_length):
     """The text holds every phrase, after the prompt, and words of the model where there is room."""
-    text, length = constrained(student, "1 é:", constraints, max_length)
+    text, length, kept = constrained(student, "1 é:", constraints, max_length)
 
     judge(check, text is not None, "a ValueError is raised where there is room for all phrases")
+    judge(check, kept, "the list of constraints is changed in place")
     check_text(check, text, "1 é:", length, max_length)
     judge(check, all(phrase in text for phrase in constraints), "a phrase of constraints is not in the text")
     check_said(check, text, PLAIN)
@@ -1670,8 +1750,9 @@ def test_every_phrase_is_in_the_text(student, check, constraints, max_length):
 )  # fmt: skip
 def test_room_for_the_phrases(student, check, prompt, constraints, max_length, room):
     """The phrases that the prompt lacks must fit behind it; too little room is a ValueError."""
-    text, length = constrained(student, prompt, constraints, max_length)
+    text, length, kept = constrained(student, prompt, constraints, max_length)
 
+    judge(check, kept, "the list of constraints is changed in place")
     if room is False:
         judge(
             check, text is None, "no ValueError is raised where prompt and missing phrases are longer than max_length"

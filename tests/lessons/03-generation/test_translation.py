@@ -550,7 +550,7 @@ def closest(hypothesis, lengths):
 def bleu_like(
     hypotheses, references, *, split=str.split, orders=4, known=lambda a, b: a | b, clip=True, nearest=closest,
     penalty=lambda c, r: math.exp(min(0.0, 1 - r / c)), mean=lambda p: math.exp(sum(map(math.log, p)) / len(p)), add=0.0,
-    each=None, distinct=False, scale=100.0,
+    each=None, distinct=False, skip=False, scale=100.0,
 ):  # fmt: skip
     """BLEU with what can go wrong in it. each: how the numbers of single sentences are joined, where that is done."""
     references = [references] if isinstance(references[0], str) else references
@@ -565,6 +565,8 @@ def bleu_like(
     found, total, c, r = [0] * orders, [0] * orders, 0, 0
     for hypothesis, *others in zip(hypotheses, *references, strict=True):
         tokens, others = split(hypothesis), [split(other) for other in others]
+        if skip and not tokens:
+            continue
         c, r = c + len(tokens), r + nearest(len(tokens), [len(other) for other in others])
         for n in range(orders):
             own = grams(tokens, n + 1)
@@ -584,6 +586,7 @@ BLEU_MISTAKES = {
     "references[k] is read as the references of sentence k: it is the k-th reference of each sentence": {"each": "turned"},
     "n-grams are not clipped: one counts as often as the hypothesis has it": {"clip": False},
     "each n-gram counts once, however often it occurs": {"distinct": True},
+    "an empty hypothesis is left out: the length of its reference counts": {"skip": True},
     "there is no brevity penalty": {"penalty": lambda c, r: 1.0},
     "the brevity penalty punishes long hypotheses, not short ones": {"penalty": lambda c, r: math.exp(min(0.0, 1 - c / r))},
     "hypotheses that are too long are rewarded: the penalty is 1 at most": {"penalty": lambda c, r: math.exp(1 - r / c)},
@@ -666,6 +669,7 @@ def test_bleu_is_that_of_the_corpus(student, check, rng):
         )
     )
     corpora.append((["the cat sat on"], ["the cat sat on"]))
+    corpora.append((["", "the cat sat on a mat"], ["dogs saw a cat", "the cat sat on a mat"]))
     check_bleu(student, check, corpora)
 
 
