@@ -51,8 +51,8 @@ def prose(rng, count=0):
 
 
 def all_borders(rng):
-    """Every word once, each with some space and two spaces behind it: every wrong pattern shows."""
-    return "".join(word + shuffled(rng, SPACES)[0] + "  " for word in shuffled(rng, WORDS)) + "end \n"
+    """Every word once, each with some space and two spaces behind it: every wrong pattern shows, and tidied line ends."""
+    return "".join(word + shuffled(rng, SPACES)[0] + "  " for word in shuffled(rng, WORDS)) + "end\r\n\r\nend \n"
 
 
 def random_words(rng, letters, count, longest):
@@ -605,7 +605,16 @@ def test_ids_are_looked_up_in_vocab(student, check, rng):
     text = tangled(rng) + prose(rng, 50)
     merges = learn(pre_tokens(text), 200)
     vocab = any_vocab(rng, merges)
-    found, of_nothing = ids_of(student, [text, ""], vocab, merges)
+
+    def probe(text, vocab, merges):
+        tokenizer = inside.built(vocab, merges)
+        ids, of_nothing = tokenizer.encode(text), tokenizer.encode("")
+        found = ids[:]
+        if type(ids) is list:
+            ids.clear()
+        return found, of_nothing, tokenizer.encode(text), inside.built(vocab, []).encode(text)
+
+    found, of_nothing, again, by_bytes = student.run(probe, text, vocab, merges)
 
     id_of = {token: id for id, token in vocab.items()}
     usual = encoded(text, vocab_of(merges), merges)
@@ -623,6 +632,10 @@ def test_ids_are_looked_up_in_vocab(student, check, rng):
         "encode takes the longest token that fits: it carries out merges": lambda: encoded(
             text, vocab, merges, merged=longest_match
         ),
+    })  # fmt: skip
+    check(again, found, mistakes={"encode gives out the list that it keeps: whoever changes the list, changes it": []})
+    check(by_bytes, encoded(text, vocab, []), mistakes={
+        "the ids of one tokenizer are given out by another: keep what you remember on the object": found,
     })  # fmt: skip
 
 
@@ -666,7 +679,10 @@ def test_encode_agrees_with_the_library_tokenizers(student, check, rng):
     import tokenizers  # agrees with the lesson in everything but how training decides ties
 
     special = ["<|a|>", "<|a|><|b|>", "[the]", "o.e"]
-    text = with_special_tokens(rng) + prose(rng, 100) + tangled(rng)
+    # Behind the words is what a text loses if it is tidied up: line ends, letters in two parts, a mark of the byte order.
+    text = (
+        with_special_tokens(rng) + prose(rng, 100) + tangled(rng) + "Two\r\nlines\rre\u0301sume\u0301 \ufb01x \ufeff\0 "
+    )
     merges = learn(pre_tokens(text, special), 300)
     vocab = any_vocab(rng, merges, special)
 
@@ -761,6 +777,7 @@ def test_an_unknown_id_is_refused(student, rng):
     known = next(iter(vocab))
     for ids in ([known, max(vocab) + 1], [-1, known], [known, min(vocab) + 1, known], [0]):
         student.raises(ValueError, probe, ids, vocab, [(b"o", b"n")], says="ids")
+    student.raises(ValueError, probe, [-1], vocab_of([]), [], says="ids")  # where a list as a table has a last entry
 
 
 @DECODE

@@ -5,6 +5,7 @@ heads. Their keyword arguments turn them into the mistakes that are known, so th
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -171,10 +172,10 @@ def multi_head_formula(w, q, k, v, mask=None, /, **knobs):
     return project_and_attend(p, q, k, v, 3, **knobs)
 
 
-def causal_formula(w, x, **knobs):
+def causal_formula(w, x, heads=3, **knobs):
     p = {**parts(w["qkv"], "qkv"), "o": w["proj"]}
     knobs = {"mask": past(x.shape[1]), **knobs}
-    return project_and_attend(p, x, x, x, 3, **knobs)
+    return project_and_attend(p, x, x, x, heads, **knobs)
 
 
 def cross_formula(w, x, context, mask=None, /, **knobs):
@@ -415,6 +416,8 @@ def test_padding_mask_refuses_a_length_over_the_maximum(student, check):
     """A length over max_length is a ValueError, and a length that equals it is none."""
     student.raises(ValueError, "attention.padding_mask", [3, 5, 2], 4, says=("max_length", "lengths"))
     student.raises(ValueError, "attention.padding_mask", torch.tensor([7]), 6, says=("max_length", "lengths"))
+    # 0 is false, and yet a maximum.
+    student.raises(ValueError, "attention.padding_mask", [2, 1], 0, says=("max_length", "lengths"))
     mask = student.call("attention.padding_mask", lengths=[1], max_length=1)
 
     check(mask, torch.ones(1, 1, 1, 1, dtype=torch.bool))
@@ -502,9 +505,10 @@ def test_scaled_dot_product_is_stable_for_large_scores(student, check):
         attention = inside.attention_layer("ScaledDotProductAttention", {"temperature": 1.0, "attn_dropout": 0.0})
         return [*attention(q=q, k=k, v=v), *attention(q, k, v, mask=mask)]
 
-    # The scores are ±10⁶ plus the second column of k: whole numbers, which float32 holds without rounding.
+    # The scores are ±10⁶ plus the second column of k: whole numbers, which float32 holds without rounding. The hidden
+    # one is so much greater that beside it the others vanish.
     q = torch.tensor([[1000.0, 1.0], [-1000.0, 1.0]])
-    k = torch.tensor([[1000.0, 2.0], [1000.0, 3.0], [1000.0, 40.0], [1000.0, 0.0]])
+    k = torch.tensor([[1000.0, 2.0], [1000.0, 3.0], [1000.0, 400.0], [1000.0, 0.0]])
     v = torch.tensor([[1.0, 2.0, -1.0], [3.0, -1.0, 0.5], [-2.0, 5.0, 4.0], [0.0, 1.0, 2.0]])
     mask = torch.tensor([True, True, False, True])
     result = student.run(probe, q, k, v, mask)
@@ -512,7 +516,9 @@ def test_scaled_dot_product_is_stable_for_large_scores(student, check):
     plain, low = attend(q, k, v, 1.0), attend(q, k, v, 1.0, mask, hidden_score=-1e4)
     zero = low[1].masked_fill(~mask, 0)
     lost = bool((result[3].sum(-1) < 0.9).any())
+    beside = has_nan(result[2:]) and not has_nan(result[:2])
     mistakes = {
+        "what may be seen vanishes beside a greater hidden score: hide it first": lambda: only_if(beside, result),
         "large scores overflow: subtract the greatest before the exponential": lambda: only_if(has_nan(result), result),
         "what takes the place of a hidden score is not low enough: real scores can be lower": [*plain, *low],
         "what hides a score is not low enough: real scores can be lower": [*plain, zero @ v.double(), zero],
@@ -626,8 +632,8 @@ causal = pytest.mark.question("CausalAttention")
 
 @causal
 @pytest.mark.points(3)
-@pytest.mark.parametrize(("batch", "length"), [(2, 5), (1, 7), (3, 1)])
-def test_causal_attention_attends_to_the_past(student, check, rng, batch, length):
+@pytest.mark.parametrize(("batch", "length", "heads"), [(2, 5, 3), (1, 7, 3), (3, 1, 3), (2, 4, 1)])
+def test_causal_attention_attends_to_the_past(student, check, rng, batch, length, heads):
     """Every position attends to itself and to the past only, in every head."""
     mistakes = {
         "the future can be seen": dict(mask=None),
@@ -640,7 +646,12 @@ def test_causal_attention_attends_to_the_past(student, check, rng, batch, length
         "the rows of qkv are taken in the order v, q, k": dict(blocks="kvq"),
         **COMMON_MISTAKES,
     }
-    check_layer(student, check, rng, CAUSAL, *sequences(rng, batch, length), mistakes=mistakes)
+    layer = CAUSAL
+    if heads == 1:
+        layer = CAUSAL._replace(arguments={"d_model": 12, "num_heads": 1}, formula=partial(causal_formula, heads=1))
+        no_heads = "with one head, the weights have no dimension of the heads"
+        mistakes = {no_heads: dict(finish=lambda x, output, weights: (output, weights.squeeze(1))), **mistakes}
+    check_layer(student, check, rng, layer, *sequences(rng, batch, length), mistakes=mistakes)
 
 
 @causal
@@ -833,10 +844,10 @@ def inputs_of(layer, rng):
 @pytest.mark.points(2)
 @pytest.mark.parametrize("layer", ALL_LAYERS, ids=lambda layer: layer.name)
 def test_layers_leave_everything_else_alone(student, check, rng, layer):
-    """A call takes inputs of any memory layout, changes neither them nor torch's settings, and prints nothing."""
+    """A layer takes inputs of any memory layout, changes neither them nor torch's settings, and prints nothing."""
 
     def probe(name, sizes, w, inputs):
-        return inside.manners(inside.attention_layer(name, sizes, w), *inputs)
+        return inside.manners(lambda *inputs: inside.attention_layer(name, sizes, w)(*inputs), *inputs)
 
     w, inputs = layer.weights(rng), inputs_of(layer, rng)
     result, inputs_after, torch_changed, printed = student.run(probe, layer.name, layer.sizes, w, inputs)

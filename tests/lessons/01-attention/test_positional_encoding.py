@@ -308,16 +308,19 @@ def test_learned_vectors_are_added_by_position(student, check, rng, B, T, D, max
     def probe(x, weight):
         from positional_encoding import LearnedPositionalEmbedding
 
-        layer = LearnedPositionalEmbedding(weight.shape[1], weight.shape[0])
-        shape = list(layer.embedding.weight.shape)
+        def make_and_use(x):
+            layer = LearnedPositionalEmbedding(weight.shape[1], weight.shape[0])
+            layer.embedding.weight.data.copy_(weight)
+            return layer(x)
+
+        shape = list(LearnedPositionalEmbedding(weight.shape[1], weight.shape[0]).embedding.weight.shape)
         if shape != list(weight.shape):
-            return shape, None, None
-        layer.embedding.weight.data.copy_(weight)
-        result, (after,), _, _ = inside.manners(layer, x)
-        return shape, result, after
+            return shape, None, None, False, False
+        result, (after,), torch_changed, printed = inside.manners(make_and_use, x)
+        return shape, result, after, torch_changed, printed
 
     x, weight = torch.randn(B, T, D, generator=rng), torch.randn(max_len, D, generator=rng)
-    shape, encoded, after = student.run(probe, x, weight)
+    shape, encoded, after, torch_changed, printed = student.run(probe, x, weight)
 
     swapped = "embedding has d_model rows of max_len numbers: it has a row of d_model numbers for each position"
     check(shape, [max_len, D], mistakes={swapped: [D, max_len]})
@@ -334,6 +337,8 @@ def test_learned_vectors_are_added_by_position(student, check, rng, B, T, D, max
         "x is scaled by sqrt(D): that is the embedding layer's part": x * D**0.5 + weight[:T],
     })  # fmt: skip
     check(after, x, mistakes={"x is changed in place": lambda: after.view(x.shape)})
+    assert not torch_changed, "the global state of torch is changed"
+    assert not printed, "the layer prints"
 
 
 @LEARNED
@@ -345,14 +350,19 @@ def test_learned_positions_are_trained(student, check, rng):
         from positional_encoding import LearnedPositionalEmbedding
 
         layer, leaf = LearnedPositionalEmbedding(6, 9), x.clone().requires_grad_()
-        weight = layer.embedding.weight.requires_grad_()
+        weight = layer.embedding.weight
         is_parameter = any(parameter is weight for parameter in layer.parameters())
-        return is_parameter, *inside.pulled_back(layer(leaf), cotangent, [leaf, weight])
+        return (
+            is_parameter,
+            weight.requires_grad,
+            *inside.pulled_back(layer(leaf), cotangent, [leaf, weight.requires_grad_()]),
+        )
 
     x, cotangent = torch.randn(2, 3, 5, 6, generator=rng)
-    is_parameter, of_x, of_weight = student.run(probe, x, cotangent)
+    is_parameter, wants_a_gradient, of_x, of_weight = student.run(probe, x, cotangent)
 
     check(is_parameter, True, mistakes={"the embedding is no parameter of the layer: it would never be trained": False})
+    check(wants_a_gradient, True, mistakes={"the embedding is frozen: it would never be trained": False})
     check(of_x, cotangent, mistakes={"no gradient reaches x": torch.zeros_like(x)})
     truth = torch.cat([cotangent.double().sum(0), torch.zeros(4, 6, dtype=torch.float64)])
     check(of_weight, truth, dtype=torch.float32, mistakes={
