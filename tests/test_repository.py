@@ -120,6 +120,13 @@ def test_files_can_be_read_in_a_sitting():
     } == {}
 
 
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
+def test_suites_can_be_read_part_by_part(lesson):
+    lengths = {path.name: len(path.read_text().splitlines()) for path in lesson.tests.glob("*.py")}
+
+    assert {name: length for name, length in lengths.items() if length >= 800} == {}, "part it: docs/authors.md"
+
+
 # ---------------------------------------------------------------------------------------------- lessons
 
 

@@ -29,11 +29,19 @@ def random_ids(rng, length):
     return torch.cat([ids, torch.tensor([V - 2])])
 
 
-def table(ids, s, *, pair=lambda a, b: (a, b), starts=lambda ids: ids[:-1], above=None, below=None, empty=1 / V):
-    """p(b | a) for all a and b: (V, V) float64. `above` and `below` replace the smoothing in the fraction's halves."""
+def table(
+    ids, s, *, pair=lambda a, b: (a, b), starts=lambda ids: ids[:-1], above=None, below=None, empty=1 / V, most=math.inf
+):
+    """p(b | a) for all a and b: (V, V) float64. `above` and `below` replace the smoothing in the fraction's halves.
+
+    most: counts of pairs start again at it, and those of tokens are their sums then.
+    """
     ids = ids.tolist()
     pairs = Counter(pair(a, b) for a, b in pairwise(ids))
     count = Counter(starts(ids))
+    if most < math.inf:
+        pairs = Counter({key: number % most for key, number in pairs.items()})
+        count = {a: sum(pairs[a, b] for b in range(V)) for a in range(V)}
     above = s if above is None else above
     p = torch.empty(V, V, dtype=torch.float64)
     for a in range(V):
@@ -137,6 +145,25 @@ def test_probabilities_are_smoothed_shares(student, check, rng, smoothing):
     found = student.run(probe, ids, V, smoothing)
 
     check_table(check, found, table(ids, smoothing), table_mistakes(ids, smoothing))
+
+
+@MODEL
+@pytest.mark.points(1)
+def test_counts_have_room(student, check, rng):
+    """A pair may occur tens of thousands of times."""
+    ids = random_ids(rng, 100)
+    ids = torch.cat([ids[:-1].repeat(1000), ids[-1:]])
+
+    def probe(ids, V):
+        return inside.table(inside.fitted(V, 1, ids), V)
+
+    found = student.run(probe, ids, V)
+
+    overflown = "counts overflow: a small type of integer holds them"
+    check_table(check, found, table(ids, 1.0), {
+        overflown: lambda: table(ids, 1.0, most=1 << 8),
+        overflown + ", of two bytes": lambda: table(ids, 1.0, most=1 << 16),
+    })  # fmt: skip
 
 
 @MODEL

@@ -236,6 +236,13 @@ def test_bos_may_be_the_token_that_ends(student, check, rng):
 
 @question("TransformerTranslator")
 @pytest.mark.points(1)
+def test_the_first_token_may_be_the_one_that_ends(student, check, rng):
+    """eos_id may be 0."""
+    check_greedy(student, check, rng, {"bos_id": 4, "eos_id": 0, "pad_id": 2}, hidden=())
+
+
+@question("TransformerTranslator")
+@pytest.mark.points(1)
 def test_a_source_is_translated_alike_however_it_is_padded(student, check, rng):
     """More padding in the source, and a source alone, give the same translation."""
 

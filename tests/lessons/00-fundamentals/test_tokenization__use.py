@@ -1,0 +1,518 @@
+"""Hidden tests of tokenization: encode, decode, files and counts."""
+
+from itertools import pairwise
+
+import pytest
+import regex
+
+from tokenization_helpers import (
+    GPT2,
+    SPACES,
+    SPECIAL,
+    WORDS,
+    all_borders,
+    any_vocab,
+    cut,
+    drawn,
+    encoded,
+    in_bytes,
+    joined,
+    joined_from_the_right,
+    learn,
+    merged,
+    pre_tokens,
+    prose,
+    random_words,
+    tokens_of,
+    vocab_of,
+    with_special_tokens,
+    wrong_cuts,
+    wrong_patterns,
+)
+
+ENCODE = pytest.mark.question("BPETokenizer.encode")
+DECODE = pytest.mark.question("BPETokenizer.decode")
+FILES = pytest.mark.question("encode_iterable, save and load")
+COUNT = pytest.mark.question("count_tokens and truncate_to_context")
+
+
+# ---------------------------------------------------------------------------------------------- texts
+
+
+def tangled(rng):
+    """Words in which many merges compete for a letter."""
+    return "\n".join(random_words(rng, "abcdé", 80, 9) + random_words(rng, "ab", 30, 30))
+
+
+# ---------------------------------------------------------------------------------------------- the mistakes
+
+
+def first_possible(word, merges):
+    """What comes of merges in an order in which they were not learned: again and again the first that is possible."""
+    while known := [pair for pair in pairwise(word) if pair in merges]:
+        word = joined(word, min(known, key=merges.index))
+    return word
+
+
+def leftmost(word, merges):
+    while known := [pair for pair in pairwise(word) if pair in merges]:
+        word = joined(word, known[0], 1)
+    return word
+
+
+def longest_match(word, merges):
+    tokens, text, found = set(tokens_of(merges)), b"".join(word), []
+    while text:
+        found.append(next(text[:n] for n in range(len(text), 0, -1) if text[:n] in tokens))
+        text = text[len(found[-1]) :]
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- BPETokenizer.encode
+
+
+def ids_of(student, texts, *parts):
+    def probe(texts, parts):
+        tokenizer = inside.built(*parts)
+        return [tokenizer.encode(text) for text in texts]
+
+    return student.run(probe, texts, parts)
+
+
+@ENCODE
+@pytest.mark.points(3)
+def test_merges_are_carried_out_in_the_order_learned(student, check, rng):
+    """In each pre-token the merges are carried out in the order in which they were learned, from left to right."""
+    texts = [prose(rng, 40), tangled(rng)]
+    merges = learn(pre_tokens(texts[0]) + pre_tokens(texts[1]), 300)
+    vocab = vocab_of(merges)
+    found = ids_of(student, texts, vocab, merges)
+
+    def each(merged=merged):
+        return lambda: [encoded(text, vocab, merges, merged=merged) for text in texts]
+
+    check(found, each()(), mistakes={
+        "encode takes the longest token that fits: it carries out merges": each(longest_match),
+        "encode merges the leftmost pair that it knows: the merge that was learned first comes first": each(leftmost),
+        "the merge that was learned last comes first": each(lambda word, merges: first_possible(word, merges[::-1])),
+        "only the first occurrence of a pair in a pre-token is merged": each(
+            lambda word, merges: merged(word, merges, lambda word, pair: joined(word, pair, 1))
+        ),
+        "pairs are merged from right to left": each(lambda word, merges: merged(word, merges, joined_from_the_right)),
+        "no merge is carried out": each(lambda word, merges: word),
+        "the last merge is never carried out": each(lambda word, merges: merged(word, merges[:-1])),
+    })  # fmt: skip
+
+
+@ENCODE
+@pytest.mark.points(2)
+def test_ids_are_looked_up_in_vocab(student, check, rng):
+    """vocab says which id a token has: bytes and merges may have any ids; the order of merges is that of the list."""
+    text = tangled(rng) + prose(rng, 50)
+    merges = learn(pre_tokens(text), 200)
+    vocab = any_vocab(rng, merges)
+
+    def probe(text, vocab, merges):
+        tokenizer = inside.built(vocab, merges)
+        ids, of_nothing = tokenizer.encode(text), tokenizer.encode("")
+        found = ids[:]
+        if type(ids) is list:
+            ids.clear()
+        return found, of_nothing, tokenizer.encode(text), inside.built(vocab, []).encode(text)
+
+    found, of_nothing, again, by_bytes = student.run(probe, text, vocab, merges)
+
+    id_of = {token: id for id, token in vocab.items()}
+    usual = encoded(text, vocab_of(merges), merges)
+    by_id = sorted(merges, key=lambda pair: id_of[pair[0] + pair[1]])
+    assert type(found) is list, "encode gives no list"
+    check(of_nothing, [])
+    check(found, encoded(text, vocab, merges), mistakes={
+        "ids are taken for granted (bytes from 0, merges from 256): vocab says which they are": usual,
+        "a byte's value is taken for its id: vocab says which it is": [
+            id if id < 256 else id_of[b"".join(merges[id - 256])] for id in usual
+        ],
+        "the ids decide which merge comes first: the order of merges does": lambda: encoded(
+            text, vocab, by_id, merged=first_possible
+        ),
+        "encode takes the longest token that fits: it carries out merges": lambda: encoded(
+            text, vocab, merges, merged=longest_match
+        ),
+    })  # fmt: skip
+    check(again, found, mistakes={"encode gives out the list that it keeps: whoever changes the list, changes it": []})
+    check(by_bytes, encoded(text, vocab, []), mistakes={
+        "the ids of one tokenizer are given out by another: keep what you remember on the object": found,
+    })  # fmt: skip
+
+
+@ENCODE
+@pytest.mark.points(2)
+def test_no_merge_crosses_the_border_of_a_pre_token(student, check, rng):
+    """Text is cut into GPT-2's pre-tokens first: no merge joins two of them."""
+    text = all_borders(rng)
+    merges = learn(pre_tokens(text), 5000)  # each pre-token becomes one token, and then each two that are neighbours
+    words = [word.encode() for word in regex.findall(GPT2, text)]
+    known = {left + right for left, right in merges}
+    merges += {left + right: (left, right) for left, right in pairwise(words) if left + right not in known}.values()
+    vocab = vocab_of(merges)
+    (found,) = ids_of(student, [text], vocab, merges)
+
+    def make(pattern):
+        return encoded(text, vocab, merges, pattern=pattern)
+
+    check(found, make(GPT2), mistakes=wrong_patterns(make))
+
+
+@ENCODE
+@pytest.mark.points(3)
+def test_a_special_token_is_one_id(student, check, rng):
+    """A special token in the text is one id: the leftmost match wins, and of several at one place the longest."""
+    texts = [with_special_tokens(rng), *SPECIAL, "<|a|><|a|><|b|>", "there  <s>", "the<s>re"]
+    merges = learn(pre_tokens(prose(rng, 200) + texts[0]), 300)
+    vocab = any_vocab(rng, merges, SPECIAL)
+    found = ids_of(student, texts, vocab, merges, SPECIAL)
+
+    def make(cut):
+        return [encoded(text, vocab, merges, SPECIAL, cut=cut) for text in texts]
+
+    check(found, make(cut), mistakes=wrong_cuts(make))
+
+
+@ENCODE
+@pytest.mark.points(2)
+def test_encode_agrees_with_the_library_tokenizers(student, check, rng):
+    """encode gives the ids that the library tokenizers gives for the same vocabulary; decode gives the text back."""
+    import tokenizers  # agrees with the lesson in everything but how training decides ties
+
+    special = ["<|a|>", "<|a|><|b|>", "[the]", "o.e"]
+    # Behind the words is what a text loses if it is tidied up: line ends, letters in two parts, a mark of the byte order.
+    text = (
+        with_special_tokens(rng) + prose(rng, 100) + tangled(rng) + "Two\r\nlines\rre\u0301sume\u0301 \ufb01x \ufeff\0 "
+    )
+    merges = learn(pre_tokens(text, special), 300)
+    vocab = any_vocab(rng, merges, special)
+
+    def probe(text, parts):
+        tokenizer = inside.built(*parts)
+        return tokenizer.encode(text), tokenizer.decode(tokenizer.encode(text))
+
+    found = student.run(probe, text, (vocab, merges, special))
+
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # these bytes GPT-2's files write as that letter
+    hidden = [byte for byte in range(256) if byte not in shown]  # and these as the letters from 256 on
+    letter = {byte: chr(byte) for byte in shown} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+    spelled = {token: "".join(letter[byte] for byte in token) for token in vocab.values()}
+    library = tokenizers.Tokenizer(tokenizers.models.BPE(
+        {spelled[token]: id for id, token in vocab.items()}, [(spelled[left], spelled[right]) for left, right in merges]
+    ))  # fmt: skip
+    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.add_special_tokens([tokenizers.AddedToken(token, normalized=False) for token in special])
+    check(found, (library.encode(text).ids, text))
+
+
+# ---------------------------------------------------------------------------------------------- BPETokenizer.decode
+
+
+def texts_of(student, lists, *parts):
+    def probe(lists, parts):
+        tokenizer = inside.built(*parts)
+        return [tokenizer.decode(ids) for ids in lists]
+
+    return student.run(probe, lists, parts)
+
+
+@DECODE
+@pytest.mark.points(2)
+def test_decode_joins_the_bytes_of_all_tokens(student, check, rng):
+    """decode joins the bytes of all tokens before it makes text of them: a character may lie in several tokens."""
+    texts = [prose(rng, 60) + "<|a|> \x00\ufffd\r\n", "🙂", "", "<|a|><|b|>é"]
+    merges = learn(pre_tokens(prose(rng, 100)), 60)
+    vocab = any_vocab(rng, merges, SPECIAL)
+    lists = [encoded(text, vocab, merges, SPECIAL) for text in texts]
+    found = texts_of(student, lists, vocab, merges, SPECIAL)
+
+    def each(make):
+        return ["".join(make(vocab[id]) for id in ids) for ids in lists]
+
+    ordinary = [[vocab[id] for id in ids if vocab[id].decode(errors="ignore") not in SPECIAL] for ids in lists]
+    check(found, texts, mistakes={
+        "each token is decoded alone: join the bytes first": each(lambda token: token.decode(errors="replace")),
+        "each token is decoded alone, and half characters are lost": each(lambda token: token.decode(errors="ignore")),
+        "each byte is taken for a character": each(lambda token: token.decode("latin-1")),
+        "special tokens are lost": [b"".join(tokens).decode() for tokens in ordinary],
+        "spaces are put between tokens": [b" ".join(vocab[id] for id in ids).decode(errors="replace") for ids in lists],
+        "white space is stripped from the text": [text.strip() for text in texts],
+    })  # fmt: skip
+
+
+@DECODE
+@pytest.mark.points(2)
+def test_malformed_bytes_become_the_replacement_character(student, check, rng):
+    """Bytes that are no UTF-8 become U+FFFD, and what is around them stays."""
+    texts = [
+        b"\xff",
+        b"a\x80b",
+        b"caf\xc3",
+        b"\xc3x\xa9",
+        b"ok \xf8 \xe9\xff fin",
+        "é".encode() + b"\xbf!",
+        b"\xc0\xfe",
+    ]
+    vocab = any_vocab(rng, [])
+    id_of = {token: id for id, token in vocab.items()}
+    found = texts_of(student, [[id_of[bytes([byte])] for byte in text] for text in texts], vocab, [])
+
+    right = [text.decode(errors="replace") for text in texts]
+    check(found, right, mistakes={
+        "malformed bytes are left out: they become U+FFFD": [text.decode(errors="ignore") for text in texts],
+        "malformed bytes are written as escapes: they become U+FFFD": [t.decode(errors="backslashreplace") for t in texts],
+        "malformed bytes become a question mark: they become U+FFFD": [text.replace("\ufffd", "?") for text in right],
+        "each byte is taken for a character": [text.decode("latin-1") for text in texts],
+    })  # fmt: skip
+
+
+@DECODE
+@pytest.mark.points(1)
+def test_an_unknown_id_is_refused(student, rng):
+    """An id that is not in vocab is a ValueError: too high, negative, or in a gap."""
+
+    def probe(ids, *parts):
+        return inside.built(*parts).decode(ids)
+
+    vocab = any_vocab(rng, [(b"o", b"n")])
+    known = next(iter(vocab))
+    for ids in ([known, max(vocab) + 1], [-1, known], [known, min(vocab) + 1, known], [0]):
+        student.raises(ValueError, probe, ids, vocab, [(b"o", b"n")], says="ids")
+    student.raises(ValueError, probe, [-1], vocab_of([]), [], says="ids")  # where a list as a table has a last entry
+
+
+@DECODE
+@pytest.mark.points(1)
+def test_decode_takes_any_iterable(student, check, rng):
+    """decode takes ids from any iterable: a list, a tuple, a generator, a range, the keys of a dict."""
+
+    def probe(vocab, ids):
+        tokenizer = inside.built(vocab, [])
+        forms = [ids, tuple(ids), (id for id in ids), iter(ids), range(97, 100), dict.fromkeys([104, 105]), iter([])]
+        return [tokenizer.decode(form) for form in forms]
+
+    text = prose(rng)
+    found = student.run(probe, vocab_of([]), list(text.encode()))
+
+    check(found, [text] * 4 + ["abc", "hi", ""], mistakes={
+        "ids are gone through twice: a generator can be read only once": [text, text, "", "", "abc", "hi", ""],
+    })  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- encode_iterable, save, load
+
+
+@FILES
+@pytest.mark.points(2)
+def test_encode_iterable_yields_the_ids_of_each_string(student, check, rng):
+    """encode_iterable yields the ids of each string in turn, as encode gives them: nothing joins across strings."""
+    merges = learn(pre_tokens(prose(rng, 100)), 100)
+    parts = any_vocab(rng, merges, SPECIAL), merges, SPECIAL
+    strings = ["the", "re", "", " ", " then", "<|a", "|>", "<|a|>", "<|b|>", "é"] + drawn(rng, WORDS + SPACES, 60)
+
+    def probe(parts, strings):
+        tokenizer = inside.built(*parts)
+        return list(tokenizer.encode_iterable(strings)), list(tokenizer.encode_iterable(s for s in strings))
+
+    found = student.run(probe, parts, strings)
+
+    apart = [encoded(string, *parts) for string in strings]
+    check(found, (sum(apart, []),) * 2, mistakes={
+        "the strings are joined: each is encoded alone": (encoded("".join(strings), *parts),) * 2,
+        "the strings are joined with spaces: each is encoded alone": (encoded(" ".join(strings), *parts),) * 2,
+        "the strings are joined with newlines: each is encoded alone": (encoded("\n".join(strings), *parts),) * 2,
+        "a list of ids is yielded for each string: yield the ids": (apart,) * 2,
+    })  # fmt: skip
+
+
+@FILES
+@pytest.mark.points(2)
+def test_encode_iterable_reads_no_further_than_it_must(student, check):
+    """encode_iterable is an iterator that works with any number of strings, since it keeps none of them."""
+
+    def probe(vocab):
+        def strings():
+            for _ in range(5000):
+                read.append(1)
+                yield "abc"
+
+        read = []
+        ids = inside.built(vocab, []).encode_iterable(strings())
+        return [next(ids) for _ in range(4)] if hasattr(ids, "__next__") else None, len(read) < 5000
+
+    found = student.run(probe, vocab_of([]))
+
+    check(found, ([97, 98, 99, 97], True), mistakes={
+        "encode_iterable gives no iterator, but something that is finished": (None, False),
+        "encode_iterable reads all strings before it yields an id": ([97, 98, 99, 97], False),
+    })  # fmt: skip
+
+
+@FILES
+@pytest.mark.points(3)
+def test_load_gives_back_what_was_saved(student, check, rng):
+    """load gives back vocab, merges and special tokens, whatever bytes they hold, from the one file at exactly that path."""
+
+    def save(parts, path=None):
+        path = path or inside.path_in_an_empty_folder("a tokenizer.v2")
+        inside.built(*parts).save(path)
+        return path, inside.names_beside(path)
+
+    def load(path, text=""):
+        from tokenization import BPETokenizer
+
+        tokenizer = BPETokenizer.load(path)
+        return inside.state(tokenizer), tokenizer.encode(text), tokenizer.decode(tokenizer.encode(text))
+
+    special = [*SPECIAL, "a\nb", '"quoted" \\n', " ", "\t", "<known>"]
+    text = "\n".join([prose(rng, 40), *special, "\n\r \n"])
+    merges = learn(pre_tokens(prose(rng, 200)), 150) + [(b"\n", b"\r"), (b"\xff", b"\x00"), (b"\r", b" ")]
+    vocab = any_vocab(rng, merges, ["<known>"])
+    other = vocab_of([(b"o", b"n")], ["<other>"]), [(b"o", b"n")], ["<other>"]
+    path, names = student.run(save, (vocab, merges, special))
+    check(names, ["a tokenizer.v2"], mistakes={
+        "save writes more than one file": names if len(names) > 1 else None,
+        "save writes to another path: it is exactly the one given": names,
+    })  # fmt: skip
+    other_path, _ = student.run(save, other)
+    states = [student.run(load, path)[0], student.run(load, other_path)[0]]
+    student.run(save, (vocab, merges, special), other_path)  # a file that is there is replaced
+    states += [student.run(load, other_path)[0]]
+
+    new = [token for token in special if token not in ("<known>", " ", "\t")]
+    full = vocab | {max(vocab) + 1 + i: token.encode() for i, token in enumerate(new)}
+    first = {"vocab": full, "merges": merges, "special_tokens": special}
+    second = dict(zip(first, other, strict=True))
+
+    def damaged(key, make):
+        return lambda: [{**item, key: make(item[key])} for item in (first, second, first)]
+
+    def as_text(vocab):
+        return {id: token.decode(errors="replace") for id, token in vocab.items()}
+
+    check(states, [first, second, first], mistakes={
+        "the ids come back as strings": damaged("vocab", lambda vocab: {str(id): vocab[id] for id in vocab}),
+        "the tokens come back as text: they are bytes": damaged("vocab", as_text),
+        "tokens that are no UTF-8 are damaged": damaged(
+            "vocab", lambda vocab: {id: token.encode() for id, token in as_text(vocab).items()}
+        ),
+        "the special tokens are lost": damaged("special_tokens", lambda special: []),
+        "the merges are lost": damaged("merges", lambda merges: []),
+        "a file that is there is not replaced": [first, second, second],
+        "load gives the tokenizer that was saved last, not that of the path": [second, second, first],
+    })  # fmt: skip
+    check(student.run(load, path, text)[1:], (encoded(text, full, merges, special), text))
+
+
+# ---------------------------------------------------------------------------------------------- count_tokens, truncate_to_context
+
+
+@COUNT
+@pytest.mark.points(1)
+def test_count_tokens_counts_the_ids(student, check, rng):
+    """count_tokens is the number of ids that the tokenizer gives, whatever tokenizer that is."""
+    text = prose(rng, 50) + "<|a|>"
+    merges = learn(pre_tokens(text), 80)
+    parts = vocab_of(merges, SPECIAL), merges, SPECIAL
+
+    def probe(parts, text):
+        from tokenization import count_tokens
+
+        tokenizers = inside.built(*parts), inside.ByteTokenizer(), inside.LowerCaseTokenizer()
+        return [count_tokens(text, tokenizer) for tokenizer in tokenizers] + [count_tokens("", tokenizers[0])]
+
+    found = student.run(probe, parts, text)
+
+    lists = encoded(text, *parts), text.encode(), text.lower()
+    check(found, [*map(len, lists), 0], mistakes={
+        "words are counted, not tokens": [len(text.split())] * 3 + [0],
+        "characters are counted, not tokens": [len(text)] * 3 + [0],
+        "bytes are counted, not tokens": [len(text.encode())] * 3 + [0],
+        "different tokens are counted once": [*(len(set(ids)) for ids in lists), 0],
+    })  # fmt: skip
+
+
+@COUNT
+@pytest.mark.points(3)
+def test_truncation_keeps_the_first_tokens(student, check, rng):
+    """truncate_to_context keeps the first max_tokens tokens, and drops a character that is cut in half."""
+    texts = ["a\ufffdé🙂\ufffd\u0301" + prose(rng) + " é\ufffd日本", "té", "o🙂", "éo", "a lot of tokens"]
+    merges = [(b"t", b"\xc3"), (b"o", b"\xf0"), (b"o\xf0", b"\x9f"), (b"\xa9", b"o"), (b"l", b"o"), (b" ", b"t")]
+    vocab = vocab_of(merges)
+
+    def probe(parts, texts):
+        from tokenization import truncate_to_context
+
+        tokenizers = [inside.ByteTokenizer()] + [inside.built(*parts)] * (len(texts) - 1)
+        return [
+            [truncate_to_context(text, tokenizer, n) for n in range(len(tokenizer.encode(text)) + 2)]
+            for text, tokenizer in zip(texts, tokenizers, strict=True)
+        ]
+
+    found = student.run(probe, (vocab, merges), texts)
+
+    tokens = [[token for c in texts[0] for token in ([c.encode()] if c == "\ufffd" else in_bytes(c))]]
+    tokens += [[vocab[id] for id in encoded(text, vocab, merges)] for text in texts[1:]]
+    rows = list(zip(tokens, texts, strict=True))
+
+    def each(make):
+        return lambda: [[make(row, n, text) for n in range(len(row) + 2)] for row, text in rows]
+
+    def kept(row, n, errors="ignore"):
+        return b"".join(row[:n]).decode(errors=errors)
+
+    def whole_tokens(row, n, text):
+        return next(kept(row, m) for m in range(n, -1, -1) if text.startswith(kept(row, m, "replace")))
+
+    def fitting_or(make):
+        return each(lambda row, n, text: text if n >= len(row) else make(kept(row, n, "replace")))
+
+    check(found, each(lambda row, n, text: kept(row, n))(), mistakes={
+        "half a character stays as U+FFFD": each(lambda row, n, text: kept(row, n, "replace")),
+        "U+FFFD is stripped from the end, where the text itself may have it": fitting_or(lambda text: text.rstrip("\ufffd")),
+        "U+FFFD is removed everywhere, where the text itself may have it": fitting_or(lambda text: text.replace("\ufffd", "")),
+        "characters are cut, not tokens": each(lambda row, n, text: text[:n]),
+        "the last tokens are kept, not the first": each(
+            lambda row, n, text: b"".join(row[max(len(row) - n, 0) :]).decode(errors="ignore")
+        ),
+        "one token too few is kept": each(lambda row, n, text: text if n >= len(row) else kept(row, max(n - 1, 0))),
+        "the whole token that ends within a character is dropped: drop only that character": each(whole_tokens),
+    })  # fmt: skip
+
+
+@COUNT
+@pytest.mark.points(2)
+def test_a_text_that_fits_comes_back_unchanged(student, check):
+    """A text that fits is given back unchanged, even if the tokenizer loses something; '' for 0."""
+
+    def probe(texts, sizes):
+        from tokenization import truncate_to_context
+
+        return [[truncate_to_context(text, inside.LowerCaseTokenizer(), n) for n in sizes] for text in texts]
+
+    found = student.run(probe, ["Ab Cd", "ab cd"], [9, 5, 0])
+
+    check(found, [["Ab Cd", "Ab Cd", ""], ["ab cd", "ab cd", ""]], mistakes={
+        "a text that fits goes through the tokenizer: give it back unchanged": [["ab cd", "ab cd", ""]] * 2,
+        "a text of exactly max_tokens tokens goes through the tokenizer: it fits": [["Ab Cd", "ab cd", ""], ["ab cd", "ab cd", ""]],
+        "max_tokens = 0 gives the whole text": [["Ab Cd"] * 3, ["ab cd"] * 3],
+    })  # fmt: skip
+
+
+@COUNT
+@pytest.mark.points(1)
+def test_a_negative_context_is_refused(student):
+    """max_tokens below 0 is a ValueError, also for an empty text."""
+
+    def probe(text, max_tokens):
+        from tokenization import truncate_to_context
+
+        return truncate_to_context(text, inside.ByteTokenizer(), max_tokens)
+
+    for text, max_tokens in (("some text", -1), ("some text", -100), ("", -1)):
+        student.raises(ValueError, probe, text, max_tokens, says="max_tokens")

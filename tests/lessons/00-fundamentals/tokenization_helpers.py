@@ -1,0 +1,212 @@
+"""What the hidden tests of tokenization share: texts, byte-pair encoding worked out in a few lines, and its known mistakes."""
+
+from collections import Counter
+from itertools import pairwise
+
+import regex
+import torch
+
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+BYTES = [bytes([byte]) for byte in range(256)]
+WORDS = """the The there then one on and hand naïve Straße große привет мир мира 日本語 日本 안녕 नमस्ते مرحبا 🙂 🙂🙃 👩‍👩‍👧 don't
+    can't we'll I've she'd it's I'm you're 'S DON'T 2024 20245 1st x=1 ٣٤ 2½ ٣٤! a_b ... ?! (so-called) aaaa aaa cafe\u0301""".split()
+SPACES = [" ", " ", " ", " ", "  ", "\n", " \n", "\n\n    ", "\t", "\u00a0", ""]
+# Some begin alike, two overlap, some mean something in a pattern.
+SPECIAL = ["<|a|><|b|>", "<|a|>", "<|a|><|b|><|c|>", "[the]", "<s>", "s>>>", "o.e", "«日本»"]
+
+
+# ---------------------------------------------------------------------------------------------- texts
+
+
+def shuffled(rng, items):
+    return [items[i] for i in torch.randperm(len(items), generator=rng)]
+
+
+def drawn(rng, items, count):
+    return [items[i] for i in torch.randint(len(items), (count,), generator=rng)]
+
+
+def prose(rng, count=0):
+    """Every word once and `count` more, of which some are frequent and most are rare; with all kinds of space between."""
+    rare = 1 / torch.arange(1.0, len(WORDS) + 1)
+    words = shuffled(rng, WORDS)
+    words += [words[i] for i in torch.multinomial(rare, max(count, 1), replacement=True, generator=rng)]
+    return "".join(
+        word + space for word, space in zip(shuffled(rng, words), drawn(rng, SPACES, len(words)), strict=True)
+    )
+
+
+def all_borders(rng):
+    """Every word once, each with some space and two spaces behind it: every wrong pattern shows, and tidied line ends."""
+    return "".join(word + shuffled(rng, SPACES)[0] + "  " for word in shuffled(rng, WORDS)) + "end\r\n\r\nend \n"
+
+
+def random_words(rng, letters, count, longest):
+    """Words of random letters; of few letters they are full of runs and repetitions."""
+    lengths = torch.randint(1, longest + 1, (count,), generator=rng).tolist()
+    stream = iter(drawn(rng, letters, sum(lengths)))
+    return ["".join(next(stream) for _ in range(length)) for length in lengths]
+
+
+def with_special_tokens(rng):
+    hard = [
+        "<|a|><|b|><|c|>",
+        "<|a|><|b|>",
+        "<s>>>>",
+        "one <|a|> two",
+        "there  <s>",
+        "one o.e[the]the <|b|>«日本»語",
+    ] * 2
+    return "".join(shuffled(rng, hard + drawn(rng, SPECIAL, 20) + drawn(rng, WORDS, 60) + drawn(rng, SPACES, 60)))
+
+
+# ---------------------------------------------------------------------------------------------- the truth
+
+
+def cut(text, special, choose=lambda found: max(found, key=len)):
+    """(piece, whether it is a special token): looks for one at each character, from left to right."""
+    pieces, start, i = [], 0, 0
+    while i < len(text):
+        found = [token for token in special if text.startswith(token, i)]
+        if found:
+            pieces += [(text[start:i], False), (choose(found), True)]
+            start = i = i + len(choose(found))
+        else:
+            i += 1
+    return [*pieces, (text[start:], False)]
+
+
+def in_bytes(word):
+    return tuple(bytes([byte]) for byte in word.encode())
+
+
+def pre_tokens(text, special=(), pattern=GPT2, cut=cut):
+    """How often each pre-token occurs, as a tuple of its bytes."""
+    pieces = [piece for piece, is_special in cut(text, special) if not is_special]
+    return Counter(in_bytes(word) for piece in pieces for word in regex.findall(pattern, piece))
+
+
+def joined(word, pair, most=10_000):
+    """The word with the pair joined, from left to right, at most so often."""
+    symbols, i = [], 0
+    while i < len(word):
+        both = most > 0 and word[i : i + 2] == pair
+        symbols.append(b"".join(pair) if both else word[i])
+        i, most = i + 1 + both, most - both
+    return tuple(symbols)
+
+
+def learn(words, merges, *, key=lambda pair, n, first, ids: (n, pair), least=1, neighbours=pairwise, joined=joined):
+    """At most `merges` merges of the pre-tokens, each found by counting all pairs anew: that of the greatest key."""
+    learned, ids = [], {token: id for id, token in enumerate(BYTES)}
+    while len(learned) < merges:
+        counts = Counter()
+        for word, times in words.items():
+            for pair in neighbours(word):
+                counts[pair] += times
+        first = {pair: place for place, pair in enumerate(counts)}
+        best = max(counts, key=lambda pair: key(pair, counts[pair], first, ids), default=None)
+        if best is None or counts[best] < least:
+            break
+        learned.append(best)
+        ids[b"".join(best)] = len(ids)
+        after = Counter()
+        for word, times in words.items():
+            after[joined(word, best)] += times
+        words = after
+    return learned
+
+
+def tokens_of(merges):
+    return BYTES + [left + right for left, right in merges]
+
+
+def vocab_of(merges, special=()):
+    return dict(enumerate(tokens_of(merges) + [token.encode() for token in special]))
+
+
+def any_vocab(rng, merges, special=()):
+    """The tokens of vocab_of with ids in no order, and with gaps."""
+    tokens = list(vocab_of(merges, special).values())
+    return dict(zip((3 * torch.randperm(len(tokens), generator=rng) + 5).tolist(), tokens, strict=True))
+
+
+def merged(word, merges, joined=joined):
+    for pair in merges:
+        word = joined(word, pair)
+    return word
+
+
+def encoded(text, vocab, merges, special=(), *, cut=cut, merged=merged, pattern=GPT2):
+    """The ids of a text, with every merge carried out in turn on every pre-token."""
+    id_of, known, ids = {token: id for id, token in vocab.items()}, {}, []
+    for piece, is_special in cut(text, special):
+        for word in [] if is_special else regex.findall(pattern, piece):
+            if word not in known:
+                known[word] = [id_of[token] for token in merged(in_bytes(word), merges)]
+            ids += known[word]
+        ids += [id_of[piece.encode()]] if is_special else []
+    return ids
+
+
+# ---------------------------------------------------------------------------------------------- the mistakes
+
+
+def joined_from_the_right(word, pair):
+    backwards = joined(tuple(token[::-1] for token in word[::-1]), tuple(token[::-1] for token in pair[::-1]))
+    return tuple(token[::-1] for token in backwards[::-1])
+
+
+def wrong_patterns(make):
+    """What students make of the pre-tokens: make(pattern) is the result of a pattern."""
+    patterns = {
+        "contractions such as 'll are not pre-tokens of their own": GPT2.partition("|ll|ve|re)|")[2],
+        "contractions in capitals are cut off too: the pattern knows small letters only": GPT2.replace(
+            "(?:", "(?i:", 1
+        ),
+        "a word leaves the space before it alone: it takes one": GPT2.replace(" ?", ""),
+        "white space leaves no space to the word behind it: \\s+(?!\\S) is missing": GPT2.replace(r"|\s+(?!\S)", ""),
+        "numbers are cut every three digits": GPT2.replace(r"\p{N}+", r"\p{N}{1,3}"),
+        "letters and digits make one pre-token": GPT2.replace(r" ?\p{L}+| ?\p{N}+", r" ?[\p{L}\p{N}]+"),
+        "words are \\w+, which takes digits and _ for letters": r"'(?:[sdmt]|ll|ve|re)| ?\w+| ?[^\s\w]+|\s+(?!\S)|\s+",
+        "only ASCII letters are letters: use \\p{L}": GPT2.replace(r"\p{L}+", "[A-Za-z]+").replace(r"\p{L}", "A-Za-z"),
+        "only 0 to 9 are digits: use \\p{N}": GPT2.replace(r"\p{N}+", "[0-9]+").replace(r"\p{N}", "0-9"),
+        "pairs are joined across the borders of pre-tokens": r"(?s).+",
+        "text is cut at spaces only": r" ?[^ ]+| +",
+        "text is cut at white space, which is lost": r"\S+",
+    }
+    return {sentence: (lambda pattern=pattern: make(pattern)) for sentence, pattern in patterns.items()}
+
+
+def wrong_cuts(make):
+    """What students make of special tokens: make(cut) is the result of a way to cut."""
+
+    def unescaped(text, special):
+        pattern = "(" + "|".join(sorted(special, key=len, reverse=True)) + ")"
+        return [(piece, piece in special) for piece in regex.split(pattern, text)]
+
+    def longest_anywhere(text, special):
+        pieces = [(text, False)]
+        for token in sorted(special, key=len, reverse=True):
+            pieces = [part for piece, done in pieces for part in ([(piece, True)] if done else cut(piece, [token]))]
+        return pieces
+
+    def without(text, special):
+        return [("".join(piece for piece, is_special in cut(text, special) if not is_special), False)]
+
+    def first_given(text, special):
+        return cut(text, special, choose=lambda found: found[0])
+
+    def shortest(text, special):
+        return cut(text, special, choose=lambda found: min(found, key=len))
+
+    cuts = {
+        "special tokens are not split off": lambda text, special: [(text, False)],
+        "of special tokens at one place the first given wins: the longest does": first_given,
+        "of special tokens at one place the shortest wins: the longest does": shortest,
+        "the longest special token is split off first, wherever it is: the leftmost comes first": longest_anywhere,
+        "special tokens are read as regular expressions: escape them": unescaped,
+        "the text around a special token grows together": without,
+        "special tokens are left out": lambda *given: [part for part in cut(*given) if not part[1]],
+    }
+    return {sentence: (lambda wrong=wrong: make(wrong)) for sentence, wrong in cuts.items()}

@@ -1,0 +1,636 @@
+"""Hidden tests of text_generation: the classes that hold a model and generate with it."""
+
+import math
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from text_generation_helpers import (
+    CYCLE_PROMPTS,
+    ENDS_AT_0,
+    INF,
+    beams,
+    check_drawn,
+    check_ends,
+    check_manners,
+    check_randomness,
+    cycle,
+    judge,
+    law,
+    randn,
+    ranks,
+    tokens,
+)
+
+GPT = pytest.mark.question("GPTTextGenerator")
+HUGGING_FACE = pytest.mark.question("HuggingFaceTextGenerator")
+CREATIVE = pytest.mark.question("CreativeTextGenerator")
+LENGTHS = ("max_length", "max_len", "ids", "prompt")  # one of these is in the message of a bad length
+
+
+# ---------------------------------------------------------------------------------------------- GPTTextGenerator
+
+
+@GPT
+@pytest.mark.points(2)
+def test_the_generator_holds_a_gpt(student, check):
+    """The attribute model is lesson 2's GPTModel, with the sizes that were asked for."""
+
+    def probe(sizes):
+        from text_generation import GPTTextGenerator
+        from transformer import GPTModel
+
+        generator = GPTTextGenerator(**sizes)
+        ours, theirs = generator.model.eval(), GPTModel(**sizes).eval()
+        kinds = isinstance(generator, torch.nn.Module), isinstance(ours, GPTModel), ours in list(generator.modules())
+        shapes = [
+            {name: tuple(weight.shape) for name, weight in model.state_dict().items()} for model in (ours, theirs)
+        ]
+        if shapes[0] != shapes[1]:
+            return kinds, False, ours.max_len, None
+        theirs.load_state_dict(ours.state_dict())
+        ids = torch.arange(10).view(2, 5)
+        return kinds, True, ours.max_len, (theirs(ids) - ours(ids)).abs().max()
+
+    sizes = {"vocab_size": 11, "d_model": 12, "num_layers": 2, "num_heads": 3, "max_len": 20}
+    kinds, same, max_len, distance = student.run(probe, sizes)
+
+    judge(check, kinds[0], "GPTTextGenerator is no nn.Module")
+    judge(check, kinds[1], "the attribute model is not a GPTModel of lesson 2")
+    judge(check, kinds[2], "model is no submodule: its parameters are not found")
+    check(max_len, 20, mistakes={"max_len is not handed on to the model": 1024})
+    judge(
+        check,
+        same,
+        "the model has weights of other sizes than GPTModel(vocab_size, d_model, num_layers, num_heads, max_len=…)",
+    )
+    judge(check, distance < 1e-5, "the model has another number of heads")
+
+
+@GPT
+@pytest.mark.points(2)
+def test_generate_goes_on_from_the_last_token(student, check, rng):
+    """With top_k=1 each token is the argmax of the model's last logits in eval mode; max_length counts the prompt."""
+
+    def probe(prompt):
+        from text_generation import GPTTextGenerator
+
+        generator = GPTTextGenerator(13, 8, 2, 2, max_len=9)
+        with torch.no_grad():
+            for weight in generator.parameters():
+                if weight.dim() > 1:
+                    weight.normal_()
+        result = generator.train().generate(prompt, 9, top_k=1)
+        ids, first, last = prompt, prompt, prompt
+        generator.eval()
+        for _ in range(6):
+            ids = torch.cat([ids, generator.model(ids)[:, -1:].argmax(-1)], dim=1)
+            first = torch.cat([first, generator.model(first)[:, :1].argmax(-1)], dim=1)
+            last = torch.cat([last, generator.model(last[:, -1:]).argmax(-1)], dim=1)
+        return result, ids, first, last, generator.train().generate(prompt[:1, :1], max_length=2).shape
+
+    result, expected, first, last, shape = student.run(probe, tokens(rng, 13, 12, 3))
+
+    check(result, expected, mistakes={
+        "the prompt is not in the result": expected[:, 3:],
+        "the first position's logits are used: the last ones say what comes next": first,
+        "the model sees the last token only: it is to see the whole row": last,
+        "the result is one token too short": expected[:, :-1],
+    })  # fmt: skip
+    check(tuple(shape), (1, 2))
+
+
+@GPT
+@pytest.mark.points(2)
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [({}, [0.35, 0.3, 0.2, 0.1, 0.05]), ({"temperature": 0.5}, [0.1225, 0.09, 0.04, 0.01, 0.0025]),
+     ({"top_k": 2}, [0.35, 0.3, 0, 0, 0]), ({"top_p": 0.7}, [0.35, 0.3, 0.2, 0, 0])],
+)  # fmt: skip
+def test_generate_samples_with_its_settings(student, check, rng, options, kept):
+    """Each new token is drawn from what temperature, top_k and top_p leave of the model's distribution."""
+    probs = [0.35, 0.3, 0.2, 0.1, 0.05]
+    order = torch.rand(5, 5, 5, generator=rng).argsort(dim=-1)
+    table = torch.zeros(5, 5, 5).scatter(-1, order, torch.tensor(probs).log().expand(5, 5, 5))
+
+    def probe(table, options):
+        from text_generation import GPTTextGenerator
+
+        generator = GPTTextGenerator(5, 8, 1, 2, max_len=5)
+        generator.model.forward = inside.Table(table)
+        return generator.generate(torch.tensor([[4, 2, 1]] * 1000), 5, **options)
+
+    ids = student.run(probe, table, options)
+
+    judge(check, ids.shape == (1000, 5), "the result does not have max_length tokens in every row")
+    drawn = sum(ranks(ids[:, t], order[ids[:, t - 2], ids[:, t - 1]]) for t in (3, 4))
+    name = next(iter(options), "nothing")
+    check_drawn(check, drawn, law(*kept), {
+        f"{name} is not used": law(*probs),
+        "the logits are multiplied by the temperature: they are divided": law(*(p**0.5 for p in probs)),
+        "the likeliest token is taken: draw one": law(1, 0, 0, 0, 0),
+    })  # fmt: skip
+
+
+@GPT
+@pytest.mark.points(2)
+def test_generated_rows_end_at_eos(student, check, rng):
+    """A row ends with the eos that it generates and is filled with eos_id; the result is as wide as its longest row."""
+    table = cycle(rng, 7)
+
+    def probe(table, prompts, zero):
+        from text_generation import GPTTextGenerator
+
+        generator = GPTTextGenerator(7, 8, 1, 2, max_len=12)
+        generator.model.forward = inside.Table(table)
+        cases = [(prompts, 12), (torch.tensor([[1, 6], [2, 5]]), 12), (torch.tensor([[0, 2]]), 6)]
+        results = [generator.generate(ids, length, eos_id=6) for ids, length in cases]
+        return [*results, generator.generate(zero, 12, eos_id=0)]
+
+    check_ends(check, student.run(probe, table, CYCLE_PROMPTS, ENDS_AT_0), table)
+
+
+@GPT
+@pytest.mark.points(3)
+def test_generate_runs_in_eval_mode_and_gives_modes_back(student, check):
+    """While it generates every module is in eval mode; afterwards each one is in the mode it was in."""
+
+    def probe():
+        from text_generation import GPTTextGenerator
+
+        generator = GPTTextGenerator(7, 8, 2, 2, max_len=8)
+        during = []
+        forward = generator.model.forward
+
+        def watched(ids):
+            during.append(any(inside.modes(generator.model)))
+            return forward(ids)
+
+        generator.model.forward = watched
+        prompt, seen = torch.tensor([[1, 2], [3, 4]]), []
+        for start in ("train", "eval", "mixed"):
+            generator.train(start != "eval")
+            if start == "mixed":
+                inner = list(generator.model.children())
+                inner[0].eval()
+                list(inner[-1].modules())[-1].eval()
+                list(generator.model.modules())[4].eval()
+            before = inside.modes(generator)
+            generator.generate(prompt, 5)
+            seen.append((before, inside.modes(generator)))
+        generator.train()
+        _, after, *rest = inside.manners(generator.generate, prompt, 8, 0.8, 3, 0.9, 2)
+        return during, seen, torch.equal(after[0], prompt), rest
+
+    during, seen, kept, rest = student.run(probe)
+
+    judge(check, during, "the model is not called")
+    judge(check, not any(during), "the model is called in train mode: generate runs in eval mode")
+    wrong = ["is left in eval mode: it was in train mode", "is put into train mode: it was in eval mode",
+             "is put into the mode of the whole: each module has its own"]  # fmt: skip
+    for (before, after), sentence in zip(seen, wrong, strict=True):
+        judge(check, after == before, f"afterwards the model {sentence}")
+    check_manners(check, kept, *rest)
+
+
+@GPT
+@pytest.mark.points(1)
+def test_the_generator_of_generate_draws(student, check):
+    """All randomness comes from generator, or from torch's own if there is none."""
+
+    def probe():
+        from text_generation import GPTTextGenerator
+
+        gpt = GPTTextGenerator(30, 8, 1, 2, max_len=16)
+        prompt = torch.tensor([[1, 2], [3, 4]])
+        return inside.randomness(lambda generator: gpt.generate(prompt, 16, generator=generator))
+
+    check_randomness(check, student.run(probe))
+
+
+@GPT
+@pytest.mark.points(1)
+@pytest.mark.parametrize(
+    ("prompt_length", "max_length", "options", "names"),
+    [(4, 4, {}, LENGTHS), (6, 4, {}, LENGTHS), (2, 9, {}, LENGTHS), (2, 6, {"temperature": 0}, "temperature"),
+     (2, 6, {"top_k": 0}, ("top_k", "k")), (2, 6, {"top_p": 1.2}, ("top_p", "p"))],
+)  # fmt: skip
+def test_generate_refuses_bad_arguments(student, prompt_length, max_length, options, names):
+    """Bad lengths are ValueErrors before the model is called; so are bad settings."""
+
+    def probe(prompt_length, max_length, options):
+        from text_generation import GPTTextGenerator
+
+        generator = GPTTextGenerator(7, 8, 1, 2, max_len=8)
+        if not options:
+            generator.model.forward = inside.unasked()
+        generator.generate(torch.ones(2, prompt_length, dtype=torch.long), max_length, **options)
+
+    student.raises(ValueError, probe, prompt_length, max_length, options, says=names)
+
+
+# ---------------------------------------------------------------------------------------------- Hugging Face
+
+CONFIG = {"vocab_size": 257, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 64, "tie_word_embeddings": False}
+PROMPT = "hi , you"  # 8 bytes; a blank before a comma, which a decoder may clean away
+
+
+def steady(logits):
+    """Weights of a GPT-2 that gives these logits {token: logit} after every context, and others never."""
+    head = torch.full((257, 8), 0.0)
+    head[:, 0] = -200.0
+    for token, logit in logits.items():
+        head[token, 0] = logit
+    return {"transformer.ln_f.bias": torch.eye(8)[0], "lm_head.weight": head}
+
+
+def printable(rng, count):
+    """Some printable bytes, none of which needs more than one token."""
+    return [33 + int(i) for i in torch.randperm(94, generator=rng)[:count]]
+
+
+@HUGGING_FACE
+@pytest.mark.points(3)
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.5])
+def test_hugging_face_samples_from_the_full_distribution(student, check, rng, temperature):
+    """Tokens are drawn from softmax(logits / temperature) of the whole vocabulary, none of which is cut away."""
+    bytes_, logits = printable(rng, 90), -0.04 * torch.arange(90, dtype=torch.float64)
+
+    def probe(config, weights, prompt, temperature):
+        from text_generation import HuggingFaceTextGenerator
+
+        generator = HuggingFaceTextGenerator(inside.saved_gpt2(config, weights))
+        return generator.generate_text(prompt, max_length=14, temperature=temperature, num_return_sequences=150)
+
+    weights = steady(dict(zip(bytes_, logits.tolist(), strict=True)))
+    texts = student.run(probe, CONFIG, weights, PROMPT, temperature)
+
+    check(len(texts), 150)
+    judge(
+        check,
+        all(type(text) is str and text.startswith(PROMPT) for text in texts),
+        "the strings do not begin with the prompt",
+    )
+    check(sorted({len(text) for text in texts}), [14], mistakes={
+        "max_length is taken as the number of new tokens: it counts the prompt": [22],
+    })  # fmt: skip
+    letters = torch.tensor([ord(letter) for text in texts for letter in text[8:]])
+    groups = (letters[:, None] == torch.tensor(bytes_)).sum(0).view(9, 10).sum(1)
+
+    def grouped(logits):
+        return logits.softmax(-1).view(9, 10).sum(1)
+
+    fifty = torch.where(torch.arange(90) < 50, logits / temperature, -INF)
+    check_drawn(check, groups, grouped(logits / temperature), {
+        "only the 50 likeliest tokens are drawn, by transformers' default top_k=50: switch it off": grouped(fifty),
+        "the likeliest token is taken: do_sample=True is missing": law(1, *[0] * 8),
+        "the temperature is not used": grouped(logits),
+        "only the 50 likeliest tokens are drawn, and the temperature is not used": grouped(fifty * temperature),
+        "the logits are multiplied by the temperature": grouped(logits * temperature),
+    })  # fmt: skip
+
+
+@HUGGING_FACE
+@pytest.mark.points(2)
+def test_hugging_face_strings_hold_the_prompt_and_no_special_tokens(student, check, rng):
+    """Strings end where the model says <|endoftext|>, which they do not hold; the model draws anew at each call."""
+    a, b = printable(rng, 2)
+    weights = steady({a: 0.0, b: 0.0, 256: -0.5})
+
+    def probe(config, weights, prompt):
+        from text_generation import HuggingFaceTextGenerator
+
+        generator = HuggingFaceTextGenerator(model_name=inside.saved_gpt2(config, weights))
+        several = [generator.generate_text(prompt, 30, num_return_sequences=40) for _ in range(2)]
+        return *several, generator.generate_text(prompt, 40), generator.generate_text(prompt)
+
+    prompt = " né , " + chr(a)
+    texts, again, *ones = student.run(probe, CONFIG, weights, prompt)
+
+    judge(check, all(isinstance(one, list) and len(one) == 1 for one in ones), "the result is no list of one string")
+    everything = [*texts, *(text for one in ones for text in one)]
+    judge(
+        check, not any("endoftext" in text for text in everything), "a string holds <|endoftext|>: skip special tokens"
+    )
+    judge(check, all(prompt in text for text in everything), "the prompt is not in the string, letter for letter")
+    tails = [text[len(prompt) :] for text in texts]
+    judge(check, all(set(tail) <= {chr(a), chr(b)} for tail in tails), "a string holds what the model did not say")
+    judge(check, texts != again, "every call draws the same: no seed may be set")
+    judge(check, len(set(tails)) > 3, "the sequences of a call are all the same: each is drawn for itself")
+    counts = torch.tensor([len(tail) for tail in tails]).clamp(max=3).bincount(minlength=4)
+    end = math.exp(-0.5) / (2 + math.exp(-0.5))
+    check_drawn(check, counts, law(end, (1 - end) * end, (1 - end) ** 2 * end, (1 - end) ** 3), {
+        "strings go on after <|endoftext|>": law(0, 0, 0, 1),
+    }, "strings do not end where the model says <|endoftext|>")  # fmt: skip
+
+
+def bigram(rng, words):
+    """Weights of a GPT-2 whose next token depends on the last one alone, and a table of log-probabilities."""
+    embedding, head = randn(rng, 257, 8), torch.full((257, 8), 0.0)
+    head[:, 0] = -200.0
+    head[words] = 0.4 * randn(rng, len(words), 8)
+    weights = {
+        "transformer.wte.weight": embedding, "transformer.ln_f.weight": torch.ones(8),
+        "transformer.ln_f.bias": 3 * torch.eye(8)[0], "lm_head.weight": head,
+    }  # fmt: skip
+    hidden = torch.nn.functional.layer_norm(embedding[words].double(), (8,)) + 3 * torch.eye(8)[0]
+    table = (hidden @ head[words].double().T).log_softmax(-1)
+    return weights, table.expand(len(words), -1, -1).numpy()
+
+
+@HUGGING_FACE
+@pytest.mark.points(2)
+def test_hugging_face_beam_search_gives_the_best_beam(student, check, rng):
+    """The best of num_beams beams, as a list of one string with the prompt."""
+    words, table, prompts = printable(rng, 12), None, []
+    while len(prompts) < 2:
+        weights, table = bigram(rng, words)
+        ends = [
+            last
+            for last in range(12)
+            if len({tuple(beams(table, [0, last], n, 8, None, 1.0)[1:2]) for n in (1, 2, 5)}) == 3
+        ]
+        prompts = ["".join(chr(words[i]) for i in (*tokens(rng, 12, 4), last)) for last in ends[:2]]
+
+    model = GPT2LMHeadModel(GPT2Config(**CONFIG, bos_token_id=256, eos_token_id=256, pad_token_id=256)).eval()
+    model.load_state_dict({name: torch.zeros_like(weight) for name, weight in model.state_dict().items()} | weights)
+
+    def best(prompt, num_beams, length):
+        ids = torch.tensor([list(prompt.encode())])
+        output = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_length=length, num_beams=num_beams, do_sample=False
+        )
+        return bytes(output[0].tolist()).decode()
+
+    def probe(config, weights, prompts):
+        from text_generation import HuggingFaceTextGenerator
+
+        generator = HuggingFaceTextGenerator(inside.saved_gpt2(config, weights))
+        beam = generator.generate_with_beam_search
+        return [[beam(prompt, 11), beam(prompt, max_length=11, num_beams=2)] for prompt in prompts]
+
+    results = student.run(probe, CONFIG, weights, prompts)
+
+    for prompt, (five, two) in zip(prompts, results, strict=True):
+        mistakes = {
+            "the result is a string: it is a list of one": best(prompt, 5, 11),
+            "the prompt is not in the string": [best(prompt, 5, 11)[5:]],
+            "num_beams is not used": [best(prompt, 1, 11)],
+            "max_length is taken as the number of new tokens: it counts the prompt": [best(prompt, 5, 16)],
+        }
+        check(five, [best(prompt, 5, 11)], mistakes=mistakes)
+        check(two, [best(prompt, 2, 11)], mistakes={"num_beams is not used": five, **mistakes})
+
+
+@HUGGING_FACE
+@pytest.mark.points(1)
+@pytest.mark.parametrize(
+    ("name", "options", "names"),
+    [("generate_text", {"max_length": 8}, LENGTHS), ("generate_text", {"max_length": 3}, LENGTHS),
+     ("generate_with_beam_search", {"max_length": 8}, LENGTHS),
+     ("generate_text", {"max_length": 20, "temperature": 0.0}, "temperature")],
+)  # fmt: skip
+def test_hugging_face_refuses_bad_arguments(student, name, options, names):
+    """A prompt of max_length tokens or more and a temperature that is not positive are ValueErrors."""
+
+    def probe(name, config, weights, prompt, options):
+        from text_generation import HuggingFaceTextGenerator
+
+        generator = HuggingFaceTextGenerator(inside.saved_gpt2(config, weights))
+        getattr(generator, name)(prompt, **options)
+
+    student.raises(ValueError, probe, name, CONFIG, steady({65: 0.0}), PROMPT, options, says=(*LENGTHS, "input_ids")
+                   if names is LENGTHS else names)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- CreativeTextGenerator
+
+
+def check_text(check, text, prompt, length, max_length):
+    """What holds for every text; length: that of the encoded text."""
+    judge(check, type(text) is str, "the text is no string")
+    judge(check, text.startswith(prompt), "the text does not start with the prompt")
+    judge(check, length <= max_length, "the text has more than max_length tokens when it is encoded")
+
+
+def check_said(check, tail, said):
+    """said: the letters that the model says; tail: the text after the prompt, without the phrases."""
+    judge(check, set(tail) & set(said), "nothing of what the model says is in the text, though there is room")
+
+
+STYLED, PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz"
+
+
+@CREATIVE
+@pytest.mark.points(4)
+@pytest.mark.parametrize(
+    "style", ["%49%", "48 7 " * 20, "93 é–ü", "40\n 50"], ids=["short", "longer than the text", "not ASCII", "blanks"]
+)
+def test_the_model_sees_the_style_and_the_text_does_not_hold_it(student, check, style):
+    """The model goes on from style and prompt; the text is the prompt and what the model said."""
+
+    def probe(prompt, style, max_length, styled, plain):
+        from text_generation import CreativeTextGenerator
+
+        def say(context):
+            letters = styled if style.encode() in bytes(context) else plain
+            return ord(letters[len(context) % 26])
+
+        model = inside.Speaker(say)
+        text = CreativeTextGenerator(model).generate_with_style_transfer(prompt, style, max_length)
+        prompted = any(prompt.encode() in bytes(row) for row in model.contexts)
+        return text, prompted, any(style.encode() in bytes(row) for row in model.contexts)
+
+    text, prompted, styled = student.run(probe, "12 – 3", style, 30, STYLED, PLAIN)
+
+    judge(check, style not in text, "the text holds the style")
+    check_text(check, text, "12 – 3", len(text.encode()), 30)
+    judge(check, styled, "the model does not see the style, letter for letter")
+    judge(check, prompted, "the model does not see the prompt")
+    check_said(check, text[6:], STYLED + PLAIN)
+    judge(
+        check, not set(text) & set(PLAIN), "the model goes on without the style: each token is to be generated after it"
+    )
+
+
+@CREATIVE
+@pytest.mark.points(1)
+def test_a_style_may_be_empty(student, check):
+    """Any string is a style, the empty one too; the model is called as it is."""
+
+    def probe():
+        from text_generation import CreativeTextGenerator
+
+        table = (100.0 * (torch.arange(256) == ord("a"))).expand(256, 256, 256)
+        before, during, after = [], [], []
+        for name, argument in (("generate_with_style_transfer", ""), ("generate_with_constraints", ["xyz"])):
+            model = inside.TableModule(table).train()
+            model.one.eval()
+            before.append(inside.modes(model))
+            text = getattr(CreativeTextGenerator(model), name)("1 2 3", argument, 20)
+            during.append((text, bool(model.calls)))
+            after.append(inside.modes(model))
+        return before, during, after
+
+    before, during, after = student.run(probe)
+
+    judge(check, before == after, "the model is left in another mode than it was in")
+    for text, called in during:
+        judge(check, called, "the model is not called")
+        check_text(check, text, "1 2 3", len(text.encode()), 20)
+        check_said(check, text, "a")
+
+
+@CREATIVE
+@pytest.mark.points(3)
+@pytest.mark.parametrize("max_length", [12, 13, 24])
+def test_bytes_that_are_no_text_do_not_make_it_too_long(student, check, max_length):
+    """Without a tokenizer ids are UTF-8 bytes; what is cut in the middle of a letter, or is no UTF-8, does no harm."""
+
+    def probe(max_length):
+        from text_generation import CreativeTextGenerator
+
+        def letters(context):
+            return 0xA9 if context[-1] == 0xC3 else 0xC3  # é, again and again
+
+        def noise(context):
+            return (context[-1] * 37 + 53 * len(context) + 128) % 256
+
+        results = []
+        for say in (letters, noise):
+            creative = CreativeTextGenerator(inside.Speaker(say))
+            for text in (
+                creative.generate_with_style_transfer("né", "ß", max_length),
+                creative.generate_with_constraints("né", ["ö"], max_length),
+            ):
+                results.append((text, len(text.encode())))
+        return results
+
+    results = student.run(probe, max_length)
+
+    for text, length in results:
+        check_text(check, text, "né", length, max_length)
+    judge(check, "ö" in results[1][0] and "ö" in results[3][0], "a phrase of constraints is not in the text")
+    check_said(check, results[0][0][2:], "é")
+
+
+@CREATIVE
+@pytest.mark.points(2)
+def test_the_tokenizer_encodes_and_counts(student, check):
+    """Ids come from tokenizer.encode; texts count as it encodes them, which may be more than was generated."""
+
+    def probe():
+        from text_generation import CreativeTextGenerator
+
+        plain, pieces = inside.Characters(), inside.Pieces()
+
+        def say(context):
+            return 127 - ord("ABCDEFGH"[len(context) % 8])
+
+        def say_pieces(context):  # "a" and "bcd" make "abcd": "ab", "c", "d" for the tokenizer
+            return 129 if context[-1] == 127 - ord("a") else 127 - ord("a")
+
+        results = []
+        for tokenizer, model in ((plain, say), (pieces, say_pieces)):
+            creative = CreativeTextGenerator(inside.Speaker(model, 130), tokenizer)
+            texts = (
+                creative.generate_with_style_transfer("12 3", "#4#", 17),
+                creative.generate_with_constraints("12 3", ["567"], max_length=17),
+            )
+            results += [(text, len(tokenizer.encode(text))) for text in texts]
+        return results
+
+    results = student.run(probe)
+
+    for i, (text, length) in enumerate(results):
+        check_text(check, text, "12 3", length, 17)
+        check_said(check, text[4:], "ABCDEFGH" if i < 2 else "abcd")
+        judge(check, i % 2 == 0 or "567" in text, "a phrase of constraints is not in the text")
+
+
+def constrained(student, prompt, constraints, max_length):
+    """(text or None where a ValueError was raised, len(encode(text)), are the constraints as they were?)."""
+
+    def probe(prompt, constraints, max_length, letters):
+        from text_generation import CreativeTextGenerator
+
+        creative, before = (
+            CreativeTextGenerator(inside.Speaker(lambda seen: ord(letters[len(seen) % 26]))),
+            [*constraints],
+        )
+        try:
+            text = creative.generate_with_constraints(prompt, constraints, max_length)
+        except ValueError:
+            return None, 0, constraints == before
+        return text, len(text.encode()), constraints == before
+
+    return student.run(probe, prompt, constraints, max_length, PLAIN)
+
+
+@CREATIVE
+@pytest.mark.points(3)
+@pytest.mark.parametrize(
+    ("constraints", "max_length"),
+    [([], 20), (["#12"], 30), (["Ä 1", "4 5 6", "789", "(0)"], 60), (["#12", "X?", "#12"], 21), (["É:", "1"], 30)],
+    ids=["none", "one", "four", "twice the same", "as the prompt, but in capitals"],
+)
+def test_every_phrase_is_in_the_text(student, check, constraints, max_length):
+    """The text holds every phrase, after the prompt, and words of the model where there is room."""
+    text, length, kept = constrained(student, "1 é:", constraints, max_length)
+
+    judge(check, text is not None, "a ValueError is raised where there is room for all phrases")
+    judge(check, kept, "the list of constraints is changed in place")
+    check_text(check, text, "1 é:", length, max_length)
+    judge(check, all(phrase in text for phrase in constraints), "a phrase of constraints is not in the text")
+    check_said(check, text, PLAIN)
+
+
+@CREATIVE
+@pytest.mark.points(3)
+@pytest.mark.parametrize(
+    ("prompt", "constraints", "max_length", "room"),
+    [("12 3", ["456"], 8, True), ("12 3", ["45", "67", "8"], 12, True), ("12 3", ["2 3", "45"], 7, True),
+     ("é ü", ["ö9", "ß"], 12, True), ("12 3", ["12", "3"], 5, True), ("12 3", ["456"], 7, None),
+     ("12 3", ["45", "67"], 8, None), ("12 3", ["45", "67"], 9, None), ("12 3", ["456"], 6, False),
+     ("12 3", ["45", "67"], 7, False), ("é ü", ["ö9", "ß"], 9, False), ("12 3456", [], 6, False),
+     ("12 3456", ["12"], 6, False)],
+)  # fmt: skip
+def test_room_for_the_phrases(student, check, prompt, constraints, max_length, room):
+    """The phrases that the prompt lacks must fit behind it; too little room is a ValueError."""
+    text, length, kept = constrained(student, prompt, constraints, max_length)
+
+    judge(check, kept, "the list of constraints is changed in place")
+    if room is False:
+        judge(
+            check, text is None, "no ValueError is raised where prompt and missing phrases are longer than max_length"
+        )
+        return
+    judge(
+        check,
+        text is not None or room is None,
+        "a ValueError is raised where there is room: only what the prompt lacks counts",
+    )
+    if text is not None:
+        check_text(check, text, prompt, length, max_length)
+        judge(check, all(phrase in text for phrase in constraints), "a phrase of constraints is not in the text")
+
+
+@CREATIVE
+@pytest.mark.points(1)
+@pytest.mark.parametrize(
+    ("name", "argument", "max_length", "max_len"),
+    [("generate_with_style_transfer", "old", 5, None), ("generate_with_style_transfer", "old", 3, None),
+     ("generate_with_style_transfer", "old", 20, 19), ("generate_with_constraints", ["x"], 20, 19),
+     ("generate_with_constraints", ["1"], 4, None), ("generate_with_constraints", ["old", "new"], 9, None)],
+)  # fmt: skip
+def test_creative_generation_refuses_lengths(student, name, argument, max_length, max_len):
+    """Too long prompts and phrases, and a max_length above the model's max_len, are ValueErrors before it is called."""
+
+    def probe(name, argument, max_length, max_len):
+        from text_generation import CreativeTextGenerator
+
+        creative = CreativeTextGenerator(inside.unasked(max_len))
+        getattr(creative, name)("1 2 3", argument, max_length)
+
+    student.raises(ValueError, probe, name, argument, max_length, max_len, says=(*LENGTHS, "constraints"))

@@ -1,0 +1,294 @@
+"""Hidden tests of text_generation: greedy and beam search.
+
+Models are tables: the logits of the next token by the last two tokens (inside.Table), so that `transformers`, or a few
+lines of this file, can work out in this process what a model in the student's process leads to.
+"""
+
+from itertools import product
+
+import pytest
+import torch
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
+
+from text_generation_helpers import (
+    AN_EOS_OF_0,
+    CYCLE_PROMPTS,
+    ENDS_AT_0,
+    EOS,
+    argmaxes,
+    beams,
+    check_ends,
+    cycle,
+    leaves_models_alone,
+    randn,
+    refuses_lengths,
+    tokens,
+)
+
+GREEDY = pytest.mark.question("greedy_search")
+BEAM = pytest.mark.question("beam_search")
+
+
+# ---------------------------------------------------------------------------------------------- greedy_search
+
+
+@GREEDY
+@pytest.mark.points(2)
+def test_greedy_takes_the_likeliest_token(student, check, rng):
+    """Each token is the argmax of the model's last logits; max_length counts the prompt."""
+    table, prompts = randn(rng, 7, 7, 7), tokens(rng, 7, 5, 3)
+
+    def probe(table, prompts):
+        from text_generation import greedy_search
+
+        one = greedy_search(inside.Table(table, max_len=2), prompts[:1, :1], 2)
+        return one, greedy_search(inside.Table(table, max_len=30), prompts, max_length=9)
+
+    one, several = student.run(probe, table, prompts)
+
+    check(several, argmaxes(table, prompts, 9), mistakes={
+        "max_length is taken as the number of new tokens: it counts the prompt": lambda: argmaxes(table, prompts, 12),
+        "the result is one token too short": lambda: argmaxes(table, prompts, 8),
+        "the prompt is not in the result": lambda: argmaxes(table, prompts, 9)[:, 3:],
+        "the least likely token is taken": lambda: argmaxes(-table, prompts, 9),
+    })  # fmt: skip
+    check(one, argmaxes(table, prompts[:1, :1], 2))
+
+
+@GREEDY
+@pytest.mark.points(2)
+def test_greedy_rows_end_at_eos(student, check, rng):
+    """A row ends with the eos that it generates and is filled with eos_id; the result is as wide as its longest row."""
+    table = cycle(rng, 7)
+
+    def probe(table, prompts, zero):
+        from text_generation import greedy_search
+
+        ends = torch.tensor([[1, 6], [2, 5]])
+        cases = [(prompts, 12), (ends, 12), (ends[:1] * 0 + torch.tensor([0, 2]), 6)]
+        results = [greedy_search(inside.Table(table), ids, length, eos_id=6) for ids, length in cases]
+        return [*results, greedy_search(inside.Table(table), zero, 12, eos_id=0)]
+
+    check_ends(check, student.run(probe, table, CYCLE_PROMPTS, ENDS_AT_0), table)
+
+
+@GREEDY
+@pytest.mark.points(1)
+def test_greedy_refuses_lengths_before_it_starts(student):
+    """A prompt without room and a max_length above the model's max_len are ValueErrors before the model is called."""
+    refuses_lengths(student, "greedy_search")
+
+
+@GREEDY
+@pytest.mark.points(1)
+def test_greedy_calls_the_model_as_it_is(student, check, rng):
+    """The model is called in the mode it is in; nothing that was given changes."""
+    leaves_models_alone(student, check, "greedy_search", rng)
+
+
+# ---------------------------------------------------------------------------------------------- beam_search
+
+
+class TableLM(PreTrainedModel, GenerationMixin):
+    """A table as a model of transformers, for its generate()."""
+
+    config_class = PreTrainedConfig
+    main_input_name = "input_ids"
+
+    def __init__(self, table):
+        super().__init__(PreTrainedConfig(vocab_size=len(table), is_decoder=True))
+        self.table = torch.nn.Parameter(table)
+        self.generation_config.use_cache = False
+
+    def prepare_inputs_for_generation(self, input_ids, attention_mask=None, **_):
+        return {"input_ids": input_ids}
+
+    def forward(self, input_ids, **_):
+        before = torch.cat([torch.zeros_like(input_ids[:, :1]), input_ids[:, :-1]], dim=1)
+        return CausalLMOutput(logits=self.table[before, input_ids])
+
+
+def generated(table, ids, num_beams, max_length, eos, penalty):
+    """(ids, scores) of transformers' beam search."""
+    padding = len(table)  # no token of the model, so that none of the prompt looks like it
+    output = TableLM(table).generate(
+        ids, attention_mask=torch.ones_like(ids), num_beams=num_beams, max_length=max_length, eos_token_id=eos,
+        pad_token_id=padding, length_penalty=penalty, early_stopping=False, do_sample=False,
+        return_dict_in_generate=True, output_scores=True,
+    )  # fmt: skip
+    sequences = output.sequences
+    return sequences.masked_fill(sequences == padding, eos or 0), output.sequences_scores.double()
+
+
+def all_beams(log_probs, ids, *settings, **wrong):
+    """(ids, scores) of all rows."""
+    rows = [beams(log_probs, row, *settings, **wrong) for row in ids.tolist()]
+    width, eos = max(len(sequence) for sequence, _, _ in rows), settings[2]
+    filled = [sequence + [eos or 0] * (width - len(sequence)) for sequence, _, _ in rows]
+    return torch.tensor(filled), torch.tensor([score for _, score, _ in rows], dtype=torch.float64)
+
+
+def beam_mistakes(table, ids, *settings):
+    log_probs = table.double().log_softmax(-1)
+
+    def made(**wrong):
+        return lambda: all_beams(log_probs, ids, *settings, **wrong)
+
+    def totals():
+        """The right sequences with their log-likelihoods."""
+        rows = [beams(log_probs, row, *settings) for row in ids.tolist()]
+        scores = [score * (len(sequence) - ids.shape[1]) ** settings[3] for sequence, score, _ in rows]
+        return all_beams(log_probs, ids, *settings)[0], torch.tensor(scores, dtype=torch.float64)
+
+    def wide():
+        right, scores = all_beams(log_probs, ids, *settings)
+        return torch.nn.functional.pad(right, (0, settings[1] - right.shape[1]), value=settings[2] or 0), scores
+
+    return {
+        **({AN_EOS_OF_0: lambda: all_beams(log_probs, ids, *settings[:2], None, settings[3])} if settings[2] == 0 else {}),
+        "the result is max_length wide: it is as wide as the longest of the best hypotheses": wide,
+        "the scores are not divided by the length": totals,
+        "the score of a hypothesis is divided by its length with the prompt: only generated tokens count":
+            made(norm="all"),
+        "hypotheses are compared by their log-likelihood: it is divided by their number of tokens ** length_penalty":
+            made(norm="none"),
+        "eos does not count in the length of a hypothesis: it does": made(norm="no eos"),
+        "the length of a hypothesis is one too great": made(norm="next"),
+        "the log-likelihood is multiplied by the length ** length_penalty: it is divided": made(norm="multiplied"),
+        "length_penalty is not used": lambda: all_beams(log_probs, ids, *settings[:3], 1.0),
+        "eos ends no beam": made(eos_ends=False),
+        "logits are added up: it is log-probabilities": lambda: all_beams(table, ids, *settings),
+        "an eos in the prompt ends its row: only a generated one does": made(prompt_ends=True),
+        "the search stops as soon as num_beams hypotheses have ended: better ones may come": made(stop="full"),
+        "the search stops at the first hypothesis that ends: better ones may come": made(stop="first"),
+        "the search goes on for longer than early_stopping=False does": made(stop="never"),
+        "all hypotheses that end are kept, so that the worst of them lets the search go on: keep the best num_beams":
+            made(stop="worst of all"),
+        "beams that end take the places of others: num_beams that do not end go on": made(keep=1),
+        "a hypothesis that ends outside of the best num_beams counts: it does not": made(among="all"),
+        "a beam that ends outside of the best num_beams goes on after its eos": made(revived=True),
+        "beams that reach max_length do not count where others have ended: they do": made(last=False),
+        "the best hypothesis is chosen by its log-likelihood alone": made(choose="likeliest"),
+        "all beams start with the prompt's score, so that they stay the same": made(first=False),
+        "each beam is continued by itself: the best of all beams' continuations go on": made(own=True),
+    }  # fmt: skip
+
+
+SUBTLE = [
+    {"keep": 1}, {"stop": "full"}, {"stop": "never"}, {"among": "all"}, {"last": False}, {"choose": "likeliest"},
+    {"revived": True}, {"stop": "worst of all"},
+]  # fmt: skip
+
+
+def telling_prompts(rng, table, count, settings, unseen):
+    """Prompts whose beams have no near ties, which rounding could decide, and the mistakes that none of them shows."""
+    log_probs, found = table.double().log_softmax(-1).numpy(), []
+    for _ in range(100):
+        prompt = tokens(rng, len(log_probs), 3).tolist()
+        right = beams(log_probs, prompt, *settings)
+        if right[2] < 2e-4:
+            continue
+        shown = [wrong for wrong in unseen if beams(log_probs, prompt, *settings, **wrong)[0] != right[0]]
+        unseen = [wrong for wrong in unseen if wrong not in shown]
+        if shown or len(found) < count:
+            found.append(prompt)
+        if len(found) >= count and not unseen:
+            break
+    return torch.tensor(found), unseen
+
+
+def beam_cases(rng, eos, all_settings):
+    """A table and cases for check_beams; with eos it is drawn until all subtle mistakes show somewhere."""
+    for _ in range(20):
+        table, cases, unseen = randn(rng, 9, 9, 9) * 1.5, [], SUBTLE if eos is not None else []
+        if eos is not None:
+            table[:, :, eos] += 1.0
+        for num_beams, max_length, penalty in all_settings:
+            settings = num_beams, max_length, eos, penalty
+            ids, unseen = telling_prompts(rng, table, 30, settings, unseen)
+            cases.append((ids, *settings))
+        if not unseen:
+            break
+    return table, cases
+
+
+def check_beams(student, check, table, cases):
+    """cases: (ids, num_beams, max_length, eos, length_penalty)."""
+
+    def probe(table, cases):
+        from text_generation import beam_search
+
+        results = []
+        for ids, num_beams, max_length, eos_id, length_penalty in cases:
+            model = inside.Table(table, max_len=max_length)
+            found = beam_search(model, ids, num_beams, max_length, eos_id=eos_id, length_penalty=length_penalty)
+            results.append((found[0], found[1].double()))
+        return results
+
+    for result, (ids, *settings) in zip(student.run(probe, table, cases), cases, strict=True):
+        check(result, generated(table, ids, *settings), within=1e-4, mistakes=beam_mistakes(table, ids, *settings))
+
+
+@BEAM
+@pytest.mark.points(3)
+def test_beams_agree_with_transformers_without_eos(student, check, rng):
+    """Without eos_id the likeliest of num_beams beams is found, for each row, with its score."""
+    check_beams(student, check, *beam_cases(rng, None, [(3, 8, 1.0), (2, 7, 0.5), (8, 6, 1.0)]))
+
+
+@BEAM
+@pytest.mark.points(4)
+def test_beams_agree_with_transformers_with_eos(student, check, rng):
+    """Hypotheses end with eos_id and are compared by log-likelihood / number of tokens ** length_penalty."""
+    check_beams(student, check, *beam_cases(rng, 2, [(3, 10, 1.0), (3, 8, 0.0), (2, 9, 1.0), (4, 8, 2.0)]))
+
+
+@BEAM
+@pytest.mark.points(1)
+def test_the_best_hypotheses_fill_the_width(student, check, rng):
+    """The ids are as wide as the longest best hypothesis, filled with eos_id; an eos in the prompt ends nothing."""
+    table = cycle(rng, 7)
+    ends = torch.tensor([[EOS, 3, 4], [2, 0, 4], [0, 5, 5], [1, EOS, 4]])
+    one = torch.tensor([[2, EOS]])
+    check_beams(student, check, table, [(ends, 2, 9, EOS, 1.0), (one, 3, 10, EOS, 1.0), (ENDS_AT_0, 2, 9, 0, 1.0)])
+
+
+@BEAM
+@pytest.mark.points(1)
+def test_many_beams_find_the_likeliest_sequence(student, check, rng):
+    """With so many beams that none is lost the result is the likeliest of all sequences; one beam is greedy search."""
+    table = randn(rng, 4, 4, 4)
+    prompt = torch.tensor([[1, 3], [2, 0]])
+
+    def probe(table, prompt):
+        from text_generation import beam_search
+
+        ids, scores = beam_search(inside.Table(table), prompt, num_beams=16, max_length=5)
+        return ids, scores.double(), beam_search(inside.Table(table), prompt, 1, 7)[0]
+
+    ids, scores, greedy = student.run(probe, table, prompt)
+
+    log_probs, best = table.double().log_softmax(-1), []
+    for a, b in prompt.tolist():
+        best.append(max(
+            (float(log_probs[a, b, x] + log_probs[b, x, y] + log_probs[x, y, z]) / 3, [a, b, x, y, z])
+            for x, y, z in product(range(4), repeat=3)
+        ))  # fmt: skip
+    check(ids, torch.tensor([sequence for _, sequence in best]))
+    check(scores, torch.tensor([score for score, _ in best], dtype=torch.float64), within=1e-4)
+    check(greedy, argmaxes(table, prompt, 7))
+
+
+@BEAM
+@pytest.mark.points(1)
+def test_beam_search_refuses_lengths_before_it_starts(student):
+    """A prompt without room and a max_length above the model's max_len are ValueErrors before the model is called."""
+    refuses_lengths(student, "beam_search")
+
+
+@BEAM
+@pytest.mark.points(1)
+def test_beam_search_calls_the_model_as_it_is(student, check, rng):
+    """The model is called in the mode it is in; nothing that was given changes."""
+    leaves_models_alone(student, check, "beam_search", rng)

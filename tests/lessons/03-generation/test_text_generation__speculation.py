@@ -1,0 +1,342 @@
+"""Hidden tests of text_generation: speculative_sample, against its distribution worked out in this process."""
+
+import pytest
+import torch
+
+from text_generation_helpers import (
+    INF,
+    check_drawn,
+    check_randomness,
+    judge,
+    law,
+    leaves_models_alone,
+    randn,
+    refuses_lengths,
+    tokens,
+)
+
+SPECULATIVE = pytest.mark.question("speculative_sample")
+
+
+# ---------------------------------------------------------------------------------------------- speculative_sample
+
+WANTED, PROPOSED = [0.5, 0.3, 0.15, 0.05], [0.05, 0.25, 0.1, 0.6]  # the target's and the draft's law
+BETA = sum(min(p, q) for p, q in zip(WANTED, PROPOSED, strict=True))  # so likely a draft token is accepted
+
+
+def two_tables(orders, *laws):
+    """Tables with these laws, in another order of the tokens, orders (4, 4, 4, 4), after each context."""
+    return [torch.tensor(probs).log()[orders] for probs in laws]
+
+
+def contexts(rng):
+    """[a, b, token] -> its place in the laws after a and b."""
+    return torch.rand(4, 4, 4, 4, generator=rng).argsort(dim=-1)[0]
+
+
+def speculated(tables, prompt, count, num_draft, *, accept="ratio", correction="residual", reads="before"):
+    """The law (4,) * count of the tokens after the prompt; the keywords are what one can get wrong."""
+    target, draft = (table.double().softmax(-1) for table in tables)
+    laws = {}
+
+    def of(table, context):
+        return table[context[-2], context[-1]]
+
+    def law_after(context, left):
+        if left == 0:
+            return torch.ones((), dtype=torch.float64)
+        if (context, left) not in laws:
+            laws[context, left] = torch.zeros((4,) * left, dtype=torch.float64)
+            judge_draft(laws[context, left], context, (), left, 1.0)
+        return laws[context, left]
+
+    def judge_draft(out, context, placed, left, weight):
+        q = of(draft, context)
+        if len(placed) == min(num_draft, left):
+            if len(placed) == left:
+                out[placed] += weight
+                return
+            for y, chance in enumerate(of(target, context)):
+                out[(*placed, y)] += weight * chance * law_after((*context, y), left - len(placed) - 1)
+            return
+        for x in range(4):
+            p = of(target, {"before": context, "after": (*context, x), "early": context[:-1]}[reads])
+            taken = float({
+                "ratio": min(1.0, p[x] / q[x]), "all": 1.0, "inverse": min(1.0, q[x] / p[x]), "p": p[x],
+                "greater": p[x] >= q[x],
+            }[accept])  # fmt: skip
+            judge_draft(out, (*context, x), (*placed, x), left, weight * q[x] * taken)
+            surplus = {
+                "residual": (p - q).clamp(min=0),
+                "target": p,
+                "draft": q,
+                "absolute": (p - q).abs(),
+            }
+            for y, chance in enumerate(surplus[correction] / surplus[correction].sum()):
+                out[(*placed, y)] += (
+                    weight * q[x] * (1 - taken) * chance * law_after((*context, y), left - len(placed) - 1)
+                )
+
+    return law_after(tuple(prompt), count)
+
+
+def speculation_mistakes(*case):
+    def made(**wrong):
+        return lambda: speculated(*case, **wrong).sum((1, 2))
+
+    return {
+        "all draft tokens are accepted, or replaced from max(0, q - p): that gives the draft's distribution": made(
+            accept="all"
+        ),
+        "a rejected token is replaced by a draw from p: it is drawn from max(0, p - q), normalized": made(
+            correction="target"
+        ),
+        "a rejected token is replaced by a draw from q: it is drawn from max(0, p - q), normalized": made(
+            correction="draft"
+        ),
+        "a rejected token is replaced by a draw from |p - q|: it is max(0, p - q)": made(correction="absolute"),
+        "a token is accepted with q / p: it is p / q": made(accept="inverse"),
+        "a token is accepted with probability p: it is p / q": made(accept="p"),
+        "a token is accepted where p >= q and never else: it is accepted with probability p / q": made(
+            accept="greater"
+        ),
+        "the target's logits are read one position too late: logits at t are about token t + 1": made(reads="after"),
+        "the target's logits are read one position too early": made(reads="early"),
+        "the target's likeliest tokens come out: its distribution is wanted": lambda: speculated(
+            [case[0][0] * 1000, case[0][1]], *case[1:]
+        ).sum((1, 2)),
+    }
+
+
+@SPECULATIVE
+@pytest.mark.points(3)
+def test_speculation_has_the_distribution_of_the_target(student, check, rng):
+    """Three tokens are distributed as if each had been drawn from the target, in every row of a large batch."""
+    tables, prompt, rows = two_tables(contexts(rng), WANTED, PROPOSED), [3, 1, 2], 3000
+
+    def probe(tables, prompt, rows):
+        from text_generation import speculative_sample
+
+        target, draft = (inside.Table(table) for table in tables)
+        return [speculative_sample(target, draft, torch.tensor([prompt] * rows), 6, count) for count in (1, 2)]
+
+    results = student.on(timeout=60).run(probe, tables, prompt, rows)
+
+    for count, ids in zip((1, 2), results, strict=True):
+        judge(check, ids.shape == (rows, 6), "the result is not max_length wide in every row")
+        judge(check, (ids[:, :3] == torch.tensor(prompt)).all(), "the rows do not begin with their prompts")
+        a, b, c = ids[:, 3:].T
+        drawn = (a * 16 + b * 4 + c).bincount(minlength=64).view(4, 4, 4)
+        case, other = (tables, prompt, 3, count), "the tokens do not have the target's distribution"
+        expected = speculated(*case)
+        # How the others are cut into rounds is open, so that mistakes are told by the first token.
+        check_drawn(check, drawn.sum((1, 2)), expected.sum((1, 2)), speculation_mistakes(*case), other)
+        check_drawn(check, drawn, expected, {}, other)
+
+
+@SPECULATIVE
+@pytest.mark.points(3)
+def test_speculation_in_few_rows_has_the_distribution_of_the_target(student, check, rng):
+    """Long rows of a small batch have the target's distribution too: no row depends on what the others accept."""
+    orders, one_order = contexts(rng), torch.randperm(4, generator=rng).expand(4, 4, 4)
+    narrow = [0.3, 0.3, 0.2, 0.2], [0.5, 0.5, 0.0, 0.0]
+    cases = [
+        ([[0, 1]], 700, 3, orders, (WANTED, PROPOSED)),
+        ([[1, 2], [3, 0]], 400, 3, orders, (WANTED, PROPOSED)),
+        ([[2, 2]], 1000, 1, one_order, narrow),
+    ]
+
+    def probe(prompt, length, count, tables):
+        from text_generation import speculative_sample
+
+        target, draft = (inside.Table(table) for table in tables)
+        return speculative_sample(target, draft, torch.tensor(prompt), length, count)
+
+    for prompt, length, count, orders, laws in cases:
+        ids = student.on(timeout=60).run(probe, prompt, length, count, two_tables(orders, *laws))
+
+        judge(check, ids.shape == (len(prompt), length), "the result is not max_length wide in every row")
+        p, q = (torch.tensor(probs) for probs in laws)
+        beta = float(torch.minimum(p, q).sum())
+        judged, added = sum(beta**k for k in range(count)), beta**count  # tokens a round, looked at and after them
+        # Each token's place in the law of its own context: these are independent, whatever the tokens are.
+        places = orders[ids[:, :-2], ids[:, 1:-1], ids[:, 2:]]
+        check_drawn(check, places.flatten().bincount(minlength=4), law(*p), {
+            "the token after a round without rejection is drawn from the draft: draw it from the target":
+                law(*(judged * p + added * q)),
+            "a rejected token is replaced by a draw from p: it is drawn from max(0, p - q), normalized":
+                law(*(judged * (torch.minimum(p, q) + (1 - beta) * p) + added * p)),
+            "the token after a round without rejection is drawn from max(0, p - q): draw it from p":
+                law(*(judged * p + added * (p - q).clamp(min=0) / (1 - beta))),
+            "all draft tokens are accepted, or replaced from max(0, q - p): that gives the draft's distribution":
+                law(*(count * q + p)),
+        }, "the tokens do not have the target's distribution where a batch is small")  # fmt: skip
+
+
+@SPECULATIVE
+@pytest.mark.points(1)
+def test_a_correction_is_of_its_own_position(student, check, rng):
+    """A second draft token that is rejected is replaced by a draw from the laws after the first one."""
+    even, p, q = [0.25] * 4, [0.1, 0.2, 0.3, 0.4], [0.1, 0.1, 0.7, 0.1]
+    order, rows = torch.randperm(4, generator=rng), 3000
+    target, draft = (torch.tensor(probs).log()[order].repeat(4, 4, 1) for probs in (p, q))
+    target[0, 0], draft[0, 0] = torch.tensor([even, even]).log()  # after the prompt they agree: all rows go on
+
+    def probe(target, draft, rows):
+        from text_generation import speculative_sample
+
+        models, prompts = (inside.Table(target), inside.Table(draft)), torch.zeros(rows, 2, dtype=torch.long)
+        return speculative_sample(*models, prompts, 5, num_draft_tokens=2)
+
+    ids = student.on(timeout=60).run(probe, target, draft, rows)
+
+    judge(check, ids.shape == (rows, 5), "the result is not max_length wide in every row")
+    # A first token 0 is left out: where it follows the prompt's 0 the models still agree.
+    places = order[ids[ids[:, 2] != 0, 3]]
+    p, q, even = (torch.tensor(probs, dtype=torch.float64) for probs in (p, q, even))
+    kept = torch.minimum(p, q)
+    check_drawn(check, places.bincount(minlength=4), p, {
+        "a rejected token is replaced by a draw from max(0, p - q) with the q of another position":
+            kept + (1 - kept.sum()) * law(*(p - even).clamp(min=0)),
+        "a rejected token is replaced by a draw from max(0, p - q) with the p of another position":
+            kept + (1 - kept.sum()) * law(*(even - q).clamp(min=0)),
+        "a rejected token is replaced by a draw from the laws of another position": kept + (1 - kept.sum()) * even,
+    }, "the tokens after the first one do not have the target's distribution")  # fmt: skip
+
+
+@SPECULATIVE
+@pytest.mark.points(1)
+def test_each_draft_token_is_decided_by_itself(student, check):
+    """Whether a draft token is accepted does not depend on how the one before it was decided."""
+    length = 1200
+
+    def probe(length):
+        from text_generation import speculative_sample
+
+        coin, stubborn = (torch.tensor(probs).log().repeat(2, 2, 1) for probs in ([0.5, 0.5], [1.0, 0.0]))
+        models = inside.Table(coin), inside.Table(stubborn)
+        return speculative_sample(*models, torch.zeros(1, 2, dtype=torch.long), length + 2, num_draft_tokens=3)
+
+    ids = student.on(timeout=60).run(probe, length)
+
+    judge(check, ids.shape == (1, length + 2), "the result is not max_length wide in every row")
+    # One number for a round of three either rejects the first token or accepts all: 1.75 zeros in 2.5 tokens.
+    check_drawn(check, ids[0, 2:].bincount(minlength=2), law(0.5, 0.5), {
+        "one random number decides about all draft tokens of a round: each token needs its own": law(0.7, 0.3),
+    }, "the tokens do not have the target's distribution in a single row")  # fmt: skip
+
+
+@SPECULATIVE
+@pytest.mark.points(2)
+def test_models_that_agree_and_models_that_exclude(student, check, rng):
+    """A draft like the target is always accepted; what the target excludes never comes, what the draft excludes may."""
+    same = randn(rng, 5, 5, 5)
+    barred, narrow = torch.zeros(5, 5, 5), torch.zeros(5, 5, 5)
+    barred[..., [0, 3]] = -INF  # the target says 1, 2, 4
+    narrow[..., [1, 4]] = -INF  # the draft 0, 2, 3
+
+    def probe(same, barred, narrow):
+        from text_generation import speculative_sample
+
+        agreed = []
+        for length in (9, 12):
+            model = inside.Table(same, max_len=length)
+            ids, stats = speculative_sample(model, model, torch.tensor([[1, 2], [0, 4]]), length, return_stats=True)
+            agreed.append((tuple(ids.shape), float(stats.accepted)))
+        models = inside.Table(barred), inside.Table(narrow)
+        return agreed, speculative_sample(*models, torch.ones(300, 1, dtype=torch.long), 6)
+
+    agreed, ids = student.on(timeout=60).run(probe, same, barred, narrow)
+
+    check([shape for shape, _ in agreed], [(2, 9), (2, 12)])
+    judge(check, all(share > 0.99 for _, share in agreed), "a draft that is the target itself is not always accepted")
+    judge(
+        check,
+        all(share < 1.0001 for _, share in agreed),
+        "more draft tokens are accepted than proposed: the token that the target adds does not count",
+    )
+    check_drawn(check, ids[:, 1:].flatten().bincount(minlength=5), law(0, 1, 1, 0, 1), {
+        "the draft's tokens come although the target excludes them": law(1, 0, 1, 1, 0),
+    })  # fmt: skip
+
+
+@SPECULATIVE
+@pytest.mark.points(2)
+def test_the_share_of_accepted_draft_tokens(student, check, rng):
+    """stats.accepted is the number of accepted draft tokens by that of proposed ones, looked at or not."""
+    tables = two_tables(contexts(rng), WANTED, PROPOSED)
+
+    def probe(tables):
+        from text_generation import speculative_sample
+
+        target, draft = (inside.Table(table) for table in tables)
+        ids, stats = speculative_sample(target, draft, torch.tensor([[1, 2]]), 700, return_stats=True)
+        return ids.shape[1], float(stats.accepted)
+
+    length, accepted = student.on(timeout=60).run(probe, tables)
+
+    run = sum(BETA**k for k in range(1, 5))  # accepted draft tokens a round, of 4
+    check(length, 700)
+    check(accepted, run / 4, within=0.085, mistakes={  # 5 standard deviations of about 350 rounds
+        "accepted is divided by the draft tokens up to the first rejection: all that were proposed count": BETA,
+        "accepted is divided by the tokens of the result: it is by the proposed draft tokens": run / (run + 1),
+        "accepted is the share of rejected tokens": 1 - run / 4,
+        "accepted is a number of tokens a round: it is a share": run,
+        "accepted is a percentage: it is a share": 25 * run,
+        "the token that the target adds is counted as accepted": (run + 1) / 4,
+    })  # fmt: skip
+
+
+@SPECULATIVE
+@pytest.mark.points(1)
+@pytest.mark.parametrize(("start", "length", "count"), [(1, 2, 4), (3, 8, 4), (2, 9, 1), (2, 5, 30)])
+def test_every_row_gets_max_length_tokens(student, check, rng, start, length, count):
+    """Rows accept different numbers, and all get max_length tokens; no model gets more than max_len = max_length."""
+    tables, ids = [randn(rng, 6, 6, 6) * 2 for _ in range(2)], tokens(rng, 6, 7, start)
+
+    def probe(tables, ids, length, count, max_len):
+        from text_generation import speculative_sample
+
+        models = [inside.Table(table, max_len) for table in tables]
+        return speculative_sample(*models, ids, length, num_draft_tokens=count)
+
+    result = student.run(probe, tables, ids, length, count, None)
+    limited = student.run(probe, tables, ids, length, count, length)
+
+    check((tuple(result.shape), result.dtype), ((7, length), torch.int64), mistakes={
+        "max_length is taken as the number of new tokens: it counts the prompt": ((7, length + start), torch.int64),
+        "the result has a token too many: cut the last round short": ((7, length + 1), torch.int64),
+        "the prompt is not in the result": ((7, length - start), torch.int64),
+    })  # fmt: skip
+    check([result[:, :start], limited[:, :start]], [ids, ids])
+    judge(check, ((result >= 0) & (result < 6)).all(), "there are ids that are no tokens")
+
+
+@SPECULATIVE
+@pytest.mark.points(1)
+def test_the_generator_draws_all_of_speculation(student, check, rng):
+    """Draft tokens, decisions and corrections all come from generator, or from torch's own if there is none."""
+    tables = [randn(rng, 6, 6, 6) for _ in range(2)]
+
+    def probe(tables):
+        from text_generation import speculative_sample
+
+        models = [inside.Table(table) for table in tables]
+        ids = torch.tensor([[1, 2], [3, 4], [0, 5]])
+        return inside.randomness(lambda generator: speculative_sample(*models, ids, 20, generator=generator))
+
+    check_randomness(check, student.run(probe, tables))
+
+
+@SPECULATIVE
+@pytest.mark.points(1)
+def test_speculation_refuses_lengths_before_it_starts(student):
+    """A prompt without room and a max_length above the model's max_len are ValueErrors before a model is called."""
+    refuses_lengths(student, "speculative_sample")
+
+
+@SPECULATIVE
+@pytest.mark.points(1)
+def test_speculation_calls_the_models_as_they_are(student, check, rng):
+    """Both models are called in the mode they are in; nothing that was given changes."""
+    leaves_models_alone(student, check, "speculative_sample", rng)
