@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autograder.box import broker as module
@@ -313,12 +313,14 @@ PLAIN = st.recursive(
 NAMES = ("send", "recv", "barrier", "broadcast", "all_reduce", "all_gather", "scatter", "reduce_scatter", "all_to_all")
 
 
+@settings(deadline=None, database=None)
 @given(st.dictionaries(st.sampled_from(["wait", "poll", *post("barrier")]), PLAIN | st.sampled_from(NAMES)) | PLAIN)
 def test_whatever_a_rank_sends_is_taken_or_a_bad_reply(message):
     with suppress(BadReply):
         Broker(2).handle(0, message)
 
 
+@settings(deadline=None, database=None)
 @given(
     st.lists(
         st.tuples(
