@@ -7,6 +7,7 @@ One thread waits for all: replies to the request come on one connection of a mem
 other. Every wait has the request's absolute deadline.
 """
 
+import select
 import selectors
 import socket
 import time
@@ -77,16 +78,22 @@ class Team:
                 if not ready:
                     raise StudentTimeout(f"the ranks took more than {round(timeout, 1):g} s: {self._broker}")
                 for key, _ in ready:
-                    value = self._receive(key.data, key.fileobj, deadline)
                     if key.fileobj is self._members[key.data].requests:
-                        replies[key.data] = value
-                        self._broker.returned(key.data)
+                        replies[key.data] = self._receive(key.data, key.fileobj, deadline)
                         selector.unregister(key.fileobj)
+                        self._hear(key.data, deadline)  # what it sent before it replied comes before its return
+                        self._broker.returned(key.data)
                     else:
-                        self._broker.handle(key.data, value)
+                        self._hear(key.data, deadline)
                 for rank, answer in self._broker.answers():
                     self._answer(self._members[rank].messages, answer, deadline)
         return replies
+
+    def _hear(self, rank, deadline):
+        """Takes all messages of a rank that are there."""
+        connection = self._members[rank].messages
+        while select.select([connection], [], [], 0)[0]:
+            self._broker.handle(rank, self._receive(rank, connection, deadline))
 
     def _receive(self, rank, connection, deadline):
         left = max(0.0, deadline - time.monotonic())

@@ -163,6 +163,24 @@ def test_torch_s_own_data_parallel_runs(boxed):
     assert torch.allclose(grad, x.mean(0).expand(2, 3))
 
 
+def test_what_a_rank_sends_before_it_returns_arrives(boxed):
+    def many(count):
+        import torch.distributed as dist
+
+        if dist.get_rank() == 0:
+            for number in range(count):
+                dist.isend(torch.tensor(number), 1)
+            return None
+        received = [torch.tensor(-1) for _ in range(count)]
+        for value in received:
+            dist.recv(value, 0)
+        return torch.stack(received)
+
+    two = boxed.on(ranks=2)
+    for _ in range(5):
+        assert two.run(many, 50)[1].tolist() == list(range(50))
+
+
 def test_a_subgroup_is_its_own(student):
     def halves():
         import torch.distributed as dist
