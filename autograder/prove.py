@@ -199,6 +199,8 @@ What shows that the hidden suites find mistakes. `make mutants LESSON=…` write
 solution (autograder/mutants.py), graded by the module's suite. *Explained* are survivors that no test can or should find,
 each with its reason in `tests/submissions/<lesson>/equivalent.toml`; killed is the share of the others.
 
+A line is as old as the last run for its module: tests and samples that came later are not counted in it.
+
 | lesson | module | tests | samples | mutants | killed | explained | survivors |
 |---|---|---|---|---|---|---|---|
 """
