@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ..errors import BoxError, StudentDied, StudentFault, StudentTimeout, shown
 from . import replies, wire
-from .replies import check_import
 from .team import Member
 
 OUTPUT_CAP = 65536  # bytes kept of what a submission prints
@@ -98,7 +97,8 @@ class Slot:
     def _import(self, module, timeout):
         try:
             self._worker.begin_import(module)
-            check_import(module, self.receive(self._worker.control, timeout, f"importing {module}.py"))
+            reply = self.receive(self._worker.control, timeout, f"importing {module}.py")
+            replies.check_import(module, reply)
         except OSError:
             self._broken[module] = self._died(f"the process ended while {module}.py was imported")
             raise self._broken[module] from None

@@ -90,7 +90,7 @@ class Team:
         return replies
 
     def _hear(self, rank, deadline):
-        """Takes all messages of a rank that are there."""
+        """Takes all messages of a rank that are there; what comes after the deadline is not received any more."""
         connection = self._members[rank].messages
         while select.select([connection], [], [], 0)[0]:
             self._broker.handle(rank, self._receive(rank, connection, deadline))
