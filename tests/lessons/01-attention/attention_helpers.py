@@ -12,9 +12,11 @@ def randn(rng, *shape, dtype=torch.float32):
 
 
 def random_mask(rng, *shape):
-    """A boolean mask in which every query sees the first key and does not see the second."""
+    """In it every query sees the first key and does not see the second; what comes first and second differs in the last."""
     mask = torch.rand(shape, generator=rng) < 0.5
     mask[..., 0], mask[..., 1] = True, False
+    if len(shape) > 1:
+        mask[::2, ..., -1], mask[1::2, ..., -1] = True, False
     return mask
 
 

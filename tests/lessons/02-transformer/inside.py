@@ -127,12 +127,16 @@ def weight_facts(name, args, inputs, vocab_size, defaults):
 
     kind = getattr(transformer, name)
     model, other = kind(*args).eval(), kind(*args).eval()
+    gains = sum(weight.numel() for weight in model.parameters() if (weight == 1).all())  # in one tensor or in many
+    with torch.no_grad():  # small first weights, which are allowed, leave more of a ReLU without work
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(std=1.0 if vocab_size in weight.shape else weight.shape[-1] ** -0.5)
     output = model(*inputs)
     (output * torch.randn(output.shape)).sum().backward()
     matrices = [weight for weight in model.parameters() if is_matrix(weight) and vocab_size not in weight.shape]
     learning = sum(int((weight.grad != 0).sum()) for weight in matrices if weight.grad is not None)
     tables = sum(vocab_size in weight.shape and weight.dim() > 1 for weight in model.parameters())
-    gains = sum(weight.numel() for weight in model.parameters() if (weight == 1).all())  # in one tensor or in many
     other.load_state_dict(model.state_dict())
     parameters = inspect.signature(kind).parameters
     values = {key: parameters[key].default for key in defaults if key in parameters}

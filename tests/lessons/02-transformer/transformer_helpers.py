@@ -32,9 +32,10 @@ def tables(rng, *rows, size=1.0):
 
 
 def random_mask(rng, *shape):
-    """In it every query sees the first key, and does not see the second."""
+    """In it every query sees the first key, and does not see the second; what comes first and second differs in the last."""
     mask = torch.rand(shape, generator=rng) < 0.5
     mask[..., 0], mask[..., 1] = True, False
+    mask[::2, ..., -1], mask[1::2, ..., -1] = True, False
     return mask
 
 
