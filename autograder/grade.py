@@ -130,6 +130,7 @@ class Grader:
             files,
             prerequisites=self._shared,
             forbidden=forbidden,
+            inside=self.lesson.inside,
             gpu=self._gpu_device == "cuda",
             memory_mb=self.lesson.student_memory_mb,
         )

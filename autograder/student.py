@@ -9,6 +9,7 @@ wire and the worker.
 import ast
 import builtins
 import dis
+import functools
 import inspect
 import re
 import sys
@@ -158,11 +159,19 @@ def _raised_message(types, text, where, rank):
 
 def _shippable_source(probe):
     """The probe's source, if it can run elsewhere: it may use its arguments, builtins, torch and `inside` only."""
-    where = f"the probe {getattr(probe, '__name__', probe)!r}"
     if not inspect.isfunction(probe) or probe.__name__ == "<lambda>":
-        raise AuthorError(f"{where} must be a function with a name: write it with def")
+        raise AuthorError(
+            f"the probe {getattr(probe, '__name__', probe)!r} must be a function with a name: write it with def"
+        )
+    return _source_of(probe.__code__, probe.__code__.co_filename)
+
+
+@functools.lru_cache(maxsize=1024)  # a suite asks with the same probes for every case and every submission
+def _source_of(code, _file):
+    """Of a probe's code; files are told apart, because equal codes of two files may have other defaults."""
+    where = f"the probe {code.co_name!r}"
     try:
-        source = inspect.getsource(probe)
+        source = inspect.getsource(code)
         tree = ast.parse("if True:\n" + source if source[:1] in " \t" else source)
     except (OSError, SyntaxError) as error:
         raise AuthorError(f"{where} has no source that can be shipped: {error}") from error
@@ -174,7 +183,7 @@ def _shippable_source(probe):
     defaults = [node for node in function.args.defaults + function.args.kw_defaults if node is not None]
     if function.decorator_list or not all(isinstance(node, ast.Constant) for node in defaults):
         raise AuthorError(f"{where} has a decorator or a computed default: pass the value as an argument")
-    outside = sorted(set(probe.__code__.co_freevars) | _globals_used(probe.__code__))
+    outside = sorted(set(code.co_freevars) | _globals_used(code))
     if outside:
         raise AuthorError(f"{where} uses {', '.join(outside)} of the test: pass it as an argument, or import it inside")
     return source

@@ -101,6 +101,7 @@ class Sandbox:
         *,
         prerequisites: Sequence[Path] = (),
         forbidden: Sequence[str] = (),
+        inside: str = "",
         gpu: bool = False,
         **limits,
     ) -> Slot:
@@ -110,13 +111,16 @@ class Sandbox:
             files: relative path -> content.
             prerequisites: folders that it may read and import from.
             forbidden: dotted names whose use is noted.
+            inside: source of the helpers that most requests will bring: compiled once, not in each test's process.
             gpu: whether it may open the GPU's devices.
             limits: override LIMITS.
         """
-        folders = [str(path) for path in prerequisites]
-        return Slot(
-            self, files, {**LIMITS, **limits, "prerequisites": folders, "forbidden": list(forbidden), "gpu": gpu}
-        )
+        policy = {
+            **LIMITS, **limits,
+            "prerequisites": [str(path) for path in prerequisites],
+            "forbidden": list(forbidden), "inside": inside, "gpu": gpu,
+        }  # fmt: skip
+        return Slot(self, files, policy)
 
     def worker(self, policy: dict, output: bytearray, most_output: int) -> BoxedWorker:
         """A slot's worker, confined as the policy says."""

@@ -156,8 +156,14 @@ def _probe(source, name, inside):
 @functools.lru_cache(maxsize=8)
 def _inside(source):
     module = types.ModuleType("inside")
-    exec(compile(source, "<inside>", "exec"), module.__dict__)
+    exec(compiled(source), module.__dict__)
     return module
+
+
+@functools.lru_cache(maxsize=8)
+def compiled(source: str) -> types.CodeType:
+    """The code of a lesson's helpers; a process that compiled it before it forks spares its children that."""
+    return compile(source, "<inside>", "exec")
 
 
 def _on_device(value, device):

@@ -88,6 +88,8 @@ def pre_tokens(text, special=(), pattern=GPT2, cut=cut):
 
 def joined(word, pair, most=10_000):
     """The word with the pair joined, from left to right, at most so often."""
+    if pair[0] not in word:  # so it is for most words
+        return word
     symbols, i = [], 0
     while i < len(word):
         both = most > 0 and word[i : i + 2] == pair
