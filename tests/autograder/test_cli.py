@@ -1,6 +1,8 @@
 """The command: results on disk, exit codes 0, 1 and 2, messages that name the file."""
 
 import json
+import os
+import re
 import textwrap
 
 import pytest
@@ -174,3 +176,20 @@ def test_a_box_that_breaks_costs_one_submission_and_no_other(root, monkeypatch):
 
     assert [card.score for card in cards] == [4, 0, 4]
     assert [len(card.grader_errors) for card in cards] == [0, 1, 0]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no process keeps to a core here")
+def test_each_process_of_the_pool_keeps_to_one_core(root):
+    from autograder.batch import Job, run
+    from autograder.lesson import load
+    from autograder.submission import Submission
+
+    lesson = load("99")
+    telling = b"import os\nprint('cores', sorted(os.sched_getaffinity(0)))\n"
+    files = {"toy.py": telling + lesson.solution_files()["toy.py"]}
+    jobs = [Job(Submission(name, "", files)) for name in ("one", "two", "three", "four")]
+    cards = [card for _, card in run(lesson, jobs, processes=2)]
+
+    assert [card.score for card in cards] == [4] * 4
+    told = [re.search(r"cores \[(.*)\]", card.student_output)[1] for card in cards]
+    assert set(told) <= set(map(str, os.sched_getaffinity(0)))  # one each: "0", not "0, 1"
