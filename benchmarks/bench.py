@@ -89,16 +89,16 @@ def request(x):
 
 
 def pool_figures(lesson):
-    """A worker that is alone lets a test's process end on one core while the next test begins on another; on a core of its
-    own it cannot. So there are two figures for one worker, and what a second core adds to the second is the pool's scaling.
+    """Each worker of the pool has a core of its own, so one worker is one core's worth. Without the pool, submissions one
+    after another use more of two cores: the process of a test ends on one while the next test begins on the other.
     """
     jobs = [Job(Submission(f"student{i}", "", lesson.solution_files())) for i in range(24)]
     with one_core():
         one = steady_rate(lesson, jobs, 1)
     alone, two = (steady_rate(lesson, jobs, processes) for processes in (1, 2))
-    show(f"{lesson.name}: a minute, one worker on one core", f"{60 * one:.0f} submissions")
-    show("... one worker that may use both", f"{60 * alone:.0f}")
-    show("... two workers on both", f"{60 * two:.0f}: {two / one:.2f} x and {two / alone:.2f} x")
+    show(f"{lesson.name}: a minute, one worker", f"{60 * one:.0f} submissions")
+    show("... one after another, on all cores", f"{60 * alone:.0f}")
+    show("... two workers", f"{60 * two:.0f}: {two / one:.2f} x and {two / alone:.2f} x")
 
 
 @contextmanager

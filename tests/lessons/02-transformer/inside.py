@@ -44,6 +44,20 @@ def gradients(outputs, cotangents, tensors):
 # ---------------------------------------------------------------------------------------------- transformer: known weights
 
 SIGNS = (1, 1, 1, 1, 1, -1, 1, -1)
+# Along the 2 or 3 times d_model rows of a joint projection, of k and v or of q, k and v, stand other numbers. Whether these
+# lie one behind the other, head by head or number by number, and whether heads come before their numbers or after:
+# q and k of a head, and v and what reads it (24 long, SIGNS), have the product 8, as SIGNS has with itself.
+JOINT = {
+    48: (
+        -2, 1, 3, 2, 2, 0, 3, 1, 3, 3, 2, 1, 1, 2, 0, 0, 2, 3, 1, 2, -1, 0, 2, 1,
+        2, 0, 2, 2, 3, 2, -1, -2, -1, 3, 1, 0, 3, 2, 3, -1, 1, 3, 1, 2, 3, 3, 1, 0,
+    ),
+    72: (
+        3, 1, 3, 0, 3, 0, -1, -1, 2, 0, 2, 0, 0, 0, 2, 2, 2, 0, 3, 0, -1, -2, 0, -2,
+        -1, -1, 2, 1, 2, 1, -1, 1, -1, -2, 1, 0, 0, 1, 1, 3, 1, -1, 2, 2, 2, 1, 1, -2,
+        1, 0, 3, 2, 1, 0, 1, 0, 2, 2, 0, 2, 2, -2, 0, 2, 1, 0, 3, 2, -1, 1, 2, -2,
+    ),
+}  # fmt: skip
 SIZE, SIZE_32, GAIN = 0.02, 0.03, 8.0
 SMALLEST_MATRIX = (
     24 * 8
@@ -55,20 +69,20 @@ def filled(model, tables=()):
 
     A matrix gets SIZE · s(i) · s(j) at [i, j], s running through SIGNS again and again: so it is its own transpose, and
     every head finds the same in its block of rows, be it 8 wide and d_model 24; with a dimension of 32, which is d_ff,
-    it is SIZE_32. A weight in the shape of a table, or of its transpose, gets the table. Weights that start with ones,
-    the gains of norms, become GAIN; biases become 0. These sizes make the scores spread, let the forms of GELU differ
-    and keep each sub-layer about as large as what it is added to.
+    it is SIZE_32. Along a joint projection JOINT stands for s. A weight in the shape of a table, or of its transpose, gets
+    the table. Weights that start with ones, the gains of norms, become GAIN; biases become 0. These sizes make the
+    scores spread, let the forms of GELU differ and keep each sub-layer about as large as what it is added to.
     """
     with torch.no_grad():
-        for weight in model.parameters():
-            table = next((t for table in tables for t in (table, table.T) if t.shape == weight.shape), None)
+        for weight in trained(model):
+            table = next((t for table in tables for t in (table, table.T) if t.shape == weight.squeeze().shape), None)
             if table is not None:
-                weight.copy_(table)
+                weight.copy_(table.reshape(weight.shape))
             elif is_matrix(weight):
                 weight.fill_(SIZE_32 if 32 in weight.shape else SIZE)
                 for dim, length in enumerate(weight.shape):
-                    signs = torch.tensor([SIGNS[i % len(SIGNS)] for i in range(length)], dtype=weight.dtype)
-                    weight.mul_(signs.to(weight.device).view(-1, *[1] * (weight.dim() - 1 - dim)))
+                    row = JOINT.get(length) or [SIGNS[i % len(SIGNS)] for i in range(length)]
+                    weight.mul_(torch.tensor(row).to(weight).view(-1, *[1] * (weight.dim() - 1 - dim)))
             else:
                 weight.fill_(GAIN if (weight == 1).all() else 0.0)
     return model.double().eval()
@@ -97,6 +111,20 @@ def _with_gradients(function, call):
     return [output, *gradients([output], [cotangent], [leaf for leaf in leaves if leaf.requires_grad])]
 
 
+def trained(model):
+    """Its weights but those that are none: waves may be kept as a parameter that never learns."""
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+def drawn(model, vocab_size=None):
+    """The model with random weights: its first ones may be so small, or zero, that nothing shows. A row a token is larger."""
+    with torch.no_grad():
+        for weight in trained(model):
+            if weight.dim() > 1:
+                weight.normal_(std=1.0 if vocab_size in weight.shape else weight.shape[-1] ** -0.5)
+    return model
+
+
 def is_matrix(weight):
     return weight.dim() >= 2 and weight.numel() >= SMALLEST_MATRIX and not (weight == 1).all()
 
@@ -110,11 +138,11 @@ def table_gradients(name, args, inputs, tables):
     (torch.arange(output.numel(), dtype=output.dtype).sin() * output.flatten()).sum().backward()
     found = []
     for table in tables:
-        grads = [weight.grad for weight in model.parameters() if weight.shape == table.shape]
-        grads += [
-            weight.grad.T for weight in model.parameters() if weight.shape == table.T.shape and weight.grad is not None
+        grads = [weight.grad.squeeze() for weight in model.parameters() if weight.grad is not None]
+        alike = [
+            turned for grad in grads if grad.dim() == 2 for turned in (grad, grad.T) if turned.shape == table.shape
         ]
-        found.append(next((grad for grad in grads if grad is not None), torch.zeros_like(table)))
+        found.append(alike[0] if alike else torch.zeros_like(table))
     return found
 
 
@@ -128,13 +156,9 @@ def weight_facts(name, args, inputs, vocab_size, defaults):
     kind = getattr(transformer, name)
     model, other = kind(*args).eval(), kind(*args).eval()
     gains = sum(weight.numel() for weight in model.parameters() if (weight == 1).all())  # in one tensor or in many
-    with torch.no_grad():  # small first weights, which are allowed, leave more of a ReLU without work
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.normal_(std=1.0 if vocab_size in weight.shape else weight.shape[-1] ** -0.5)
-    output = model(*inputs)
+    output = drawn(model, vocab_size)(*inputs)  # small first weights would leave more of a ReLU without work
     (output * torch.randn(output.shape)).sum().backward()
-    matrices = [weight for weight in model.parameters() if is_matrix(weight) and vocab_size not in weight.shape]
+    matrices = [weight for weight in trained(model) if is_matrix(weight) and vocab_size not in weight.shape]
     learning = sum(int((weight.grad != 0).sum()) for weight in matrices if weight.grad is not None)
     tables = sum(vocab_size in weight.shape and weight.dim() > 1 for weight in model.parameters())
     other.load_state_dict(model.state_dict())
@@ -146,12 +170,12 @@ def weight_facts(name, args, inputs, vocab_size, defaults):
 
 def dropout_facts(kind, args, inputs):
     """Whether two runs give the same: with one seed, with two seeds, in eval mode, in train and eval mode with dropout=0.0."""
-    model, runs = kind(*args).train(), []
+    model, runs = drawn(kind(*args)).train(), []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         runs.append(model(*inputs))
     off = [model.eval()(*inputs) for _ in range(2)]
-    without = kind(*args, dropout=0.0)
+    without = drawn(kind(*args, dropout=0.0))
     pair = without.train()(*inputs), without.eval()(*inputs)
     return [*(torch.equal(*two) for two in (runs[:2], runs[1:], off)), torch.allclose(*pair, atol=1e-5)]
 
@@ -160,7 +184,7 @@ def on_meta(model, *inputs):
     """Whether the model runs on the meta device, where tensors have no values: "runs", "mixes devices" or "cannot tell"."""
     try:
         result = model.to("meta")(*(item.to("meta") for item in inputs))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # a TypeError: there are no numbers for numpy
         return "mixes devices" if "expected device" in str(error) or "same device" in str(error) else "cannot tell"
     return "runs" if result.device.type == "meta" else "mixes devices"
 

@@ -226,6 +226,7 @@ def test_yarn_leaves_fast_pairs_and_slows_down_slow_ones(student, check, rng, di
     (8, 1e4, {"original_max_position_embeddings": 66}),
     (16, 1e4, {"original_max_position_embeddings": 2048, "beta_fast": 8, "beta_slow": 8, "truncate": False}),
     (8, 1e2, {"original_max_position_embeddings": 30000, "beta_fast": 4000}),
+    (8, 1e4, {"original_max_position_embeddings": 6}),  # the ramp begins and ends at the pair 0
 ])  # fmt: skip
 def test_yarn_has_settings(student, check, rng, dim, base, settings):
     """{"type": "yarn"}: beta_fast, beta_slow and truncate count; the ramp stays within 0..dim - 1, and may be a step."""
@@ -374,7 +375,9 @@ def test_halves_are_turned_as_in_transformers(student, check, rng, shape):
 
 @APPLY
 @pytest.mark.points(2)
-@pytest.mark.parametrize("shape", [(3, 4, 6), (3, 2, 4, 8), (3, 3, 3, 6), (2, 4, 2, 4), (1, 2, 3, 4)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(3, 4, 6), (3, 2, 4, 8), (3, 3, 3, 6), (2, 4, 2, 4), (1, 2, 3, 4), (2, 3, 2, 4, 6)], ids=str
+)
 @pytest.mark.parametrize("pairs", ["neighbours", "halves"])
 def test_each_sequence_has_its_own_positions(student, check, rng, shape, pairs):
     """positions (B, T) give each sequence its own row, the same for all of its heads."""

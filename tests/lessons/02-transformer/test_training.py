@@ -42,8 +42,8 @@ def task(rng, settings, **more):
     return {"starts": starts, "steps": steps, "groups": [([0, 1], {})], "settings": settings, **more}
 
 
-def adamw(task, *, root=0.5, eps="outside", decay="first", corrected=(True, True), missing="waits", clock="own", own=True,
-          lr="now", resumed="all", swapped=False, fresh=True, sign=1):  # fmt: skip
+def adamw(task, *, root=0.5, eps="outside", decay="first", corrected=(True, True), missing="waits", zeros="count", clock="own",
+          own=True, lr="now", resumed="all", swapped=False, fresh=True, sign=1):  # fmt: skip
     """The parameters after each step, in float64; the keywords are what one can get wrong."""
     parameters = [start.double().clone() for start in task["starts"]]
     count, history = len(parameters), []
@@ -62,6 +62,7 @@ def adamw(task, *, root=0.5, eps="outside", decay="first", corrected=(True, True
             s, p = settings[group_of[i]], parameters[i]
             rate, (beta1, beta2) = s["lr"], s["betas"][::-1] if swapped else s["betas"]
             shrink = {"none": 1, "without lr": 1 - s["weight_decay"]}.get(decay, 1 - rate * s["weight_decay"])
+            g = None if g is not None and zeros == "wait" and not g.any() else g
             if g is None and missing != "zero":
                 parameters[i] = p * shrink if missing == "decays" else p
                 continue
@@ -109,6 +110,9 @@ def adamw_mistakes(task):
         "steps are counted for all parameters together: each counts its own": made(clock="shared"),
         "a missing gradient is taken as zero: its parameter is to be left alone": made(missing="zero"),
         "a parameter without gradient is decayed: it is to be left alone": made(missing="decays"),
+        "a gradient of zeros is taken for a missing one: moments and weight decay still move the parameter": made(
+            zeros="wait"
+        ),
         "nothing of the state survives load_state_dict: keep it in self.state": made(resumed="nothing"),
         "the number of steps does not survive load_state_dict: keep it in self.state": made(resumed="moments"),
     }
@@ -171,10 +175,11 @@ def test_each_group_has_its_own_settings(student, check, rng, added):
 @ADAMW
 @pytest.mark.points(2)
 def test_a_parameter_without_gradient_waits(student, check, rng):
-    """A parameter whose gradient is None stays as it is, and its steps do not count on; here in float32."""
+    """A parameter whose gradient is None stays as it is, and its steps do not count on; zeros are one. In float32."""
     work = task(rng, OWN)
     work |= {"starts": single(work["starts"]), "steps": single(work["steps"])}
     work["steps"][0][1] = work["steps"][2][0] = work["steps"][2][1] = work["steps"][3][1] = None
+    work["steps"][4][0] = torch.zeros(3, 4)
     history, _ = run_adamw(student, work)
 
     check_adamw(check, work, history, adamw(work))

@@ -364,7 +364,8 @@ def test_mixed_precision_computes_in_bfloat16(student, check, rng, accumulate):
                 "the gradients are still multiplied by a scaler's factor": seen if seen.norm() > 30 * truth.norm() else None,
             })  # fmt: skip
         moved = max((row["after"][name] - row["before"][name]).abs().max() for name in weights)
-        judge(check, moved < 2e-3, "the weights are rounded to 16 bits: they stay float32")
+        # lr is 1e-3, and a decay of 0.1 moves weights of 12 as far again; in 16 bits these lie 0.03 apart.
+        judge(check, moved < 4e-3, "the weights are rounded to 16 bits: they stay float32")
 
 
 @OPTIMIZED

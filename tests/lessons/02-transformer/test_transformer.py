@@ -140,18 +140,20 @@ def test_the_feed_forward_is_two_linear_maps_with_a_relu_between(student, check,
 def test_dropout_acts_after_the_relu(student, check, rng, dropout):
     """In train mode a share of `dropout` (0.1 by default) of the hidden numbers is dropped, the rest is scaled up."""
 
-    def probe(x, w2, *dropout):
+    def probe(x, w1, w2, *dropout):
         from transformer import PositionwiseFeedForward
 
         model = PositionwiseFeedForward(64, 48, *dropout).train()
+        model.w_1.weight.data.copy_(w1)
+        model.w_1.bias.data.fill_(9.0)  # all that the ReLU sees is positive
         model.w_2.weight.data.copy_(w2)
         model.w_2.bias.data.zero_()
-        model.w_1.bias.data.fill_(9.0)  # all that the ReLU sees is positive
-        return model.w_1.weight.data, model(x)
+        return model(x)
 
     x = randn(rng, 200, 1, 64)
     w2 = torch.linalg.qr(randn(rng, 64, 48))[0]  # w2ᵀ takes the output back to the hidden numbers
-    w1, output = student.run(probe, x, w2, *([] if dropout is None else [dropout]))
+    w1 = 0.1 * randn(rng, 48, 64)
+    output = student.run(probe, x, w1, w2, *([] if dropout is None else [dropout]))
 
     p = 0.1 if dropout is None else dropout
     assert getattr(output, "shape", None) == x.shape, "the result has another shape than x"
