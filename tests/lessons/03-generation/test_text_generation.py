@@ -184,6 +184,7 @@ def test_min_p_compares_with_the_likeliest(student, check, rng):
     logits = clear_of(rng, ps, lambda probs: probs / probs[:, :1], (6, 9), 0.8)
     logits[0] = torch.tensor([0.285, 0.28, 0.275, 0.05, 0.04, 0.03, 0.02, 0.01, 0.01], dtype=torch.float64).log()
     logits[1] = torch.tensor([0.01, 0.02, 0.8, 0.03, 0.03, 0.03, 0.05, 0.02, 0.01], dtype=torch.float64).log()
+    logits[2:4] += torch.tensor([[2000.0], [-2000.0]])  # their exponentials are infinite, and zero
 
     def kept(logits, p, probs):
         return where(probs >= p * probs.amax(-1, keepdim=True), logits)
@@ -217,6 +218,7 @@ def test_a_repeated_token_becomes_less_likely(student, check, rng):
     ids = torch.cat([torch.tensor([[2, 5, 5, 2, 5]] * 4), tokens(rng, 9, 4, 2)], dim=1)
     ids[:, -1] = torch.tensor([0, 1, 3, 4])  # each row has one that the first does not have
     ids[0, -2] = 2
+    ids[:, 0], ids[:, 1:-1] = 8, ids[:, 1:-1] % 8  # one that only comes first
 
     def count(logits, ids):
         return torch.zeros_like(logits).scatter_add(1, ids, torch.ones_like(ids, dtype=logits.dtype))

@@ -51,6 +51,7 @@ def test_the_generator_holds_a_gpt(student, check):
             return kinds, False, ours.max_len, None
         theirs.load_state_dict(ours.state_dict())
         ids = torch.arange(10).view(2, 5)
+        kinds = *kinds, not torch.equal(GPTTextGenerator(**sizes).model(ids), GPTTextGenerator(**sizes).model(ids))
         return kinds, True, ours.max_len, (theirs(ids) - ours(ids)).abs().max()
 
     sizes = {"vocab_size": 11, "d_model": 12, "num_layers": 2, "num_heads": 3, "max_len": 20}
@@ -66,6 +67,7 @@ def test_the_generator_holds_a_gpt(student, check):
         "the model has weights of other sizes than GPTModel(vocab_size, d_model, num_layers, num_heads, max_len=…)",
     )
     judge(check, distance < 1e-5, "the model has another number of heads")
+    judge(check, kinds[3], "all models start with the same weights: no seed may be set")
 
 
 @GPT
@@ -169,6 +171,7 @@ def test_generate_runs_in_eval_mode_and_gives_modes_back(student, check):
 
         generator.model.forward = watched
         prompt, seen = torch.tensor([[1, 2], [3, 4]]), []
+        _, after, *rest = inside.manners(generator.train().generate, prompt, 8, 0.8, 3, 0.9, 2)
         for start in ("train", "eval", "mixed"):
             generator.train(start != "eval")
             if start == "mixed":
@@ -179,8 +182,6 @@ def test_generate_runs_in_eval_mode_and_gives_modes_back(student, check):
             before = inside.modes(generator)
             generator.generate(prompt, 5)
             seen.append((before, inside.modes(generator)))
-        generator.train()
-        _, after, *rest = inside.manners(generator.generate, prompt, 8, 0.8, 3, 0.9, 2)
         return during, seen, torch.equal(after[0], prompt), rest
 
     during, seen, kept, rest = student.run(probe)
@@ -325,6 +326,24 @@ def test_hugging_face_strings_hold_the_prompt_and_no_special_tokens(student, che
     }, "strings do not end where the model says <|endoftext|>")  # fmt: skip
 
 
+@HUGGING_FACE
+@pytest.mark.points(1)
+def test_hugging_face_draws_rare_tokens(student, check, rng):
+    """Tokens beyond the most likely 90 % are drawn, too: there is no top-p. A right one fails once in 10⁷ times."""
+    bytes_, probs = printable(rng, 4), [0.86, 0.06, 0.05, 0.03]
+
+    def probe(config, weights, prompt):
+        from text_generation import HuggingFaceTextGenerator
+
+        generator = HuggingFaceTextGenerator(inside.saved_gpt2(config, weights))
+        return generator.generate_text(prompt, max_length=18, num_return_sequences=60)
+
+    texts = student.run(probe, CONFIG, steady(dict(zip(bytes_, map(math.log, probs), strict=True))), PROMPT)
+
+    drawn = {ord(letter) for text in texts for letter in text[len(PROMPT) :]}
+    judge(check, drawn == set(bytes_), "rare tokens are never drawn: the distribution is the full one, without top-p")
+
+
 def bigram(rng, words):
     """Weights of a GPT-2 whose next token depends on the last one alone, and a table of log-probabilities."""
     embedding, head = randn(rng, 257, 8), torch.full((257, 8), 0.0)
@@ -457,28 +476,32 @@ def test_the_model_sees_the_style_and_the_text_does_not_hold_it(student, check, 
 @CREATIVE
 @pytest.mark.points(1)
 def test_a_style_may_be_empty(student, check):
-    """Any string is a style, the empty one too; the model is called as it is."""
+    """Any string is a style or a prompt, the empty one too; the model is called as it is."""
 
     def probe():
         from text_generation import CreativeTextGenerator
 
         table = (100.0 * (torch.arange(256) == ord("a"))).expand(256, 256, 256)
         before, during, after = [], [], []
-        for name, argument in (("generate_with_style_transfer", ""), ("generate_with_constraints", ["xyz"])):
+        for name, prompt, argument in (
+            ("generate_with_style_transfer", "1 2 3", ""),
+            ("generate_with_style_transfer", "", "old"),
+            ("generate_with_constraints", "1 2 3", ["xyz"]),
+        ):
             model = inside.TableModule(table).train()
             model.one.eval()
             before.append(inside.modes(model))
-            text = getattr(CreativeTextGenerator(model), name)("1 2 3", argument, 20)
-            during.append((text, bool(model.calls)))
+            text = getattr(CreativeTextGenerator(model), name)(prompt, argument, 20)
+            during.append((prompt, text, bool(model.calls)))
             after.append(inside.modes(model))
         return before, during, after
 
     before, during, after = student.run(probe)
 
     judge(check, before == after, "the model is left in another mode than it was in")
-    for text, called in during:
+    for prompt, text, called in during:
         judge(check, called, "the model is not called")
-        check_text(check, text, "1 2 3", len(text.encode()), 20)
+        check_text(check, text, prompt, len(text.encode()), 20)
         check_said(check, text, "a")
 
 
@@ -572,8 +595,15 @@ def constrained(student, prompt, constraints, max_length):
 @pytest.mark.points(3)
 @pytest.mark.parametrize(
     ("constraints", "max_length"),
-    [([], 20), (["#12"], 30), (["Ä 1", "4 5 6", "789", "(0)"], 60), (["#12", "X?", "#12"], 21), (["É:", "1"], 30)],
-    ids=["none", "one", "four", "twice the same", "as the prompt, but in capitals"],
+    [
+        ([], 20),
+        (["#12"], 30),
+        (["Ä 1", "4 5 6", "789", "(0)"], 60),
+        (["#12", "X?", "#12"], 21),
+        (["É:", "1"], 30),
+        (["  9\n", " 8 "], 30),
+    ],
+    ids=["none", "one", "four", "twice the same", "as the prompt, but in capitals", "with blanks"],
 )
 def test_every_phrase_is_in_the_text(student, check, constraints, max_length):
     """The text holds every phrase, after the prompt, and words of the model where there is room."""

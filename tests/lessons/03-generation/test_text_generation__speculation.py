@@ -243,12 +243,16 @@ def test_models_that_agree_and_models_that_exclude(student, check, rng):
             model = inside.Table(same, max_len=length)
             ids, stats = speculative_sample(model, model, torch.tensor([[1, 2], [0, 4]]), length, return_stats=True)
             agreed.append((tuple(ids.shape), float(stats.accepted)))
+        ids, stats = speculative_sample(model, model, torch.tensor([[1, 2]]), 3, return_stats=True)  # for one token
+        agreed.append((tuple(ids.shape), float(stats.accepted)))
         models = inside.Table(barred), inside.Table(narrow)
         return agreed, speculative_sample(*models, torch.ones(300, 1, dtype=torch.long), 6)
 
     agreed, ids = student.on(timeout=60).run(probe, same, barred, narrow)
 
-    check([shape for shape, _ in agreed], [(2, 9), (2, 12)])
+    check([shape for shape, _ in agreed], [(2, 9), (2, 12), (1, 3)])
+    _, alone = agreed.pop()
+    judge(check, not (alone < 0 or alone > 1), "accepted is no share where there is room for one token only")
     judge(check, all(share > 0.99 for _, share in agreed), "a draft that is the target itself is not always accepted")
     judge(
         check,
@@ -310,6 +314,28 @@ def test_every_row_gets_max_length_tokens(student, check, rng, start, length, co
     })  # fmt: skip
     check([result[:, :start], limited[:, :start]], [ids, ids])
     judge(check, ((result >= 0) & (result < 6)).all(), "there are ids that are no tokens")
+
+
+@SPECULATIVE
+@pytest.mark.points(1)
+def test_a_round_has_num_draft_tokens(student, check, rng):
+    """The draft is asked num_draft_tokens times before the target judges."""
+    table = randn(rng, 6, 6, 6)
+
+    def probe(table, count):
+        from text_generation import speculative_sample
+
+        calls, model = [], inside.Table(table)
+
+        def noting(name):
+            return lambda ids: (calls.append(name), model(ids))[1]
+
+        speculative_sample(noting("t"), noting("d"), torch.tensor([[1, 2]]), 20, num_draft_tokens=count)
+        return max(map(len, "".join(calls).split("t")))
+
+    one, six = (student.run(probe, table, count) for count in (1, 6))
+
+    judge(check, one < six, "num_draft_tokens is not used: so many tokens does the draft propose in a round")
 
 
 @SPECULATIVE

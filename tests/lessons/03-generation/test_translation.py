@@ -42,12 +42,9 @@ def translations(options, seed, src, depth, spread, calls):
     from translation import TransformerTranslator
 
     translator = TransformerTranslator(**options).double().eval()
-    model, generator = translator.model, torch.Generator().manual_seed(seed)
-    tokens, said = torch.arange(options["tgt_vocab_size"]), []
+    model, tokens, said = translator.model, torch.arange(options["tgt_vocab_size"]), []
+    inside.draw_weights(model, torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.copy_(2 * torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5)
         beginnings = torch.cartesian_prod(torch.tensor([options["bos_id"]]), *[tokens] * depth)
         for row in src:
             rows = row.expand(len(beginnings), -1)
@@ -55,8 +52,7 @@ def translations(options, seed, src, depth, spread, calls):
         said = torch.stack(said, dim=1)  # (2, B, V ** depth, depth + 1, V)
         # Each token gets logits of the same mean and spread, so that all are chosen, eos as well.
         mean, scale = said[0].mean((0, 1, 2)), spread / said[0].std((0, 1, 2))
-        model.output.weight.mul_(scale[:, None])
-        model.output.bias.copy_((model.output.bias - mean) * scale)
+        inside.change_logits(model, scale, -mean * scale)
     return *((said - mean) * scale).log_softmax(-1), [translator.translate(src[rows], *call) for rows, *call in calls]
 
 
@@ -250,9 +246,7 @@ def test_a_source_is_translated_alike_however_it_is_padded(student, check, rng):
         from translation import TransformerTranslator
 
         translator = TransformerTranslator(**options).double().eval()
-        with torch.no_grad():
-            for weight in translator.model.parameters():
-                weight.mul_(3 if weight.dim() > 1 else 1)
+        inside.draw_weights(translator.model)
         wide = torch.cat([src, torch.full((len(src), 3), pad)], dim=1)
         results = [translator.translate(ids, length, beams) for ids in (src, wide) for beams in (1, 2)]
         alone = [translator.translate(row[row != pad][None], length) for row in src]
@@ -277,14 +271,15 @@ def test_max_length_counts_bos_and_has_bounds(student, check, rng):
     """ValueError before anything is generated where max_length leaves no room, or is above the model's max_len."""
 
     def probe(options, src, lengths):
+        from transformer import Transformer
         from translation import TransformerTranslator
 
-        translator = TransformerTranslator(**options).train()
-        model, calls = translator.model, []
-        model.output.bias.data[options["eos_id"]] = 1e6  # all rows end at once
-        longest = model.decoder.position.pe.shape[1]
-        model.decoder.register_forward_hook(lambda *_: calls.append(1))
-        refused = []
+        with inside.built(Transformer) as made:
+            translator = TransformerTranslator(**options).train()
+        longest = next(sizes["max_len"] for model, sizes in made if model is translator.model)
+        scale, shift = torch.ones(options["tgt_vocab_size"]), torch.zeros(options["tgt_vocab_size"])
+        shift[options["eos_id"]] = 1e6  # all rows end at once
+        calls, refused = inside.change_logits(translator.model, scale, shift), []
         for length in [*lengths, longest + 1]:
             for beams in (1, 2):
                 try:
@@ -325,19 +320,19 @@ def test_translating_is_done_in_eval_mode_and_leaves_no_trace(student, check, rn
         from translation import TransformerTranslator
 
         translator = TransformerTranslator(**options).double().train()
-        model, seen, facts = translator.model, [], []
+        model, facts = translator.model, []
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.5
-        model.output.register_forward_pre_hook(lambda *_: seen.append(any(part.training for part in model.modules())))
+        ones = torch.ones(options["tgt_vocab_size"], dtype=torch.float64)
+        seen = inside.change_logits(model, ones, 0 * ones)
         strided = src.T.contiguous().T
         settings = [torch.initial_seed(), torch.is_grad_enabled(), torch.get_default_dtype()]
         for mixed in (False, True):
             translator.train(not mixed)
             if mixed:
-                translator.training = True
-                model.encoder.layers[0].train()
-                model.output.train()
+                for module in [translator, *list(model.modules())[1::2]]:
+                    module.training = True
             modes = {name: module.training for name, module in translator.named_modules()}
             for beams in (1, 3):
                 translator.translate(strided, 5, beams)
@@ -367,22 +362,23 @@ def test_the_model_is_a_transformer_of_these_sizes(student, check, rng):
         from transformer import Transformer
         from translation import TransformerTranslator
 
-        translator = TransformerTranslator(*options.values()).eval()
+        with inside.built(Transformer) as made:
+            translator = TransformerTranslator(*options.values()).eval()
         model = translator.model
+        given = next((given for one, given in made if one is model), {})
         other = TransformerTranslator(**options).eval()
+        seeded = torch.equal(model(src, tgt), other.model(src, tgt))
         other.load_state_dict(translator.state_dict())
         parameters = inspect.signature(TransformerTranslator).parameters
         return {
             "kind": isinstance(translator, torch.nn.Module) and isinstance(model, Transformer),
-            "pad_id": model.pad_id,
-            "tables": [list(part.embedding.weight.shape) for part in (model.encoder, model.decoder)],
+            "given": {name: given.get(name) for name in (*list(options)[:5], "pad_id")},
+            "seeded": seeded,
             "output": list(model(src, tgt).shape),
-            "layers": [len(part.layers) for part in (model.encoder, model.decoder)],
-            "heads": model.encoder.layers[0].self_attention.n_head,
             "same": torch.equal(model(src, tgt), other.model(src, tgt)),
         }, {key: parameter.default for key, parameter in parameters.items() if isinstance(parameter.default, int)}
 
-    sizes = {"src_vocab_size": 11, "tgt_vocab_size": 7, "d_model": 12, "num_layers": 3, "num_heads": 4}
+    sizes = {"src_vocab_size": 11, "tgt_vocab_size": 7, "d_model": 16, "num_layers": 3, "num_heads": 4}
     seen, defaults = student.run(probe, {**sizes, **IDS}, torch.tensor([[5, 6, 4]]), torch.tensor([[3, 6]]))
 
     check(
@@ -390,11 +386,17 @@ def test_the_model_is_a_transformer_of_these_sizes(student, check, rng):
         True,
         mistakes={"the attribute model is no Transformer of lesson 2, or the translator no module": False},
     )
-    check(seen["pad_id"], 2, mistakes={"pad_id is not handed on to the model": 0})
-    check(seen["tables"], [[11, 12], [7, 12]], mistakes={"the vocabularies are swapped": [[7, 12], [11, 12]]})
+    given = {**sizes, "pad_id": 2}
+    check(
+        seen["given"],
+        given,
+        mistakes={
+            "the vocabularies are swapped": {**given, "src_vocab_size": 7, "tgt_vocab_size": 11},
+            **{f"{name} is not handed on to the model": {**given, name: seen["given"][name]} for name in given},
+        },
+    )
     check(seen["output"], [1, 2, 7])
-    check(seen["layers"], [3, 3], mistakes={"num_layers is not handed on": [6, 6]})
-    check(seen["heads"], 4, mistakes={"num_heads is not handed on": 8})
+    check(seen["seeded"], False, mistakes={"all translators start with the same weights: no seed may be set": True})
     check(seen["same"], True, mistakes={"a translator that loads another one's state_dict is not the same": False})
     right = {"d_model": 512, "num_layers": 6, "num_heads": 8, "bos_id": 1, "eos_id": 2, "pad_id": 0}
     check({key: defaults.get(key, right[key]) for key in right}, right)
