@@ -336,7 +336,7 @@ def test_hugging_face_draws_rare_tokens(student, check, rng):
         from text_generation import HuggingFaceTextGenerator
 
         generator = HuggingFaceTextGenerator(inside.saved_gpt2(config, weights))
-        return generator.generate_text(prompt, max_length=18, num_return_sequences=60)
+        return generator.generate_text(prompt, max_length=11, num_return_sequences=200)
 
     texts = student.run(probe, CONFIG, steady(dict(zip(bytes_, map(math.log, probs), strict=True))), PROMPT)
 

@@ -499,7 +499,7 @@ COUNTS = ["there is one beam", "all beginnings are kept"]
 def test_the_best_finished_translation_wins(student, check, rng):
     """The score is log-likelihood / number of tokens after bos, of those that got eos_id or reached max_length."""
     hidden = [*COUNTS, "there are always two", "the result is max_length wide"]
-    check_beams(student, check, rng, [(list(range(40)), 4, 4)], 40, hidden, unlike="best")
+    check_beams(student, check, rng, [(list(range(60)), 4, 4)], 60, hidden, unlike="best")
 
 
 @question("TransformerTranslator")
