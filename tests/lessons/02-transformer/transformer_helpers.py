@@ -181,6 +181,26 @@ def transformer(src, tgt, *, rows, pad, in_encoder=real, in_memory=real, in_targ
     return logits(decode(tgt, memory, in_memory(src, pad), rows=rows[1], pad=pad, hide=in_target, **wrong))
 
 
+def gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
+
+
+def gpt(ids, *, rows, final=GAIN, last=norm, eps=1e-5, causal=past, logits=lambda x: x, output=None, **options):
+    """`output` are the rows that give the logits, where they are not the tokens'."""
+    token, position = rows
+    options = {"steps": ENCODER, "style": "pre", "act": gelu_tanh, **options}
+    x = stack(token[ids] + position[: ids.shape[1]], None, causal(ids.shape[1]), eps=eps, **options)
+    return logits(last(x, final, eps) @ (token if output is None else output).T)
+
+
+def bert(ids, types=None, mask=None, *, rows, first=GAIN, first_norm=norm, eps=1e-12, **options):
+    token, position, kinds = rows
+    x = token[ids] + position[: ids.shape[1]] + kinds[torch.zeros_like(ids) if types is None else types]
+    options = {"steps": ENCODER, "style": "post", "act": F.gelu, **options}
+    mask = mask[:, None, None] if mask is not None and mask.shape == ids.shape else mask
+    return stack(first_norm(x, first, eps), None, mask, eps=eps, **options)
+
+
 # ---------------------------------------------------------------------------------------------- comparing, and the mistakes
 
 

@@ -1,0 +1,462 @@
+"""Hidden tests of flash attention: the gradients, and the layer."""
+
+import math
+
+import pytest
+import torch
+
+from flash_attention_helpers import CAUSAL_SIZES, SIZES, attend, causal_mistakes, forward_mistakes, part, qkv
+
+BACKWARD = pytest.mark.question("flash_attention")
+LAYER = pytest.mark.question("FlashAttention")
+
+
+# ---------------------------------------------------------------------------------------------- the gradients
+
+
+def plain_gradients(q, k, v, g, causal, slip="", part=slice(None)):
+    """The gradients of plain attention at q, k and v, in float64; with a slip, or with a part of the terms of each sum."""
+    q, k, v, g = q.double(), k.double(), v.double(), g.double()
+    scale = q.shape[-1] ** -0.5
+    seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool)
+    seen = seen.tril() if causal else seen
+    s, dp = q @ k.mT * scale, g @ v.mT
+    p = s.masked_fill(~seen, -math.inf).softmax(-1)
+    delta = (p * dp).sum(-1, keepdim=True) * (slip != "delta")
+    if slip == "mask":
+        p = (s - s.masked_fill(~seen, -math.inf).logsumexp(-1, keepdim=True)).exp()
+    elif slip == "sum":
+        p = p / p.amax(-1, keepdim=True)
+    ds = dp * seen if slip == "softmax" else p * (dp - delta)
+    dq = ds[..., part] @ k[:, :, part] * scale
+    ds, p, q, g = (x[:, :, part] for x in (ds, p, q, g))
+    return dq, ds.mT @ q * scale, p.mT @ g
+
+
+def gradient_mistakes(q, k, v, g, causal, block, of):
+    """What students make of one of the gradients: that of q, k or v for `of` 0, 1 or 2."""
+    Tq, Tk, root, name = q.shape[2], k.shape[2], q.shape[-1] ** 0.5, "qkv"[of]
+    right = plain_gradients(q, k, v, g, causal)
+    full = (Tq, Tk, Tk)[of] // block * block
+    last = ((Tk, Tq, Tq)[of] - 1) // block * block
+
+    def slip(name):
+        return lambda: plain_gradients(q, k, v, g, causal, name)[of]
+
+    def adding(part):  # only a part of the keys (for q) or of the queries (for k and v)
+        return lambda: plain_gradients(q, k, v, g, causal, part=part)[of]
+
+    mistakes = {
+        f"no gradient reaches {name}": torch.zeros_like(right[of]),
+        "causal is ignored in the backward": slip("mask"),
+        "the weights of the backward are not normalised: they are exp(score - logsumexp)": slip("sum"),
+        f"the gradient of {name} has the wrong sign": -right[of],
+        f"the gradient of {name} holds only the first tile's part: add up all tiles": adding(slice(block)),
+        f"the gradient of {name} holds only the last tile's part: add up all tiles": adding(slice(last, None)),
+        f"the gradient of {name} lacks the part of the last tile, which is not full": adding(slice(last or None)),
+        f"the end of {name}, which fills no tile, gets no gradient": torch.cat(
+            [right[of][:, :, :full], torch.zeros_like(right[of][:, :, full:])], dim=2
+        ),
+    }
+    if of < 2:
+        mistakes |= {
+            "the softmax's backward lacks δ, the row sums of dO * O": slip("delta"),
+            "the softmax's backward is missing: dS = P * (dP - δ)": slip("softmax"),
+            f"the gradient of {name} is not divided by sqrt(Dh)": right[of] * root,
+            f"the gradient of {name} is divided by sqrt(Dh) twice": right[of] / root,
+        }
+    swapped = {f"the gradient of {'qkv'[i]} is returned for that of {name}": right[i] for i in range(3) if i != of}
+    return mistakes | swapped
+
+
+def backward(q, k, v, g, causal, block):
+    """A probe: the output and the gradients at q, k and v."""
+    from flash_attention import flash_attention
+
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    output = flash_attention(*leaves, causal, block)
+    return [output, *inside.pulled_back(output, g, leaves)]
+
+
+GRADIENT_CASES = [
+    (SIZES[0], False),
+    (SIZES[1], False),
+    (CAUSAL_SIZES[0], True),
+    (CAUSAL_SIZES[1], True),
+    (SIZES[5], False),
+]
+
+
+@BACKWARD
+@pytest.mark.points(1)
+@pytest.mark.parametrize(("size", "causal"), [*GRADIENT_CASES, (CAUSAL_SIZES[2], True)], ids=str)
+def test_flash_attention_returns_the_output_alone(student, check, rng, size, causal):
+    """flash_attention returns the output of flash_attention_forward, and not its logsumexp."""
+    q, k, v, _ = qkv(rng, *size[:-1])
+    output = student.call("flash_attention.flash_attention", q, k, v, causal=causal, block_size=size[-1])
+
+    truth = attend(q, k, v, causal)
+    mistakes = part(forward_mistakes(q, k, v, size[-1]) | (causal_mistakes(q, k, v, size[-1]) if causal else {}), 0)
+    both = {"the logsumexp is returned too": lambda: type(output)(x.float() for x in truth)}
+    check(output, truth[0], dtype=torch.float32, mistakes=both | mistakes)
+
+
+@BACKWARD
+@pytest.mark.points(3)
+@pytest.mark.parametrize(("size", "causal"), GRADIENT_CASES, ids=str)
+def test_the_gradient_of_q(student, check, rng, size, causal):
+    """The gradient of the queries is that of plain attention."""
+    inputs = qkv(rng, *size[:-1])
+    results = student.run(backward, *inputs, causal, size[-1])
+
+    mistakes = gradient_mistakes(*inputs, causal, size[-1], of=0)
+    check(results[1], plain_gradients(*inputs, causal)[0], dtype=torch.float32, mistakes=mistakes)
+
+
+@BACKWARD
+@pytest.mark.points(3)
+@pytest.mark.parametrize(("size", "causal"), GRADIENT_CASES, ids=str)
+def test_the_gradient_of_k(student, check, rng, size, causal):
+    """The gradient of the keys is that of plain attention."""
+    inputs = qkv(rng, *size[:-1])
+    results = student.run(backward, *inputs, causal, size[-1])
+
+    mistakes = gradient_mistakes(*inputs, causal, size[-1], of=1)
+    check(results[2], plain_gradients(*inputs, causal)[1], dtype=torch.float32, mistakes=mistakes)
+
+
+@BACKWARD
+@pytest.mark.points(3)
+@pytest.mark.parametrize(("size", "causal"), GRADIENT_CASES, ids=str)
+def test_the_gradient_of_v(student, check, rng, size, causal):
+    """The gradient of the values is that of plain attention."""
+    inputs = qkv(rng, *size[:-1])
+    results = student.run(backward, *inputs, causal, size[-1])
+
+    mistakes = gradient_mistakes(*inputs, causal, size[-1], of=2)
+    check(results[3], plain_gradients(*inputs, causal)[2], dtype=torch.float32, mistakes=mistakes)
+
+
+@BACKWARD
+@pytest.mark.points(1)
+def test_float64_gradients_are_exact(student, check, rng):
+    """In float64 the output and the gradients are float64, and as exact."""
+    q, k, v, g = qkv(rng, 1, 2, 7, 5, 6, dtype=torch.float64)
+    results = student.run(backward, q, k, v, g, True, 3)
+
+    truth = [attend(q, k, v, True)[0], *plain_gradients(q, k, v, g, True)]
+    names = [getattr(x, "dtype", None) for x in results]
+    check(
+        names,
+        [torch.float64] * 4,
+        mistakes={"gradients of float64 inputs are float32": [torch.float64] + [torch.float32] * 3},
+    )
+    check(results, truth)
+
+
+@BACKWARD
+@pytest.mark.points(1)
+def test_bfloat16_gradients_are_as_right_as_bfloat16_is(student, check, rng):
+    """In bfloat16 the output and the gradients are bfloat16, and as right as that is."""
+    q, k, v, g = (x.bfloat16() for x in qkv(rng, 1, 2, 13, 11, 6))
+    results = student.run(backward, q / 4, k, v, g, True, 4)
+
+    truth = [attend(q / 4, k, v, True)[0], *plain_gradients(q / 4, k, v, g, True)]
+    check(results, truth, dtype=torch.bfloat16, terms=4)
+
+
+@BACKWARD
+@pytest.mark.points(1)
+def test_the_backward_with_large_scores(student, check, rng):
+    """Scores of some 300 overflow in the backward no more than in the forward."""
+    q, k = torch.randint(-2, 3, (2, 1, 2, 7, 4), generator=rng).float()
+    v, g = torch.randn(2, 1, 2, 7, 4, generator=rng)
+    q[..., 0], k[..., 0] = 20 * (-1) ** torch.arange(7), 3 * torch.arange(7.0)
+    results = student.run(backward, q, k, v, g, False, 3)
+
+    # Most weights are 0 or 1, so gradients of q and k cancel: errors are those of terms as large as k, q and g.
+    overflow = "the gradients overflow: the weights are exp(score - logsumexp)"
+    for value, truth in zip(results[1:], plain_gradients(q, k, v, g, False), strict=True):
+        mistakes = {} if value.isfinite().all() else {overflow: value}
+        check(value, truth, dtype=torch.float32, terms=1024, scale=20.0, mistakes=mistakes)
+
+
+@BACKWARD
+@pytest.mark.points(2)
+def test_calls_do_not_disturb_each_other(student, check, rng):
+    """Two calls may be under way at once, and a backward may be run twice."""
+
+    def probe(first, second, g):
+        from flash_attention import flash_attention
+
+        first, second = ([x.requires_grad_() for x in inputs] for inputs in (first, second))
+        outputs = flash_attention(*first, False, 3), flash_attention(*second, True, 2)
+        twice = [torch.autograd.grad(outputs[0], first, g, retain_graph=True) for _ in range(2)]
+        return *twice, torch.autograd.grad(outputs[1], second, g)
+
+    *first, g = qkv(rng, 1, 2, 7, 5, 4)
+    *second, _ = qkv(rng, 1, 2, 7, 5, 4)
+    once, again, other = student.run(probe, first, second, g)
+
+    truth = plain_gradients(*first, g, False)
+    shared = "the backward uses what another call saved: save it on ctx"
+    check(once, truth, dtype=torch.float32, mistakes={shared: lambda: plain_gradients(*second, g, True)})
+    check(again, truth, dtype=torch.float32, mistakes={
+        "a second backward gives other gradients: the first changed what was saved": lambda: tuple(x.view_as(y) for x, y in zip(again, truth, strict=True)),
+    })  # fmt: skip
+    check(other, plain_gradients(*second, g, True), dtype=torch.float32)
+
+
+@BACKWARD
+@pytest.mark.points(1)
+def test_any_inputs_and_cotangents_do(student, check, rng):
+    """Strided inputs and gradients, and inputs that need no gradient, all work, and none is changed in place."""
+
+    def probe(q, k, v, g):
+        from flash_attention import flash_attention
+
+        result, _, torch_changed, printed = inside.manners(flash_attention, q, k, v)
+        inputs = [inside.strided(x).requires_grad_() for x in (q, k, v)]
+        g = inside.strided(g)
+        gradients = torch.autograd.grad(flash_attention(*inputs, False, 3), inputs, g)
+        of_k = torch.autograd.grad(flash_attention(q, inputs[1], v, True, 3).square().sum(), inputs[1])[0]
+        return result, gradients, of_k, [*inputs, g], torch_changed, printed
+
+    inputs = qkv(rng, 2, 2, 7, 5, 4)
+    result, gradients, of_k, after, torch_changed, printed = student.run(probe, *inputs)
+
+    output, causal_output = attend(*inputs[:3])[0], attend(*inputs[:3], True)[0]
+    changed = "q, k, v or the gradient of the output is changed in place"
+    check(after, list(inputs), mistakes={changed: lambda: [x.view_as(y) for x, y in zip(after, inputs, strict=True)]})
+    check(result, output, dtype=torch.float32, mistakes={"causal is on by default": causal_output})
+    check(gradients, plain_gradients(*inputs, False), dtype=torch.float32)
+    check(of_k, plain_gradients(*inputs[:3], 2 * causal_output, True)[1], dtype=torch.float32)
+    assert not torch_changed, "the global state of torch is changed"
+    assert not printed, "the function prints"
+
+
+@BACKWARD
+@pytest.mark.points(3)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("size", [(2, 2, 32, 3, 8), (1, 2, 256, 4, None)], ids=str)
+def test_memory_grows_with_the_length_not_its_square(student, check, rng, size, causal):
+    """Forward and backward make no tensor of half the scores; at most q, k, v, the output and 2 numbers a row are kept."""
+
+    def probe(q, k, v, g, causal, options):
+        from flash_attention import flash_attention
+
+        return inside.memory_use(lambda q, k, v: flash_attention(q, k, v, causal, **options), [q, k, v], g)
+
+    B, H, T, Dh, block = size
+    use = student.run(probe, *qkv(rng, B, H, T, T, Dh), causal, {"block_size": block} if block else {})
+
+    matrix, sequence = B * H * T * T, B * H * T
+    whole = "the {} makes the matrix of scores, or half of it: it must work on one tile at a time"
+    check(
+        use["between"] < matrix, True, mistakes={"the weights or scores of all tiles are kept for the backward": False}
+    )
+    for name in ("forward", "backward"):
+        check(use[name] < matrix / 2, True, mistakes={whole.format(name): False})
+    more = "more is kept for the backward than q, k, v, the output and two numbers for each query"
+    check(use["between"] <= 4 * sequence * Dh + 2 * sequence, True, mistakes={more: False})
+
+
+@BACKWARD
+@pytest.mark.gpu
+@pytest.mark.points(1)
+def test_flash_attention_in_bfloat16_on_the_gpu(student, check, device, rng):
+    """On a GPU, in bfloat16, the output and the gradients stay there and are as right as bfloat16 is."""
+    q, k, v, g = (x.bfloat16() for x in qkv(rng, 1, 2, 150, 130, 16))
+    results = student.run(backward, q / 4, k, v, g, True, 64)
+
+    truth = [attend(q / 4, k, v, True)[0], *plain_gradients(q / 4, k, v, g, True)]
+    check(results, truth, dtype=torch.bfloat16, terms=4)
+
+
+# ---------------------------------------------------------------------------------------------- FlashAttention
+
+
+def linear(rng, into, out, dtype=torch.float32):
+    """(weight, bias) of a Linear(into, out)."""
+    return torch.randn(out, into, generator=rng, dtype=dtype) * 1.5 / into**0.5, torch.randn(
+        out, generator=rng, dtype=dtype
+    )
+
+
+def attention_layer(x, qkv, proj, heads, causal=False, *, split=None, order=(0, 1, 2), scale=None, join=None):
+    """The layer, in float64; `split` makes q, k and v, each (B, H, T, Dh), of the projection, `join` the way back."""
+    x, (w, b), (w_o, b_o) = x.double(), (y.double() for y in qkv), (y.double() for y in proj)
+    joined = x @ w.mT + b
+    parts = split(joined) if split else [y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in joined.chunk(3, -1)]
+    output, _ = attend(*(parts[i] for i in order), causal, scale=scale)
+    output = join(output) if join else output.transpose(1, 2).flatten(2)
+    return output @ w_o.mT + b_o
+
+
+def layer_mistakes(x, weights, heads):
+    """What students make of the layer's output."""
+    (B, T, D), args = x.shape, (x, *weights.values(), heads)
+    Dh = D // heads
+
+    def of(**slip):
+        return lambda: attention_layer(*args, **slip)
+
+    return {
+        "causal has no effect": of(),
+        "causal is always on": of(causal=True),
+        "q and k are swapped: the rows of qkv are ordered q, k, v": of(order=(1, 0, 2)),
+        "k and v are swapped: the rows of qkv are ordered q, k, v": of(order=(0, 2, 1)),
+        "q and v are swapped: the rows of qkv are ordered q, k, v": of(order=(2, 1, 0)),
+        "the heads come first in the rows of qkv: q, k and v do, and each has its heads": of(
+            split=lambda y: y.view(B, T, heads, 3, Dh).permute(3, 0, 2, 1, 4)
+        ),
+        "a head owns every H-th row: it owns a block of Dh rows": of(
+            split=lambda y: y.view(B, T, 3, Dh, heads).permute(2, 0, 4, 1, 3)
+        ),
+        "the heads are split by a view alone, which mixes places: transpose too": of(
+            split=lambda y: [z.reshape(B, heads, T, Dh) for z in y.chunk(3, -1)]
+        ),
+        "the heads are joined without a transpose, which mixes places": of(join=lambda o: o.reshape(B, T, D)),
+        "the heads are interleaved where they are joined": of(join=lambda o: o.permute(0, 2, 3, 1).flatten(2)),
+        "attention runs over the heads of a place: its dimensions are (B, H, T, Dh)": of(
+            split=lambda y: [z.unflatten(-1, (heads, -1)) for z in y.chunk(3, -1)], join=lambda o: o.flatten(2)
+        ),
+        "the scores are divided by sqrt(D): it is sqrt(Dh)": of(scale=D**-0.5),
+        "the scores are divided by sqrt(Dh) twice": of(scale=1 / Dh),
+        "the scores are not divided by sqrt(Dh)": of(scale=1.0),
+        "the output is not projected by proj": lambda: attention_layer(
+            x, weights["qkv"], (torch.eye(D), torch.zeros(D)), heads
+        ),
+        "the input is added to the output": lambda: attention_layer(*args) + x,
+    }
+
+
+LAYER_SIZES = [(2, 7, 12, 3, False, 3), (1, 5, 8, 2, True, 2), (3, 6, 6, 1, True, 64), (2, 1, 6, 3, False, 4)]
+
+
+@LAYER
+@pytest.mark.points(4)
+@pytest.mark.parametrize(("B", "T", "D", "heads", "causal", "block"), LAYER_SIZES)
+def test_the_layer_is_multi_head_attention(student, check, rng, B, T, D, heads, causal, block):
+    """The layer projects by qkv, attends in each head, joins the heads in order and projects by proj."""
+
+    def probe(x, weights, heads, causal, block):
+        from flash_attention import FlashAttention
+
+        def make_and_use(x, *causal):
+            return inside.loaded(FlashAttention(x.shape[-1], heads, 0.1, block), weights)(x, *causal)
+
+        return inside.manners(make_and_use, x, *([True] if causal else []))
+
+    x = 1.5 * torch.randn(B, T, D, generator=rng)
+    weights = {"qkv": linear(rng, D, 3 * D), "proj": linear(rng, D, D)}
+    output, (after, *_), torch_changed, printed = student.run(probe, x, weights, heads, causal, block)
+
+    truth = attention_layer(x, *weights.values(), heads, causal)
+    check(after, x, mistakes={"x is changed in place": lambda: after.view_as(x)})
+    both = {"a pair is returned: the layer returns the output alone": lambda: (output[0].view_as(x), *output[1:])}
+    pair = both if isinstance(output, (tuple, list)) else {}
+    check(output, truth, dtype=torch.float32, mistakes=pair | layer_mistakes(x, weights, heads))
+    assert not torch_changed, "the global state of torch is changed"
+    assert not printed, "the layer prints"
+
+
+@LAYER
+@pytest.mark.points(1)
+def test_the_layer_has_two_linear_layers(student, check, rng):
+    """qkv is Linear(D, 3D) and proj Linear(D, D), both with bias; float64 and the device of x are kept."""
+
+    def probe(x):
+        from flash_attention import FlashAttention
+
+        layer = FlashAttention(6, 2)
+        shapes, dtype = inside.linear_shapes(layer, ("qkv", "proj")), layer.double()(x.double()).dtype
+        return shapes, dtype, inside.on_meta(layer.to("meta"), x.double(), True)
+
+    shapes, dtype, on_meta = student.run(probe, torch.randn(2, 5, 6, generator=rng))
+
+    check(shapes, [(6, 18, True), (6, 6, True)], mistakes={
+        "qkv and proj have no bias": [(6, 18, False), (6, 6, False)],
+        "qkv has no bias": [(6, 18, False), (6, 6, True)],
+        "proj has no bias": [(6, 18, True), (6, 6, False)],
+    })  # fmt: skip
+    elsewhere = "the layer makes tensors on another device than that of x"
+    check(on_meta, "", mistakes={elsewhere: "mixes devices", elsewhere + ", and returns one": "leaves the device"})
+    check(dtype, torch.float64, mistakes={"the layer does not keep float64": torch.float32})
+
+
+@LAYER
+@pytest.mark.points(2)
+def test_the_layer_is_trained(student, check, rng):
+    """Right gradients reach x and all weights."""
+
+    def probe(x, g, weights):
+        from flash_attention import FlashAttention
+
+        layer, leaf = inside.loaded(FlashAttention(8, 2, 0.0, 3), weights), x.requires_grad_()
+        tensors = [leaf, layer.qkv.weight, layer.qkv.bias, layer.proj.weight, layer.proj.bias]
+        return inside.pulled_back(layer(leaf, causal=True), g, tensors)
+
+    x, g = torch.randn(2, 2, 5, 8, generator=rng, dtype=torch.float64)
+    weights = {name: linear(rng, 8, out, torch.float64) for name, out in (("qkv", 24), ("proj", 8))}
+    gradients = student.run(probe, x, g, weights)
+
+    leaves = [tensor.requires_grad_() for tensor in (x, *weights["qkv"], *weights["proj"])]
+    output = attention_layer(x, *weights.values(), 2, causal=True)
+    # Keys gain nothing from their bias: that gradient is zero up to the rounding of its terms.
+    truth = list(torch.autograd.grad((output * g).sum(), leaves))
+    stopped = [torch.zeros_like(t) if i < 3 else t for i, t in enumerate(truth)]
+    check(gradients, truth, mistakes={"no gradient passes through flash_attention: x and qkv get none": stopped})
+
+
+@LAYER
+@pytest.mark.points(2)
+@pytest.mark.parametrize(("B", "T", "block", "causal"), [(2, 32, 8, False), (2, 32, 8, True), (1, 256, None, False)])
+def test_the_layer_never_holds_the_matrix_of_scores(student, check, rng, B, T, block, causal):
+    """The layer uses flash_attention with its block_size, 64 by default: no tensor has half of all scores."""
+
+    def probe(x, causal, options):
+        from flash_attention import FlashAttention
+
+        layer = FlashAttention(6, 2, dropout=0.0, **options)
+        return inside.memory_use(lambda x: layer(x, causal), [x], torch.ones_like(x))
+
+    use = student.run(probe, torch.randn(B, T, 6, generator=rng), causal, {"block_size": block} if block else {})
+
+    whole = "the layer makes the matrix of scores: call flash_attention with block_size"
+    check(max(use["forward"], use["backward"]) < B * 2 * T * T / 2, True, mistakes={whole: False})
+
+
+@LAYER
+@pytest.mark.points(1)
+@pytest.mark.parametrize("options", [{"dropout": 0.5}, {}], ids=str)
+def test_the_layer_drops_out_in_train_mode_only(student, check, rng, options):
+    """Dropout is off in eval mode, follows the seed in train mode, and is on by default."""
+
+    def probe(x, weights, options):
+        from flash_attention import FlashAttention
+
+        return inside.seeded_runs(inside.loaded(FlashAttention(12, 3, **options), weights), x)
+
+    x, weights = torch.randn(4, 9, 12, generator=rng), {"qkv": linear(rng, 12, 36), "proj": linear(rng, 12, 12)}
+    first, same_seed, other_seed, quiet, quiet_again = student.run(probe, x, weights, options)
+
+    check(torch.equal(quiet, quiet_again), True, mistakes={"dropout is active in eval mode too": False})
+    check(torch.equal(first, same_seed), True, mistakes={"dropout does not follow torch's seed": False})
+    # 432 outputs, each dropped out with probability 0.1, are dropped alike in two calls with a probability of 0.82^432.
+    check(torch.equal(first, other_seed), False, mistakes={"there is no dropout in train mode": True})
+    check(quiet, attention_layer(x, *weights.values(), 3), dtype=torch.float32)
+
+
+@LAYER
+@pytest.mark.points(1)
+def test_heads_that_do_not_divide_the_width_are_refused(student):
+    """d_model not divisible by num_heads is a ValueError that names one of them."""
+
+    def probe(d_model, num_heads):
+        from flash_attention import FlashAttention
+
+        FlashAttention(d_model, num_heads)
+
+    student.raises(ValueError, probe, 8, 3, says=("num_heads", "d_model"))
+    student.raises(ValueError, probe, 6, 4, says=("num_heads", "d_model"))
