@@ -1,7 +1,8 @@
 """Compares a value with what was expected, and names the mistake that was made.
 
 A failed check raises CheckFailed, whose text is for the student: it says what kind of thing is wrong and never prints an
-expected value. This file is copied into every handout: it imports torch and the standard library only.
+expected value. Its `detail` shows the first values that differ: for instructors, and in handouts, whose public tests hide
+nothing. This file is copied into every handout: it imports torch and the standard library only.
 """
 
 import math
@@ -56,6 +57,7 @@ class Check:
         problem = _difference(value, expected, dtype, tolerance, self._device)
         if problem is None:
             return
+        places = _places(value, expected, dtype, tolerance)
         for sentence, wrong in (mistakes or {}).items():
             wrong = _computed(wrong)
             if wrong is _NOTHING or (
@@ -63,8 +65,8 @@ class Check:
             ):
                 continue
             if _agrees(value, wrong, dtype, tolerance):
-                raise CheckFailed(sentence, mistake=sentence, detail=problem)
-        raise CheckFailed(problem)
+                raise CheckFailed(sentence, mistake=sentence, detail="\n".join([problem, *places]))
+        raise CheckFailed(problem, detail="\n".join(places))
 
 
 _NOTHING = object()
@@ -187,7 +189,7 @@ def _tensor_difference(value, expected, dtype, tolerance, device):
     if device is not None and getattr(value, "came_from", device) != device:
         return f"the result is on {value.came_from}, it should be on {device}"
     if not dtype.is_floating_point and not dtype.is_complex:
-        return _share_wrong(value.cpu() != expected.cpu().to(dtype))
+        return _share_wrong(_unequal(value, expected, dtype))
     return _closeness(value.detach().cpu().double(), expected.detach().cpu().double(), dtype, tolerance)
 
 
@@ -198,15 +200,25 @@ def _closeness(value, expected, dtype, tolerance):
         return "there is a NaN in the result"
     if value.isinf().logical_and(finite).any():
         return "there is an infinity in the result where a finite number should be"
-    same_special = (value == expected) | (value.isnan() & expected.isnan())
-    if not same_special[~finite].all():
+    wrong = _wrong(value, expected, dtype, tolerance)
+    if wrong[~finite].any():
         return "a place that should be infinite is not"
-    allowed = tolerance.of(expected[finite], dtype)
-    return _share_wrong((value[finite] - expected[finite]).abs() > allowed, value.numel())
+    return _share_wrong(wrong)
 
 
-def _share_wrong(wrong, count=None):
-    bad, count = int(wrong.sum()), count or wrong.numel()
+def _unequal(value, expected, dtype):
+    return value.cpu() != expected.cpu().to(dtype)
+
+
+def _wrong(value, expected, dtype, tolerance):
+    """Where value is not expected, up to rounding; both in float64."""
+    same, finite = (value == expected) | (value.isnan() & expected.isnan()), expected.isfinite()
+    same[finite] |= (value[finite] - expected[finite]).abs() <= tolerance.of(expected[finite], dtype)
+    return ~same
+
+
+def _share_wrong(wrong):
+    bad, count = int(wrong.sum()), wrong.numel()
     if not bad:
         return None
     if count == 1:
@@ -226,3 +238,53 @@ def _kind(value):
 
 def _name(dtype):
     return str(dtype).removeprefix("torch.")
+
+
+# ---------------------------------------------------------------------------------------------- the values that differ
+
+_MOST_PLACES = 3
+_MOST_TEXT = 120  # characters of a value
+
+
+def _places(value, expected, dtype, tolerance, at="") -> list[str]:
+    """The first places where value is not expected, with both values; none where the kind of value is what is wrong."""
+    if isinstance(expected, torch.Tensor):
+        return _tensor_places(value, expected, dtype or expected.dtype, tolerance, at)
+    if isinstance(expected, (list, tuple, dict)):
+        return _item_places(value, expected, dtype, tolerance, at)
+    if type(value) is not type(expected):
+        return []
+    return [f"{at or 'it'} is {_text(value)}, it should be {_text(expected)}"]
+
+
+def _tensor_places(value, expected, dtype, tolerance, at):
+    if not isinstance(value, torch.Tensor) or value.shape != expected.shape:
+        return []
+    if dtype.is_floating_point or dtype.is_complex:
+        wrong = _wrong(value.detach().cpu().double(), expected.detach().cpu().double(), dtype, tolerance)
+    else:
+        wrong = _unequal(value, expected, dtype)
+    return [
+        f"{(at + str(place or '')) or 'it'} is {_text(value[tuple(place)].item())}, it should be {_text(expected[tuple(place)].item())}"
+        for place in wrong.nonzero()[:_MOST_PLACES].tolist()
+    ]
+
+
+def _item_places(value, expected, dtype, tolerance, at):
+    """Those of the first item that differs."""
+    if isinstance(expected, dict):
+        keys = list(expected) if isinstance(value, dict) and set(value) == set(expected) else []
+    else:
+        keys = range(len(expected)) if isinstance(value, (list, tuple)) and len(value) == len(expected) else []
+    for key in keys:
+        if _difference(value[key], expected[key], dtype, tolerance, None) is not None:
+            return _places(value[key], expected[key], dtype, tolerance, f"{at}[{key!r}]")
+    return []
+
+
+def _text(value):
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "a number of more than 60 digits"
+    return repr(value[:_MOST_TEXT] if isinstance(value, (str, bytes)) else value)

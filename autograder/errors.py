@@ -70,7 +70,7 @@ class StudentFault(AutograderError):
 
     Attributes:
         mistake: the known mistake that was recognised, in a sentence, or None.
-        detail: more for the instructor (a traceback), never shown to the student.
+        detail: more for the instructor (a traceback, the values that differ): no student sees it of a hidden test.
     """
 
     def __init__(self, message: str, mistake: str | None = None, detail: str = ""):

@@ -17,10 +17,14 @@ def _seeded():
     torch.manual_seed(0)
 
 
-def told(*args, **kwargs):
+def failure(*args, **kwargs):
     with pytest.raises(CheckFailed) as caught:
         check(*args, **kwargs)
-    return str(caught.value)
+    return caught.value
+
+
+def told(*args, **kwargs):
+    return str(failure(*args, **kwargs))
 
 
 # ---------------------------------------------------------------------------------------------- type, shape, dtype
@@ -194,3 +198,42 @@ def test_expected_values_are_never_printed():
     assert "31415" not in told(1, 31415) + told("a", "31415") + told(torch.ones(1), torch.tensor([31415.0])) + told(
         [1], [31415]
     )
+
+
+# ---------------------------------------------------------------------------------------------- the values that differ
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "detail"),
+    [
+        (torch.tensor([[1, 2], [3, 4]]), torch.tensor([[1, 2], [3, 5]]), "[1, 1] is 4, it should be 5"),
+        (torch.tensor(0.5), torch.tensor(0.25), "it is 0.5, it should be 0.25"),
+        (torch.tensor([-1.0, 0.0]), torch.tensor([-math.inf, 0.0]), "[0] is -1, it should be -inf"),
+        (torch.tensor([0.0, math.nan]), torch.zeros(2), "[1] is nan, it should be 0"),
+        ([1, {"ids": torch.tensor([True])}], [1, {"ids": torch.tensor([False])}], "[1]['ids'][0] is True, it should be False"),
+        (0.1, 0.2, "it is 0.1, it should be 0.2"),
+        ("a" * 500, "b", f"it is {'a' * 120!r}, it should be 'b'"),
+        (10**100, 1, "it is a number of more than 60 digits, it should be 1"),
+        (torch.zeros(2), torch.zeros(3), ""),  # the sentence says it all
+        ({"a": 1}, {"b": 1}, ""),
+        ([1], [1, 2], ""),
+        (None, [1], ""),
+    ],
+)  # fmt: skip
+def test_the_detail_shows_the_values_that_differ(value, expected, detail):
+    assert failure(value, expected).detail == detail
+
+
+def test_the_detail_shows_three_places_and_what_is_wrong_where_a_mistake_is_named():
+    named = failure(torch.zeros(5), torch.ones(5), mistakes={"all is lost": torch.zeros(5)})
+
+    assert named.mistake == "all is lost"
+    assert named.detail.splitlines()[0] == "every value is wrong"
+    assert [line[:3] for line in named.detail.splitlines()[1:]] == ["[0]", "[1]", "[2]"]
+
+
+def test_the_detail_leaves_out_what_is_only_rounded():
+    value = torch.tensor([1.0, 2.0, 3.0]) * (1 + 1e-7)
+    value[1] = 7.0
+
+    assert failure(value, torch.tensor([1.0, 2.0, 3.0])).detail == "[1] is 7, it should be 2"
