@@ -4,11 +4,16 @@ A job is a submission, or where one lies, and how it is graded; what comes back 
 jobs: `_one_by_one` in this process, `_pool` in several warm ones on this machine. Each process holds a Grader, and so a
 box of its own, and in the pool it keeps to a core of its own: nobody's threads slow another submission down, and nothing
 is lost to moving short-lived processes about (a tenth of the throughput).
+
+Ctrl-C is for the process that asked for the pool, which then ends the others; so does its own end, whatever it was. They
+close their boxes first: no process and no file of a submission stays behind.
 """
 
 import multiprocessing
 import multiprocessing.util
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -80,27 +85,60 @@ def _pool(lesson, jobs, processes, grader_options):
     cores = context.SimpleQueue()
     for core in islice(cycle(_cores() or [None]), processes):  # each process takes one
         cores.put(core)
-    executor = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(lesson, grader_options, cores))
+    told_to_end, end = context.Pipe(duplex=False)
+    executor = ProcessPoolExecutor(processes, context, _start, (lesson, grader_options, cores, told_to_end))
     try:
         futures = {executor.submit(_work, job): index for index, job in enumerate(jobs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise GraderFault(f"a grading process died, what was finished is kept: {error}") from error
+    except BaseException:  # Ctrl-C, or the caller wants no more: what is being graded now would be for nobody
+        end.close()
+        raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+        end.close()
+        told_to_end.close()
 
 
-_grader: Grader | None = None  # of this pool process
+# ---------------------------------------------------------------------------------------------- in a process of the pool
+
+_grader: Grader | None = None
 
 
-def _start(lesson, grader_options, cores):
+def _start(lesson, grader_options, cores, told_to_end):
     global _grader
+    signal.signal(
+        signal.SIGINT, lambda *_: None
+    )  # of the whole terminal; a handler is not inherited, as SIG_IGN would be
+    signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=_end_with, args=(told_to_end,), daemon=True).start()
     core = cores.get()
     if core is not None:
         os.sched_setaffinity(0, {core})  # the box is started below, and inherits it
-    _grader = Grader(lesson, **grader_options)
+    try:
+        _grader = Grader(lesson, **grader_options)
+    except SystemExit:
+        os._exit(1)  # told to end: the executor would report an exception
     multiprocessing.util.Finalize(None, _grader.close, exitpriority=10)
+
+
+def _end_with(told_to_end):
+    """Ends this process when the other end of the pipe is closed, by the process that has the pool or by its death."""
+    try:
+        told_to_end.recv()
+    except (EOFError, OSError):
+        os.kill(os.getpid(), signal.SIGTERM)  # to the main thread, which alone may touch the grader
+
+
+def _end(*_):
+    """Ends this process at once, and its box with it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if _grader is None:
+        raise SystemExit  # it closes the box that is being started
+    _grader.close()
+    os._exit(1)
 
 
 def _work(job):
@@ -115,6 +153,8 @@ def _grade(grader, job):
     except Exception as error:  # whatever it was, it must cost no other submission
         if isinstance(error, UsageError):
             raise
+        if _interrupted(error):
+            raise KeyboardInterrupt from error
         if isinstance(error, BoxError):
             grader.restart()
         row = Outcome("(grading)", "", "", "The submission can be graded", GRADER_ERROR, 0.0, 0.0, str(error))
@@ -126,3 +166,10 @@ def _taken_in(path, lesson):
         return take_in(path, lesson.modules)
     except SubmissionError as error:
         return Submission(student_name(path), str(path), {}, problem=str(error))
+
+
+def _interrupted(error):
+    """Whether Ctrl-C came first, and closing what was open then failed."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None

@@ -1,9 +1,10 @@
 """The command `autograder`: one subcommand a verb, no logic.
 
-Exit codes: 0 graded (whatever the scores), 1 a grader error, 2 wrong use.
+Exit codes: 0 graded (whatever the scores), 1 a grader error, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM.
 """
 
 import os
+import signal
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -87,7 +88,7 @@ def _grade_each(lesson: Lesson, jobs: list[Job], out: Path, processes: int, grad
         TextColumn("{task.fields[counts]}"),
     ]
     cards: list[Scorecard] = []
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console) as progress, _saying_what_is_kept(cards, len(jobs), out):
         task = progress.add_task("grading", total=len(jobs), counts="")
         for _, card in run(lesson, jobs, processes=processes, **grader):
             _keep(card, out)
@@ -97,6 +98,17 @@ def _grade_each(lesson: Lesson, jobs: list[Job], out: Path, processes: int, grad
                 task, advance=1, counts=" ".join(f"{name} {count}" for name, count in counts.items() if count)
             )
     return cards
+
+
+@contextmanager
+def _saying_what_is_kept(cards, of, out):
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(
+            f"stopped: {len(cards)} of {of} submissions are graded, their scorecards are in {escape(str(out))}"
+        )
+        raise
 
 
 def _found_gpu() -> str | None:
@@ -328,6 +340,7 @@ def _exit_with(cards: list[Scorecard]) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's wish to stop is as Ctrl-C
     try:
         app(standalone_mode=True)
     except UsageError as error:

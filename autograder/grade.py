@@ -230,6 +230,8 @@ def run_suite(
     said = io.StringIO()
     with _only_our_plugins(), _importing_from(lesson.tests), redirect_stdout(said), redirect_stderr(said):
         code = pytest.main(args, plugins=plugins)
+    if plugin.interrupted:
+        raise KeyboardInterrupt
     if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
         raise GraderFault(f"pytest could not run {files[0]}: {said.getvalue()[-2000:]}")
 

@@ -109,6 +109,7 @@ class GradingPlugin:
         self._connection: _LazyConnection | None = None  # of the test that is being run
         self.used: dict[tuple[str, str], set[str]] = {}  # (module, test) -> forbidden calls that tripwires noted
         self.box_error: BoxError | None = None
+        self.interrupted = False  # by Ctrl-C
         self.collection_errors: list[tuple[str, str]] = []  # (file, what happened)
 
     @property
@@ -132,6 +133,9 @@ class GradingPlugin:
     def pytest_collectreport(self, report):
         if report.failed:
             self.collection_errors.append((report.nodeid or "the suite", str(report.longrepr)))
+
+    def pytest_keyboard_interrupt(self, excinfo):
+        self.interrupted = excinfo.type is KeyboardInterrupt  # and no interruption of pytest's own
 
     def pytest_collection_modifyitems(self, items):
         if self._only_gpu:

@@ -58,7 +58,11 @@ class Sandbox:
         self._uid_locks: dict[int, socket.socket] = {}
         self._control, theirs = socket.socketpair()
         self._process = self._start(theirs, packages)
-        self.versions = self._receive(_START_S)
+        try:
+            self.versions = self._receive(_START_S)
+        except BaseException:  # Ctrl-C too
+            self.close()
+            raise
 
     def _start(self, theirs, packages):
         environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
@@ -76,8 +80,9 @@ class Sandbox:
         ]
         with theirs:
             return subprocess.Popen(
-                [*command, *packages], pass_fds=[theirs.fileno()], env=environment, cwd="/", stdin=subprocess.DEVNULL
-            )
+                [*command, *packages], pass_fds=[theirs.fileno()], env=environment, cwd="/", stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for us: the zygote ends when we do
+            )  # fmt: skip
 
     def _receive(self, timeout=30.0):
         try:
