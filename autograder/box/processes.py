@@ -1,4 +1,4 @@
-"""Looking at processes and their files from outside, and ending them: what the zygote does with a slot it distrusts."""
+"""Starting processes, looking at them and their files from outside, and ending them: what the zygote does with slots."""
 
 import ctypes
 import errno
@@ -13,10 +13,22 @@ from contextlib import contextmanager
 _BLOCK = 4096
 _DEEPEST = 100
 _ENDLESS = 1 << 50
+_FORK_TRIES = 50
+_FORK_AGAIN_S = 0.1
 _FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC
 _HELPER_S = 0.5
 _STATUS = re.compile(rb"\nState:\t(?P<state>\w).*?\nPPid:\t(?P<parent>\d+).*?\nUid:\t(?P<uid>\d+)", re.DOTALL)
 _SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
+
+
+def fork_patiently() -> int:
+    """os.fork: a machine that is out of processes for a moment, because something else bombs it, is no reason to give up."""
+    for _ in range(_FORK_TRIES):
+        try:
+            return os.fork()
+        except BlockingIOError:
+            time.sleep(_FORK_AGAIN_S)
+    return os.fork()
 
 
 def table() -> dict[int, tuple[int, int]]:
