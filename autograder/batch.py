@@ -109,9 +109,7 @@ _grader: Grader | None = None
 
 def _start(lesson, grader_options, cores, told_to_end):
     global _grader
-    signal.signal(
-        signal.SIGINT, lambda *_: None
-    )  # of the whole terminal; a handler is not inherited, as SIG_IGN would be
+    signal.signal(signal.SIGINT, lambda *_: None)  # is for the whole terminal; SIG_IGN would be inherited
     signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_end_with, args=(told_to_end,), daemon=True).start()
     core = cores.get()

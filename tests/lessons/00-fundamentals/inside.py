@@ -1,9 +1,26 @@
 """Helpers for the probes of this lesson: they run in the student's process, with torch and the standard library only."""
 
+import contextlib
+import io
 import os
 import tempfile
 
 import torch
+
+# ---------------------------------------------------------------------------------------------- any function
+
+
+def manners(work):
+    """What work() does besides returning: (result, "" or what it did that no function may)."""
+    before, printed = _torch_state(), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        result = work()
+    return result, "prints" if printed.getvalue() else "changes torch" if _torch_state() != before else ""
+
+
+def _torch_state():
+    return torch.initial_seed(), torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
+
 
 # ---------------------------------------------------------------------------------------------- tokenization
 

@@ -79,6 +79,14 @@ def table_mistakes(ids, s):
     }  # fmt: skip
 
 
+def check_manners(check, rude):
+    """What `inside.manners` saw."""
+    check(rude, "", mistakes={
+        "something is printed: return values only": "prints",
+        "torch's global state is changed: its seed, default dtype, threads or grad mode": "changes torch",
+    })  # fmt: skip
+
+
 def check_table(check, value, expected, mistakes=None):
     """Probabilities may be float32 or float64, which the contract leaves open."""
     assert value.dtype in (torch.float32, torch.float64), "the probabilities are neither float32 nor float64"
@@ -90,7 +98,7 @@ def check_table(check, value, expected, mistakes=None):
 
 @PAIRS
 @pytest.mark.points(2)
-@pytest.mark.parametrize("shape", [(9,), (2,), (3, 8), (8, 3), (4, 2)])
+@pytest.mark.parametrize("shape", [(9,), (2,), (3, 8), (8, 3), (4, 2), (1, 6)])
 def test_targets_are_the_inputs_shifted_by_one(student, check, rng, shape):
     """Inputs are all tokens but the last, targets all but the first, along the last dimension."""
     ids = torch.randint(50, shape, generator=rng)
@@ -115,18 +123,24 @@ def test_targets_are_the_inputs_shifted_by_one(student, check, rng, shape):
 @PAIRS
 @pytest.mark.points(1)
 def test_a_single_token_has_no_pairs(student, check):
-    """A single token gives empty inputs and targets, in a batch too; the ids are not changed."""
+    """A single token gives empty inputs and targets, in a batch too; the ids and their dtype are not changed."""
 
     def probe(*batches):
         from bigram import training_pairs
 
-        return [training_pairs(ids) for ids in batches], batches
+        found, rude = inside.manners(lambda: [training_pairs(ids) for ids in batches])
+        return found, batches, rude
 
     batches = torch.tensor([4]), torch.tensor([[4], [2]]), torch.arange(12).reshape(4, 3).T
-    found, after = student.run(probe, *batches)
+    batches += (torch.tensor([3, 1, 2], dtype=torch.int32),)
+    found, after, rude = student.run(probe, *batches)
 
-    check(found, [(ids[..., :-1], ids[..., 1:]) for ids in batches])
+    pairs = [(ids[..., :-1], ids[..., 1:]) for ids in batches]
+    check(found, pairs, mistakes={
+        "the pairs lose the dtype of the ids": [(inputs.long(), targets.long()) for inputs, targets in pairs],
+    })  # fmt: skip
     check(after, batches)
+    check_manners(check, rude)
 
 
 # ---------------------------------------------------------------------------------------------- fit and next_token_probabilities
@@ -150,20 +164,31 @@ def test_probabilities_are_smoothed_shares(student, check, rng, smoothing):
 @MODEL
 @pytest.mark.points(1)
 def test_counts_have_room(student, check, rng):
-    """A pair may occur tens of thousands of times."""
-    ids = random_ids(rng, 100)
-    ids = torch.cat([ids[:-1].repeat(1000), ids[-1:]])
+    """A pair may occur tens of thousands of times, and there may be hundreds of tokens or one."""
+    zeros = torch.zeros(65_601, dtype=torch.int64)  # so many pairs wrap around in two bytes, and in one
+    ids = torch.cat([zeros, random_ids(rng, 60)])
+    many = torch.cat([torch.randint(256, (200,), generator=rng), torch.tensor([299, 40, 298])])
 
-    def probe(ids, V):
-        return inside.table(inside.fitted(V, 1, ids), V)
+    def probe(ids, V, many):
+        table = inside.table(inside.fitted(V, 1, ids), V)
+        rows = [inside.fitted(300, 1, many).next_token_probabilities(token) for token in (40, 43, 299)]
+        return table, torch.stack(rows), inside.table(inside.fitted(1, 0, torch.zeros(3, dtype=torch.int64)), 1)
 
-    found = student.run(probe, ids, V)
+    # No one says how fast fit is: a Python loop that indexes tensors takes four seconds here.
+    found, rows, of_one = student.on(timeout=40).run(probe, ids, V, many)
+
+    def rows_of(ids):
+        counts = torch.zeros(300, 300, dtype=torch.float64)
+        counts.index_put_((ids[:-1], ids[1:]), torch.tensor(1.0, dtype=torch.float64), accumulate=True)
+        return ((counts + 1) / (counts + 1).sum(1, keepdim=True))[[40, 43, 299]]
 
     overflown = "counts overflow: a small type of integer holds them"
     check_table(check, found, table(ids, 1.0), {
         overflown: lambda: table(ids, 1.0, most=1 << 8),
         overflown + ", of two bytes": lambda: table(ids, 1.0, most=1 << 16),
     })  # fmt: skip
+    check_table(check, rows, rows_of(many), {"ids overflow: a small type of integer holds them": rows_of(many % 256)})
+    check_table(check, of_one, torch.ones(1, 1, dtype=torch.float64))
 
 
 @MODEL
@@ -232,6 +257,60 @@ def test_fit_starts_from_empty_counts_and_returns_the_model(student, check, rng)
 
 
 @MODEL
+@pytest.mark.points(1)
+def test_answers_follow_the_last_fit(student, check, rng):
+    """However often a model is asked, it answers by the counts of the last fit; it prints nothing and leaves torch alone."""
+    first, second, text = random_ids(rng, 50), random_ids(rng, 40), random_ids(rng, 30)
+    order = torch.randperm(V, generator=rng).tolist()
+    orders = [order, order[::-1]]
+
+    def probe(first, second, text, cycles, V):
+        from bigram import BigramLanguageModel
+
+        def work():
+            model, sure = BigramLanguageModel(V, smoothing=0.5), BigramLanguageModel(V, smoothing=0.0)
+            tables, perplexities, generated = [], [], []
+            for ids, cycle in ((first, cycles[0]), (second, cycles[1])):
+                own = ids.clone()
+                model.fit(own)
+                tables += [inside.table(model, V), inside.table(model, V)]
+                perplexities += [model.perplexity(text)]
+                own.zero_()  # of the caller, who may do with it what he likes
+                tables += [inside.table(model, V)]
+                generated += [sure.fit(cycle).generate(cycle[:1], 12)]
+            return tables, perplexities, generated
+
+        return inside.manners(work)
+
+    (tables, perplexities, generated), rude = student.run(probe, first, second, text, [*map(cycle, orders)], V)
+
+    after = [dict(pairwise(cycle(order).tolist())) for order in orders]
+    right = [table(ids, 0.5) for ids in (first, second)]
+    losses = [-p[text[:-1], text[1:]].log().mean() for p in right]
+
+    def walk(after, token):
+        return torch.tensor([token] + [token := after[token] for _ in range(12)])
+
+    stale = "what was worked out for one text is given out after the next fit: work it out anew"
+    check_table(check, torch.stack(tables[:3]), right[0].expand(3, V, V), {
+        "the smoothing is added to the counts themselves, each time anew": lambda: torch.stack(
+            [table(first, s) for s in (0.5, 1.0, 1.5)]
+        ),
+        "the ids are kept, not their counts: whoever changes the ids changes the model": lambda: torch.stack(
+            [right[0], right[0], table(torch.zeros_like(first), 0.5)]
+        ),
+    })  # fmt: skip
+    check_table(check, torch.stack(tables[3:]), right[1].expand(3, V, V), {stale: right[0].expand(3, V, V)})
+    check(perplexities, [float(loss.exp()) for loss in losses], dtype=torch.float32, mistakes={
+        stale: [float(losses[0].exp())] * 2,
+    })  # fmt: skip
+    check(generated, [walk(after[i], orders[i][0]) for i in range(2)], mistakes={
+        stale: [walk(after[0], order[0]) for order in orders],
+    })  # fmt: skip
+    check_manners(check, rude)
+
+
+@MODEL
 @pytest.mark.points(2)
 def test_bad_arguments_are_refused(student, rng):
     """A negative smoothing, and ids outside [0, V) in fit and next_token_probabilities, are ValueErrors."""
@@ -243,7 +322,8 @@ def test_bad_arguments_are_refused(student, rng):
         inside.fitted(V, 1.0, ids).next_token_probabilities(token)
 
     ids = random_ids(rng, 20)
-    student.raises(ValueError, "bigram.BigramLanguageModel", V, says="smoothing", kwargs={"smoothing": -0.5})
+    for smoothing in (-0.5, -1e-3, -1):
+        student.raises(ValueError, "bigram.BigramLanguageModel", V, says="smoothing", kwargs={"smoothing": smoothing})
     for wrong in (V, -1, V + 40):
         student.raises(ValueError, ask, V, ids, wrong, says="token")
         for place in (0, 7, 19):

@@ -134,22 +134,41 @@ def test_the_parts_are_attributes(student, check, rng):
 @INIT
 @pytest.mark.points(1)
 def test_what_is_passed_is_not_changed(student, check, rng):
-    """The constructor and train leave the vocab, merges and special tokens that they are given as they are."""
+    """Nothing that is passed is changed: vocab, merges, special tokens, ids. No function prints, or changes torch's state."""
 
     def probe(vocab, merges, special):
-        from tokenization import BPETokenizer
+        from tokenization import BPETokenizer, count_tokens, truncate_to_context
 
-        BPETokenizer(vocab, merges, special)
-        BPETokenizer.train("on and on", 256 + 5, special)
-        return vocab, merges, special
+        def work():
+            BPETokenizer.train("on and on", 256 + 5, special)
+            tokenizer = BPETokenizer(vocab, merges, special)
+            ids = tokenizer.encode("on and on") + list(tokenizer.encode_iterable(["on ", "and on"]))
+            given, before = ids[:], inside.state(tokenizer)
+            tokenizer.decode(given)
+            count_tokens("on and on", tokenizer), truncate_to_context("on and on", tokenizer, 2)
+            tokenizer.save(path)
+            BPETokenizer.load(path)
+            return given == ids, inside.state(tokenizer) == before
+
+        path = inside.path_in_an_empty_folder("tokenizer")
+        same, rude = inside.manners(work)
+        return (vocab, merges, special), same, rude
 
     vocab, merges, special = any_vocab(rng, [(b"o", b"n")]), [(b"o", b"n")], ["<|z|>", "<|a|>", "<|z|>"]
-    after = student.run(probe, vocab, merges, special)
+    after, same, rude = student.run(probe, vocab, merges, special)
 
     larger = vocab | {max(vocab) + 1: b"<|z|>", max(vocab) + 2: b"<|a|>"}
     check(after, (vocab, merges, special), mistakes={
         "the special tokens are added to the caller's vocab: make a copy": (larger, merges, special),
         "the caller's list of special tokens is changed": (vocab, merges, special[:2]),
+    })  # fmt: skip
+    check(same, (True, True), mistakes={
+        "decode changes the list that it is given": (False, True),
+        "a tokenizer is another one after it was used or saved": (True, False),
+    })  # fmt: skip
+    check(rude, "", mistakes={
+        "something is printed: return values only": "prints",
+        "torch's global state is changed: its seed, default dtype, threads or grad mode": "changes torch",
     })  # fmt: skip
 
 
@@ -229,7 +248,7 @@ def test_counts_stay_right_where_pairs_repeat_and_overlap(student, check, rng, l
 @pytest.mark.points(2)
 def test_training_stops_where_nothing_is_left_to_merge(student, check):
     """A pair that occurs once still merges; training stops early when no pre-token has two symbols."""
-    texts = ["low lower!", "é", "a b c", "", "<e>"]
+    texts = ["low lower!", "é", "a b c", "", "<e>", "-" * 150 + "<e> and " + "é" * 70]
     found = [merges_learned(student, text, 5000, ["<e>"]) for text in texts]
 
     check(found, [learn(pre_tokens(text, ["<e>"]), 5000) for text in texts], mistakes={

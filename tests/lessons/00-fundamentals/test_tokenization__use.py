@@ -85,6 +85,7 @@ def test_merges_are_carried_out_in_the_order_learned(student, check, rng):
     """In each pre-token the merges are carried out in the order in which they were learned, from left to right."""
     texts = [prose(rng, 40), tangled(rng)]
     merges = learn(pre_tokens(texts[0]) + pre_tokens(texts[1]), 300)
+    texts += ["a" * 201, "c" + "ba" * 100]  # pre-tokens far longer than any word
     vocab = vocab_of(merges)
     found = ids_of(student, texts, vocab, merges)
 
@@ -108,7 +109,7 @@ def test_merges_are_carried_out_in_the_order_learned(student, check, rng):
 @pytest.mark.points(2)
 def test_ids_are_looked_up_in_vocab(student, check, rng):
     """vocab says which id a token has: bytes and merges may have any ids; the order of merges is that of the list."""
-    text = tangled(rng) + prose(rng, 50)
+    text = "\ufeff" + tangled(rng) + prose(rng, 50)
     merges = learn(pre_tokens(text), 200)
     vocab = any_vocab(rng, merges)
 
@@ -167,7 +168,8 @@ def test_no_merge_crosses_the_border_of_a_pre_token(student, check, rng):
 @pytest.mark.points(3)
 def test_a_special_token_is_one_id(student, check, rng):
     """A special token in the text is one id: the leftmost match wins, and of several at one place the longest."""
-    texts = [with_special_tokens(rng), *SPECIAL, "<|a|><|a|><|b|>", "there  <s>", "the<s>re"]
+    texts = [with_special_tokens(rng), *SPECIAL, "<|a|><|a|><|b|>", "there  <s>", "the<s>re", " <s>\n"]
+    texts += ["<|A|> o.E [The]"]  # none of these is one
     merges = learn(pre_tokens(prose(rng, 200) + texts[0]), 300)
     vocab = any_vocab(rng, merges, SPECIAL)
     found = ids_of(student, texts, vocab, merges, SPECIAL)
@@ -225,7 +227,7 @@ def texts_of(student, lists, *parts):
 @pytest.mark.points(2)
 def test_decode_joins_the_bytes_of_all_tokens(student, check, rng):
     """decode joins the bytes of all tokens before it makes text of them: a character may lie in several tokens."""
-    texts = [prose(rng, 60) + "<|a|> \x00\ufffd\r\n", "🙂", "", "<|a|><|b|>é"]
+    texts = [prose(rng, 60) + "<|a|> \x00\ufffd\r\n", "🙂", "", "<|a|><|b|>é", "\ufeff\n a mark of the byte order"]
     merges = learn(pre_tokens(prose(rng, 100)), 60)
     vocab = any_vocab(rng, merges, SPECIAL)
     lists = [encoded(text, vocab, merges, SPECIAL) for text in texts]
@@ -313,7 +315,8 @@ def test_encode_iterable_yields_the_ids_of_each_string(student, check, rng):
     """encode_iterable yields the ids of each string in turn, as encode gives them: nothing joins across strings."""
     merges = learn(pre_tokens(prose(rng, 100)), 100)
     parts = any_vocab(rng, merges, SPECIAL), merges, SPECIAL
-    strings = ["the", "re", "", " ", " then", "<|a", "|>", "<|a|>", "<|b|>", "é"] + drawn(rng, WORDS + SPACES, 60)
+    strings = ["the", "re", "", " ", " then", "<|a", "|>", "<|a|>", "<|b|>", "é", "a line\n", "\r\n", "  a line \t"]
+    strings += drawn(rng, WORDS + SPACES, 60)
 
     def probe(parts, strings):
         tokenizer = inside.built(*parts)
@@ -322,7 +325,11 @@ def test_encode_iterable_yields_the_ids_of_each_string(student, check, rng):
     found = student.run(probe, parts, strings)
 
     apart = [encoded(string, *parts) for string in strings]
+    without_ends = [encoded(string.rstrip("\n"), *parts) for string in strings]
+    stripped = [encoded(string.strip(), *parts) for string in strings]
     check(found, (sum(apart, []),) * 2, mistakes={
+        "line ends are stripped from the strings": (sum(without_ends, []),) * 2,
+        "white space is stripped from the strings": (sum(stripped, []),) * 2,
         "the strings are joined: each is encoded alone": (encoded("".join(strings), *parts),) * 2,
         "the strings are joined with spaces: each is encoded alone": (encoded(" ".join(strings), *parts),) * 2,
         "the strings are joined with newlines: each is encoded alone": (encoded("\n".join(strings), *parts),) * 2,
@@ -369,9 +376,10 @@ def test_load_gives_back_what_was_saved(student, check, rng):
         tokenizer = BPETokenizer.load(path)
         return inside.state(tokenizer), tokenizer.encode(text), tokenizer.decode(tokenizer.encode(text))
 
-    special = [*SPECIAL, "a\nb", '"quoted" \\n', " ", "\t", "<known>"]
+    special = [*SPECIAL, " <pad>\n", "a\nb", '"quoted" \\n', " ", "\t", "<known>"]
     text = "\n".join([prose(rng, 40), *special, "\n\r \n"])
     merges = learn(pre_tokens(prose(rng, 200)), 150) + [(b"\n", b"\r"), (b"\xff", b"\x00"), (b"\r", b" ")]
+    merges += [(b"-" * 2**i,) * 2 for i in range(9)]  # up to a token of 512 bytes
     vocab = any_vocab(rng, merges, ["<known>"])
     other = vocab_of([(b"o", b"n")], ["<other>"]), [(b"o", b"n")], ["<other>"]
     path, names = student.run(save, (vocab, merges, special))
@@ -383,6 +391,8 @@ def test_load_gives_back_what_was_saved(student, check, rng):
     states = [student.run(load, path)[0], student.run(load, other_path)[0]]
     student.run(save, (vocab, merges, special), other_path)  # a file that is there is replaced
     states += [student.run(load, other_path)[0]]
+    bare = {"vocab": vocab_of([]), "merges": [], "special_tokens": []}
+    without = student.run(load, student.run(save, tuple(bare.values()))[0])[0]
 
     new = [token for token in special if token not in ("<known>", " ", "\t")]
     full = vocab | {max(vocab) + 1 + i: token.encode() for i, token in enumerate(new)}
@@ -407,6 +417,7 @@ def test_load_gives_back_what_was_saved(student, check, rng):
         "load gives the tokenizer that was saved last, not that of the path": [second, second, first],
     })  # fmt: skip
     check(student.run(load, path, text)[1:], (encoded(text, full, merges, special), text))
+    check(without, bare)
 
 
 # ---------------------------------------------------------------------------------------------- count_tokens, truncate_to_context
@@ -416,7 +427,7 @@ def test_load_gives_back_what_was_saved(student, check, rng):
 @pytest.mark.points(1)
 def test_count_tokens_counts_the_ids(student, check, rng):
     """count_tokens is the number of ids that the tokenizer gives, whatever tokenizer that is."""
-    text = prose(rng, 50) + "<|a|>"
+    text = " \n" + prose(rng, 50) + "<|a|> \n"
     merges = learn(pre_tokens(text), 80)
     parts = vocab_of(merges, SPECIAL), merges, SPECIAL
 
@@ -433,6 +444,9 @@ def test_count_tokens_counts_the_ids(student, check, rng):
         "words are counted, not tokens": [len(text.split())] * 3 + [0],
         "characters are counted, not tokens": [len(text)] * 3 + [0],
         "bytes are counted, not tokens": [len(text.encode())] * 3 + [0],
+        "white space around the text is not counted": [
+            *map(len, (encoded(text.strip(), *parts), text.strip().encode(), text.strip())), 0
+        ],
         "different tokens are counted once": [*(len(set(ids)) for ids in lists), 0],
     })  # fmt: skip
 
@@ -441,7 +455,7 @@ def test_count_tokens_counts_the_ids(student, check, rng):
 @pytest.mark.points(3)
 def test_truncation_keeps_the_first_tokens(student, check, rng):
     """truncate_to_context keeps the first max_tokens tokens, and drops a character that is cut in half."""
-    texts = ["a\ufffdé🙂\ufffd\u0301" + prose(rng) + " é\ufffd日本", "té", "o🙂", "éo", "a lot of tokens"]
+    texts = [" \na\ufffdé🙂\ufffd\u0301" + prose(rng) + " é\ufffd日本 \n", "té", "o🙂", "éo", "a lot of tokens"]
     merges = [(b"t", b"\xc3"), (b"o", b"\xf0"), (b"o\xf0", b"\x9f"), (b"\xa9", b"o"), (b"l", b"o"), (b" ", b"t")]
     vocab = vocab_of(merges)
 

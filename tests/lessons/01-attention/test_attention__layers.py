@@ -70,10 +70,10 @@ def parts(joint, names):
     return dict(zip(names, blocks, strict=True))
 
 
-def multi_head_formula(w, q, k, v, mask=None, /, **knobs):
+def multi_head_formula(w, q, k, v, mask=None, /, heads=3, **knobs):
     p = {name: w[f"w_{name}"] for name in "qkvo"}
     knobs = {"mask": mask.unsqueeze(1) if mask is not None and mask.dim() == 3 else mask, **knobs}
-    return project_and_attend(p, q, k, v, 3, **knobs)
+    return project_and_attend(p, q, k, v, heads, **knobs)
 
 
 def causal_formula(w, x, heads=3, **knobs):
@@ -82,10 +82,10 @@ def causal_formula(w, x, heads=3, **knobs):
     return project_and_attend(p, x, x, x, heads, **knobs)
 
 
-def cross_formula(w, x, context, mask=None, /, **knobs):
+def cross_formula(w, x, context, mask=None, /, heads=3, **knobs):
     p = {"q": w["q"], **parts(w["kv"], "kv"), "o": w["proj"]}
     knobs = {"mask": None if mask is None else mask[:, None, None, :], **knobs}
-    return project_and_attend(p, x, context, context, 3, **knobs)
+    return project_and_attend(p, x, context, context, heads, **knobs)
 
 
 MULTI_HEAD = Layer(
@@ -106,6 +106,11 @@ CROSS = Layer(
     {"q": (12, 12, True), "kv": (12, 24, True), "proj": (12, 12, True)},
     cross_formula,
 )
+
+
+def with_one_head(layer, **arguments):
+    """The layer with one head, as which all weights of three heads can be read; arguments: of the constructor."""
+    return layer._replace(arguments={**layer.arguments, **arguments}, formula=partial(layer.formula, heads=1))
 
 
 def grouped(heads, kv_heads):
@@ -154,14 +159,23 @@ def check_construction(student, check, layer, *bad_sizes, says=("d_model", "num_
 multi_head = pytest.mark.question("MultiHeadAttention")
 
 
+NO_HEADS = {
+    "with one head, the weights have no dimension of the heads": dict(
+        finish=lambda x, output, weights: (output, weights.squeeze(1))
+    )
+}
+
+
 def sequences(rng, batch, *lengths, width=12):
     return [randn(rng, batch, length, width) for length in lengths]
 
 
 @multi_head
 @pytest.mark.points(3)
-@pytest.mark.parametrize(("batch", "queries", "keys"), [(2, 4, 6), (1, 5, 5), (3, 1, 2)])
-def test_multi_head_attention_joins_the_heads(student, check, rng, batch, queries, keys):
+@pytest.mark.parametrize(
+    ("batch", "queries", "keys", "heads"), [(2, 4, 6, 3), (1, 5, 5, 3), (3, 1, 2, 3), (2, 4, 3, 1)]
+)
+def test_multi_head_attention_joins_the_heads(student, check, rng, batch, queries, keys, heads):
     """Every head attends with its own block of the projections, and w_o mixes the joined heads."""
     mistakes = {
         "the values are made from k": dict(sources="qkk"),
@@ -170,8 +184,11 @@ def test_multi_head_attention_joins_the_heads(student, check, rng, batch, querie
         "the scores are divided by sqrt(d_v), not by sqrt(d_k)": dict(scale=lambda d, D: 5**0.5),
         **COMMON_MISTAKES,
     }
+    layer = MULTI_HEAD
+    if heads == 1:
+        layer, mistakes = with_one_head(MULTI_HEAD, n_head=1, d_k=12, d_v=15), NO_HEADS | mistakes
     inputs = sequences(rng, batch, queries, keys, keys, width=7)
-    check_layer(student, check, rng, MULTI_HEAD, *inputs, mistakes=mistakes)
+    check_layer(student, check, rng, layer, *inputs, mistakes=mistakes)
 
 
 @multi_head
@@ -247,9 +264,7 @@ def test_causal_attention_attends_to_the_past(student, check, rng, batch, length
     }
     layer = CAUSAL
     if heads == 1:
-        layer = CAUSAL._replace(arguments={"d_model": 12, "num_heads": 1}, formula=partial(causal_formula, heads=1))
-        no_heads = "with one head, the weights have no dimension of the heads"
-        mistakes = {no_heads: dict(finish=lambda x, output, weights: (output, weights.squeeze(1))), **mistakes}
+        layer, mistakes = with_one_head(CAUSAL, num_heads=1), NO_HEADS | mistakes
     check_layer(student, check, rng, layer, *sequences(rng, batch, length), mistakes=mistakes)
 
 
@@ -262,11 +277,11 @@ def test_causal_attention_takes_every_length_anew(student, check, rng):
         layer = inside.attention_layer("CausalAttention", (12, 3), w)
         return [[item[..., -2:, :] for item in layer(x)] for x in xs]
 
-    w, xs = CAUSAL.weights(rng), [*sequences(rng, 1, 3, 6, 2, 1100)]
+    w, xs = CAUSAL.weights(rng), [*sequences(rng, 1, 3, 6, 2, 1025)]
     last_rows = student.run(probe, w, xs)
 
     expected = [[item[..., -2:, :] for item in CAUSAL.formula(w, x)] for x in xs]
-    check(last_rows, expected, dtype=torch.float32, terms=1100)
+    check(last_rows, expected, dtype=torch.float32, terms=1025)
 
 
 @causal
@@ -297,8 +312,10 @@ cross = pytest.mark.question("CrossAttention")
 
 @cross
 @pytest.mark.points(3)
-@pytest.mark.parametrize(("batch", "queries", "keys"), [(2, 4, 6), (1, 7, 2), (3, 1, 3), (2, 5, 5)])
-def test_cross_attention_asks_the_context(student, check, rng, batch, queries, keys):
+@pytest.mark.parametrize(
+    ("batch", "queries", "keys", "heads"), [(2, 4, 6, 3), (1, 7, 2, 3), (3, 1, 3, 3), (2, 5, 5, 3), (2, 3, 4, 1)]
+)
+def test_cross_attention_asks_the_context(student, check, rng, batch, queries, keys, heads):
     """Queries come from x, keys and values from the context, whose length may be another."""
     mistakes = {
         "keys and values come from x: the context is not used": dict(sources="qqq"),
@@ -309,7 +326,10 @@ def test_cross_attention_asks_the_context(student, check, rng, batch, queries, k
         "a part of the context is hidden as if it were the future": dict(mask=torch.ones(queries, keys).tril()),
         **COMMON_MISTAKES,
     }
-    check_layer(student, check, rng, CROSS, *sequences(rng, batch, queries, keys), mistakes=mistakes)
+    layer = CROSS
+    if heads == 1:
+        layer, mistakes = with_one_head(CROSS, num_heads=1), NO_HEADS | mistakes
+    check_layer(student, check, rng, layer, *sequences(rng, batch, queries, keys), mistakes=mistakes)
 
 
 @cross
@@ -383,13 +403,15 @@ def test_grouped_query_attention_shares_kv_heads_within_a_group(student, check, 
 def test_grouped_query_attention_is_causal_unless_told_otherwise(student, check, rng):
     """A position sees itself and the past by default and with causal=True, and everything with causal=False."""
 
-    def probe(w, x):
+    def probe(w, x, w_of_one_head, long):
         layer = inside.attention_layer("GroupedQueryAttention", (12, 6, 3), w)
-        return [layer(x), layer(x, causal=True), layer(x, causal=False), layer(x, True)]
+        results = [layer(x), layer(x, causal=True), layer(x, causal=False), layer(x, True)]
+        return results, inside.attention_layer("GroupedQueryAttention", (12, 1, 1), w_of_one_head)(long)[:, -2:]
 
     layer, x = grouped(6, 3), randn(rng, 2, 5, 12)
-    w = layer.weights(rng)
-    results = student.run(probe, w, x)
+    w, one_head, long = layer.weights(rng), grouped(1, 1), randn(rng, 1, 1025, 12)
+    w_of_one_head = one_head.weights(rng)
+    results, end_of_long = student.run(probe, w, x, w_of_one_head, long)
 
     yes, no = layer.formula(w, x), layer.formula(w, x, causal=False)
     strict = layer.formula(w, x, mask_to=lambda mask: mask.tril(-1))
@@ -401,6 +423,7 @@ def test_grouped_query_attention_is_causal_unless_told_otherwise(student, check,
         "a position cannot see itself": [strict, strict, no, strict],
     }
     check(results, [yes, yes, no, yes], dtype=torch.float32, mistakes=mistakes)
+    check(end_of_long, one_head.formula(w_of_one_head, long)[:, -2:], dtype=torch.float32, terms=1025)
 
 
 @grouped_query
@@ -443,16 +466,27 @@ def inputs_of(layer, rng):
 @pytest.mark.points(2)
 @pytest.mark.parametrize("layer", ALL_LAYERS, ids=lambda layer: layer.name)
 def test_layers_leave_everything_else_alone(student, check, rng, layer):
-    """A layer takes inputs of any memory layout, changes neither them nor torch's settings, and prints nothing."""
+    """A layer takes inputs of any memory layout, changes neither them nor torch's settings, prints and keeps nothing."""
 
-    def probe(name, sizes, w, inputs):
-        return inside.manners(lambda *inputs: inside.attention_layer(name, sizes, w)(*inputs), *inputs)
+    def probe(name, sizes, w, before, inputs, after):
+        def use(*inputs):
+            layer = inside.attention_layer(name, sizes, w)
+            layer(*before)
+            return layer(*inputs), layer(*after)
+
+        return inside.manners(use, *inputs)
 
     w, inputs = layer.weights(rng), inputs_of(layer, rng)
-    result, inputs_after, torch_changed, printed = student.run(probe, layer.name, layer.sizes, w, inputs)
+    tensors = [item for item in inputs if item.shape[-1] == inputs[0].shape[-1]]  # all but the mask
+    before, after = [item[:, :2] for item in tensors], [item.flip(1) for item in tensors]
+    results, inputs_after, torch_changed, printed = student.run(
+        probe, layer.name, layer.sizes, w, before, inputs, after
+    )
 
     check(inputs_after, inputs, mistakes={"an argument is changed in place": inputs_after})
-    check(result, layer.formula(w, *inputs), dtype=torch.float32)
+    check(results[0], layer.formula(w, *inputs), dtype=torch.float32)
+    kept = {"a call uses what the layer kept of an earlier one": results[1]}
+    check(results[1], layer.formula(w, *after), dtype=torch.float32, mistakes=kept)
     mistakes = {
         "the seed, the default dtype or another setting of torch is changed": [True, False],
         "something is printed": [False, True],

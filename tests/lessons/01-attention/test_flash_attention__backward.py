@@ -83,13 +83,14 @@ GRADIENT_CASES = [
     (SIZES[1], False),
     (CAUSAL_SIZES[0], True),
     (CAUSAL_SIZES[1], True),
+    (CAUSAL_SIZES[2], True),
     (SIZES[5], False),
 ]
 
 
 @BACKWARD
 @pytest.mark.points(1)
-@pytest.mark.parametrize(("size", "causal"), [*GRADIENT_CASES, (CAUSAL_SIZES[2], True)], ids=str)
+@pytest.mark.parametrize(("size", "causal"), [*GRADIENT_CASES, (SIZES[4], False)], ids=str)
 def test_flash_attention_returns_the_output_alone(student, check, rng, size, causal):
     """flash_attention returns the output of flash_attention_forward, and not its logsumexp."""
     q, k, v, _ = qkv(rng, *size[:-1])
@@ -220,17 +221,19 @@ def test_any_inputs_and_cotangents_do(student, check, rng):
         g = inside.strided(g)
         gradients = torch.autograd.grad(flash_attention(*inputs, False, 3), inputs, g)
         of_k = torch.autograd.grad(flash_attention(q, inputs[1], v, True, 3).square().sum(), inputs[1])[0]
-        return result, gradients, of_k, [*inputs, g], torch_changed, printed
+        of_v = torch.autograd.grad(flash_attention(q, k, inputs[2], True, 3).square().sum(), inputs[2])[0]
+        return result, gradients, of_k, of_v, [*inputs, g], torch_changed, printed
 
     inputs = qkv(rng, 2, 2, 7, 5, 4)
-    result, gradients, of_k, after, torch_changed, printed = student.run(probe, *inputs)
+    result, gradients, of_k, of_v, after, torch_changed, printed = student.run(probe, *inputs)
 
     output, causal_output = attend(*inputs[:3])[0], attend(*inputs[:3], True)[0]
     changed = "q, k, v or the gradient of the output is changed in place"
     check(after, list(inputs), mistakes={changed: lambda: [x.view_as(y) for x, y in zip(after, inputs, strict=True)]})
     check(result, output, dtype=torch.float32, mistakes={"causal is on by default": causal_output})
     check(gradients, plain_gradients(*inputs, False), dtype=torch.float32)
-    check(of_k, plain_gradients(*inputs[:3], 2 * causal_output, True)[1], dtype=torch.float32)
+    of_square = plain_gradients(*inputs[:3], 2 * causal_output, True)
+    check([of_k, of_v], list(of_square[1:]), dtype=torch.float32)
     assert not torch_changed, "the global state of torch is changed"
     assert not printed, "the function prints"
 
@@ -418,7 +421,7 @@ def test_the_layer_never_holds_the_matrix_of_scores(student, check, rng, B, T, b
     def probe(x, causal, options):
         from flash_attention import FlashAttention
 
-        layer = FlashAttention(6, 2, dropout=0.0, **options)
+        layer = FlashAttention(6, 2, dropout=0.0, **options).train(not causal)
         return inside.memory_use(lambda x: layer(x, causal), [x], torch.ones_like(x))
 
     use = student.run(probe, torch.randn(B, T, 6, generator=rng), causal, {"block_size": block} if block else {})
@@ -436,16 +439,23 @@ def test_the_layer_drops_out_in_train_mode_only(student, check, rng, options):
     def probe(x, weights, options):
         from flash_attention import FlashAttention
 
-        return inside.seeded_runs(inside.loaded(FlashAttention(12, 3, **options), weights), x)
+        no_dropout = inside.loaded(FlashAttention(d_model=12, num_heads=3, dropout=0.0, block_size=64), weights).train()
+        runs = inside.seeded_runs(inside.loaded(FlashAttention(12, 3, **options), weights), x)
+        return [*runs, no_dropout(x, causal=True), no_dropout(x)]
 
     x, weights = torch.randn(4, 9, 12, generator=rng), {"qkv": linear(rng, 12, 36), "proj": linear(rng, 12, 12)}
-    first, same_seed, other_seed, quiet, quiet_again = student.run(probe, x, weights, options)
+    first, same_seed, other_seed, quiet, quiet_again, causal, undropped = student.run(probe, x, weights, options)
 
     check(torch.equal(quiet, quiet_again), True, mistakes={"dropout is active in eval mode too": False})
     check(torch.equal(first, same_seed), True, mistakes={"dropout does not follow torch's seed": False})
     # 432 outputs, each dropped out with probability 0.1, are dropped alike in two calls with a probability of 0.82^432.
     check(torch.equal(first, other_seed), False, mistakes={"there is no dropout in train mode": True})
-    check(quiet, attention_layer(x, *weights.values(), 3), dtype=torch.float32)
+    truth, with_causal = (attention_layer(x, *weights.values(), 3, causal) for causal in (False, True))
+    check(quiet, truth, dtype=torch.float32)
+    check(causal, with_causal, dtype=torch.float32, mistakes={
+        "the rate of the dropout is ignored: 0 should drop nothing": lambda: torch.where(causal == 0, 0, causal),
+    })  # fmt: skip
+    check(undropped, truth, dtype=torch.float32, mistakes={"the layer stays causal after a causal call": with_causal})
 
 
 @LAYER

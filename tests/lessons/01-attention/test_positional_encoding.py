@@ -71,7 +71,7 @@ def batched(mistakes):
 
 def slopes(heads):
     """ALiBi's slopes in the order of the authors' code."""
-    p = max(n for n in (1, 2, 4, 8, 16) if n <= heads)
+    p = max(n for n in (1, 2, 4, 8, 16, 32) if n <= heads)
     of_power = [256.0 ** (-i / p) for i in range(1, p + 1)]
     return of_power + [256.0 ** (-i / (2 * p)) for i in range(1, 2 * p + 1)][0::2][: heads - p]
 
@@ -181,10 +181,12 @@ def test_forward_adds_the_first_rows(student, check, rng, B, T, D, max_len):
     def probe(x, max_len):
         from positional_encoding import PositionalEncoding
 
-        return PositionalEncoding(x.shape[-1], max_len)(x)
+        layer = PositionalEncoding(d_model=x.shape[-1], max_len=max_len)
+        layer(x[:, :1].bfloat16())
+        return layer(x), layer.eval()(x)
 
     x = torch.randn(B, T, D, generator=rng)
-    encoded = student.run(probe, x, max_len)
+    encoded, in_eval_mode = student.run(probe, x, max_len)
 
     pe = waves(torch.arange(max_len), D)
     check(encoded, x + pe[:T], dtype=torch.float32, within=1e-5, mistakes={
@@ -197,6 +199,7 @@ def test_forward_adds_the_first_rows(student, check, rng, B, T, D, max_len):
         "the last rows of the table are added: it is the first T": x + pe[-T:],
         "the codes begin at position 1": lambda: x + pe[1 : T + 1],
     })  # fmt: skip
+    check(in_eval_mode, encoded, mistakes={"without dropout, eval mode differs from train mode": in_eval_mode})
 
 
 @ENCODING
@@ -309,18 +312,19 @@ def test_learned_vectors_are_added_by_position(student, check, rng, B, T, D, max
         from positional_encoding import LearnedPositionalEmbedding
 
         def make_and_use(x):
-            layer = LearnedPositionalEmbedding(weight.shape[1], weight.shape[0])
+            layer = LearnedPositionalEmbedding(d_model=weight.shape[1], max_len=weight.shape[0])
+            layer(x[:, :1].clone())  # of which the next calls must know nothing
             layer.embedding.weight.data.copy_(weight)
-            return layer(x)
+            return layer(x), layer.eval()(x.clone())
 
         shape = list(LearnedPositionalEmbedding(weight.shape[1], weight.shape[0]).embedding.weight.shape)
         if shape != list(weight.shape):
-            return shape, None, None, False, False
+            return shape, (None, None), None, False, False
         result, (after,), torch_changed, printed = inside.manners(make_and_use, x)
         return shape, result, after, torch_changed, printed
 
     x, weight = torch.randn(B, T, D, generator=rng), torch.randn(max_len, D, generator=rng)
-    shape, encoded, after, torch_changed, printed = student.run(probe, x, weight)
+    shape, (encoded, in_eval_mode), after, torch_changed, printed = student.run(probe, x, weight)
 
     swapped = "embedding has d_model rows of max_len numbers: it has a row of d_model numbers for each position"
     check(shape, [max_len, D], mistakes={swapped: [D, max_len]})
@@ -337,6 +341,7 @@ def test_learned_vectors_are_added_by_position(student, check, rng, B, T, D, max
         "x is scaled by sqrt(D): that is the embedding layer's part": x * D**0.5 + weight[:T],
     })  # fmt: skip
     check(after, x, mistakes={"x is changed in place": lambda: after.view(x.shape)})
+    check(in_eval_mode, encoded, mistakes={"eval mode differs from train mode": in_eval_mode})
     assert not torch_changed, "the global state of torch is changed"
     assert not printed, "the layer prints"
 
@@ -448,7 +453,7 @@ def test_relative_codes_have_the_default_dtype(student, check):
 
         _, _, torch_changed, printed = inside.manners(relative_positional_encoding, 3, 4, 2)
         torch.set_default_dtype(torch.float64)
-        code = relative_positional_encoding(5, 6, 2)
+        code = relative_positional_encoding(seq_len=5, d_model=6, max_relative_position=2)
         torch.set_default_dtype(torch.float32)
         return torch_changed, printed, code
 
@@ -467,7 +472,7 @@ def test_relative_codes_have_the_default_dtype(student, check):
 
 def bias_mistakes(heads, length):
     """What students make of the biases of `heads` heads."""
-    right, p = slopes(heads), max(n for n in (1, 2, 4, 8, 16) if n <= heads)
+    right, p = slopes(heads), max(n for n in (1, 2, 4, 8, 16, 32) if n <= heads)
     position = torch.arange(length, dtype=torch.float64)
     back = position[:, None] - position
     slope = torch.tensor(right, dtype=torch.float64)[:, None, None]
@@ -512,7 +517,7 @@ def bias_mistakes(heads, length):
 
 @ALIBI
 @pytest.mark.points(2)
-@pytest.mark.parametrize(("heads", "length"), [(8, 5), (4, 6), (2, 3), (1, 4), (16, 1)])
+@pytest.mark.parametrize(("heads", "length"), [(8, 5), (4, 6), (2, 3), (1, 4), (16, 1), (32, 3)])
 def test_the_penalty_grows_with_the_distance(student, check, heads, length):
     """The bias is -slope · (i - j) for the past and -inf for the future, for a power of two of heads."""
     value = student.call("positional_encoding.alibi_bias", heads, length)
@@ -540,7 +545,7 @@ def test_the_bias_has_the_default_dtype(student, check):
 
         _, _, torch_changed, printed = inside.manners(alibi_bias, 2, 3)
         torch.set_default_dtype(torch.float64)
-        value = alibi_bias(6, 4)
+        value = alibi_bias(num_heads=6, seq_len=4)
         torch.set_default_dtype(torch.float32)
         return torch_changed, printed, value
 
