@@ -1,9 +1,10 @@
 """Many submissions: jobs, and the engines that carry them.
 
 A job is a submission, or where one lies, and how it is graded; what comes back is its scorecard. An engine only carries
-jobs: `_one_by_one` in this process, `_pool` in several warm ones on this machine. Each process holds a Grader, and so a
-box of its own, and in the pool it keeps to a core of its own: nobody's threads slow another submission down, and nothing
-is lost to moving short-lived processes about (a tenth of the throughput).
+jobs: `_here` in this process, one after another; `_pool` in warm ones on this machine, side by side. Each process holds a
+Grader, and so a box of its own, and in the pool it keeps to a core of its own: a pool of n takes n cores and leaves the
+others alone, nobody's threads slow another submission down, and nothing is lost to moving short-lived processes about (a
+tenth of the throughput).
 
 Ctrl-C is for the process that asked for the pool, which then ends the others; so does its own end, whatever it was. They
 close their boxes first: no process and no file of a submission stays behind.
@@ -50,17 +51,20 @@ def jobs_of(paths: Iterable[Path], **options) -> list[Job]:
     return [Job(path, options) for path in seen.values()]
 
 
-def run(lesson: Lesson, jobs: Sequence[Job], *, processes: int = 1, **grader) -> Iterator[tuple[int, Scorecard]]:
+def run(
+    lesson: Lesson, jobs: Sequence[Job], *, processes: int | None = None, **grader
+) -> Iterator[tuple[int, Scorecard]]:
     """(index of the job, scorecard) as they are finished, one for each job, whatever happens to it.
 
     Args:
-        processes: how many work side by side. grader: options of Grader.
+        processes: how many work side by side, in a pool; None grades in this process. grader: options of Grader.
 
     Raises:
         BoxError: the box does not start here. GraderFault: a grading process died.
     """
-    processes = min(processes, len(jobs))
-    return _pool(lesson, jobs, processes, grader) if processes > 1 else _one_by_one(lesson, jobs, grader)
+    if processes is None or not jobs:
+        return _here(lesson, jobs, grader)
+    return _pool(lesson, jobs, min(processes, len(jobs)), grader)
 
 
 def default_processes() -> int:
@@ -73,7 +77,7 @@ def _cores():
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
 
 
-def _one_by_one(lesson, jobs, grader_options):
+def _here(lesson, jobs, grader_options):
     with Grader(lesson, **grader_options) as grader:
         for index, job in enumerate(jobs):
             yield index, _grade(grader, job)

@@ -45,7 +45,9 @@ def grade(
     out: OutFolder,
     each: Annotated[bool, typer.Option("--each", help="Grade every submission in the folder.")] = False,
     module: Annotated[list[str] | None, typer.Option("--module", help="Grade this module only.")] = None,
-    processes: Annotated[int, typer.Option(help="How many work side by side; 0 takes all cores.", min=0)] = 0,
+    processes: Annotated[
+        int, typer.Option(help="How many work side by side, a core each; 0 takes all cores.", min=0)
+    ] = 0,
     seed: Annotated[int | None, typer.Option(help="Seed of all inputs; without it a secret one is drawn.")] = None,
     require: Annotated[str, typer.Option(help="Layers of the box that must be there: landlock,seccomp,uid,…")] = "",
     gpu_only: Annotated[bool, typer.Option("--gpu-only", help="Run nothing but the GPU tests, for `merge`.")] = False,
@@ -241,7 +243,9 @@ def export(
 def mutants(
     lesson: Annotated[str, typer.Argument(help="The lesson.")],
     module: Annotated[list[str] | None, typer.Option("--module", help="This module only.")] = None,
-    processes: Annotated[int, typer.Option(help="How many work side by side; 0 takes all cores.", min=0)] = 0,
+    processes: Annotated[
+        int, typer.Option(help="How many work side by side, a core each; 0 takes all cores.", min=0)
+    ] = 0,
 ) -> None:
     """Grade systematic mutants of a lesson's solutions, list those that survive, and write docs/proof.md."""
     from .prove import ProofTable, as_entry, prove
@@ -272,7 +276,9 @@ def mutants(
 def flaky(
     lesson: Annotated[str, typer.Argument(help="The lesson.")],
     seeds: Annotated[int, typer.Option("-n", help="How many seeds.", min=1)] = 30,
-    processes: Annotated[int, typer.Option(help="How many work side by side; 0 takes all cores.", min=0)] = 0,
+    processes: Annotated[
+        int, typer.Option(help="How many work side by side, a core each; 0 takes all cores.", min=0)
+    ] = 0,
 ) -> None:
     """Grade the solution and every right sample under many seeds: one lost point fails."""
     from .prove import lost_points
@@ -288,7 +294,9 @@ def flaky(
 @app.command()
 def idle(
     lesson: Annotated[str, typer.Argument(help="The lesson.")],
-    processes: Annotated[int, typer.Option(help="How many work side by side; 0 takes all cores.", min=0)] = 0,
+    processes: Annotated[
+        int, typer.Option(help="How many work side by side, a core each; 0 takes all cores.", min=0)
+    ] = 0,
 ) -> None:
     """List the tests that no wrong sample and no mutant fails: they carry no weight."""
     from .prove import idle_tests

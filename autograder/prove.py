@@ -65,7 +65,9 @@ class Proof:
 # ---------------------------------------------------------------------------------------------- mutants
 
 
-def prove(lesson: Lesson, module: str, processes: int = 1, on_progress: OnProgress = lambda done, of: None) -> Proof:
+def prove(
+    lesson: Lesson, module: str, processes: int | None = None, on_progress: OnProgress = lambda done, of: None
+) -> Proof:
     """Grades every mutant of a module's solution."""
     file = f"{module}.py"
     mutants = mutants_of((lesson.solution / file).read_text("utf-8"), file)
@@ -139,7 +141,7 @@ def _quoted(text):
 
 
 def lost_points(
-    lesson: Lesson, seeds: Iterable[int], processes: int = 1, on_progress: OnProgress = lambda done, of: None
+    lesson: Lesson, seeds: Iterable[int], processes: int | None = None, on_progress: OnProgress = lambda done, of: None
 ):
     """(submission, seed, test, message) of every point that correct work lost under one of the seeds."""
     right = [(f"right/{sample.name}", sample.submission(), sample.modules) for sample in load_samples(lesson, (RIGHT,))]
@@ -163,7 +165,7 @@ def lost_points(
 
 
 def idle_tests(
-    lesson: Lesson, processes: int = 1, on_progress: OnProgress = lambda done, of: None
+    lesson: Lesson, processes: int | None = None, on_progress: OnProgress = lambda done, of: None
 ) -> dict[str, set[str]]:
     """module -> tests that fail for no wrong sample and for no mutant. GPU tests are not judged."""
     idle = _every_test(lesson)

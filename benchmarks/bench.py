@@ -1,15 +1,13 @@
 """The figures that README quotes, measured in one run on this machine. `make bench`.
 
-Single times say little on a shared machine, so what matters is given as a ratio to `python -c "import torch"`, or as a
-median over many runs.
+Single times say little on a shared machine, so what matters is given as a ratio of what was measured in turns (to
+`python -c "import torch"`, to a pool of one), or as a median over many runs.
 """
 
-import os
 import statistics
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -35,21 +33,21 @@ assert card.score == card.max_score, card
 
 def main() -> None:
     torch.set_num_threads(1)
-    imports = median(5, lambda: python("-c", "import torch"))
-    show('python -c "import torch"', f"{imports:.2f} s wall")
     for lesson in load_all():
-        lesson_figures(lesson, imports)
+        lesson_figures(lesson)
     box_figures()
     for lesson in load_all()[:2]:
         pool_figures(lesson)
 
 
-def lesson_figures(lesson, imports):
+def lesson_figures(lesson):
     with Grader(lesson) as grader:
         cpu, wall = suite_seconds(grader, lesson)
-    cold = median(3, lambda: python("-c", COLD, lesson.name))
+    turns = [(seconds("-c", "import torch"), seconds("-c", COLD, lesson.name)) for _ in range(3)]
+    imports, cold = (statistics.median(column) for column in zip(*turns, strict=True))
+    times = statistics.median((cold - cpu) / imports for imports, cold in turns)
     show(f"{lesson.name}: its suite on the solution", f"{cpu:.1f} CPU-s, {wall:.1f} s wall")
-    show(f"{lesson.name}: graded cold", f"{cold:.1f} s wall = suite + {(cold - cpu) / imports:.1f} x import torch")
+    show(f"{lesson.name}: graded cold", f"{cold:.1f} s wall = suite + {times:.1f} x import torch ({imports:.2f} s)")
 
 
 def suite_seconds(grader, lesson):
@@ -73,7 +71,7 @@ def box_figures():
         with confined.slot(ECHO) as slot:
             channel = slot.channel("echo", 1, 10)
             x = torch.rand(4 << 20)
-            echo = median(15, lambda: channel.ask(request(x), 10))
+            echo = statistics.median(echoed(channel, x) for _ in range(15))
         show("echo of a 16 MB tensor", f"{1000 * echo:.1f} ms")
 
 
@@ -84,51 +82,43 @@ def first_call(sandbox):
         return time.perf_counter() - started
 
 
+def echoed(channel, x):
+    started = time.perf_counter()
+    channel.ask(request(x), 10)
+    return time.perf_counter() - started
+
+
 def request(x):
     return {"call": "echo.echo", "args": [x], "kwargs": {}, "device": "cpu"}
 
 
 def pool_figures(lesson):
-    """Each worker of the pool has a core of its own, so one worker is one core's worth. Without the pool, submissions one
-    after another use more of two cores: the process of a test ends on one while the next test begins on the other.
+    """In turns, because a shared machine is not as fast at one time as at another: what counts are the ratios of a turn.
+
+    Without the pool submissions are graded one after another by processes that may use both cores, and that do: the one of
+    a test ends on one core while the next begins on the other.
     """
-    jobs = [Job(Submission(f"student{i}", "", lesson.solution_files())) for i in range(24)]
-    with one_core():
-        one = steady_rate(lesson, jobs, 1)
-    alone, two = (steady_rate(lesson, jobs, processes) for processes in (1, 2))
-    show(f"{lesson.name}: a minute, one worker", f"{60 * one:.0f} submissions")
-    show("... one after another, on all cores", f"{60 * alone:.0f}")
-    show("... two workers", f"{60 * two:.0f}: {two / one:.2f} x and {two / alone:.2f} x")
-
-
-@contextmanager
-def one_core():
-    """Processes that are started in here keep to one core."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
+    jobs = [Job(Submission(f"student{i}", "", lesson.solution_files())) for i in range(14)]
+    turns = [[steady_rate(lesson, jobs, processes) for processes in (1, None, 2)] for _ in range(3)]
+    one, without, two = (statistics.median(rates) for rates in zip(*turns, strict=True))
+    of_one, of_none = (statistics.median(rates[2] / rates[i] for rates in turns) for i in (0, 1))
+    show(f"{lesson.name}: a minute, a pool of one", f"{60 * one:.0f} submissions")
+    show("... without a pool, on all cores", f"{60 * without:.0f}")
+    show("... a pool of two", f"{60 * two:.0f}: {of_one:.2f} x and {of_none:.2f} x")
 
 
 def steady_rate(lesson, jobs, processes):
     """Submissions a second once all processes are warm: the time from the first results to the last."""
     stamps = [time.perf_counter() for _ in run(lesson, jobs, processes=processes)]
-    return (len(stamps) - processes) / (stamps[-1] - stamps[processes - 1])
+    warm = processes or 1
+    return (len(stamps) - warm) / (stamps[-1] - stamps[warm - 1])
 
 
-def python(*args):
+def seconds(*args):
+    """Of a new Python process."""
+    started = time.perf_counter()
     subprocess.run([sys.executable, *args], check=True, cwd=Path(__file__).parents[1])
-
-
-def median(times, action):
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+    return time.perf_counter() - started
 
 
 def show(name, figure):

@@ -179,7 +179,8 @@ def test_a_box_that_breaks_costs_one_submission_and_no_other(root, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no process keeps to a core here")
-def test_each_process_of_the_pool_keeps_to_one_core(root):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_each_process_of_the_pool_keeps_to_one_core(root, processes):
     from autograder.batch import Job, run
     from autograder.lesson import load
     from autograder.submission import Submission
@@ -188,7 +189,7 @@ def test_each_process_of_the_pool_keeps_to_one_core(root):
     telling = b"import os\nprint('cores', sorted(os.sched_getaffinity(0)))\n"
     files = {"toy.py": telling + lesson.solution_files()["toy.py"]}
     jobs = [Job(Submission(name, "", files)) for name in ("one", "two", "three", "four")]
-    cards = [card for _, card in run(lesson, jobs, processes=2)]
+    cards = [card for _, card in run(lesson, jobs, processes=processes)]
 
     assert [card.score for card in cards] == [4] * 4
     told = [re.search(r"cores \[(.*)\]", card.student_output)[1] for card in cards]
