@@ -133,6 +133,7 @@ def test_ids_are_looked_up_in_vocab(student, check, rng):
         "a byte's value is taken for its id: vocab says which it is": [
             id if id < 256 else id_of[b"".join(merges[id - 256])] for id in usual
         ],
+        "a U+FEFF at the start is lost: it is a character like any other": encoded(text[1:], vocab, merges),
         "the ids decide which merge comes first: the order of merges does": lambda: encoded(
             text, vocab, by_id, merged=first_possible
         ),
@@ -244,6 +245,7 @@ def test_decode_joins_the_bytes_of_all_tokens(student, check, rng):
         "special tokens are lost": [b"".join(tokens).decode() for tokens in ordinary],
         "spaces are put between tokens": [b" ".join(vocab[id] for id in ids).decode(errors="replace") for ids in lists],
         "white space is stripped from the text": [text.strip() for text in texts],
+        "a U+FEFF at the start is lost: it is a character like any other": [text.removeprefix("\ufeff") for text in texts],
     })  # fmt: skip
 
 
