@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
@@ -92,7 +93,8 @@ def _pool(lesson, jobs, processes, grader_options):
     told_to_end, end = context.Pipe(duplex=False)
     executor = ProcessPoolExecutor(processes, context, _start, (lesson, grader_options, cores, told_to_end))
     try:
-        futures = {executor.submit(_work, job): index for index, job in enumerate(jobs)}
+        with _ctrl_c_later():  # the processes inherit it, and would else be interrupted in their imports
+            futures = {executor.submit(_work, job): index for index, job in enumerate(jobs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
@@ -106,6 +108,18 @@ def _pool(lesson, jobs, processes, grader_options):
         told_to_end.close()
 
 
+@contextmanager
+def _ctrl_c_later():
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # ---------------------------------------------------------------------------------------------- in a process of the pool
 
 _grader: Grader | None = None
@@ -113,17 +127,24 @@ _grader: Grader | None = None
 
 def _start(lesson, grader_options, cores, told_to_end):
     global _grader
-    signal.signal(signal.SIGINT, lambda *_: None)  # is for the whole terminal; SIG_IGN would be inherited
-    signal.signal(signal.SIGTERM, _end)
-    threading.Thread(target=_end_with, args=(told_to_end,), daemon=True).start()
-    core = cores.get()
-    if core is not None:
-        os.sched_setaffinity(0, {core})  # the box is started below, and inherits it
     try:
+        _listen(told_to_end)
+        core = cores.get()
+        if core is not None:
+            os.sched_setaffinity(0, {core})  # the box is started below, and inherits it
         _grader = Grader(lesson, **grader_options)
     except SystemExit:
         os._exit(1)  # told to end: the executor would report an exception
     multiprocessing.util.Finalize(None, _grader.close, exitpriority=10)
+
+
+def _listen(told_to_end):
+    """Ctrl-C is not for this process: it ends when it is told to. A handler and no SIG_IGN, which the box would inherit."""
+    signal.signal(signal.SIGINT, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # _ctrl_c_later blocked it
+    signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=_end_with, args=(told_to_end,), daemon=True).start()
 
 
 def _end_with(told_to_end):

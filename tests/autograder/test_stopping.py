@@ -123,6 +123,22 @@ def test_what_was_finished_stays_and_nothing_else(course, temporary, stop, proce
         assert "Traceback" not in said
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+def test_ctrl_c_while_a_pool_starts_is_no_traceback(course, temporary):
+    grader = grading(course, temporary, 2)
+    assert wait_until(
+        lambda: len(descendants(grader.pid)) >= 3
+    )  # two that import torch now, and Python's resource tracker
+
+    os.killpg(grader.pid, signal.SIGINT)
+    said, _ = grader.communicate(timeout=PATIENCE_S)
+
+    assert grader.returncode == 130
+    assert f"stopped: 0 of {SUBMISSIONS} submissions are graded" in said
+    assert "Traceback" not in said
+    assert not list(temporary.iterdir())
+
+
 def test_ctrl_c_while_a_hidden_test_runs_ends_the_grading(course, monkeypatch):
     """pytest would end its session and say so to nobody."""
     monkeypatch.setenv("AUTOGRADER_ROOT", str(course))
