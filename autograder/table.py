@@ -1,11 +1,15 @@
 """Scorecards on a terminal, as rich tables."""
 
+from collections import Counter
 from collections.abc import Sequence
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
 from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome, Scorecard
+
+_MOST_MISTAKES = 12
 
 _LOOK = {
     PASSED: ("green", "passed"),
@@ -41,28 +45,36 @@ def total_line(card: Scorecard) -> str:
     return line
 
 
-def many(cards: Sequence[Scorecard]) -> Table:
-    """A row a student, with a column for each status that occurs; below it what holds of all of them."""
+def many(cards: Sequence[Scorecard]) -> Group:
+    """A row a student, with a column for each status that occurs; then what was recognised in how many submissions."""
     table = Table(title_justify="left", expand=True)
     shared = [note for note in (cards[0].notes if cards else ()) if all(note in card.notes for card in cards)]
     table.caption, table.caption_justify = escape("\n".join(shared)) or None, "left"
     statuses = [status for status in _LOOK if any(card.count(status) for card in cards)]
-    table.add_column("student", overflow="fold", max_width=30)
+    table.add_column("student", overflow="fold", ratio=1)
     table.add_column("score", justify="right", no_wrap=True)
     for status in statuses:
         table.add_column(_LOOK[status][1], justify="right", max_width=9)
-    table.add_column("mistakes recognised", ratio=1, min_width=20)
     for card in sorted(cards, key=lambda card: card.student):
         counts = [str(card.count(status) or "") for status in statuses]
-        table.add_row(
-            escape(card.student), f"{card.score:g} / {card.max_score:g}", *counts, escape(_mistakes(card.outcomes))
-        )
-    return table
+        table.add_row(escape(card.student), f"{card.score:g} / {card.max_score:g}", *counts)
+    return Group(table, *_mistakes(cards))
 
 
-def _mistakes(outcomes: Sequence[Outcome]):
-    named = list(dict.fromkeys(row.mistake for row in outcomes if row.mistake))
-    return "; ".join(named[:2]) + (f" and {len(named) - 2} more" if len(named) > 2 else "")
+def _mistakes(cards):
+    """A table of the most frequent mistakes; nothing where none was recognised."""
+    counts = Counter(mistake for card in cards for mistake in {row.mistake for row in card.outcomes if row.mistake})
+    if not counts:
+        return []
+    table = Table(title_justify="left", expand=True)
+    table.add_column("students", justify="right", no_wrap=True)
+    table.add_column("mistakes recognised", ratio=1)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    for mistake, students in ordered[:_MOST_MISTAKES]:
+        table.add_row(str(students), escape(mistake))
+    if len(ordered) > _MOST_MISTAKES:
+        table.add_row("", f"and {len(ordered) - _MOST_MISTAKES} more, in the scorecards")
+    return [table]
 
 
 def detail(row: Outcome) -> str:
