@@ -126,9 +126,8 @@ def test_what_was_finished_stays_and_nothing_else(course, temporary, stop, proce
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 def test_ctrl_c_while_a_pool_starts_is_no_traceback(course, temporary):
     grader = grading(course, temporary, 2)
-    assert wait_until(
-        lambda: len(descendants(grader.pid)) >= 3
-    )  # two that import torch now, and Python's resource tracker
+    # Two that import torch now, and Python's resource tracker.
+    assert wait_until(lambda: len(descendants(grader.pid)) >= 3)
 
     os.killpg(grader.pid, signal.SIGINT)
     said, _ = grader.communicate(timeout=PATIENCE_S)
