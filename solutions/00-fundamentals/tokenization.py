@@ -13,6 +13,7 @@ Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (byte
 
 import heapq
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -175,7 +176,8 @@ def truncate_to_context(text: str, tokenizer, max_tokens: int) -> str:  # studen
         max_tokens: the size of the context; 0 gives "".
 
     Returns:
-        A prefix of text: where the last token kept ends within a character, that character is dropped.
+        A prefix of text: where the last token kept ends within a character, that character is dropped. The text may
+        hold U+FFFD itself, as a character like any other.
 
     Raises:
         ValueError: max_tokens is negative.
@@ -186,11 +188,11 @@ def truncate_to_context(text: str, tokenizer, max_tokens: int) -> str:  # studen
     if len(ids) <= max_tokens:
         return text
     decoded = tokenizer.decode(ids[:max_tokens])
-    # Half a character decodes to U+FFFD, which the text itself may also hold: compare, do not strip.
-    length = 0
-    while length < min(len(decoded), len(text)) and decoded[length] == text[length]:
-        length += 1
-    return text[:length]
+    rest = tokenizer.decode(ids[max_tokens:])
+    # Half a character decodes to U+FFFD, and so does half of a U+FFFD: what tells is that two halves are two characters.
+    if len(decoded) + len(rest) > len(tokenizer.decode(ids)):
+        decoded = decoded[:-1]
+    return os.path.commonprefix([text, decoded])  # a tokenizer may also lose something, such as capitals
 
 
 def _distinct(special_tokens: Sequence[str]) -> list[str]:  # solution only

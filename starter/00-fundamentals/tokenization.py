@@ -13,6 +13,7 @@ Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (byte
 
 import heapq
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -124,7 +125,8 @@ def truncate_to_context(text: str, tokenizer, max_tokens: int) -> str:
         max_tokens: the size of the context; 0 gives "".
 
     Returns:
-        A prefix of text: where the last token kept ends within a character, that character is dropped.
+        A prefix of text: where the last token kept ends within a character, that character is dropped. The text may
+        hold U+FFFD itself, as a character like any other.
 
     Raises:
         ValueError: max_tokens is negative.

@@ -55,6 +55,18 @@ def names_beside(path):
     return sorted(os.listdir(os.path.dirname(path)))
 
 
+class PlainByteTokenizer:
+    """A token is a byte, also of U+FFFD."""
+
+    __slots__ = ()
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def decode(self, ids):
+        return bytes(ids).decode(errors="replace")
+
+
 class ByteTokenizer:
     """A token is a byte, or U+FFFD. It has `encode` and `decode` and nothing else, as any tokenizer might."""
 

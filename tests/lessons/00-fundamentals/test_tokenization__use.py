@@ -1,5 +1,6 @@
 """Hidden tests of tokenization: encode, decode, files and counts."""
 
+import os
 from itertools import pairwise
 
 import pytest
@@ -454,7 +455,7 @@ def test_count_tokens_counts_the_ids(student, check, rng):
 
 
 @COUNT
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_truncation_keeps_the_first_tokens(student, check, rng):
     """truncate_to_context keeps the first max_tokens tokens, and drops a character that is cut in half."""
     texts = [" \na\ufffdé🙂\ufffd\u0301" + prose(rng) + " é\ufffd日本 \n", "té", "o🙂", "éo", "a lot of tokens"]
@@ -498,6 +499,46 @@ def test_truncation_keeps_the_first_tokens(student, check, rng):
         ),
         "one token too few is kept": each(lambda row, n, text: text if n >= len(row) else kept(row, max(n - 1, 0))),
         "the whole token that ends within a character is dropped: drop only that character": each(whole_tokens),
+    })  # fmt: skip
+
+
+@COUNT
+@pytest.mark.points(1)
+def test_half_of_a_replacement_character_is_dropped_too(student, check, rng):
+    """U+FFFD in the text is a character like any other: the whole of it is kept, half of it is dropped."""
+    texts = ["a\ufffdb", "\ufffd", "\ufffd\ufffd", "é\ufffd🙂\ufffd", "".join(drawn(rng, "ab\ufffd", 12)) + "\ufffd."]
+
+    def probe(texts):
+        from tokenization import truncate_to_context
+
+        tokenizer = inside.PlainByteTokenizer()
+        return [[truncate_to_context(text, tokenizer, n) for n in range(len(text.encode()) + 1)] for text in texts]
+
+    found = student.run(probe, texts)
+
+    def each(make):
+        return [[make(text, text.encode()[:n], n) for n in range(len(text.encode()) + 1)] for text in texts]
+
+    def kept(text, part, n):
+        return part.decode(errors="ignore")
+
+    def fitting_or(make):
+        return lambda text, part, n: text if n == len(text.encode()) else make(text, part, n)
+
+    check(found, each(kept), mistakes={
+        "half of a U+FFFD of the text passes as the whole character": each(
+            lambda text, part, n: os.path.commonprefix([text, part.decode(errors="replace")])
+        ),
+        "half a character stays as U+FFFD": each(lambda text, part, n: part.decode(errors="replace")),
+        "a whole U+FFFD of the text is dropped": each(
+            fitting_or(lambda text, part, n: part.decode(errors="replace").removesuffix("\ufffd"))
+        ),
+        "U+FFFD is stripped from the end, where the text itself may have it": each(
+            fitting_or(lambda text, part, n: part.decode(errors="replace").rstrip("\ufffd"))
+        ),
+        "U+FFFD is removed everywhere, where the text itself may have it": each(
+            fitting_or(lambda text, part, n: part.decode(errors="ignore").replace("\ufffd", ""))
+        ),
     })  # fmt: skip
 
 

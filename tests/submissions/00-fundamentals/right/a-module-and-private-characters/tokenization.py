@@ -157,4 +157,6 @@ def truncate_to_context(text, tokenizer, max_tokens):
     ids = tokenizer.encode(text)
     if len(ids) <= max_tokens:
         return text
-    return os.path.commonprefix([text, tokenizer.decode(ids[:max_tokens])])
+    first, second = (tokenizer.decode(part) for part in (ids[:max_tokens], ids[max_tokens:]))
+    cut = len(first + second) - len(tokenizer.decode(ids))  # each half of a character makes at least one U+FFFD
+    return os.path.commonprefix([text, first[:-1] if cut > 0 else first])

@@ -145,6 +145,8 @@ def truncate_to_context(text, tokenizer, max_tokens):
     if len(ids) <= max_tokens:
         return text
     kept = tokenizer.decode(ids[:max_tokens])
+    if kept + tokenizer.decode(ids[max_tokens:]) != text:  # the cut is within a character, or something is lost
+        kept = kept[:-1]
     while not text.startswith(kept):
         kept = kept[:-1]
     return kept

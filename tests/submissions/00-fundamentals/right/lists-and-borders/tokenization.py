@@ -201,4 +201,6 @@ def truncate_to_context(text, tokenizer, max_tokens):
         return text
     kept = tokenizer.decode(ids[:max_tokens])
     good = [k for k in range(len(kept) + 1) if text[:k] == kept[:k]]
+    if max(good) == len(kept) and tokenizer.decode(ids[max_tokens:]).count("\ufffd") > text[len(kept) :].count("\ufffd"):
+        good.pop()  # the other half of its last character is among those that follow
     return text[: max(good)]

@@ -197,8 +197,11 @@ def truncate_to_context(text, tokenizer, max_tokens):
     if max_tokens >= len(ids):
         return text
     result = ""
-    for a, b in zip(text, tokenizer.decode(ids[:max_tokens])):
+    first, rest = tokenizer.decode(ids[:max_tokens]), tokenizer.decode(ids[max_tokens:])
+    for a, b in zip(text, first):
         if a != b:
             break
         result += a
+    if len(result) == len(first) and text[len(result) :] != rest:  # its last character goes on in the rest
+        result = result[:-1]
     return result
