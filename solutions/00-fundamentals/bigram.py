@@ -2,8 +2,8 @@
 
 A language model gives a probability to each next token. A bigram model (Shannon 1948, "A Mathematical Theory of
 Communication", section 3) reads it off a table of counts, so training is counting and no gradient is needed. Everything
-around the table is what large models do too: inputs and targets that are shifted by one, sampling a token at a time, and
-perplexity as the measure of quality.
+around the table is what large models do too: inputs and targets that are shifted by one, sampling one token at a time,
+and perplexity as the measure of quality.
 
 Sizes: B batch, T length, V = vocab_size.
 """
@@ -75,7 +75,7 @@ class BigramLanguageModel:
         Args:
             prompt: (T,) int64, at least one id.
             max_new_tokens: how many tokens are drawn, N.
-            generator: where the randomness comes from; torch's global generator if there is none.
+            generator: where the randomness comes from; torch's global generator if None.
 
         Returns:
             (T + N,) int64 on the prompt's device: the prompt and the new tokens.
@@ -99,8 +99,8 @@ class BigramLanguageModel:
     def perplexity(self, ids: torch.Tensor) -> float:  # student: average logarithms, never multiply probabilities
         """exp(-1 / (T - 1) · Σ log p(ids[t + 1] | ids[t])) for ids (T,): how many tokens the model wavers between.
 
-        The uniform model has V, a model that is always sure and right has 1, and inf is that of a text with a transition
-        of probability 0.
+        The uniform model has V, and a model that is always sure and right has 1. A text with a transition of probability
+        0 has inf.
 
         Raises:
             ValueError: ids has fewer than two tokens, or tokens outside [0, V).

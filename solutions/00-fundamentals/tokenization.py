@@ -1,9 +1,9 @@
 """Text to tokens and back: byte-level byte-pair encoding.
 
-A language model sees integers. Between the two extremes, one integer a character (long sequences, and always a character
-that was never seen) and one integer a word (a huge vocabulary, and always a word that was never seen), lies byte-pair
-encoding: start from the 256 bytes, and again and again give the most frequent pair of neighbours an integer of its own.
-Frequent words end up as one token, rare ones as a few, and since every text is bytes, no text is out of vocabulary.
+A language model sees integers. There are two extremes: one integer per character (long sequences, and always a character
+that was never seen) and one integer per word (a huge vocabulary, and always a word that was never seen). Between them is
+byte-pair encoding: start from the 256 bytes, and again and again give the most frequent pair of neighbours an integer of
+its own. Frequent words end up as one token, rare ones as a few, and since every text is bytes, no text is out of vocabulary.
 
     text -> special tokens split off -> pre-tokens (words, numbers, …) -> UTF-8 bytes -> merges -> ids
 
@@ -125,7 +125,7 @@ class BPETokenizer:
             symbols = _merge(symbols, min(known, key=self._rank.__getitem__))
 
     def decode(self, ids: Iterable[int]) -> str:  # student: join the bytes of all tokens before you decode them
-        """The text of any iterable of ids. A token may be part of a character: bytes that are no UTF-8 become U+FFFD.
+        """The text of any iterable of ids. A token may be part of a character; malformed UTF-8 becomes U+FFFD.
 
         Raises:
             ValueError: an id is not in vocab.

@@ -1,7 +1,8 @@
 """FlashAttention: exact attention that never holds the (T, T) matrix of scores.
 
-Dao et al. 2022, "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness" (algorithms 1 and 4);
-Dao 2023, "FlashAttention-2" (the loop over queries outside, as here); Milakov and Gimelshein 2018 (online softmax).
+Dao et al. 2022, "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness" (the idea);
+Dao 2023, "FlashAttention-2" (the form written here: algorithm 1, with the loop over queries outside, and algorithm 2, with
+the logsumexp); Milakov and Gimelshein 2018, "Online normalizer calculation for softmax".
 
 A GPU computes faster than it can fetch. Plain attention writes the scores S and the weights P, T^2 numbers each, to
 slow memory and reads them back. FlashAttention walks through S in tiles that fit into fast memory:
@@ -73,7 +74,7 @@ def flash_attention_forward(
 
 
 class FlashAttentionFunction(torch.autograd.Function):
-    """flash_attention_forward with a backward that makes the tiles of P again. Dao et al. 2022, algorithm 4.
+    """flash_attention_forward with a backward that makes the tiles of P again. Dao 2023, algorithm 2.
 
     Between forward and backward it saves q, k, v, the output and the logsumexp, and never a tile. With P the weights
     and dO the gradient of the output O, the gradients are sums over tiles of
@@ -93,7 +94,7 @@ class FlashAttentionFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):  # student: the formulas above, tile by tile; a gradient an argument
+    def backward(ctx, grad_output):  # student: the formulas above, tile by tile; one gradient per argument
         """grad_output (B, H, Tq, Dh) -> gradients of q, k and v in their dtypes, None for causal and block_size."""
         q, k, v, output, logsumexp = ctx.saved_tensors
         causal, block_size = ctx.causal, ctx.block_size

@@ -2,11 +2,12 @@
 
     Attention(Q, K, V) = softmax(Q Kᵀ / √d_k) V              Vaswani et al. 2017, "Attention Is All You Need", equation 1
 
-The rest of the module are ways to use that one line: several heads, each with a small Q, K and V of its own;
+The rest of the module uses that one line in several ways: several heads, each with a small Q, K and V of its own;
 causal attention, which cannot see the future; cross attention, which asks one sequence about another; and grouped
 queries, which share the keys and values that a generating model has to keep.
 
 Letters in the shapes: B batch, T length (Tq of the queries, Tk of the keys), H heads, D = d_model, Dh = D / H.
+Heads and positions are counted from 0.
 A mask is boolean or holds 0 and 1; true (1) means "may attend".
 """
 
@@ -64,9 +65,9 @@ class ScaledDotProductAttention(nn.Module):
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, each in a small space of its own (Vaswani et al. 2017, section 3.2.2).
 
-        MultiHead(Q, K, V) = Concat(head_1, …, head_H) W_O,   head_i = Attention(Q W_Q_i, K W_K_i, V W_V_i)
+        MultiHead(Q, K, V) = Concat(head_0, …, head_(H-1)) W_O,   head_h = Attention(Q W_Q_h, K W_K_h, V W_V_h)
 
-    n_head: H. d_model: D. d_k: width of a head's queries and keys. d_v: width of a head's values.
+    n_head: H. d_model: D. d_k: the width of each head's queries and keys. d_v: that of its values.
     dropout: the probability with which an attention weight is dropped in train mode.
 
     Weights, all without bias: w_q, w_k: Linear(D, H·d_k), w_v: Linear(D, H·d_v), w_o: Linear(H·d_v, D).
@@ -134,8 +135,8 @@ class CrossAttention(nn.Module):
 class GroupedQueryAttention(nn.Module):
     """Groups of query heads share one key and value head (Ainslie et al. 2023, "GQA").
 
-    A model that generates keeps the keys and values of all positions: KV heads instead of H make them H / KV times
-    smaller. KV = H is multi-head attention, KV = 1 is multi-query attention (Shazeer 2019).
+    A model that generates keeps the keys and values of all positions; with KV heads instead of H they take KV / H of
+    the memory. KV = H is multi-head attention, KV = 1 is multi-query attention (Shazeer 2019).
 
     d_model: D. num_heads: H. num_kv_heads: KV. ValueError if D is not divisible by H, or H not by KV.
     dropout: the probability with which an attention weight is dropped in train mode.

@@ -1,12 +1,12 @@
 """Positions for attention: sinusoidal, learned, relative and ALiBi.
 
 Attention is a weighted sum, and a sum does not know the order of its terms: without positions "dog bites man"
-and "man bites dog" are the same sentence. Two families of remedies live here.
+and "man bites dog" are the same sentence. This module has two kinds of remedy.
 
 - Added to the embeddings, once, before the first layer: `PositionalEncoding` (fixed waves) and
   `LearnedPositionalEmbedding` (a trained table).
 - Put into every attention layer, as a function of the distance between query and key:
-  `relative_positional_encoding` (a code for each distance) and `alibi_bias` (a penalty that grows with it).
+  `relative_positional_encoding` (a code for each distance) and `alibi_bias` (a penalty that grows with the distance).
 
 Sizes: B batch, T length, D = d_model, H heads.
 """
@@ -21,8 +21,8 @@ class PositionalEncoding(nn.Module):
         pe[p, 2i]     = sin(p / 10000^(2i / D))
         pe[p, 2i + 1] = cos(p / 10000^(2i / D))
 
-    Column pairs turn at their own speed, from one radian a position to one in 10000, so each position has its own
-    pattern, and a shift by k positions is the same rotation of every pair, wherever it starts.
+    Each pair of columns turns at its own speed, from one radian per position to one in 10000^(1 - 2 / D), so each position
+    has its own pattern. A shift by k positions rotates a pair by the same angle, wherever the shift starts.
 
     Args:
         d_model: D, the width of the embeddings. It may be odd: the last column is then a sine.
@@ -77,8 +77,9 @@ class LearnedPositionalEmbedding(nn.Module):
 def relative_positional_encoding(seq_len: int, d_model: int, max_relative_position: int = 32) -> torch.Tensor:
     """A code for the distance of every pair of positions. After Shaw et al. 2018.
 
-    "Self-Attention with Relative Position Representations" learns a vector for each distance; here it is the sinusoidal
-    code of the distance. Beyond m = max_relative_position the exact distance is taken not to matter, so it is clipped:
+    "Self-Attention with Relative Position Representations" learns two vectors for each distance, one that is added to the
+    key k_j and one that is added to the value v_j; here a code is the sinusoidal code of the distance. Beyond
+    m = max_relative_position the exact distance is taken not to matter, so it is clipped:
 
         result[i, j] = sinusoidal code of position clip(j - i, -m, m) + m
 
@@ -100,8 +101,8 @@ def alibi_bias(num_heads: int, seq_len: int) -> torch.Tensor:
         bias[h, i, j] = -slope_h * (i - j)   for j <= i
                         -inf                 for j > i
 
-    With p the greatest power of two <= H, the slopes are 2^(-8i / p) for i = 1..p, and then, where H is no power of
-    two, 2^(-4(2i - 1) / p) for i = 1..H - p, which lie between the first ones; in that order.
+    With p the greatest power of two <= H, the slopes are 2^(-8i / p) for i = 1..p and then, if H is not a power of two,
+    2^(-4(2i - 1) / p) for i = 1..H - p, which are between the first ones; in that order.
 
     Args:
         num_heads: H.
