@@ -19,17 +19,25 @@ hours = "4"
 _HANDOUT = """\
 # {title}
 
-## Learning goals
+What this lesson is about, in two or three sentences.
 
-What a student can do afterwards.
+## Goals
+
+What a student can do afterwards: a list of five or so, each with a verb.
+
+## What you write
+
+**Time to plan: 4 hours.** {files}: what each function does, and a good order to write them in.
 
 ## Theory
 
-The formulas, with their papers.
+The formulas, with their papers, and the reason for each line of code that would surprise a reader.
 
 ## Activities
 
-Code that explores the modules; a test runs every block against the solutions.
+Code that explores the modules. Each block runs on its own; a test runs them all against the solutions.
+
+### 1. Rows that sum to 1
 
 ```python
 import torch
@@ -40,12 +48,30 @@ print(scale_rows(torch.arange(6.0).reshape(2, 3)))
 
 ## Experiments
 
-## Questions
+What to change and try out, with the question that each experiment answers.
 
-## What to submit, and how it is graded
+## Check your understanding
 
-Plan 4 hours. Submit {files}. Run the public tests with `pytest` in this folder. Hidden tests look at more cases than they do;
+1. Questions that the text does not answer word for word, and that a student can answer after the activities.
+
+## What goes wrong
+
+| you see | look for |
+|---|---|
+| rows that do not sum to 1 | a sum over the wrong dimension |
+
+## Submit
+
+Submit {files}. Run the public tests with `pytest` in this folder. Hidden tests look at more cases than they do;
 their feedback names the mistake.
+
+## Since then
+
+What has changed in the field since the papers of this lesson: half a page, one reference for each point.
+
+## Reading
+
+- The papers that the text quotes: authors, year, title, and which section to read.
 """
 
 _SOLUTION = '''\

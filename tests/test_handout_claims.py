@@ -1,0 +1,176 @@
+"""What handouts claim is so: each block runs alone and shows what the text says it shows."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import dedent
+
+import pytest
+from conftest import ROOT
+from handout_blocks import blocks_with_headings
+
+from autograder.lesson import load
+
+pytestmark = pytest.mark.slow
+
+# Heading of a block -> code that is run after it.
+CLAIMS = {
+    "00-fundamentals": {
+        "1. What UTF-8 costs": """
+            assert len(samples["Emoji"]) == 8  # four pictures: one of them is three people and two joiners
+            assert all(len(text.encode()) >= len(text) for text in samples.values())
+            """,
+        "2. Train a tokenizer and look at it": """
+            assert len(tokenizer.encode("the functoin retruns")) > len(tokenizer.encode("the function returns"))
+            """,
+        "3. GPT-2's own tokenizer": """
+            assert printed.count("the same ids: True") == 3
+            bytes_have = {id for id, token in ours.vocab.items() if len(token) == 1}
+            assert len(bytes_have) == 256 and bytes_have != set(range(256))
+            """,
+        "4. Vocabulary against length": """
+            assert bytes_per_token == sorted(bytes_per_token) and bytes_per_token[0] == 1
+            gains = [(after - before) / (large - small) for before, after, small, large in zip(
+                bytes_per_token, bytes_per_token[1:], sizes, sizes[1:])]
+            assert gains == sorted(gains, reverse=True)  # the first merges save most
+            """,
+        "5. A tokenizer is not fair": """
+            assert tokens["English"] < tokens["German"] < tokens["Russian"] < tokens["Hindi"]
+            assert tokens["Chinese"] > 1.5 * tokens["English"]  # although it has fewer bytes
+            assert len(samples["Chinese"].encode()) < len(samples["English"].encode())
+            """,
+        "6. Cut a text to a context": """
+            lines = printed.splitlines()
+            assert lines[-1].endswith("or \ufffd'") and "\ufffd" not in "".join(lines[:-1])
+            assert len(set(line.split(" ", 1)[1] for line in lines)) < len(lines)  # tokens without a character
+            """,
+        "7. A bigram model talks": """
+            assert ids[-1] == tokenizer.encode(" ")[0]
+            assert all(tokenizer.decode([id]).startswith(" ") for id in likely)
+            """,
+        "8. Tokens by the company they keep": """
+            first = [line for line in printed.splitlines() if "' can' is like" in line]
+            assert len(first) == 2 and all("' may'" in line and "' cannot'" in line for line in first)
+            """,
+        "9. How much smoothing?": """
+            assert on_train == sorted(on_train) and on_test[0] == float("inf")
+            assert on_test.index(min(on_test)) not in (0, len(on_test) - 1)
+            """,
+        "10. Perplexities that cannot be compared": r"""
+            import re
+            rows = [list(map(float, row)) for row in re.findall(r"perplexity +(\S+), (\S+) bits", printed)]
+            assert len(rows) == 4
+            assert rows == sorted(rows) and [row[1] for row in rows] == sorted((row[1] for row in rows), reverse=True)
+            """,
+    },
+    "01-attention": {
+        "1. Why the scale": """
+            assert plotted[0] == sorted(plotted[0]) and plotted[0][-1] > 0.9
+            assert max(plotted[1]) - min(plotted[1][1:]) < 0.1
+            """,
+        "2. See your masks": """
+            assert torch.allclose(weights.sum(-1), torch.ones(()))
+            assert not weights.masked_fill(masks["both"], 0).any()
+            """,
+        "3. The cache of grouped queries": """
+            assert gigabytes[kv_heads.index(8)] == 1 and gigabytes[-1] == 4
+            assert (80e9 - 16e9) // (4 * 2**30) == 14 and (80e9 - 16e9) // 2**30 == 59
+            """,
+        "4. Order, and its absence": r"""
+            import re
+            without, with_positions = map(float, re.findall(r"by (\S+)", printed))
+            assert without < 1e-5 and with_positions > 0.01
+            """,
+        "5. Clocks": """
+            import torch
+            middle = [line[position - 15 : position + 16] for line, position in zip(plotted, (20, 100, 180))]
+            assert torch.allclose(torch.tensor(middle[0]), torch.tensor(middle[1]), atol=1e-3)
+            assert torch.allclose(torch.tensor(middle[0]), torch.tensor(middle[2]), atol=1e-3)
+            """,
+        "6. Distances and penalties": """
+            assert plotted[-1][0] == max(line[0] for line in plotted)  # the last head looks back furthest
+            assert alibi_bias(8, T)[3, -1, 0] == -(2.0 ** -(3 + 1)) * (T - 1)  # slope_h = 2^(-8 (h + 1) / H)
+            """,
+        "7. The online softmax, step by step": """
+            yours, plain = [line.split(": ")[1] for line in printed.splitlines()[-2:]]
+            assert yours == plain
+            assert not (3 * torch.randn(12) + 100).exp().isfinite().all()
+            """,
+        "8. Count the memory": """
+            assert plotted[0] == [2.0 * T * T for T in lengths]  # slope 2
+            assert plotted[1] == [2.0 * max(16 * 16, 8 * T) for T in lengths]  # flat, then slope 1
+            """,
+        "9. Are the gradients right?": """
+            assert printed.count("True") == 3  # causal=True among them
+            """,
+        "10. Three ways, one result": r"""
+            import re
+            errors = [float(number) for number in re.findall(r"off by (\S+)", printed)]
+            assert len(errors) == 6 and max(errors) < 5e-6
+            free, causal = plotted
+            assert causal[0] == max(causal) > 5 * causal[-1] and max(free) < 2 * min(free)
+            """,
+        "11. Find the bug": r"""
+            import re
+            sums = [list(map(float, row.split(", "))) for row in re.findall(r"sum to (.*)", printed)]
+            assert sums[:2] == [[2.0] * T] * 2 and all(total < 1 for total in sums[2][:-1]) and sums[2][-1] == 1
+            assert re.findall(r"changes the rows (.*)", printed) == ["[7]", str(list(range(T)))]
+            """,
+        "1. One layer that looks back": r"""
+            import re
+            rows = {name: list(map(float, re.findall(r"([\d.]+) at length", line)))
+                    for name, line in re.findall(r"^ *(\w+): (.*)$", printed, re.MULTILINE)}
+            guessing = 2.77
+            assert rows["none"][0] > 1 and rows["sinusoidal"][0] < 0.1 and rows["learned"][0] < 0.1
+            assert rows["sinusoidal"][1] > guessing and rows["learned"][1] > guessing
+            """,
+        "2. How many heads?": """
+            assert 0.3 < losses[1] < 0.69 and losses[2] < 0.05 and losses[8] < 0.05
+            count = {sum(weight.numel() for weight in TwoBack(number).parameters()) for number in (1, 2, 8, 16, 32)}
+            assert len(count) == 1
+            """,
+    },
+}
+CLAIMED = [(lesson, heading) for lesson, claims in CLAIMS.items() for heading in claims]
+
+
+@cache
+def errors(name: str) -> dict[str, str]:
+    """Heading -> what went wrong in its blocks or its claim. All blocks of a lesson run in one process."""
+    lesson = load(name, ROOT)
+    with TemporaryDirectory() as folder:
+        claims = Path(folder) / "claims.json"
+        claims.write_text(json.dumps({heading: dedent(code) for heading, code in CLAIMS[name].items()}), "utf-8")
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(str(used.solution) for used in (lesson, *lesson.prerequisites())),
+            "MPLBACKEND": "Agg",
+            "MPLCONFIGDIR": folder,
+            "HF_HUB_OFFLINE": "1",
+        }
+        run = subprocess.run(
+            [sys.executable, ROOT / "tests" / "handout_blocks.py", lesson.handout, claims],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return dict(json.loads(run.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(("lesson", "heading"), CLAIMED)
+def test_a_block_runs_alone_and_shows_what_the_text_says(lesson, heading):
+    assert errors(lesson)[heading] == ""
+
+
+@pytest.mark.parametrize("lesson", list(CLAIMS))
+def test_every_block_is_claimed_to_show_something(lesson):
+    headings = [heading for heading, _ in blocks_with_headings(load(lesson, ROOT).handout.read_text("utf-8"))]
+
+    assert headings == list(CLAIMS[lesson])
