@@ -285,9 +285,9 @@ def _connect_to(session: Session, files: dict[str, bytes], timeout: float, probl
 
     def connect(module, seed):
         if problem:
-            raise StudentFault(problem)
+            raise StudentFault(problem, cause="unreadable")
         if f"{module}.py" not in files:
-            raise StudentFault(f"{module}.py is missing from the submission")
+            raise StudentFault(f"{module}.py is missing from the submission", cause="missing")
         return session.processes(module, seed, timeout)
 
     return connect

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import LessonError, UsageError
 
@@ -54,6 +54,13 @@ class Lesson(BaseModel):
     scale_to: float | None = Field(None, gt=0)
     feedback: Feedback = Feedback()
     forbidden: Forbidden = Forbidden()
+
+    @field_validator("scale_to")
+    @classmethod
+    def _in_cents(cls, value):
+        if value is not None and value != round(value, 2):
+            raise ValueError("give at most two decimals: points are counted in cents")
+        return value
 
     @property
     def assignment(self) -> Path:

@@ -1,7 +1,11 @@
 """What a grading says: frozen data, no I/O. Everything that shows or exports results starts here."""
 
 import json
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
 
 PASSED = "passed"
 FAILED = "failed"
@@ -9,6 +13,7 @@ NOT_REACHED = "not_reached"
 PENDING_GPU = "pending_gpu"
 GRADER_ERROR = "grader_error"
 STATUSES = (PASSED, FAILED, NOT_REACHED, PENDING_GPU, GRADER_ERROR)
+CAUSES = ("unreadable", "missing", "syntax", "import", "timeout", "died")  # why code gave no answer at all
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class Outcome:
         points: earned, of max_points. message: why, for the student; empty if passed.
         mistake: the known mistake that was recognised, or None. seconds: wall time of all cases.
         detail: more for the instructor: tracebacks, the grader's own error. Never shown to students.
+        cause: one of CAUSES where the code gave no answer (the submission or the module cannot be read, is missing, is no
+            Python, needs a package that is not there, took too long, or its process ended); else "".
     """
 
     test: str
@@ -34,6 +41,7 @@ class Outcome:
     mistake: str | None = None
     seconds: float = 0.0
     detail: str = ""
+    cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,22 +89,27 @@ class Scorecard:
     evidence: tuple[Evidence, ...] = ()
     student_output: str = ""
 
+    @cached_property
+    def scored(self) -> tuple[Outcome, ...]:
+        """The outcomes with the points that they count in the total: scaled, in whole cents that add up to it."""
+        return tuple(_in_cents(self.outcomes, self.scale_to))
+
     @property
     def counted(self) -> tuple[Outcome, ...]:
-        """The outcomes that the total is made of: what waits for a GPU is outside until it has run."""
-        return tuple(outcome for outcome in self.outcomes if outcome.status != PENDING_GPU)
+        """Of `scored`, what the total is made of: what waits for a GPU is outside until it has run."""
+        return tuple(outcome for outcome in self.scored if outcome.status != PENDING_GPU)
 
     @property
     def score(self) -> float:
-        return self.scaled(sum(outcome.points for outcome in self.counted))
+        return added(outcome.points for outcome in self.counted)
 
     @property
     def max_score(self) -> float:
-        return self.scaled(sum(outcome.max_points for outcome in self.counted))
+        return added(outcome.max_points for outcome in self.counted)
 
     @property
     def pending_gpu_points(self) -> float:
-        return self.scaled(sum(outcome.max_points for outcome in self.outcomes if outcome.status == PENDING_GPU))
+        return added(outcome.max_points for outcome in self.scored if outcome.status == PENDING_GPU)
 
     @property
     def grader_errors(self) -> tuple[Outcome, ...]:
@@ -104,11 +117,6 @@ class Scorecard:
 
     def count(self, status: str) -> int:
         return sum(outcome.status == status for outcome in self.outcomes)
-
-    def scaled(self, points: float) -> float:
-        """Points of a part of the card, as they count in its total."""
-        total = sum(outcome.max_points for outcome in self.outcomes)
-        return round(points * self.scale_to / total, 6) if self.scale_to and total else points
 
     def to_json(self) -> str:
         """scorecard.json: the totals for readers, and all that from_json needs."""
@@ -155,3 +163,42 @@ def merge(first: Scorecard, second: Scorecard) -> Scorecard:
 
 def _decided(row, other):
     return other if row.status == PENDING_GPU else row
+
+
+# ---------------------------------------------------------------------------------------------- points in cents
+
+
+def added(points: Iterable[float]) -> float:
+    """The sum of amounts in cents, in cents: 30 times 0.1 is 3.0."""
+    return round(math.fsum(points), 2)
+
+
+def number(points: float) -> str:
+    """Points as people read them: 3, 0.5, 12.34."""
+    return f"{points:.2f}".rstrip("0").rstrip(".")
+
+
+def _in_cents(outcomes, scale_to):
+    """The outcomes, worth whole cents that are the total's: the exact values, rounded down, and the cents that are then
+    missing go to those that lost most (largest remainder), so that none is a cent or more from its exact value.
+
+    Which of equals get a cent depends on their names, not on their order: two cards of one suite agree.
+    """
+    if not all(math.isfinite(row.max_points) for row in outcomes):
+        return outcomes
+    points = [Fraction(str(row.max_points)) for row in outcomes]  # 0.1 as it is written
+    factor = Fraction(str(scale_to)) / sum(points) if scale_to and sum(points) else 1
+    exact = [100 * factor * worth for worth in points]
+    cents = [math.floor(value) for value in exact]
+    missing = math.floor(sum(exact) + Fraction(1, 2)) - sum(cents)
+    lost = sorted(range(len(cents)), key=lambda i: (cents[i] - exact[i], outcomes[i].module, outcomes[i].test))
+    for index in lost[:missing]:
+        cents[index] += 1
+    return [_worth(row, worth) for row, worth in zip(outcomes, cents, strict=True)]
+
+
+def _worth(row, cents):
+    """The row, worth so many cents; it has earned all of them or none, or the same share as before."""
+    share = row.points / row.max_points if row.max_points else 0.0
+    earned = round(share * cents) / 100 if math.isfinite(share) else row.points
+    return replace(row, points=earned, max_points=cents / 100)

@@ -1,8 +1,8 @@
 """Scorecards -> text: a format is a module of this folder with `render(cards) -> str`.
 
 To add one, write the module and name its file in FORMATS. `render` is a pure function: it reads and writes no file, and
-the same cards give the same text. The cards are of one lesson, one a student. Every figure is in the points of the
-scorecard's total, scaled where the lesson says scale_to, so that what an export shows adds up.
+the same cards give the same text. The cards are of one lesson, one a student. Every figure comes from `card.scored`: whole
+cents of the scorecard's total, scaled where the lesson says scale_to, so that what an export shows adds up to the cent.
 """
 
 import json
@@ -57,9 +57,9 @@ def by_student(cards: Sequence[Scorecard]) -> dict[str, Scorecard]:
 
 
 def by_question(card: Scorecard) -> dict[str, list[Outcome]]:
-    """Question -> its outcomes, in the order of the tests; two modules may call their questions alike."""
+    """Question -> its outcomes as they are scored, in the order of the tests; two modules may call their questions alike."""
     questions: dict[str, list[Outcome]] = {}
-    for outcome in card.outcomes:
+    for outcome in card.scored:
         module, question = outcome.module, outcome.question
         name = f"{module}: {question}" if question not in ("", module) else module
         questions.setdefault(name, []).append(outcome)

@@ -9,7 +9,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from ..scorecard import STATUSES, Scorecard
+from ..scorecard import STATUSES, Scorecard, added
 from . import by_question, by_student, counted
 
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -41,7 +41,7 @@ def _line(card: Scorecard, questions: list[str]) -> list:
 
 def _points_by_question(card):
     outcomes = {name: counted(outcomes) for name, outcomes in by_question(card).items()}
-    return {name: card.scaled(sum(row.points for row in rows)) for name, rows in outcomes.items() if rows}
+    return {name: added(row.points for row in rows) for name, rows in outcomes.items() if rows}
 
 
 def _harmless(text):
