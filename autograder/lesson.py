@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .errors import LessonError, UsageError
+from .errors import LessonError, UsageError, nearest
 
 ModuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")]  # two underscores part a suite's files
 
@@ -175,7 +175,8 @@ def load(name: str, root: Path | None = None) -> Lesson:
     names = lesson_names(root)
     fitting = [known for known in names if known == name] or [known for known in names if known.startswith(name)]
     if len(fitting) != 1:
-        raise LessonError(f"no lesson {name!r} in {root / 'assignments'}: there are {', '.join(names) or 'none'}")
+        known = f"there are {', '.join(names) or 'none'}{nearest(name, names)}"
+        raise LessonError(f"no lesson {name!r} in {root / 'assignments'}: {known}")
     path = root / "assignments" / fitting[0] / "lesson.toml"
     try:
         data = tomllib.loads(path.read_text("utf-8"))

@@ -13,18 +13,8 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from .scorecard import (
-    CAUSES,
-    FAILED,
-    GRADER_ERROR,
-    NOT_REACHED,
-    PASSED,
-    PENDING_GPU,
-    Outcome,
-    Scorecard,
-    added,
-    number,
-)
+from .points import added, number
+from .scorecard import CAUSES, FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome, Scorecard
 
 _MOST_MISTAKES = 12
 _MOST_TITLES = 3  # of tests that failed with one message
@@ -72,7 +62,7 @@ def one(card: Scorecard, everything: bool = False) -> Table:
 
 
 def _title(card):
-    return f"{card.student} · {card.lesson}"
+    return f"{card.student} · {card.lesson}" + (f" · {card.partial}" if card.partial else "")
 
 
 def _by_module(card):
@@ -97,12 +87,13 @@ def _add_module(table, module, rows, everything):
         table.add_row(f"[bold]{escape(module)}[/bold]", "", "")
     for status in _FIRST:
         for message, alike in _by_message(rows, status).items():
-            titles = [f"all {len(rows)} tests"] if len(alike) == len(rows) > 1 else [row.title for row in alike]
+            every = len(alike) == sum(row.status != PENDING_GPU for row in rows) > 1
+            titles = [f"all {len(alike)} tests"] if every else [row.title for row in alike]
             table.add_row(_told(titles, message), _status(alike[0]), _sum(alike))
-    for status, words in ((PASSED, ""), (PENDING_GPU, "")):
+    for status in (PASSED, PENDING_GPU):
         alike = [row for row in rows if row.status == status]
         if alike:
-            table.add_row(f"{escape(module)}: {_tests(len(alike), len(rows))}{words}", _status(alike[0]), _sum(alike))
+            table.add_row(f"{escape(module)}: {_tests(len(alike), len(rows))}", _status(alike[0]), _sum(alike))
 
 
 def _joined(module, question):
@@ -173,7 +164,16 @@ def many(cards: Sequence[Scorecard]) -> Group:
     for card in ordered:
         counts = [str(card.count(status) or "") for status in statuses]
         table.add_row(escape(card.student), _of(card.score, card.max_score), *counts)
-    return Group(table, *_no_answers(ordered), *_forbidden(ordered), *_mistakes(cards))
+    return Group(table, *_partial(ordered), *_no_answers(ordered), *_forbidden(ordered), *_mistakes(cards))
+
+
+def _partial(cards):
+    """A table of the cards that are no whole grading; nothing where all are whole."""
+    found: dict[str, list[str]] = {}
+    for card in cards:
+        if card.partial:
+            found.setdefault(card.partial, []).append(card.student)
+    return _named("not graded whole", found)
 
 
 def _no_answers(cards):

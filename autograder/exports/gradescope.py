@@ -11,8 +11,9 @@ and the text above ask for a regrade.
 
 from collections.abc import Sequence
 
-from ..scorecard import GRADER_ERROR, PASSED, PENDING_GPU, Outcome, Scorecard, added, number
-from . import as_json, by_question, counted
+from ..points import added, number
+from ..scorecard import GRADER_ERROR, PASSED, PENDING_GPU, Outcome, Scorecard
+from . import as_json, by_question, counted, forbidden
 
 
 def render(cards: Sequence[Scorecard]) -> str:
@@ -85,6 +86,10 @@ def _summary(card):
         pending = number(card.pending_gpu_points)
         parts.append(
             f"Tests worth {pending} wait for a machine with a GPU. They are outside this total until they ran."
+        )
+    if card.evidence:
+        parts.append(
+            "Found in your code, which this lesson asks you to write yourself: " + ", ".join(forbidden(card)) + "."
         )
     if card.grader_errors:
         parts.append("The grader itself made an error, which must not cost you points: ask for a regrade.")
