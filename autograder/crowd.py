@@ -76,7 +76,8 @@ def _students(path, lesson):
     loose = _canvas_names(path)
     if len(loose) > 1:
         return path, loose
-    folder, files = _below_one_folder(path, _files(path, lesson))
+    files = _files(path, lesson)
+    folder, files = _below_one_folder(path, files) if not _archives_in(path) else (path, files)
     found, starter = _found(files), _starter(lesson)
     if "" in found:
         return folder, []

@@ -226,19 +226,21 @@ def join(old: Scorecard, new: Scorecard, when: str) -> Scorecard:
 
     A test that waits for a GPU now keeps its earlier verdict. A note says what was kept, and when that was.
     """
-    fresh = {(row.module, row.test) for row in new.outcomes if row.status != PENDING_GPU}
-    kept = [row for row in old.outcomes if (row.module, row.test) not in fresh and row.status != PENDING_GPU]
-    kept = [row for row in kept if row.module not in new.modules or _was_pending(row, new)]
+    now = {(row.module, row.test): row for row in new.outcomes}
+    kept = [row for row in old.outcomes if _stays(row, now.get((row.module, row.test)), new)]
     if not kept:
         return new
     joined = _merged(new, replace(old, outcomes=tuple(kept)))
-    now, then = (", ".join(dict.fromkeys(row.module for row in rows)) for rows in (new.outcomes, kept))
-    note = f"joined on {when}: {len(fresh)} tests of {now} are of this grading, {len(kept)} of {then} of an earlier one"
+    here, there = (", ".join(dict.fromkeys(row.module for row in rows)) for rows in (new.outcomes, kept))
+    note = f"joined on {when}: the tests of {here} are of this grading, {len(kept)} of {there} of an earlier one"
     return replace(joined, notes=tuple(dict.fromkeys((*new.notes, *old.notes, note))))
 
 
-def _was_pending(row, card):
-    return any((other.module, other.test) == (row.module, row.test) for other in card.outcomes)
+def _stays(row, again, new):
+    """Whether an earlier row stays beside the new card's: `again` is that test's new row."""
+    if again is not None:
+        return again.status == PENDING_GPU and row.status != PENDING_GPU
+    return row.module not in new.modules
 
 
 def _merged(first, second):
