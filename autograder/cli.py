@@ -78,8 +78,8 @@ def grade(
     if gpu_only and not grader["gpu_device"]:
         raise UsageError("--gpu-only needs a GPU, and torch finds none here")
     if each:
-        jobs = jobs_of(take_in_each(submission), **options)
         refuse_one_student(submission, chosen)
+        jobs = jobs_of(take_in_each(submission), **options)
         kept.ready(out, [_student_of(job) for job in jobs], chosen.name)
         cards, said = _grade_each(chosen, jobs, out, processes or default_processes(), grader)
         console.print(table.many(cards))
