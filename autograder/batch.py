@@ -181,7 +181,8 @@ def _grade(grader, job):
         if isinstance(error, BoxError):
             grader.restart()
         row = Outcome("(grading)", "", "", "The submission can be graded", GRADER_ERROR, 0.0, 0.0, str(error))
-        return Scorecard(grader.lesson.name, submission.student, 0, (row,), submission.source)
+        partial = grader.lesson.modules if job.options.get("modules") else ()  # it replaces no whole card
+        return Scorecard(grader.lesson.name, submission.student, 0, (row,), submission.source, ungraded=partial)
 
 
 def _taken_in(path, lesson):

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +18,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from . import table
+from . import kept, table
 from .batch import Job, default_processes, jobs_of, run
-from .errors import AutograderError, UsageError
-from .files import write
+from .crowd import refuse_a_class, refuse_one_student
+from .errors import AutograderError, UsageError, nearest
+from .files import can_write, write
 from .grade import grade_in_process
 from .lesson import Lesson, find_root, load, load_all
 from .scorecard import GRADER_ERROR, STATUSES, Scorecard
-from .scorecard import merge as merge_cards
-from .submission import take_in, take_in_each
+from .submission import student_name, take_in, take_in_each
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
@@ -55,9 +56,15 @@ def grade(
     prerequisites: Annotated[
         str, typer.Option(help="Modules of used lessons: reference, or the student's own.")
     ] = "reference",
+    everything: Annotated[bool, typer.Option("--all", help="Show every test, not only what failed.")] = False,
 ) -> None:
     """Grade a submission, or a folder of them, into OUT/<student>/scorecard.json."""
     chosen = load(lesson)
+    for name in module or ():
+        if name not in chosen.modules:
+            raise UsageError(
+                f"{chosen.name} has no module {name!r}: it has {', '.join(chosen.modules)}{nearest(name, chosen.modules)}"
+            )
     options = {"modules": tuple(module) if module else None, "seed": seed}
     grader = {
         "require": tuple(filter(None, require.split(","))),
@@ -66,22 +73,34 @@ def grade(
         "own_prerequisites": prerequisites == "own",
     }
     if prerequisites not in ("reference", "own"):
-        raise UsageError(f"--prerequisites is {prerequisites!r}: give reference or own")
+        suggestion = nearest(prerequisites, ("reference", "own"))
+        raise UsageError(f"--prerequisites is {prerequisites!r}: give reference or own{suggestion}")
     if gpu_only and not grader["gpu_device"]:
         raise UsageError("--gpu-only needs a GPU, and torch finds none here")
     if each:
+        refuse_one_student(submission, chosen)
         jobs = jobs_of(take_in_each(submission), **options)
-        cards = _grade_each(chosen, jobs, out, processes or default_processes(), grader)
+        kept.ready(out, [_student_of(job) for job in jobs], chosen.name)
+        cards, said = _grade_each(chosen, jobs, out, processes or default_processes(), grader)
         console.print(table.many(cards))
     else:
+        refuse_a_class(submission, chosen)
         job = Job(take_in(submission, chosen.modules), options)
+        kept.ready(out, [_student_of(job)], chosen.name)
         cards = [card for _, card in run(chosen, [job], **grader)]
-        _keep(cards[0], out)
-        console.print(table.one(cards[0]))
+        said = [kept.keep(cards[0], out)]
+        console.print(table.one(cards[0], everything))
+    for sentence in filter(None, said):
+        console.print(escape(sentence))
     _exit_with(cards)
 
 
-def _grade_each(lesson: Lesson, jobs: list[Job], out: Path, processes: int, grader: dict) -> list[Scorecard]:
+def _student_of(job: Job) -> str:
+    return student_name(job.source) if isinstance(job.source, Path) else job.source.student
+
+
+def _grade_each(lesson: Lesson, jobs: list[Job], out: Path, processes: int, grader: dict):
+    """The scorecards, and what is to be said of earlier ones in the folder."""
     columns = [
         SpinnerColumn(),
         BarColumn(),
@@ -90,16 +109,17 @@ def _grade_each(lesson: Lesson, jobs: list[Job], out: Path, processes: int, grad
         TextColumn("{task.fields[counts]}"),
     ]
     cards: list[Scorecard] = []
+    said: list[str] = []
     with Progress(*columns, console=console) as progress, _saying_what_is_kept(cards, len(jobs), out):
         task = progress.add_task("grading", total=len(jobs), counts="")
         for _, card in run(lesson, jobs, processes=processes, **grader):
-            _keep(card, out)
+            said.append(kept.keep(card, out))
             cards.append(card)
             counts = {status: sum(card.count(status) for card in cards) for status in STATUSES}
             progress.update(
                 task, advance=1, counts=" ".join(f"{name} {count}" for name, count in counts.items() if count)
             )
-    return cards
+    return cards, said
 
 
 @contextmanager
@@ -121,18 +141,19 @@ def _found_gpu() -> str | None:
 
 @app.command()
 def merge(
-    first: Annotated[Path, typer.Argument(help="A scorecard.json in which tests wait for a GPU.")],
-    second: Annotated[Path, typer.Argument(help="The scorecard.json of the same work from a machine with a GPU.")],
+    first: Annotated[Path, typer.Argument(help="A scorecard.json in which tests wait for a GPU, or a folder of them.")],
+    second: Annotated[Path, typer.Argument(help="The same work's from a machine with a GPU, a scorecard or a folder.")],
     out: OutFolder,
+    everything: Annotated[bool, typer.Option("--all", help="Show every test, not only what failed.")] = False,
 ) -> None:
     """Join the scorecards of a machine without a GPU and of one with it."""
-    try:
-        card = merge_cards(_read(first), _read(second))
-    except ValueError as error:
-        raise UsageError(f"{first} and {second} cannot be merged: {error}") from error
-    _keep(card, out)
-    console.print(table.one(card))
-    _exit_with([card])
+    merging = kept.merged(first, second)
+    kept.ready(out, [card.student for card in merging.cards], merging.cards[0].lesson)
+    said = [kept.keep(card, out) for card in merging.cards]
+    console.print(table.many(merging.cards) if first.is_dir() else table.one(merging.cards[0], everything))
+    for sentence in filter(None, (*merging.said, *said)):
+        console.print(escape(sentence))
+    _exit_with(merging.cards, wrong=merging.problems)
 
 
 @app.command("new-lesson")
@@ -158,21 +179,24 @@ def replay(
     ] = False,
 ) -> None:
     """Run one test again on the same submission and the same inputs, and show all that there is to see."""
-    card = _read(scorecard)
+    card = kept.read(scorecard)
     lesson = load(card.lesson)
     rows = [row for row in card.outcomes if row.test == test]
     if not rows:
-        raise UsageError(f"{scorecard} has no test {test!r}: it has {', '.join(row.test for row in card.outcomes)}")
+        names = [row.test for row in card.outcomes]
+        raise UsageError(f"{scorecard} has no test {test!r} among its {len(names)}{nearest(test, names)}")
+    if not card.submission:
+        raise UsageError(f"{scorecard} does not say where its submission was: grade it again")
     submission = take_in(Path(card.submission), lesson.modules)
     if submission.digest != card.digests.get("submission"):
         raise UsageError(f"{card.submission} has changed since {scorecard} was written: grade it again")
-    modules = {row.module for row in rows}
+    modules, seed = {row.module for row in rows}, card.seed_of(rows[0])
     if in_process:
         with tempfile.TemporaryDirectory() as folder:
             submission.write(Path(folder))
-            outcomes = grade_in_process(lesson, Path(folder), seed=card.seed, modules=modules, tests=[test])
+            outcomes = grade_in_process(lesson, Path(folder), seed=seed, modules=modules, tests=[test])
     else:
-        job = Job(submission, {"modules": modules, "tests": [test], "seed": card.seed})
+        job = Job(submission, {"modules": modules, "tests": [test], "seed": seed})
         ((_, again),) = run(lesson, [job])
         outcomes = again.outcomes
         console.print(escape(again.student_output))
@@ -195,6 +219,7 @@ def handouts(lessons: Names = None, out: OutFolder = Path("dist")) -> None:
     """Build the zips that students get."""
     from .handout import build_handout
 
+    can_write(out)
     for lesson in _lessons(lessons):
         console.print(f"wrote {_relative(build_handout(lesson, out))}")
 
@@ -204,6 +229,7 @@ def zips(lessons: Names = None, out: OutFolder = Path("dist")) -> None:
     """Build the Otter zips that grade on Gradescope."""
     from .package import build_zip
 
+    can_write(out)
     for lesson in _lessons(lessons):
         console.print(f"wrote {_relative(build_zip(lesson, out))}")
 
@@ -213,13 +239,14 @@ def rehearse_zips(lessons: Names = None, dist: DistFolder = Path("dist"), out: O
     """Grade solution, stub and a wrong sample of every lesson through the zips, as Gradescope would."""
     from .rehearse import rehearse, showpieces
 
+    can_write(out)
     cards = []
     for lesson in _lessons(lessons):
         for submission in showpieces(lesson):
             with console.status(f"{lesson.name}: {submission.student}"):
                 card = rehearse(dist / f"{lesson.name}-autograder.zip", submission.files).card
             cards.append(replace(card, student=f"{lesson.name} {submission.student}"))
-            _keep(replace(card, student=submission.student), out / lesson.name)
+            kept.keep(replace(card, student=submission.student), out / lesson.name)
     console.print(table.many(cards))
     console.print(f"scorecards: {out}/<lesson>/<submission>/scorecard.json")
     _exit_with(cards)
@@ -229,14 +256,26 @@ def rehearse_zips(lessons: Names = None, dist: DistFolder = Path("dist"), out: O
 def export(
     cards: Annotated[list[Path], typer.Argument(help="scorecard.json files, or folders with some below.")],
     format: Annotated[str, typer.Option("--format", help="gradescope, otter or csv.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The file to write; without it, standard output.")] = None,
 ) -> None:
-    """Print scorecards in another system's format."""
-    from .exports import render
+    """Write scorecards in another system's format; one that cannot be read is named, and the others are written."""
+    from .exports import encoded
 
-    paths = [found for path in cards for found in (sorted(path.rglob("scorecard.json")) if path.is_dir() else [path])]
-    if not paths:
-        raise UsageError(f"no scorecard.json below {', '.join(map(str, cards))}")
-    sys.stdout.write(render(format, [_read(path) for path in paths]))
+    if out is not None and out.is_dir():
+        raise UsageError(f"{out} is a folder: --out names the file that export writes")
+    read, problems = kept.read_all(kept.below(cards))
+    content = encoded(format, read)
+    if out is not None:
+        can_write(out.parent)
+        write(out, content)
+    elif hasattr(sys.stdout, "buffer"):
+        sys.stdout.buffer.write(content)  # UTF-8 whatever the locale says
+        sys.stdout.buffer.flush()
+    else:
+        sys.stdout.write(content.decode())
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    raise typer.Exit(2 if problems else 0)
 
 
 @app.command()
@@ -321,22 +360,11 @@ def _lessons(names: list[str] | None) -> list[Lesson]:
     return [load(name) for name in names] if names else load_all()
 
 
-def _read(path: Path) -> Scorecard:
-    try:
-        return Scorecard.from_json(path.read_text())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} is no scorecard: {type(error).__name__}: {error}") from error
-
-
-def _keep(card: Scorecard, out: Path) -> None:
-    write(out / card.student / "scorecard.json", card.to_json())
-
-
 def _relative(path: Path) -> str:
     return os.path.relpath(path, find_root()) if path.is_relative_to(find_root()) else str(path)
 
 
-def _exit_with(cards: list[Scorecard]) -> None:
+def _exit_with(cards: list[Scorecard], wrong: Sequence[str] = ()) -> None:
     broken = [(card, row) for card in cards for row in card.grader_errors]
     for card, row in broken[:5]:
         console.print(
@@ -344,10 +372,15 @@ def _exit_with(cards: list[Scorecard]) -> None:
         )
     if broken:
         console.print(f"{len(broken)} grader errors: nobody loses points for them; mend the test, then grade again.")
-    raise typer.Exit(1 if broken else 0)
+    for problem in wrong:
+        console.print(f"[red]error:[/red] {escape(problem)}")
+    raise typer.Exit(2 if wrong else 1 if broken else 0)
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show ends no grading
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's wish to stop is as Ctrl-C
     try:
         app(standalone_mode=True)

@@ -18,6 +18,8 @@
 This file is copied into every handout: it imports the standard library only.
 """
 
+import difflib
+
 
 def shown(text, most: int, keep: str = "") -> str:
     """A stranger's text made harmless for a message or a terminal: printable, on one line, capped.
@@ -71,12 +73,16 @@ class StudentFault(AutograderError):
     Attributes:
         mistake: the known mistake that was recognised, in a sentence, or None.
         detail: more for the instructor (a traceback, the values that differ): no student sees it of a hidden test.
+        cause: one of scorecard.CAUSES: what kept the code from answering at all, or "".
     """
 
-    def __init__(self, message: str, mistake: str | None = None, detail: str = ""):
+    cause = ""
+
+    def __init__(self, message: str, mistake: str | None = None, detail: str = "", cause: str = ""):
         super().__init__(message)
         self.mistake = mistake
         self.detail = detail
+        self.cause = cause or type(self).cause
 
 
 class CheckFailed(StudentFault):
@@ -92,7 +98,7 @@ class StudentRaised(StudentFault):
     """
 
     def __init__(self, message: str, types: tuple[str, ...] = (), text: str = "", detail: str = ""):
-        super().__init__(message, detail=detail)
+        super().__init__(message, detail=detail, cause=cause_of(types, text))
         self.types = types
         self.text = text
 
@@ -100,10 +106,31 @@ class StudentRaised(StudentFault):
 class StudentTimeout(StudentFault):
     """The student's code did not answer before its deadline."""
 
+    cause = "timeout"
+
 
 class StudentDied(StudentFault):
     """The student's process ended before it answered."""
 
+    cause = "died"
+
 
 class BadReply(StudentFault):
     """The student's process sent bytes that are no reply to what was asked."""
+
+
+def cause_of(types, text: str) -> str:
+    """The cause that an exception of these types (most derived first) stands for, as StudentFault.cause."""
+    if "SyntaxError" in types or "null bytes" in text:
+        return "syntax"
+    if "ModuleNotFoundError" in types:
+        return "import"
+    if "MemoryError" in types or "DefaultCPUAllocator" in text:
+        return "died"
+    return ""
+
+
+def nearest(name: str, known) -> str:
+    """A suggestion to end a message with, where `name` looks like one of the known names mistyped: "; did you mean …?"."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

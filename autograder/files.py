@@ -1,9 +1,12 @@
 """Files that are whole or not there, and zips whose equal contents are equal bytes."""
 
+import contextlib
 import io
 import os
 import zipfile
 from pathlib import Path
+
+from .errors import UsageError
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -27,3 +30,24 @@ def zipped(contents: dict[str, bytes]) -> bytes:
             entry.external_attr = (0o100755 if contents[name].startswith(b"#!") else 0o100644) << 16
             archive.writestr(entry, contents[name])
     return stream.getvalue()
+
+
+def can_write(folder: Path) -> None:
+    """Tries it, and leaves nothing behind: what takes an hour must not fail in its last second.
+
+    Raises:
+        UsageError: files cannot be made in this folder.
+    """
+    made: list[Path] = []
+    probe = folder / f".can-write.{os.getpid()}"
+    try:
+        made += [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error.strerror or error}: name another folder") from error
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()

@@ -123,6 +123,7 @@ class Grader:
             notes=submission.notes + notes + self._warning(),
             evidence=tuple(evidence),
             student_output=session.output,  # all of it, now that nobody prints any more
+            **self._coverage(modules, whole=tests is None and not self._only_gpu),
         )
 
     def _slot(self, files, forbidden=()):
@@ -143,6 +144,11 @@ class Grader:
                 f"{self.lesson.name} has no module {unknown[0]!r}: it has {', '.join(self.lesson.modules)}"
             )
         return chosen
+
+    def _coverage(self, graded, whole):
+        """What the scorecard says of the modules that were graded with all their tests, and of the others."""
+        covered = tuple(name for name in self.lesson.modules if name in graded and whole)
+        return {"modules": covered, "ungraded": tuple(name for name in self.lesson.modules if name not in covered)}
 
     def _without_prerequisites(self, submission):
         """The files without copies of used lessons' modules: a mistake in lesson 1 costs nothing in lesson 2."""
@@ -285,9 +291,9 @@ def _connect_to(session: Session, files: dict[str, bytes], timeout: float, probl
 
     def connect(module, seed):
         if problem:
-            raise StudentFault(problem)
+            raise StudentFault(problem, cause="unreadable")
         if f"{module}.py" not in files:
-            raise StudentFault(f"{module}.py is missing from the submission")
+            raise StudentFault(f"{module}.py is missing from the submission", cause="missing")
         return session.processes(module, seed, timeout)
 
     return connect

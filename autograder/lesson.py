@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .errors import LessonError, UsageError
+from .errors import LessonError, UsageError, nearest
 
 ModuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")]  # two underscores part a suite's files
 
@@ -54,6 +54,13 @@ class Lesson(BaseModel):
     scale_to: float | None = Field(None, gt=0)
     feedback: Feedback = Feedback()
     forbidden: Forbidden = Forbidden()
+
+    @field_validator("scale_to")
+    @classmethod
+    def _in_cents(cls, value):
+        if value is not None and value != round(value, 2):
+            raise ValueError("give at most two decimals: points are counted in cents")
+        return value
 
     @property
     def assignment(self) -> Path:
@@ -168,7 +175,8 @@ def load(name: str, root: Path | None = None) -> Lesson:
     names = lesson_names(root)
     fitting = [known for known in names if known == name] or [known for known in names if known.startswith(name)]
     if len(fitting) != 1:
-        raise LessonError(f"no lesson {name!r} in {root / 'assignments'}: there are {', '.join(names) or 'none'}")
+        known = f"there are {', '.join(names) or 'none'}{nearest(name, names)}"
+        raise LessonError(f"no lesson {name!r} in {root / 'assignments'}: {known}")
     path = root / "assignments" / fitting[0] / "lesson.toml"
     try:
         data = tomllib.loads(path.read_text("utf-8"))

@@ -42,6 +42,7 @@ class Case:
     mistake: str | None = None
     detail: str = ""
     suspect: bool = False
+    cause: str = ""
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Row:
         points = self.max_points if case.status == PASSED else 0.0
         return Outcome(
             self.test, self.module, self.question, self.title, case.status, points, self.max_points,
-            case.message, case.mistake, round(self.seconds, 3), case.detail,
+            case.message, case.mistake, round(self.seconds, 3), case.detail, case.cause,
         )  # fmt: skip
 
 
@@ -301,7 +302,7 @@ def _case_of(excinfo):
     """An exception's verdict, by whose fault its type says it is."""
     error = excinfo.value
     if isinstance(error, StudentFault):
-        return Case(FAILED, str(error), error.mistake, error.detail)
+        return Case(FAILED, str(error), error.mistake, error.detail, cause=error.cause)
     trace = "".join(traceback.format_exception(error, limit=-4))
     if isinstance(error, GraderFault):
         return Case(GRADER_ERROR, "the grader made an error here: ask for a regrade", detail=trace)

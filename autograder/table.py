@@ -1,15 +1,24 @@
-"""Scorecards on a terminal, as rich tables."""
+"""Scorecards on a terminal, as rich tables that fit in 80 columns.
+
+One submission: what failed first, each message once; what passed is a line a module, unless everything is asked for.
+A class: a line a student; below it, with names, whose code gave no answer at all, who used what is forbidden, and how many
+made which mistake.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome, Scorecard
+from .points import added, number
+from .scorecard import CAUSES, FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome, Scorecard
 
 _MOST_MISTAKES = 12
+_MOST_TITLES = 3  # of tests that failed with one message
+_MOST_USES = 8  # of what is forbidden, in one submission
 
 _LOOK = {
     PASSED: ("green", "passed"),
@@ -18,35 +27,131 @@ _LOOK = {
     PENDING_GPU: ("blue", "waits for a GPU"),
     GRADER_ERROR: ("bold magenta", "GRADER ERROR"),
 }
+_FIRST = (GRADER_ERROR, FAILED, NOT_REACHED)  # told one by one, in this order
+_WORDS = dict(
+    zip(
+        CAUSES,
+        (
+            "could not be read",
+            "a file is missing",
+            "syntax error",
+            "a package is missing",
+            "took too long",
+            "died: crash, exit or memory",
+        ),
+        strict=True,
+    )
+)
 
 
-def one(card: Scorecard) -> Table:
-    """A row a test; below it what an instructor should know of the grading."""
-    table = Table(title=escape(f"{card.student} · {card.lesson}"), title_justify="left", expand=True)
-    table.caption, table.caption_justify = escape("\n".join(card.notes)) or None, "left"
-    for name, style in (("question", "dim"), ("test", ""), ("", ""), ("points", "")):
-        table.add_column(name, style=style, justify="right" if name == "points" else "left", no_wrap=name == "points")
-    shown = None
-    for row in card.outcomes:
-        color, word = _LOOK[row.status]
-        title = escape(row.title) + (f"\n[dim]{escape(row.message)}[/dim]" if row.message else "")
-        question = row.question if row.question != shown else ""
-        table.add_row(escape(question), title, f"[{color}]{word}[/{color}]", f"{row.points:g} / {row.max_points:g}")
-        shown = row.question
-    table.add_section()
-    table.add_row("", total_line(card), "", f"[bold]{card.score:g} / {card.max_score:g}[/bold]")
+def one(card: Scorecard, everything: bool = False) -> Table:
+    """What failed, then what passed in a line a module; or, with `everything`, a row a test.
+
+    Below it what an instructor should know of the grading.
+    """
+    table = Table(title=escape(_title(card)), title_justify="left", expand=True)
+    table.caption, table.caption_justify = escape("\n".join([*card.notes, *_uses(card)])) or None, "left"
+    table.add_column("test", ratio=1, overflow="fold")
+    table.add_column("", max_width=15)
+    table.add_column("points", justify="right", no_wrap=True)
+    for module, rows in sorted(_by_module(card).items(), key=lambda item: _is_fine(item[1])):
+        _add_module(table, module, rows, everything)
+        table.add_section()
+    table.add_row(_total_line(card), "", f"[bold]{_of(card.score, card.max_score)}[/bold]")
     return table
 
 
-def total_line(card: Scorecard) -> str:
+def _title(card):
+    return f"{card.student} · {card.lesson}" + (f" · {card.partial}" if card.partial else "")
+
+
+def _by_module(card):
+    modules: dict[str, list[Outcome]] = {}
+    for row in card.scored:
+        modules.setdefault(row.module, []).append(row)
+    return modules
+
+
+def _is_fine(rows):
+    return all(row.status in (PASSED, PENDING_GPU) for row in rows)
+
+
+def _add_module(table, module, rows, everything):
+    if everything:
+        for question, asked in groupby(rows, key=lambda row: row.question):
+            table.add_row(f"[dim]{escape(_joined(module, question))}[/dim]", "", "")
+            for row in asked:
+                table.add_row(_told([row.title], row.message), _status(row), _of(row.points, row.max_points))
+        return
+    if not _is_fine(rows):
+        table.add_row(f"[bold]{escape(module)}[/bold]", "", "")
+    for status in _FIRST:
+        for message, alike in _by_message(rows, status).items():
+            every = len(alike) == sum(row.status != PENDING_GPU for row in rows) > 1
+            titles = [f"all {len(alike)} tests"] if every else [row.title for row in alike]
+            table.add_row(_told(titles, message), _status(alike[0]), _sum(alike))
+    for status in (PASSED, PENDING_GPU):
+        alike = [row for row in rows if row.status == status]
+        if alike:
+            table.add_row(f"{escape(module)}: {_tests(len(alike), len(rows))}", _status(alike[0]), _sum(alike))
+
+
+def _joined(module, question):
+    return module if question in ("", module) else f"{module}: {question}"
+
+
+def _by_message(rows, status):
+    """Message -> the rows of this status that say it: it is told once."""
+    messages: dict[str, list[Outcome]] = {}
+    for row in rows:
+        if row.status == status:
+            messages.setdefault(row.message, []).append(row)
+    return messages
+
+
+def _told(titles, message):
+    more = [f"and {len(titles) - _MOST_TITLES + 1} more"] if len(titles) > _MOST_TITLES else []
+    shown = titles[: _MOST_TITLES - 1] if more else titles
+    lines = [escape(line) for line in (*shown, *more)]
+    return "\n".join([*lines, f"[dim]  {escape(message)}[/dim]"] if message else lines)
+
+
+def _tests(count, of):
+    return f"{count} of {of} tests" if count != of else f"all {of} tests" if of > 1 else "1 test"
+
+
+def _status(row):
+    color, word = _LOOK[row.status]
+    return f"[{color}]{word}[/{color}]"
+
+
+def _sum(rows):
+    return _of(added(row.points for row in rows), added(row.max_points for row in rows))
+
+
+def _of(points, worth):
+    return f"{number(points)} / {number(worth)}"
+
+
+def _total_line(card):
     line = f"[bold]total[/bold], {card.count(PASSED)} of {len(card.outcomes)} tests passed"
     if card.pending_gpu_points:
-        line += f"; {card.pending_gpu_points:g} points wait for a GPU"
+        line += f"; {number(card.pending_gpu_points)} points wait for a GPU"
     return line
 
 
+def _uses(card):
+    """A line for each use of what the lesson forbids."""
+    uses = list(dict.fromkeys(f"{use.name} ({use.where})" for use in card.evidence))
+    lines = [f"forbidden: {use}" for use in uses[:_MOST_USES]]
+    return [*lines, f"and {len(uses) - _MOST_USES} more"] if len(uses) > _MOST_USES else lines
+
+
+# ---------------------------------------------------------------------------------------------- a class
+
+
 def many(cards: Sequence[Scorecard]) -> Group:
-    """A row a student, with a column for each status that occurs; then what was recognised in how many submissions."""
+    """A row a student, with a column for each status that occurs; then what stands out, and what was recognised."""
     table = Table(title_justify="left", expand=True)
     shared = [note for note in (cards[0].notes if cards else ()) if all(note in card.notes for card in cards)]
     table.caption, table.caption_justify = escape("\n".join(shared)) or None, "left"
@@ -55,10 +160,57 @@ def many(cards: Sequence[Scorecard]) -> Group:
     table.add_column("score", justify="right", no_wrap=True)
     for status in statuses:
         table.add_column(_LOOK[status][1], justify="right", max_width=9)
-    for card in sorted(cards, key=lambda card: card.student):
+    ordered = sorted(cards, key=lambda card: card.student)
+    for card in ordered:
         counts = [str(card.count(status) or "") for status in statuses]
-        table.add_row(escape(card.student), f"{card.score:g} / {card.max_score:g}", *counts)
-    return Group(table, *_mistakes(cards))
+        table.add_row(escape(card.student), _of(card.score, card.max_score), *counts)
+    return Group(table, *_partial(ordered), *_no_answers(ordered), *_forbidden(ordered), *_mistakes(cards))
+
+
+def _partial(cards):
+    """A table of the cards that are no whole grading; nothing where all are whole."""
+    found: dict[str, list[str]] = {}
+    for card in cards:
+        if card.partial:
+            found.setdefault(card.partial, []).append(card.student)
+    return _named("not graded whole", found)
+
+
+def _no_answers(cards):
+    """A table of what kept code from giving any answer, with the names and modules; nothing where there is nothing."""
+    found = {cause: [name for card in cards if (name := _with_modules(card, cause))] for cause in CAUSES}
+    return _named("no answer from the code", {_WORDS[cause]: names for cause, names in found.items()})
+
+
+def _with_modules(card, cause):
+    """The student, and the modules that this cause concerns where it is not all of them; "" if there is none."""
+    modules = list(dict.fromkeys(row.module for row in card.outcomes if row.cause == cause))
+    if not modules:
+        return ""
+    whole = len(modules) == len({row.module for row in card.outcomes})
+    return card.student if whole else f"{card.student} ({', '.join(modules)})"
+
+
+def _forbidden(cards):
+    """A table of what the lesson forbids and was found, with the names of the students and how often."""
+    found: dict[str, list[str]] = {}
+    for card in cards:
+        places = {(use.name, use.where) for use in card.evidence}
+        for name, count in sorted(Counter(name for name, _ in places).items()):
+            found.setdefault(name, []).append(f"{card.student} ({count})" if count > 1 else card.student)
+    return _named("forbidden calls found", found)
+
+
+def _named(heading, names_of):
+    names_of = {what: names for what, names in names_of.items() if names}
+    if not names_of:
+        return []
+    table = Table(title_justify="left", expand=True)
+    table.add_column("students", justify="right", no_wrap=True)
+    table.add_column(heading, ratio=1, overflow="fold")
+    for what, names in names_of.items():
+        table.add_row(str(len(names)), f"[bold]{escape(what)}[/bold]: {escape(', '.join(names))}")
+    return [table]
 
 
 def _mistakes(cards):
@@ -79,7 +231,7 @@ def _mistakes(cards):
 
 def detail(row: Outcome) -> str:
     """One outcome whole, with what only instructors see."""
-    color, word = _LOOK[row.status]
-    lines = [f"[{color}]{word}[/{color}] {escape(row.module)}.{escape(row.test)} ({row.points:g} / {row.max_points:g})"]
+    place = f"{escape(row.module)}.{escape(row.test)}"
+    lines = [f"{_status(row)} {place} ({_of(row.points, row.max_points)})"]
     lines += [escape(text) for text in (row.title, row.message, row.detail) if text]
     return "\n".join(lines)

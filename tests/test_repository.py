@@ -17,7 +17,7 @@ LAYERS = [
     "rehearse otter_plugin package skeleton",
     "handout",
     "prove",
-    "batch table mutants",
+    "batch table mutants kept crowd",
     "exports.gradescope exports.otter exports.csv samples grade",
     "plugin rules stub",
     "local_ranks",
@@ -31,7 +31,8 @@ LAYERS = [
     "box.post box.landlock box.seccomp box.processes box.libraries box.pages box.tripwires box.scan box.group",
     "box.wire box.collectives",
     "box.codec",
-    "errors files",
+    "files points",
+    "errors",
 ]
 LESSONS = load_all(ROOT)
 MODULES = [(lesson, module) for lesson in LESSONS for module in lesson.modules]

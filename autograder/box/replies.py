@@ -3,7 +3,7 @@
 import socket
 import time
 
-from ..errors import BadReply, StudentDied, StudentFault, StudentTimeout, shown
+from ..errors import BadReply, StudentDied, StudentFault, StudentTimeout, cause_of, shown
 from . import wire
 
 
@@ -31,7 +31,9 @@ def check_import(module: str, reply) -> None:
     error = error if isinstance(error, dict) else {}
     types = error.get("types") if isinstance(error.get("types"), list) else []
     text, where = shown(error.get("text"), 300), shown(error.get("where"), 300)
-    name = shown(types[0], 80) if types else "an exception"
+    types = [shown(kind, 80) for kind in types[:20]]
+    name = types[0] if types else "an exception"
     place = f" ({where})" if where else ""
     detail = shown(error.get("traceback"), 6000, keep="\n")
-    raise StudentFault(f"{module}.py cannot be imported: {name}: {text}{place}", detail=detail)
+    said = f"{module}.py cannot be imported: {name}: {text}{place}"
+    raise StudentFault(said, detail=detail, cause=cause_of(types, text))

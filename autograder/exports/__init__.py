@@ -1,15 +1,16 @@
 """Scorecards -> text: a format is a module of this folder with `render(cards) -> str`.
 
 To add one, write the module and name its file in FORMATS. `render` is a pure function: it reads and writes no file, and
-the same cards give the same text. The cards are of one lesson, one a student. Every figure is in the points of the
-scorecard's total, scaled where the lesson says scale_to, so that what an export shows adds up.
+the same cards give the same text. The cards are of one lesson, one a student. Every figure comes from `card.scored`: whole
+cents of the scorecard's total, scaled where the lesson says scale_to, so that what an export shows adds up to the cent.
 """
 
+import codecs
 import json
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from ..errors import UsageError
+from ..errors import UsageError, nearest
 from ..scorecard import PENDING_GPU, Outcome, Scorecard
 
 FORMATS = {  # module of this folder -> the file that its text usually goes to
@@ -17,6 +18,7 @@ FORMATS = {  # module of this folder -> the file that its text usually goes to
     "otter": "otter_results.json",
     "csv": "scores.csv",
 }
+_MOST_USES = 10  # of what is forbidden, shown of one submission
 
 
 def render(name: str, cards: Sequence[Scorecard]) -> str:
@@ -26,8 +28,21 @@ def render(name: str, cards: Sequence[Scorecard]) -> str:
         UsageError: there is no such format, or the cards do not belong into one file.
     """
     if name not in FORMATS:
-        raise UsageError(f"there is no export {name!r}: choose one of {', '.join(FORMATS)}")
+        raise UsageError(f"there is no export {name!r}: choose one of {', '.join(FORMATS)}{nearest(name, FORMATS)}")
     return import_module(f".{name}", __package__).render(cards)
+
+
+def encoded(name: str, cards: Sequence[Scorecard]) -> bytes:
+    """`render` as the bytes of a file: UTF-8, and for a spreadsheet with the mark by which Excel knows it."""
+    mark = codecs.BOM_UTF8 if name == "csv" else b""
+    return mark + _utf8(render(name, cards))
+
+
+def _utf8(text):
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8").encode()  # a file's name, read in another locale
+    except UnicodeError:
+        return text.encode("utf-8", "replace")
 
 
 # ---------------------------------------------------------------------------------------------- what formats share
@@ -44,8 +59,11 @@ def by_student(cards: Sequence[Scorecard]) -> dict[str, Scorecard]:
     """student -> card, in the order of the cards: one of two cards must not vanish without a word.
 
     Raises:
-        UsageError: two cards are of one student, or of different lessons.
+        UsageError: two cards are of one student, of different lessons, of different suites, or graded in different parts:
+            their totals do not compare.
     """
+    _same_for_all(cards, "suite", lambda card: card.digests.get("suite"), lambda suite: f"the suite {suite}")
+    _same_for_all(cards, "part", lambda card: card.partial, lambda part: part or "the whole lesson")
     students: dict[str, Scorecard] = {}
     for card in cards:
         if card.lesson != cards[0].lesson:
@@ -56,10 +74,25 @@ def by_student(cards: Sequence[Scorecard]) -> dict[str, Scorecard]:
     return students
 
 
+def _same_for_all(cards, what, key, shown):
+    """Refuses cards of which some are of another suite or part; cards that do not say (older ones, errors) go with all."""
+    groups: dict[str, list[str]] = {}
+    for card in cards:
+        if card.digests.get("suite"):
+            groups.setdefault(key(card), []).append(card.student)
+    if len(groups) > 1:
+        most, *_, few = sorted(groups, key=lambda group: -len(groups[group]))
+        some = ", ".join(groups[few][:5]) + (", …" if len(groups[few]) > 5 else "")
+        raise UsageError(
+            f"the scorecards are of more than one {what}: {some} of {shown(few)}, others of {shown(most)}; "
+            "grade all alike, or export them on their own"
+        )
+
+
 def by_question(card: Scorecard) -> dict[str, list[Outcome]]:
-    """Question -> its outcomes, in the order of the tests; two modules may call their questions alike."""
+    """Question -> its outcomes as they are scored, in the order of the tests; two modules may call their questions alike."""
     questions: dict[str, list[Outcome]] = {}
-    for outcome in card.outcomes:
+    for outcome in card.scored:
         module, question = outcome.module, outcome.question
         name = f"{module}: {question}" if question not in ("", module) else module
         questions.setdefault(name, []).append(outcome)
@@ -69,3 +102,9 @@ def by_question(card: Scorecard) -> dict[str, list[Outcome]]:
 def counted(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """The outcomes that have points; the others wait for a GPU."""
     return [outcome for outcome in outcomes if outcome.status != PENDING_GPU]
+
+
+def forbidden(card: Scorecard) -> list[str]:
+    """What was used of that which the lesson forbids, and where: "name (file.py:line)", each once."""
+    uses = list(dict.fromkeys(f"{use.name} ({use.where})" for use in card.evidence))
+    return [*uses[:_MOST_USES], f"and {len(uses) - _MOST_USES} more"] if len(uses) > _MOST_USES else uses

@@ -1,16 +1,18 @@
 """A spreadsheet of a class: one line a student, in RFC 4180.
 
 The columns are student, score, max_score, percent (of what was graded), pending_gpu_points, how many tests ended in each
-status, and then the points of each question; a cell is empty where nothing was graded. A text that a spreadsheet would
-run as a formula (it begins with = + - @ or a control character) gets an apostrophe in front.
+status, the forbidden calls that were found, what was graded if not the whole lesson, and then the points of each question; a
+cell is empty where nothing was graded. A text that a spreadsheet would run as a formula (it begins with = + - @, behind
+blanks too, or with a control character) gets an apostrophe in front.
 """
 
 import csv
 import io
 from collections.abc import Sequence
 
+from ..points import added
 from ..scorecard import STATUSES, Scorecard
-from . import by_question, by_student, counted
+from . import by_question, by_student, counted, forbidden
 
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -18,7 +20,8 @@ _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", 
 def render(cards: Sequence[Scorecard]) -> str:
     """The lines end in CR LF: write them to a file that was opened with newline=""."""
     questions = list(dict.fromkeys(name for card in cards for name in by_question(card)))
-    head = ["student", "score", "max_score", "percent", "pending_gpu_points", *STATUSES, *map(_harmless, questions)]
+    head = ["student", "score", "max_score", "percent", "pending_gpu_points", *STATUSES, "forbidden", "partial"]
+    head += map(_harmless, questions)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(head)
@@ -35,14 +38,16 @@ def _line(card: Scorecard, questions: list[str]) -> list:
         round(100 * card.score / card.max_score, 2) if card.max_score else "",
         card.pending_gpu_points,
         *(card.count(status) for status in STATUSES),
+        _harmless("; ".join(forbidden(card))),
+        _harmless(card.partial),
         *(points.get(name, "") for name in questions),
     ]
 
 
 def _points_by_question(card):
     outcomes = {name: counted(outcomes) for name, outcomes in by_question(card).items()}
-    return {name: card.scaled(sum(row.points for row in rows)) for name, rows in outcomes.items() if rows}
+    return {name: added(row.points for row in rows) for name, rows in outcomes.items() if rows}
 
 
 def _harmless(text):
-    return f"'{text}" if text.startswith(_STARTS_A_FORMULA) else text
+    return f"'{text}" if text.startswith(_STARTS_A_FORMULA) or text.lstrip().startswith(_STARTS_A_FORMULA) else text

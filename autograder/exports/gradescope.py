@@ -11,8 +11,9 @@ and the text above ask for a regrade.
 
 from collections.abc import Sequence
 
+from ..points import added, number
 from ..scorecard import GRADER_ERROR, PASSED, PENDING_GPU, Outcome, Scorecard
-from . import as_json, by_question, counted
+from . import as_json, by_question, counted, forbidden
 
 
 def render(cards: Sequence[Scorecard]) -> str:
@@ -45,27 +46,27 @@ def _rows(card):
     ]
 
 
-def _row(card: Scorecard, outcome: Outcome, number: str) -> dict:
+def _row(card: Scorecard, outcome: Outcome, place: str) -> dict:
     row = {
-        "number": number,
+        "number": place,
         "name": outcome.title,
         "visibility": card.visibility,
-        "output": _explanation(card, outcome),
+        "output": _explanation(outcome),
     }
     if outcome.status == PENDING_GPU:
         return row
     return row | {
         "status": "passed" if outcome.status == PASSED else "failed",
-        "score": card.scaled(outcome.points),
-        "max_score": card.scaled(outcome.max_points),
+        "score": outcome.points,
+        "max_score": outcome.max_points,
     }
 
 
-def _explanation(card, outcome):
+def _explanation(outcome):
     """Why the row is as it is: the message, and the mistake that was recognised unless the message is it."""
     if outcome.status == PENDING_GPU:
-        points = _number(card.scaled(outcome.max_points))
-        return f"Not scored yet: {outcome.message or 'waits for a machine with a GPU'}. Worth {points}."
+        why = outcome.message or "waits for a machine with a GPU"
+        return f"Not scored yet: {why}. Worth {number(outcome.max_points)}."
     if outcome.status == GRADER_ERROR:
         return "This is the grader's error and not yours: ask for a regrade."
     if outcome.mistake and outcome.mistake not in outcome.message:
@@ -78,13 +79,17 @@ def _explanation(card, outcome):
 
 def _summary(card):
     if card.visibility == "visible":
-        parts = [f"{card.lesson}: {_number(card.score)} of {_number(card.max_score)} points", _questions(card)]
+        parts = [f"{card.lesson}: {number(card.score)} of {number(card.max_score)} points", _questions(card)]
     else:
         parts = [f"{card.lesson}: graded. Your instructor decides when the results are shown."]
     if card.pending_gpu_points:
-        pending = _number(card.pending_gpu_points)
+        pending = number(card.pending_gpu_points)
         parts.append(
             f"Tests worth {pending} wait for a machine with a GPU. They are outside this total until they ran."
+        )
+    if card.evidence:
+        parts.append(
+            "Found in your code, which this lesson asks you to write yourself: " + ", ".join(forbidden(card)) + "."
         )
     if card.grader_errors:
         parts.append("The grader itself made an error, which must not cost you points: ask for a regrade.")
@@ -92,16 +97,12 @@ def _summary(card):
 
 
 def _questions(card):
-    return "\n".join(f"{name}: {_points(card, counted(outcomes))}" for name, outcomes in by_question(card).items())
+    return "\n".join(f"{name}: {_points(counted(outcomes))}" for name, outcomes in by_question(card).items())
 
 
-def _points(card, outcomes):
+def _points(outcomes):
     if not outcomes:
         return "waits for a GPU"
-    earned = card.scaled(sum(outcome.points for outcome in outcomes))
-    possible = card.scaled(sum(outcome.max_points for outcome in outcomes))
-    return f"{_number(earned)} of {_number(possible)}"
-
-
-def _number(points):
-    return f"{points:.2f}".rstrip("0").rstrip(".")
+    earned = added(outcome.points for outcome in outcomes)
+    possible = added(outcome.max_points for outcome in outcomes)
+    return f"{number(earned)} of {number(possible)}"

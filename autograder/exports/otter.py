@@ -18,12 +18,12 @@ def render(cards: Sequence[Scorecard]) -> str:
 
 def rows(card: Scorecard) -> dict[str, dict]:
     """Name -> the fields of an Otter test file. Names are "module.test": of two equal names Otter loses one."""
-    return {f"{outcome.module}.{outcome.test}": _row(card, outcome) for outcome in card.outcomes}
+    return {f"{outcome.module}.{outcome.test}": _row(card, outcome) for outcome in card.scored}
 
 
 def _row(card: Scorecard, outcome: Outcome) -> dict:
     pending = outcome.status == PENDING_GPU
-    possible = 0.0 if pending else card.scaled(outcome.max_points)
+    possible = 0.0 if pending else outcome.max_points
     case = {
         "name": outcome.title,
         "body": "",
@@ -34,7 +34,7 @@ def _row(card: Scorecard, outcome: Outcome) -> dict:
     }
     passed = outcome.status == PASSED
     return {
-        "score": possible if passed else 0.0,
+        "score": 0.0 if pending else outcome.points,
         "possible": possible,
         "name": f"{outcome.module}.{outcome.test}",
         "path": f"test_{outcome.module}.py",

@@ -124,6 +124,136 @@ def test_each_grades_a_folder_of_submissions(root, autograder):
     assert "4/4" in said
 
 
+def test_what_failed_is_shown_and_with_all_every_test(root, autograder):
+    _, short = autograder("grade", "ada", "--lesson", "99-toy", "--out", "out", "--seed", "1")
+    _, whole = autograder("grade", "ada", "--lesson", "99-toy", "--out", "out", "--seed", "1", "--all")
+
+    assert "The mask has rows." not in short
+    assert "The mask has rows." in whole
+
+
+@pytest.fixture
+def class_of_two(root):
+    for name in ("ada", "bob"):
+        (root / "class" / name).mkdir(parents=True)
+        (root / "class" / name / "toy.py").write_text(textwrap.dedent(TOY_SOLUTION) + f"# {name}")
+    return root / "class"
+
+
+def test_a_class_without_each_is_refused(class_of_two, root, autograder):
+    code, said = autograder("grade", class_of_two, "--lesson", "99", "--out", "out")
+
+    assert (code, "--each" in said) == (2, True)
+    assert not (root / "out").exists()
+
+
+def test_one_submission_with_each_is_refused(root, autograder):
+    code, said = autograder("grade", "ada", "--each", "--lesson", "99", "--out", "out")
+
+    assert (code, "without --each" in said) == (2, True)
+
+
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_an_out_folder_that_cannot_be_written_is_noticed_before_grading(
+    class_of_two, root, autograder, monkeypatch, out, each
+):
+    (root / "file").write_text("")
+    monkeypatch.setattr(cli, "run", lambda *_, **__: pytest.fail("it was graded"))
+
+    work = [class_of_two, "--each"] if each else ["ada"]
+    code, said = autograder("grade", *work, "--lesson", "99", "--out", out)
+
+    assert (code, "cannot be written" in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["merge", "out/ada/scorecard.json", "out/ada/scorecard.json", "--out", "file/x"],
+        ["export", "out", "--format", "csv", "--out", "file/x/scores.csv"],
+        ["export", "out", "--format", "csv", "--out", "out"],
+        ["handouts", "--out", "file"],
+        ["zips", "--out", "file"],
+        ["rehearse", "--out", "file"],
+    ],
+)
+def test_no_command_ends_in_a_traceback_where_it_cannot_write(root, autograder, command):
+    autograder("grade", "ada", "--lesson", "99", "--out", "out")
+    (root / "file").write_text("")
+
+    code, said = autograder(*command)
+
+    assert code == 2
+    assert "error:" in said
+
+
+def test_a_second_lesson_does_not_overwrite_the_first_ones_card(root, autograder):
+    autograder("grade", "ada", "--lesson", "99", "--out", "out")
+    before = (root / "out" / "ada" / "scorecard.json").read_text()
+    for part in ("assignments", "solutions", "tests/lessons"):
+        (root / part / "98-other").symlink_to(root / part / "99-toy")
+
+    code, said = autograder("grade", "ada", "--lesson", "98", "--out", "out")
+
+    assert (code, "is of 99-toy" in said) == (2, True)
+    assert (root / "out" / "ada" / "scorecard.json").read_text() == before
+
+
+def two_modules(root):
+    """The lesson with a second module, and ada's work on it."""
+    toml = root / "assignments" / "99-toy" / "lesson.toml"
+    toml.write_text('title = "Toy"\nmodules = ["toy", "other"]\n')
+    for old, new in (("solutions/99-toy/toy.py", "other.py"), ("tests/lessons/99-toy/test_toy.py", "test_other.py")):
+        (root / old).with_name(new).write_text((root / old).read_text().replace("toy.", "other."))
+    (root / "ada" / "other.py").write_text(textwrap.dedent(TOY_SOLUTION))
+
+
+def test_a_module_graded_again_joins_the_card_and_replays_with_its_own_inputs(root, autograder):
+    two_modules(root)
+    autograder("grade", "ada", "--lesson", "99", "--out", "out", "--seed", "5")
+    _, said = autograder("grade", "ada", "--lesson", "99", "--out", "out", "--seed", "6", "--module", "toy")
+
+    card = Scorecard.from_json((root / "out" / "ada" / "scorecard.json").read_text())
+    assert (card.score, card.max_score, card.partial) == (6, 8, "")
+    assert "joined on" in said
+    assert {(row.module, card.seed_of(row)) for row in card.outcomes} == {("toy", 6), ("other", 5)}
+    code, _ = autograder("replay", "out/ada/scorecard.json", "--test", "test_the_past_is_seen")
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (
+            ["replay", "out/ada/scorecard.json", "--test", "test_the_past_is_sen"],
+            "did you mean 'test_the_past_is_seen'?",
+        ),
+        (["grade", "ada", "--lesson", "99-tou", "--out", "out"], "did you mean '99-toy'?"),
+        (["grade", "ada", "--lesson", "99", "--out", "out", "--module", "tyo"], "did you mean 'toy'?"),
+        (["export", "out", "--format", "gradscope"], "did you mean 'gradescope'?"),
+        (["grade", "ada", "--lesson", "99", "--out", "out", "--prerequisites", "onw"], "did you mean 'own'?"),
+    ],
+)
+def test_a_mistyped_name_suggests_the_nearest(root, autograder, args, words):
+    autograder("grade", "ada", "--lesson", "99", "--out", "out")
+
+    code, said = autograder(*args)
+
+    assert (code, words in said) == (2, True), said
+
+
+def test_merge_takes_whole_folders(class_of_two, root, autograder):
+    for out in ("one", "two"):
+        autograder("grade", class_of_two, "--each", "--lesson", "99", "--out", out, "--processes", "1")
+    (root / "two" / "bob" / "scorecard.json").unlink()
+
+    code, said = autograder("merge", "one", "two", "--out", "both")
+
+    assert (code, "bob is only in one" in said) == (0, True)
+    assert sorted(path.parent.name for path in (root / "both").rglob("scorecard.json")) == ["ada", "bob"]
+
+
 def test_two_submissions_of_one_name_are_refused(root, autograder):
     (root / "class" / "ada").mkdir(parents=True)
     (root / "class" / "ada.zip").write_bytes(b"")

@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 from autograder import exports
 from autograder.errors import UsageError
 from autograder.exports import gradescope, otter
-from autograder.scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, STATUSES, Outcome, Scorecard
+from autograder.scorecard import (
+    FAILED,
+    GRADER_ERROR,
+    NOT_REACHED,
+    PASSED,
+    PENDING_GPU,
+    STATUSES,
+    Evidence,
+    Outcome,
+    Scorecard,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 SCHEMA = json.loads((GOLDEN / "gradescope_results.schema.json").read_text(encoding="utf-8"))
@@ -241,3 +251,64 @@ def test_every_module_of_the_folder_is_a_format_in_the_table():
     modules = {path.stem for path in Path(exports.__file__).parent.glob("*.py")} - {"__init__"}
 
     assert modules == set(exports.FORMATS)
+
+
+# ---------------------------------------------------------------------------------------------- as a file
+
+
+def test_a_spreadsheet_knows_that_the_file_is_utf_8():
+    content = exports.encoded("csv", [replace(ADA, student="José 李")])
+
+    assert content.startswith(b"\xef\xbb\xbf")
+    assert "José 李" in content.decode("utf-8-sig")
+    assert not exports.encoded("gradescope", [ADA]).startswith(b"\xef\xbb\xbf")
+
+
+def test_a_name_from_another_locale_is_written_as_it_was():
+    read_in_c = "José".encode().decode("ascii", "surrogateescape")
+
+    assert "José" in exports.encoded("csv", [replace(ADA, student=read_in_c)]).decode("utf-8-sig")
+    assert exports.encoded("csv", [replace(ADA, student="\ud800")])
+
+
+@pytest.mark.parametrize("text", ["=1+1", "\t=1", "\r=1", "\n=1", " =1", "\u00a0@x", "-2+3", "+1"])
+@pytest.mark.parametrize("where", ["question", "module", "student", "forbidden"])
+def test_no_cell_of_a_spreadsheet_runs(text, where):
+    use = Evidence("attention", text, "attention.py:1", "source")
+    card = {
+        "question": replace(ADA, outcomes=(replace(ADA.outcomes[0], module="", question=text),)),
+        "module": replace(ADA, outcomes=(replace(ADA.outcomes[0], module=text),)),
+        "student": replace(ADA, student=text),
+        "forbidden": replace(ADA, evidence=(use,)),
+    }[where]
+
+    head, line = csv.reader(io.StringIO(exports.render("csv", [card]), newline=""), strict=True)
+
+    assert not any(cell.lstrip().startswith(("=", "+", "-", "@")) for cell in [*head, *line])
+    assert not any(cell.startswith(("\t", "\r", "\n")) for cell in [*head, *line])
+    assert any(text in cell for cell in [*head, *line])
+
+
+# ---------------------------------------------------------------------------------------------- forbidden calls
+
+USES = (
+    Evidence("attention", "torch.nn.MultiheadAttention", "attention.py:12", "source"),
+    Evidence("attention", "torch.nn.MultiheadAttention", "attention.py:12", "run", "test_the_past_only"),
+)
+
+
+@pytest.mark.parametrize("visibility", ["visible", "hidden"])
+def test_forbidden_calls_are_reported_to_the_student_once(visibility):
+    output = gradescope.results(replace(ADA, evidence=USES, visibility=visibility))["output"]
+
+    assert output.count("torch.nn.MultiheadAttention (attention.py:12)") == 1
+    assert "test_the_past_only" not in output
+
+
+def test_forbidden_calls_have_a_column():
+    head, with_uses, without = csv.reader(
+        io.StringIO(exports.render("csv", [replace(ADA, evidence=USES), BOB]), newline="")
+    )
+
+    place = head.index("forbidden")
+    assert (with_uses[place], without[place]) == ("torch.nn.MultiheadAttention (attention.py:12)", "")

@@ -1,0 +1,186 @@
+"""One student's submission, or a folder of many: told apart before anything is graded, so that no class gets one's grade.
+
+Several students' work is where two folders or archives, side by side, both hold the same module and neither is a copy of
+the starter. It is one student's all the same
+
+- where a module lies beside them, at the top,
+- where their names say that they are parts or versions of one work: part1 and part2, hw and hw (1), old and new, the
+  lesson's or a module's name.
+
+Only names and checksums are read here: folders, the directory of a zip, the headers of a tar (of its first 32 MB).
+"""
+
+import bz2
+import gzip
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from io import BytesIO
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from .errors import UsageError
+from .lesson import Lesson
+
+_MOST_ENTRIES = 20_000
+_MOST_BYTES = 32 << 20  # of an archive, unpacked
+_MOST_SOURCE = 2 << 20  # bytes of a module that are read
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".7z", ".rar")
+_ONE_WORK = r"""parts? attempts? versions? v tries try drafts? finals? old new backups? bak cop(y|ies) src source starters? stubs?
+    originals? templates? solutions? handouts? hw homeworks? labs? assignments? lessons? weeks? code work py python modules? files? data
+    notebooks? tests? grading docs?"""
+_WORDS = re.compile(rf"({'|'.join(_ONE_WORK.split())}|[\W\d_])*", re.IGNORECASE)
+_COPY = re.compile(r"([\s_-]*(\(\d+\)|copy|backup|old|new|final|v\d+|-\d+))*$", re.IGNORECASE)
+_CANVAS = re.compile(r"(?P<who>[^_/]+)(_LATE)?_\d+_\d+_.+")
+
+Found = dict[str, dict[str, int]]  # the first part of a path, "" for the top -> module -> checksum of its file
+
+
+def refuse_a_class(path: Path, lesson: Lesson) -> None:
+    """For `grade` without --each.
+
+    Raises:
+        UsageError: `path` holds several students' work.
+    """
+    folder, students = _students(path, lesson)
+    if students:
+        some = ", ".join(students[:3]) + (", …" if len(students) > 3 else "")
+        raise UsageError(f"{folder} holds the work of several students ({some}): grade them with --each")
+
+
+def refuse_one_student(path: Path, lesson: Lesson) -> None:
+    """For `grade --each`.
+
+    Raises:
+        UsageError: `path` is the folder of one submission, or of a folder of them.
+    """
+    found = _found(_files(path, lesson)) if path.is_dir() else {}
+    if not found or _archives_in(path) or _canvas_names(path):
+        return
+    folder, students = _students(path, lesson)
+    parts = [name for name in found if name]
+    if students and folder != path:
+        raise UsageError(f"the submissions are in {folder}: give that folder to --each")
+    if not parts:
+        module = next(iter(found[""]))
+        raise UsageError(f"{path} is one submission, {module}.py is at its top: grade it without --each")
+    modules = [module for name in parts for module in found[name]]
+    if all(_is_part(name, lesson) for name in parts) and len(modules) == len(set(modules)):
+        raise UsageError(f"{path} is one submission ({', '.join(parts)}): grade it without --each")
+
+
+def _students(path, lesson):
+    """(Folder, the names of the different students whose work is in it); no names where it is one's."""
+    loose = _canvas_names(path)
+    if len(loose) > 1:
+        return path, loose
+    files = _files(path, lesson)
+    folder, files = _below_one_folder(path, files) if not _archives_in(path) else (path, files)
+    found, starter = _found(files), _starter(lesson)
+    if "" in found:
+        return folder, []
+    holders: dict[str, list[str]] = {}
+    for part, modules in found.items():
+        for module, checksum in modules.items():
+            if checksum not in starter.get(module, ()):
+                holders.setdefault(module, []).append(part)
+    for part in _archives_in(folder):  # they may hold any module: what is in them is for the intake to read
+        for module in lesson.modules:
+            holders.setdefault(module, []).append(part)
+    crowds = [_persons(parts, lesson) for parts in holders.values()]
+    return folder, next((sorted(crowd) for crowd in crowds if len(crowd) > 1), [])
+
+
+def _persons(parts, lesson):
+    """Of names side by side, those that are not parts or versions of one work."""
+    return {_COPY.sub("", part) for part in parts if not _is_part(part, lesson)}
+
+
+def _is_part(name, lesson):
+    stem = name.split(".")[0]
+    known = [word for word in (lesson.name, lesson.name.partition("-")[2], *lesson.modules) if word in stem]
+    for word in sorted(known, key=len, reverse=True):
+        stem = stem.replace(word, "")
+    return _WORDS.fullmatch(stem) is not None and (bool(known) or any(map(str.isalpha, stem)))  # 1001 is somebody
+
+
+def _archives_in(path):
+    if not path.is_dir():
+        return []
+    return [item.name for item in sorted(path.iterdir()) if item.suffix.lower() in _ARCHIVES and item.is_file()]
+
+
+def _canvas_names(path):
+    """Students whose loose files lie there, named as Canvas names them: doejane_12345_67890_attention.py."""
+    names = [item.name for item in path.iterdir() if item.is_file()] if path.is_dir() else []
+    return sorted({match["who"] for match in map(_CANVAS.fullmatch, names) if match})
+
+
+# ---------------------------------------------------------------------------------------------- what lies where
+
+
+def _found(files) -> Found:
+    found: Found = {}
+    for parts, checksum in files.items():
+        found.setdefault(parts[0] if len(parts) > 1 else "", {})[parts[-1].removesuffix(".py")] = checksum
+    return found
+
+
+def _below_one_folder(path, files):
+    """Where the work begins: a folder that holds all of it, as archives of a folder have it, is looked through."""
+    while files and len({parts[0] for parts in files}) == 1 and all(len(parts) > 1 for parts in files):
+        path, files = path / next(iter(files))[0], {parts[1:]: checksum for parts, checksum in files.items()}
+    return path, files
+
+
+def _files(path, lesson) -> dict[tuple[str, ...], int]:
+    """The parts of the path of each file with a module's name -> its checksum."""
+    wanted, files = {f"{module}.py" for module in lesson.modules}, {}
+    try:
+        for name, checksum in islice(_in_folder(path, wanted) if path.is_dir() else _in_archive(path), _MOST_ENTRIES):
+            parts = PurePosixPath(name.replace("\\", "/")).parts
+            if parts and parts[-1] in wanted and not any(map(_hidden, parts)):
+                files[parts] = checksum
+    except Exception:  # whatever a broken archive makes of these libraries: the intake says what is wrong with it
+        pass
+    return files
+
+
+def _hidden(part):
+    return part.startswith((".", "__", "/")) or part in ("site-packages", "venv")
+
+
+def _in_folder(top, wanted):
+    for parent, folders, names in os.walk(top):
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        for name in sorted(wanted.intersection(names)):
+            with open(Path(parent, name), "rb") as stream:
+                yield Path(parent, name).relative_to(top).as_posix(), zlib.crc32(stream.read(_MOST_SOURCE))
+
+
+def _in_archive(path):
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            yield from ((entry.filename, entry.CRC) for entry in archive.infolist())
+        return
+    with open(path, "rb") as stream:
+        head = stream.read(3)
+    opener = gzip.open if head[:2] == b"\x1f\x8b" else bz2.open if head == b"BZh" else open
+    with opener(path, "rb") as stream:
+        unpacked = BytesIO(stream.read(_MOST_BYTES))
+    with tarfile.open(fileobj=unpacked, mode="r:") as archive:
+        for entry in archive:
+            if entry.isreg() and entry.size <= _MOST_SOURCE:
+                yield entry.name, zlib.crc32(archive.extractfile(entry).read())
+
+
+def _starter(lesson):
+    """Module -> checksums of its starter, with both kinds of line ends."""
+    try:
+        files = lesson.starter_files()
+    except UsageError:  # a lesson without one
+        return {}
+    texts = {name.removesuffix(".py"): content.replace(b"\r\n", b"\n") for name, content in files.items()}
+    return {name: {zlib.crc32(text), zlib.crc32(text.replace(b"\n", b"\r\n"))} for name, text in texts.items()}

@@ -1,0 +1,168 @@
+"""What lies in a results folder may be anything, and a terminal may know ASCII only: a sentence says so, and the rest goes on."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from autograder import cli, kept
+from autograder.scorecard import FAILED, PASSED, Outcome, Scorecard
+
+ROWS = (
+    Outcome("test_a", "toy", "Maß", "Größe – ✓", PASSED, 1, 1),
+    Outcome("test_b", "toy", "Maß", "数", FAILED, 0, 1, "é ≠ e", cause="syntax"),
+)
+
+
+def card(student="ada", **more):
+    return Scorecard("99-toy", student, 1, ROWS, digests={"suite": "s", "submission": "x"}, **more)
+
+
+def changed(**fields):
+    return json.dumps({**json.loads(card().to_json()), **fields})
+
+
+def with_row(**fields):
+    return changed(outcomes=[{**json.loads(card().to_json())["outcomes"][0], **fields}])
+
+
+ODD = {
+    "nothing": "",
+    "no json": "{",
+    "a list": "[]",
+    "a number": "3",
+    "null": "null",
+    "other json": '{"name": "settings"}',
+    "deep": "[" * 100_000,
+    "not utf-8": b"\xff\xfe{",
+    "NaN": with_row(points=float("nan")),
+    "infinity": with_row(max_points=float("inf")),
+    "negative": with_row(points=-1),
+    "points as text": with_row(points="1"),
+    "points as truth": with_row(points=True),
+    "a strange status": with_row(status="won"),
+    "a title that is a list": with_row(title=[]),
+    "a row that is a text": changed(outcomes=["x"]),
+    "rows that are none": changed(outcomes=None),
+    "a row too much": with_row(extra=1),
+    "a student that is a number": changed(student=7),
+    "a student that is a list": changed(student=["ada"]),
+    "evidence that is none": changed(evidence=[1]),
+    "digests that are a list": changed(digests=[]),
+    "a scale that is a text": changed(scale_to="10"),
+    "notes that are a text": changed(notes="left out"),
+}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ada", "bob"):
+        kept.keep(card(name), tmp_path / "out")
+    (tmp_path / "out" / "eve").mkdir()
+    return tmp_path / "out"
+
+
+def autograder(monkeypatch, *args):
+    monkeypatch.setattr("sys.argv", ["autograder", *map(str, args)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_a_bad_card_is_named_and_the_others_are_exported(results, monkeypatch, capsys, odd):
+    (results / "eve" / "scorecard.json").write_bytes(odd if isinstance(odd, bytes) else odd.encode())
+
+    code = autograder(monkeypatch, "export", "out", "--format", "csv")
+
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert [line.split(",")[0] for line in out.splitlines()[1:]] == ["ada", "bob"]
+    assert err.startswith("error: out/eve/scorecard.json is no scorecard")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["scorecard.json", "=x", "a b", "partial.json", "ünï", "100%", "[red]"])
+def test_odd_names_of_students_break_no_export(results, monkeypatch, capsys, name):
+    kept.keep(card(name), results)
+
+    assert autograder(monkeypatch, "export", "out", "--format", "csv") == 0
+    students = [line.split(",")[0].removeprefix("'") for line in capsys.readouterr().out.splitlines()[1:]]
+    assert sorted(students) == sorted(["ada", "bob", name])
+    for each in ("gradescope", "otter"):
+        assert autograder(monkeypatch, "export", "out", "--format", each) == 0
+        assert name in json.loads(capsys.readouterr().out)
+
+
+def test_out_is_written_whole_or_not_at_all(results, monkeypatch, tmp_path):
+    assert autograder(monkeypatch, "export", "out", "--format", "csv", "--out", "new/scores.csv") == 0
+    assert (tmp_path / "new" / "scores.csv").read_bytes().startswith(b"\xef\xbb\xbfstudent,")
+    (results / "bob" / "scorecard.json").write_text(card("ada").to_json())
+    before = (tmp_path / "new" / "scores.csv").read_bytes()
+
+    assert autograder(monkeypatch, "export", "out", "--format", "csv", "--out", "new/scores.csv") == 2
+
+    assert (tmp_path / "new" / "scores.csv").read_bytes() == before
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["scores.csv"]
+
+
+def test_a_file_beside_a_bad_card_is_written_too(results, monkeypatch, tmp_path):
+    (results / "eve" / "scorecard.json").write_text("{}")
+
+    assert autograder(monkeypatch, "export", "out", "--format", "csv", "--out", "scores.csv") == 2
+
+    assert (tmp_path / "scores.csv").read_text("utf-8-sig").count("\n") == 3
+
+
+def test_a_student_of_two_cards_is_named(results, monkeypatch, capsys):
+    (results / "bob" / "scorecard.json").write_text(card("ada").to_json())
+
+    assert autograder(monkeypatch, "export", "out", "--format", "csv") == 2
+    assert "two scorecards of 'ada'" in " ".join(capsys.readouterr().out.split())
+
+
+# ---------------------------------------------------------------------------------------------- without UTF-8
+
+SHOW = """
+import sys
+from autograder import cli, kept, table
+from pathlib import Path
+cards = [kept.read(path) for path in kept.below([Path("out")])]
+sys.argv = ["autograder", "export", "n\\xf6where", "--format", "csv"]
+try:
+    cli.main()
+except SystemExit as end:
+    assert end.code == 2, end.code
+for shown in (table.many(cards), table.one(cards[0], True), table.one(cards[0])):
+    cli.console.print(shown)
+sys.argv = ["autograder", "export", "out", "--format", "csv"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "cp1252"},
+    ],
+)
+def test_a_terminal_without_utf_8_gets_no_traceback(results, tmp_path, environment):
+    kept.keep(card("José 李"), results)
+
+    run = subprocess.run(
+        [sys.executable, "-c", SHOW],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
+
+    assert run.returncode == 0, run.stderr.decode(errors="replace")
+    assert b"Traceback" not in run.stdout + run.stderr
+    assert "José 李".encode() in run.stdout[run.stdout.index(b"\xef\xbb\xbf") :], "the export is UTF-8 all the same"
