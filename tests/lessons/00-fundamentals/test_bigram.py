@@ -325,12 +325,14 @@ def test_bad_arguments_are_refused(student, rng):
 
     ids = random_ids(rng, 20)
     for smoothing in (-0.5, -1e-3, -1):
-        student.raises(ValueError, "bigram.BigramLanguageModel", V, says="smoothing", kwargs={"smoothing": smoothing})
+        student.raises(
+            ValueError, "bigram.BigramLanguageModel", V, says=("smoothing", smoothing), kwargs={"smoothing": smoothing}
+        )
     for wrong in (V, -1, V + 40):
-        student.raises(ValueError, ask, V, ids, wrong, says="token")
+        student.raises(ValueError, ask, V, ids, wrong, says=("token", wrong))
         for place in (0, 7, 19):
-            student.raises(ValueError, fit, V, ids.index_fill(0, torch.tensor([place]), wrong), says="ids")
-    student.raises(ValueError, fit, V, torch.tensor([V]), says="ids")
+            student.raises(ValueError, fit, V, ids.index_fill(0, torch.tensor([place]), wrong), says=("ids", wrong))
+    student.raises(ValueError, fit, V, torch.tensor([V]), says=("ids", V))
 
 
 # ---------------------------------------------------------------------------------------------- generate
@@ -489,8 +491,9 @@ def test_a_bad_prompt_is_refused(student, rng):
 
     ids = random_ids(rng, 20)
     for prompt in ([V], [0, -1], [-1, 0], [1, V + 2, 3], []):
+        says = ("prompt", *(token for token in prompt if not 0 <= token < V))
         for count in (0, 3):
-            student.raises(ValueError, probe, ids, V, torch.tensor(prompt, dtype=torch.int64), count, says="prompt")
+            student.raises(ValueError, probe, ids, V, torch.tensor(prompt, dtype=torch.int64), count, says=says)
 
 
 # ---------------------------------------------------------------------------------------------- perplexity
@@ -572,7 +575,8 @@ def test_texts_without_perplexity_are_refused(student, rng):
 
     ids = random_ids(rng, 20)
     for text in ([], [1], [0, V], [V, 0], [2, -1, 3], [-1, 2]):
-        student.raises(ValueError, probe, ids, V, torch.tensor(text, dtype=torch.int64), says="ids")
+        says = ("ids", *(token for token in text if not 0 <= token < V), *([len(text)] if len(text) < 2 else []))
+        student.raises(ValueError, probe, ids, V, torch.tensor(text, dtype=torch.int64), says=says)
 
 
 # ---------------------------------------------------------------------------------------------- device

@@ -286,8 +286,11 @@ def test_an_unknown_id_is_refused(student, rng):
     vocab = any_vocab(rng, [(b"o", b"n")])
     known = next(iter(vocab))
     for ids in ([known, max(vocab) + 1], [-1, known], [known, min(vocab) + 1, known], [0]):
-        student.raises(ValueError, probe, ids, vocab, [(b"o", b"n")], says="ids")
-    student.raises(ValueError, probe, [-1], vocab_of([]), [], says="ids")  # where a list as a table has a last entry
+        unknown = next(id for id in ids if id != known)
+        student.raises(ValueError, probe, ids, vocab, [(b"o", b"n")], says=("ids", unknown))
+    student.raises(
+        ValueError, probe, [-1], vocab_of([]), [], says=("ids", -1)
+    )  # where a list as a table has a last entry
 
 
 @DECODE
@@ -531,4 +534,4 @@ def test_a_negative_context_is_refused(student):
         return truncate_to_context(text, inside.ByteTokenizer(), max_tokens)
 
     for text, max_tokens in (("some text", -1), ("some text", -100), ("", -1)):
-        student.raises(ValueError, probe, text, max_tokens, says="max_tokens")
+        student.raises(ValueError, probe, text, max_tokens, says=("max_tokens", max_tokens))

@@ -78,11 +78,11 @@ def test_padding_mask_shows_the_real_positions(student, check, kind, max_length)
 @pytest.mark.points(1)
 def test_padding_mask_refuses_a_length_over_the_maximum(student, check):
     """A length over max_length is a ValueError, and a length that equals it is none."""
-    student.raises(ValueError, "attention.padding_mask", [3, 5, 2], 4, says=("max_length", "lengths"))
-    student.raises(ValueError, "attention.padding_mask", [2, 3, 5], 4, says=("max_length", "lengths"))
-    student.raises(ValueError, "attention.padding_mask", torch.tensor([7]), 6, says=("max_length", "lengths"))
+    student.raises(ValueError, "attention.padding_mask", [3, 5, 2], 4, says=("max_length", "lengths", 5))
+    student.raises(ValueError, "attention.padding_mask", [2, 3, 5], 4, says=("max_length", "lengths", 5))
+    student.raises(ValueError, "attention.padding_mask", torch.tensor([7]), 6, says=("max_length", "lengths", 7))
     # 0 is false, and yet a maximum.
-    student.raises(ValueError, "attention.padding_mask", [2, 1], 0, says=("max_length", "lengths"))
+    student.raises(ValueError, "attention.padding_mask", [2, 1], 0, says=("max_length", "lengths", 2))
     mask = student.call("attention.padding_mask", lengths=[1], max_length=1)
 
     check(mask, torch.ones(1, 1, 1, 1, dtype=torch.bool))
@@ -218,4 +218,4 @@ def test_scaled_dot_product_refuses_a_temperature_that_is_not_positive(student, 
     def probe(temperature):
         inside.attention_layer("ScaledDotProductAttention", (temperature,))(*torch.ones(3, 1, 2))
 
-    student.raises(ValueError, probe, temperature, says="temperature")
+    student.raises(ValueError, probe, temperature, says=("temperature", temperature))

@@ -151,7 +151,7 @@ def check_construction(student, check, layer, *bad_sizes, says=("d_model", "num_
     check(student.run(call_by_name, layer.name, layer.arguments, inputs), layer.arguments["d_model"])
     for sizes in bad_sizes:
         x = torch.ones(1, 2, sizes[0])
-        student.raises(ValueError, use, layer.name, sizes, [x, x] if layer is CROSS else [x], says=says)
+        student.raises(ValueError, use, layer.name, sizes, [x, x] if layer is CROSS else [x], says=(*says, *sizes))
 
 
 # ---------------------------------------------------------------------------------------------- multi-head

@@ -233,7 +233,7 @@ def test_a_sequence_longer_than_the_table_is_refused(student, max_len):
 
         PositionalEncoding(4, max_len)(torch.zeros(2, max_len + 1, 4))
 
-    student.raises(ValueError, probe, max_len, says=("max_len", "x"))
+    student.raises(ValueError, probe, max_len, says=("max_len", "x", max_len + 1, max_len))
 
 
 @ENCODING
@@ -386,7 +386,7 @@ def test_a_sequence_longer_than_the_learned_table_is_refused(student, max_len):
 
         LearnedPositionalEmbedding(4, max_len)(torch.zeros(2, max_len + 1, 4))
 
-    student.raises(ValueError, probe, max_len, says=("max_len", "x"))
+    student.raises(ValueError, probe, max_len, says=("max_len", "x", max_len + 1, max_len))
 
 
 @LEARNED

@@ -281,7 +281,7 @@ def test_a_missing_key_of_scaling_is_refused(student, missing):
 def test_an_odd_dim_and_an_unknown_type_are_refused(student):
     """An odd dim and an unknown type of scaling are ValueErrors."""
     unknown = {"type": "spiral", "factor": 2.0}
-    student.raises(ValueError, "rope_encoding.rope_frequencies", 7, says="dim")
+    student.raises(ValueError, "rope_encoding.rope_frequencies", 7, says=("dim", 7))
     student.raises(
         ValueError, "rope_encoding.rope_frequencies", 8, 10000.0, unknown, says=("scaling", "type", "spiral")
     )
@@ -448,7 +448,7 @@ def test_apply_rope_keeps_dtype_inputs_and_gradients(student, check, rng, interl
 @pytest.mark.points(1)
 def test_an_odd_dimension_cannot_be_turned(student):
     """An odd last dimension of x is a ValueError."""
-    names = ("dim", "x", "d_model", "D", "head_dim")
+    names = ("dim", "x", "d_model", "D", "head_dim", 5)
     student.raises(ValueError, "rope_encoding.apply_rope", torch.zeros(2, 3, 5), torch.arange(3), says=names)
 
 
@@ -544,8 +544,9 @@ def test_positions_outside_the_table_are_refused(student, bad):
         "max_len": torch.tensor([6, 7, 8]),
         "one of a batch": torch.tensor([[0, 1, 2], [7, 9, 3]]),
     }[bad]
+    values = {"too long": (9, 8), "negative": (-1,), "max_len": (8,), "one of a batch": (9,)}[bad]
     student.raises(
-        ValueError, probe, 9 if positions is None else 3, positions, says=("max_len", "positions", "position", "x")
+        ValueError, probe, 9 if positions is None else 3, positions, says=("max_len", "positions", "x", *values)
     )
     student.run(probe, 8, None)
     student.run(probe, 3, torch.tensor([7, 0, 7]))
@@ -562,7 +563,7 @@ def test_the_default_table_has_2048_positions(student, check):
         return list(RoPEEncoding(4)(torch.ones(1, length, 4)).shape)
 
     check(student.run(probe, 2048), [1, 2048, 4])
-    student.raises(ValueError, probe, 2049, says=("max_len", "positions", "position", "x"))
+    student.raises(ValueError, probe, 2049, says=("max_len", "positions", "x", 2049, 2048))
 
 
 @LAYER
@@ -575,7 +576,7 @@ def test_an_odd_d_model_is_refused(student):
 
         RoPEEncoding(5, 8)(torch.zeros(1, 3, 5))
 
-    student.raises(ValueError, probe, says=("d_model", "dim"))
+    student.raises(ValueError, probe, says=("d_model", "dim", 5))
 
 
 @LAYER

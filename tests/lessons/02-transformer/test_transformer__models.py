@@ -419,6 +419,7 @@ def test_sizes_that_do_not_fit_are_refused(student, rng):
 
         getattr(transformer, name)(*args).eval()(*inputs)
 
+    long = ("max_len", "ids", "input_ids", "src", "tgt", "x", MAX_LEN + 1, MAX_LEN)
     for name, args, inputs in made(rng, list(CLASSES)[1:]):
         heads = args.index(H)
         student.raises(
@@ -427,11 +428,11 @@ def test_sizes_that_do_not_fit_are_refused(student, rng):
             name,
             (*args[:heads], 5, *args[heads + 1 :]),
             inputs,
-            says=("d_model", "num_heads", "n_head"),
+            says=("num_heads", "n_head", "d_model", D, 5),
         )
         for place in [n for n, letter in enumerate(CLASSES[name][1]) if letter in "ij"]:
             longer = [*inputs[:place], torch.ones(2, MAX_LEN + 1, dtype=torch.int64), *inputs[place + 1 :]]
-            student.raises(ValueError, run, name, args, longer, says=("max_len", "ids", "input_ids", "src", "tgt", "x"))
+            student.raises(ValueError, run, name, args, longer, says=long)
 
 
 @ALL

@@ -155,8 +155,10 @@ def check_errors(student, name):
     for layers in (0, 1):
         student.run(at_length, name, (V, D, layers, H, C, 7), 7)  # as long as can be
         for length in (8, 40):
-            student.raises(ValueError, at_length, name, (V, D, layers, H, C, 7), length, says=("max_len", "input_ids"))
-    student.raises(ValueError, at_length, name, (V, 16, 1, 3, C, 7), 5, says=("d_model", "num_heads"))
+            student.raises(
+                ValueError, at_length, name, (V, D, layers, H, C, 7), length, says=("max_len", "input_ids", length, 7)
+            )
+    student.raises(ValueError, at_length, name, (V, 16, 1, 3, C, 7), 5, says=("num_heads", "d_model", 3, 16))
 
 
 def check_shapes(student, check, rng, name, per_token):

@@ -214,7 +214,7 @@ def test_the_generator_of_generate_draws(student, check):
 @pytest.mark.points(1)
 @pytest.mark.parametrize(
     ("prompt_length", "max_length", "options", "names"),
-    [(4, 4, {}, LENGTHS), (6, 4, {}, LENGTHS), (2, 9, {}, LENGTHS), (2, 6, {"temperature": 0}, "temperature"),
+    [(4, 4, {}, LENGTHS), (6, 4, {}, LENGTHS), (2, 9, {}, LENGTHS), (2, 6, {"temperature": 0}, ("temperature",)),
      (2, 6, {"top_k": 0}, ("top_k", "k")), (2, 6, {"top_p": 1.2}, ("top_p", "p"))],
 )  # fmt: skip
 def test_generate_refuses_bad_arguments(student, prompt_length, max_length, options, names):
@@ -228,6 +228,7 @@ def test_generate_refuses_bad_arguments(student, prompt_length, max_length, opti
             generator.model.forward = inside.unasked()
         generator.generate(torch.ones(2, prompt_length, dtype=torch.long), max_length, **options)
 
+    names = (*LENGTHS, prompt_length, max_length) if names is LENGTHS else (*names, *options.values())
     student.raises(ValueError, probe, prompt_length, max_length, options, says=names)
 
 
@@ -408,7 +409,7 @@ def test_hugging_face_beam_search_gives_the_best_beam(student, check, rng):
     ("name", "options", "names"),
     [("generate_text", {"max_length": 8}, LENGTHS), ("generate_text", {"max_length": 3}, LENGTHS),
      ("generate_with_beam_search", {"max_length": 8}, LENGTHS),
-     ("generate_text", {"max_length": 20, "temperature": 0.0}, "temperature")],
+     ("generate_text", {"max_length": 20, "temperature": 0.0}, ("temperature",))],
 )  # fmt: skip
 def test_hugging_face_refuses_bad_arguments(student, name, options, names):
     """A prompt of max_length tokens or more and a temperature that is not positive are ValueErrors."""
@@ -419,8 +420,8 @@ def test_hugging_face_refuses_bad_arguments(student, name, options, names):
         generator = HuggingFaceTextGenerator(inside.saved_gpt2(config, weights))
         getattr(generator, name)(prompt, **options)
 
-    student.raises(ValueError, probe, name, CONFIG, steady({65: 0.0}), PROMPT, options, says=(*LENGTHS, "input_ids")
-                   if names is LENGTHS else names)  # fmt: skip
+    says = (*names, *options.values())
+    student.raises(ValueError, probe, name, CONFIG, steady({65: 0.0}), PROMPT, options, says=says)
 
 
 # ---------------------------------------------------------------------------------------------- CreativeTextGenerator
@@ -663,4 +664,12 @@ def test_creative_generation_refuses_lengths(student, name, argument, max_length
         creative = CreativeTextGenerator(inside.unasked(max_len))
         getattr(creative, name)("1 2 3", argument, max_length)
 
-    student.raises(ValueError, probe, name, argument, max_length, max_len, says=(*LENGTHS, "constraints"))
+    student.raises(
+        ValueError,
+        probe,
+        name,
+        argument,
+        max_length,
+        max_len,
+        says=(*LENGTHS, "constraints", max_length, max_len or max_length),
+    )
