@@ -36,6 +36,7 @@ class Check:
         within: float | None = None,
         scale: float | None = None,
         mistakes: dict[str, object] | None = None,
+        otherwise: str | None = None,
     ) -> None:
         """Passes if `value` is `expected`, up to rounding.
 
@@ -51,10 +52,13 @@ class Check:
             terms: how many terms were summed, roughly.
             within: an absolute error that the contract states, instead of the rule above.
             scale: the size of what was summed, instead of rms(expected), where results are small by cancellation.
-            mistakes: sentence for the student -> the value that this mistake gives, or a function that gives it.
+            mistakes: sentence for the student -> the value that this mistake gives, or a function that gives it. It is
+                never computed from value: that would agree with any wrong one.
+            otherwise: sentence for every other difference, where only one mistake is possible: an input that came back
+                changed, two results of the student's that should be one.
 
         Raises:
-            CheckFailed: with the first of `mistakes` that agrees with value and not with expected.
+            CheckFailed: with the first of `mistakes` that agrees with value and not with expected, or `otherwise`.
         """
         tolerance = _Tolerance(terms, within, scale)
         problem = _difference(value, expected, dtype, tolerance, self._device)
@@ -69,6 +73,8 @@ class Check:
                 continue
             if _agrees(value, wrong, dtype, tolerance):
                 raise CheckFailed(sentence, mistake=sentence, detail="\n".join([problem, *places]))
+        if otherwise is not None:
+            raise CheckFailed(otherwise, mistake=otherwise, detail="\n".join([problem, *places]))
         raise CheckFailed(problem, detail="\n".join(places))
 
 

@@ -143,7 +143,7 @@ def test_ids_are_looked_up_in_vocab(student, check, rng):
     })  # fmt: skip
     check(again, found, mistakes={"encode gives out the list that it keeps: whoever changes the list, changes it": []})
     check(by_bytes, encoded(text, vocab, []), mistakes={
-        "the ids of one tokenizer are given out by another: keep what you remember on the object": found,
+        "the ids of one tokenizer are given out by another: keep what you remember on the object": encoded(text, vocab, merges),
     })  # fmt: skip
 
 
@@ -388,10 +388,8 @@ def test_load_gives_back_what_was_saved(student, check, rng):
     vocab = any_vocab(rng, merges, ["<known>"])
     other = vocab_of([(b"o", b"n")], ["<other>"]), [(b"o", b"n")], ["<other>"]
     path, names = student.run(save, (vocab, merges, special))
-    check(names, ["a tokenizer.v2"], mistakes={
-        "save writes more than one file": names if len(names) > 1 else None,
-        "save writes to another path: it is exactly the one given": names,
-    })  # fmt: skip
+    check(len(names) > 1, False, mistakes={"save writes more than one file": True})
+    check(names, ["a tokenizer.v2"], otherwise="save writes to another path: it is exactly the one given")
     other_path, _ = student.run(save, other)
     states = [student.run(load, path)[0], student.run(load, other_path)[0]]
     student.run(save, (vocab, merges, special), other_path)  # a file that is there is replaced

@@ -18,9 +18,10 @@ def tokens(rng, *shape):
     return torch.randint(0, V, shape, generator=rng)
 
 
-def agree(check, value, expected, mistakes=None, within=1e-6):
+def agree(check, value, expected, mistakes=None, within=1e-6, otherwise=None):
     """check in float64, but only to `within` of the size: some parts of a model may be worked out in float32."""
-    check(value, expected, terms=within / (8 * torch.finfo(torch.float64).eps), mistakes=mistakes)
+    terms = within / (8 * torch.finfo(torch.float64).eps)
+    check(value, expected, terms=terms, mistakes=mistakes, otherwise=otherwise)
 
 
 def same(one, other, within=1e-6):
@@ -241,16 +242,15 @@ def test_the_logits_are_those_of_the_mean_over_the_tokens(student, check, rng):
     agree(check, logits["cab"], logits["abc"], within=1e-5, mistakes={
         "only the first token is looked at: the mean is over all": logits["c"],
         "only the last token is looked at: the mean is over all": logits["b"],
-        "the order of the tokens matters without any layer": lambda: logits["cab"],
-    })  # fmt: skip
+    }, otherwise="the order of the tokens matters without any layer")  # fmt: skip
     for longer, text in (("twice", "abc"), ("long", "abc"), ("cc", "c")):
         grows = "the logits change with the length: the sum is to be divided by the number of real tokens"
-        agree(check, logits[longer], logits[text], within=1e-5, mistakes={grows: logits[longer]})
+        agree(check, logits[longer], logits[text], within=1e-5, otherwise=grows)
     apart = not same(logits["many, few"], logits["few, many"], 1e-4)
     check(apart, True, mistakes={"how often a token occurs does not matter: a maximum is taken, not the mean": False})
     for pair in ("34", "65"):
         weighed = "the tokens do not count alike: something other than the mean is taken"
-        agree(check, logits[pair], logits["12"], within=1e-5, mistakes={weighed: logits[pair]})
+        agree(check, logits[pair], logits["12"], within=1e-5, otherwise=weighed)
     ignored = same(logits["with 0"], logits["alone"], 1e-4)
     check(ignored, False, mistakes={"token 0 is taken for padding: without a mask all tokens are real": True})
 
@@ -276,8 +276,7 @@ def test_padding_is_left_out_of_the_mean(student, check, rng):
 
     agree(check, padded, torch.cat(single), mistakes={
         "padding is counted in the mean": unmasked,
-        "the mean over the real tokens depends on the padding": lambda: padded,
-    })  # fmt: skip
+    }, otherwise="the mean over the real tokens depends on the padding")  # fmt: skip
 
 
 @question(CLASSIFIER)
@@ -293,12 +292,10 @@ def test_padding_changes_nothing(student, check, rng):
     )
 
     unmasked, full, single, padded = results[0], results[1], torch.cat(results[2:6]), results[6:]
-    agree(check, full, single[2:3], mistakes={"a mask of ones is not the same as no mask": lambda: full})
+    agree(check, full, single[2:3], otherwise="a mask of ones is not the same as no mask")
     for value in padded:
-        agree(check, value, single, mistakes={
-            "the mask is ignored": unmasked,
-            "padding changes the logits: the attention looks at it, or the mean counts it": lambda value=value: value,
-        })  # fmt: skip
+        seen = "padding changes the logits: the attention looks at it, or the mean counts it"
+        agree(check, value, single, mistakes={"the mask is ignored": unmasked}, otherwise=seen)
 
 
 @question(CLASSIFIER)
@@ -387,9 +384,8 @@ def test_the_logits_of_a_token_come_from_its_own_state(student, check, rng):
     assert plain.shape == deep.shape == (1, 6, 3), "the shape of the logits is not (B, T, C)"
     for place, value in zip((0, 5), plain_changed, strict=True):
         others = [t for t in range(6) if t != place]
-        agree(check, value[:, others], plain[:, others], mistakes={
-            "a token's logits depend on other tokens although there is no layer": lambda value=value, o=others: value[:, o],
-        })  # fmt: skip
+        depends = "a token's logits depend on other tokens although there is no layer"
+        agree(check, value[:, others], plain[:, others], otherwise=depends)
         apart = not same(value[:, place], plain[:, place])
         check(apart, True, mistakes={"a token's logits do not depend on the token": False})
     blind = "a token's logits do not depend on what comes {}: an encoder looks both ways"
@@ -416,13 +412,11 @@ def test_padding_changes_no_real_token(student, check, rng):
         list(wide.shape), [4, 9, C], mistakes={"the result is as wide as the longest text, not as input_ids": [4, 7, C]}
     )
     padded.append(wide[:, :7])
-    agree(check, full[0], results[4][0], mistakes={"a mask of ones is not the same as no mask": lambda: full[0]})
+    agree(check, full[0], results[4][0], otherwise="a mask of ones is not the same as no mask")
     for value in padded:
         check(list(value.shape), [4, 7, C])
-        agree(check, value[mask], single, mistakes={
-            "the mask is ignored": unmasked[mask],
-            "padding changes the logits of real tokens": lambda value=value: value[mask],
-        })  # fmt: skip
+        ignored, changes = {"the mask is ignored": unmasked[mask]}, "padding changes the logits of real tokens"
+        agree(check, value[mask], single, mistakes=ignored, otherwise=changes)
 
 
 @question(TAGGER)

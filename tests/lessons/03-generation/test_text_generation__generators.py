@@ -400,7 +400,7 @@ def test_hugging_face_beam_search_gives_the_best_beam(student, check, rng):
             "max_length is taken as the number of new tokens: it counts the prompt": [best(prompt, 5, 16)],
         }
         check(five, [best(prompt, 5, 11)], mistakes=mistakes)
-        check(two, [best(prompt, 2, 11)], mistakes={"num_beams is not used": five, **mistakes})
+        check(two, [best(prompt, 2, 11)], mistakes={"num_beams is not used": [best(prompt, 5, 11)], **mistakes})
 
 
 @HUGGING_FACE
