@@ -406,7 +406,8 @@ def test_new_tokens_are_drawn_from_the_probabilities(student, check, rng):
 
     def probe(ids, V, seed):
         model, prompt = inside.fitted(V, 3.0, ids), torch.tensor([2, 1])
-        return [model.generate(prompt, 4000), model.generate(prompt, 4000, torch.Generator().manual_seed(seed))]
+        runs = model.generate(prompt, 4000), model.generate(prompt, 4000, torch.Generator().manual_seed(seed))
+        return [inside.a_tensor(run, "what generate returns") for run in runs]
 
     runs = student.run(probe, ids, V, int(torch.randint(2**31, (), generator=rng)))
 
@@ -453,9 +454,9 @@ def test_randomness_comes_from_the_generator(student, check, rng):
             if seed is not None:
                 torch.manual_seed(seed)
             own.append(model.generate(prompt, 60))
-        return given, untouched, own
+        return [[inside.a_tensor(run, "what generate returns") for run in runs] for runs in (given, own)], untouched
 
-    (first, next_one, again), untouched, own = student.run(probe, random_ids(rng, 40), V)
+    ((first, next_one, again), own), untouched = student.run(probe, random_ids(rng, 40), V)
 
     check(torch.equal(first, again), True, mistakes={"the generator that is given is not used": False})
     check(torch.equal(first, next_one), False, mistakes={"the generator is seeded anew in each call": True})
@@ -474,6 +475,7 @@ def test_generation_goes_on_where_nothing_was_counted(student, check, rng):
         model = inside.fitted(V, 0.0, ids)
         before = inside.table(model, V)
         runs = [model.generate(torch.tensor([token]), 40) for token in range(V)]
+        runs = [inside.a_tensor(run, "what generate returns") for run in runs]
         return torch.stack(runs), torch.equal(before, inside.table(model, V))
 
     runs, unchanged = student.run(probe, ids, V)

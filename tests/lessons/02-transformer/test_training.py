@@ -393,7 +393,8 @@ def run_clip(student, gradients, max_norm, way="list"):
             parameters[-1].grad = gradient
         ways = {"list": parameters, "generator": (parameter for parameter in parameters), "alone": parameters[0]}
         total = clip_grad_norm(ways[way], max_norm)
-        return float(total), [parameter.grad for parameter in parameters]
+        total = float(total) if isinstance(total, (torch.Tensor, int)) or hasattr(total, "dtype") else total
+        return total, [parameter.grad for parameter in parameters]
 
     return student.run(probe, gradients, max_norm, way)
 

@@ -37,7 +37,7 @@ def runs(name, arguments, calls, table=None):
         if table is not None and weight.shape in (table.shape, table.T.shape):
             weight.data.copy_(table if weight.shape == table.shape else table.T)
     with torch.no_grad():  # as it is used; torch's own encoder takes another path then
-        return [model(*call) for call in calls]
+        return [inside.a_tensor(model(*call)) for call in calls]
 
 
 def facts(name, arguments, ids, mask, defaults):
@@ -55,7 +55,7 @@ def facts(name, arguments, ids, mask, defaults):
     printed = io.StringIO()
     strided = [item.T.contiguous().T for item in (ids, mask)]
     with contextlib.redirect_stdout(printed):
-        logits = model(*strided)
+        logits = inside.a_tensor(model(*strided))
     first = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
     seeded = all(torch.equal(*pair) for pair in first)
     other.load_state_dict(model.state_dict())
@@ -83,7 +83,7 @@ def dropout_facts(name, arguments, ids):
 
     kind = getattr(text_classification, name)
     model, without = kind(*arguments, dropout=0.5), kind(*arguments, dropout=0.0)
-    train = [model.train()(ids) for _ in range(2)]
+    train = [inside.a_tensor(model.train()(ids)) for _ in range(2)]
     off = [model.eval()(ids) for _ in range(2)]
     pair = without.train()(ids), without.eval()(ids)
     return [torch.equal(*train), torch.equal(*off), torch.allclose(*pair, atol=1e-5)]
@@ -94,7 +94,7 @@ def gradients(name, arguments, ids, mask, vocab_size):
     import text_classification
 
     model = getattr(text_classification, name)(*arguments).double().eval()
-    logits = model(ids, mask)
+    logits = inside.a_tensor(model(ids, mask))
     if logits.dim() == 3:
         logits = logits[mask]
     if logits.requires_grad:
@@ -151,7 +151,7 @@ def check_errors(student, name):
         import text_classification
 
         model = getattr(text_classification, name)(*arguments).eval()
-        return list(model(torch.zeros(2, length, dtype=torch.long)).shape)
+        return list(inside.a_tensor(model(torch.zeros(2, length, dtype=torch.long))).shape)
 
     for layers in (0, 1):
         student.run(at_length, name, (V, D, layers, H, C, 7), 7)  # as long as can be
@@ -371,7 +371,7 @@ def test_the_logits_of_a_token_come_from_its_own_state(student, check, rng):
         from text_classification import TokenClassifier
 
         models = [TokenClassifier(vocab_size, 16, layers, 2, 3).double().eval() for layers in (0, 1)]
-        return [[model(*call) for call in calls] for model in models]
+        return [[inside.a_tensor(model(*call)) for call in calls] for model in models]
 
     ids = torch.randperm(V, generator=rng)[:6][None]
     changed = []

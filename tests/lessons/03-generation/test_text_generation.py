@@ -274,7 +274,12 @@ def test_tokens_are_drawn_from_the_softmax(student, check, rng, temperature):
     probs = [0.4, 0.25, 0.2, 0.1, 0.05, 0.0]
     logits, order = shuffled(rng, DRAWS, probs)
 
-    drawn = student.call("text_generation.sample_next_token", logits, temperature=temperature)
+    def probe(logits, temperature):
+        from text_generation import sample_next_token
+
+        return inside.a_tensor(sample_next_token(logits, temperature=temperature))
+
+    drawn = student.run(probe, logits, temperature)
 
     judge(check, drawn.shape == (DRAWS,), "the shape of the tokens is not (B,)")
     check_drawn(check, ranks(drawn, order), law(*(p ** (1 / temperature) for p in probs)), {
@@ -298,7 +303,7 @@ def test_temperature_then_top_k_then_top_p(student, check, rng, temperature, top
     def probe(logits, temperature, top_k, top_p):
         from text_generation import sample_next_token
 
-        return sample_next_token(logits, temperature, top_k, top_p)
+        return inside.a_tensor(sample_next_token(logits, temperature, top_k, top_p))
 
     drawn = student.run(probe, logits, temperature, top_k, top_p)
 

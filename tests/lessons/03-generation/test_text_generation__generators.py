@@ -90,7 +90,8 @@ def test_generate_goes_on_from_the_last_token(student, check, rng):
             ids = torch.cat([ids, generator.model(ids)[:, -1:].argmax(-1)], dim=1)
             first = torch.cat([first, generator.model(first)[:, :1].argmax(-1)], dim=1)
             last = torch.cat([last, generator.model(last[:, -1:]).argmax(-1)], dim=1)
-        return result, ids, first, last, generator.train().generate(prompt[:1, :1], max_length=2).shape
+        shape = inside.a_tensor(generator.train().generate(prompt[:1, :1], max_length=2)).shape
+        return result, ids, first, last, shape
 
     result, expected, first, last, shape = student.run(probe, tokens(rng, 13, 12, 3))
 
@@ -121,7 +122,7 @@ def test_generate_samples_with_its_settings(student, check, rng, options, kept):
 
         generator = GPTTextGenerator(5, 8, 1, 2, max_len=5)
         generator.model.forward = inside.Table(table)
-        return generator.generate(torch.tensor([[4, 2, 1]] * 1000), 5, **options)
+        return inside.a_tensor(generator.generate(torch.tensor([[4, 2, 1]] * 1000), 5, **options))
 
     ids = student.run(probe, table, options)
 

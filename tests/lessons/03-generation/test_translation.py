@@ -246,8 +246,8 @@ def test_a_source_is_translated_alike_however_it_is_padded(student, check, rng):
         translator = TransformerTranslator(**options).double().eval()
         inside.draw_weights(translator.model)
         wide = torch.cat([src, torch.full((len(src), 3), pad)], dim=1)
-        results = [translator.translate(ids, length, beams) for ids in (src, wide) for beams in (1, 2)]
-        alone = [translator.translate(row[row != pad][None], length) for row in src]
+        results = [inside.a_tensor(translator.translate(ids, length, n)) for ids in (src, wide) for n in (1, 2)]
+        alone = [inside.a_tensor(translator.translate(row[row != pad][None], length)) for row in src]
         return *results, alone
 
     src = sources(rng, 10, IDS["pad_id"], width=5)
