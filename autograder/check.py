@@ -13,6 +13,7 @@ import torch
 from .errors import AuthorError, CheckFailed
 
 FACTOR = 8  # how many roundings of one term count as the same value
+FLOAT_RELATIVE = 1e-5  # of a Python float, where nothing else is said: it may have been worked out in float32
 
 
 class Check:
@@ -35,23 +36,29 @@ class Check:
         within: float | None = None,
         scale: float | None = None,
         mistakes: dict[str, object] | None = None,
+        otherwise: str | None = None,
     ) -> None:
         """Passes if `value` is `expected`, up to rounding.
 
         |value - expected| may be 8 · terms · eps · (|expected| + rms(expected)) at each place, eps being that of value's
-        dtype. Integers, booleans, strings and None must be equal; lists, tuples and dicts are compared item by item.
+        dtype. A Python float may be off by 1e-5 of its size, since float32 is an honest way to work it out. Integers,
+        booleans, strings and None must be equal; lists, tuples and dicts are compared item by item.
 
         Args:
             value: what the student's code returned.
             expected: what it should be; in float64 where that is possible.
-            dtype: what value must have, when expected is more precise; for a Python float, how precise it must be.
+            dtype: what value must have, when expected is more precise; for a Python float, how precise it must be
+                (torch.float64 asks for an exact one).
             terms: how many terms were summed, roughly.
             within: an absolute error that the contract states, instead of the rule above.
             scale: the size of what was summed, instead of rms(expected), where results are small by cancellation.
-            mistakes: sentence for the student -> the value that this mistake gives, or a function that gives it.
+            mistakes: sentence for the student -> the value that this mistake gives, or a function that gives it. It is
+                never computed from value: that would agree with any wrong one.
+            otherwise: sentence for every other difference, where only one mistake is possible: an input that came back
+                changed, two results of the student's that should be one.
 
         Raises:
-            CheckFailed: with the first of `mistakes` that agrees with value and not with expected.
+            CheckFailed: with the first of `mistakes` that agrees with value and not with expected, or `otherwise`.
         """
         tolerance = _Tolerance(terms, within, scale)
         problem = _difference(value, expected, dtype, tolerance, self._device)
@@ -66,6 +73,8 @@ class Check:
                 continue
             if _agrees(value, wrong, dtype, tolerance):
                 raise CheckFailed(sentence, mistake=sentence, detail="\n".join([problem, *places]))
+        if otherwise is not None:
+            raise CheckFailed(otherwise, mistake=otherwise, detail="\n".join([problem, *places]))
         raise CheckFailed(problem, detail="\n".join(places))
 
 
@@ -111,6 +120,10 @@ class _Tolerance:
         eps = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
         return _Tolerance(self.terms, self.within, self.scale, eps)
 
+    def relative(self, share):
+        """The same, where `share` of a number's size is allowed; an error that the contract states (within) stays."""
+        return _Tolerance(1, self.within, 0.0 if self.scale is None else self.scale, share / FACTOR)
+
     def of(self, expected: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The allowed error at each place; expected is float64 and finite."""
         if self.within is not None:
@@ -147,7 +160,9 @@ def _float_difference(value, expected, dtype, tolerance):
     if type(value) is not float:
         return f"the result is {_kind(value)}, it should be a float"
     pair = torch.tensor([value, expected], dtype=torch.float64)
-    return _closeness(pair[:1], pair[1:], dtype or torch.float64, tolerance)
+    if dtype is None:
+        dtype, tolerance = torch.float64, tolerance.relative(FLOAT_RELATIVE)
+    return _closeness(pair[:1], pair[1:], dtype, tolerance)
 
 
 def _sequence_difference(value, expected, dtype, tolerance, device):

@@ -79,12 +79,13 @@ class Student:
         """Calls the student's function at "module.name" and returns its result as plain data."""
         return self._value(self._replies({"call": path}, args, kwargs))
 
-    def raises(self, error: type, target, *args, says: str | tuple[str, ...] = (), kwargs: dict | None = None) -> None:
-        """Expects that `target` (a path or a probe) raises `error`, with one of the names `says` in its message.
+    def raises(self, error: type, target, *args, says: object = (), kwargs: dict | None = None) -> None:
+        """Expects that `target` (a path or a probe) raises `error`, and that its message says what is wrong.
 
-        With ranks, that each of them does.
+        It does if it holds one of `says`: the name of an argument, or a usual word for it (USUAL_WORDS), or the value at
+        fault; `says` is a name or a tuple of names and values, a name first. With ranks, each of them must.
         """
-        names = (says,) if isinstance(says, str) else tuple(says)
+        names = tuple(says) if isinstance(says, (tuple, list)) else (says,)
         if isinstance(target, str):
             request = {"call": target}
         else:
@@ -127,8 +128,50 @@ def _expect(reply, error, names):
     raise CheckFailed(text, mistake=text)
 
 
-def _names(name, text):
-    return re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", text) is not None
+# What people call an argument, besides its name and the parts of that.
+USUAL_WORDS = {
+    "constraints": "phrase",
+    "d_model": "dim dimension width size embed_dim embedding hidden_size",
+    "dim": "dimension size even odd",
+    "hypotheses": "hypothesis length sentence",
+    "ids": "id token index index indices vocabulary prompt text sequence",
+    "lengths": "length",
+    "max_len": "length long longer limit exceed context position sequence",
+    "max_length": "length long longer limit exceed context position sequence room",
+    "max_tokens": "limit negative",
+    "positions": "position",
+    "prompt": "id token index indices vocabulary empty sequence",
+    "references": "length sentence",
+    "scaling": "key missing rope",
+    "special_tokens": "empty",
+    "token": "id index vocabulary",
+    "top_k": "k",
+    "top_p": "p nucleus",
+    "type": "kind",
+    "vocab_size": "vocabulary",
+}
+_NO_WORDS = {"num", "n", "d", "of", "top"}  # parts of names that say nothing alone
+
+
+def _names(what, text):
+    """Whether a message speaks of an argument (by its name) or of a value."""
+    if not isinstance(what, str):
+        return _holds_value(what, text)
+    if len(what) == 1:  # k, p, x: as it is written, since "a" and "X" are in many messages
+        return _holds_word(re.escape(what), text)
+    words = {what, *USUAL_WORDS.get(what, "").split(), *(set(what.split("_")) - _NO_WORDS)}
+    return any(_holds_word(rf"(?i:{re.escape(word)}(?:e?s|ing)?)", text) for word in words)
+
+
+def _holds_word(pattern, text):
+    return re.search(rf"(?<![A-Za-z0-9_]){pattern}(?![A-Za-z0-9_])", text) is not None
+
+
+def _holds_value(value, text):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value) in text
+    forms = {str(value), f"{value:g}"}
+    return any(re.search(rf"(?<![\w.-]){re.escape(form)}(?!\w|\.\d)", text) for form in forms)
 
 
 def _unpack(reply, rank=None):

@@ -28,7 +28,7 @@ LAYERS = [
     "box.slot box.boxed box.zygote box.local",
     "box.team box.replies",
     "box.broker box.confine box.worker",
-    "box.post box.landlock box.seccomp box.processes box.libraries box.pages box.tripwires box.scan box.group",
+    "box.post box.landlock box.seccomp box.processes box.libraries box.pages box.tripwires box.uncompiled box.scan box.group",
     "box.wire box.collectives",
     "box.codec",
     "files points",

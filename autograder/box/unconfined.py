@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import BoxError
-from . import tripwires, wire
+from . import tripwires, uncompiled, wire
 from .local import LocalProcess
 from .slot import Slot, remove_tree
 
@@ -66,7 +66,7 @@ class LocalWorker:
 
     def __init__(self, policy: dict, output: bytearray, most_output: int):
         self._folders = [policy["submission"], *policy["prerequisites"]]
-        self._prepare = functools.partial(tripwires.lay, policy["forbidden"], policy["submission"])
+        self._prepare = functools.partial(_prepare, policy["forbidden"], policy["submission"])
         self._printed, self._output, self._most = Path(policy["scratch"], "output"), output, most_output
         self._read = 0  # bytes of what was printed
         self._process = self._start(0, 0, 0)
@@ -100,3 +100,9 @@ class LocalWorker:
                 printed.seek(self._read)
                 self._output += printed.read(max(0, self._most - len(self._output)))
                 self._read = printed.tell()
+
+
+def _prepare(forbidden, submission):
+    """What the zygote of a box does before a worker is there; returns the notes of its tripwires."""
+    uncompiled.lay()
+    return tripwires.lay(forbidden, submission)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from . import confine, group, libraries, pages, processes, seccomp, tripwires, wire, worker
+from . import confine, group, libraries, pages, processes, seccomp, tripwires, uncompiled, wire, worker
 
 _POLL_S = 0.1
 _NAMELESS_S = 1.0
@@ -226,6 +226,7 @@ def warm_up(packages: list[str]) -> None:
     x = torch.ones(4, 4, requires_grad=True)
     torch.autograd.grad(torch.softmax(x @ x, -1).sum(), [x], torch.tensor(1.0))
     worker.seed_everything(0)  # numpy.random is imported by its first use
+    uncompiled.lay()
     gc.collect()
     gc.freeze()  # a collection in a child would copy all of our pages
     pages.collapse()

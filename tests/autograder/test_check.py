@@ -138,6 +138,14 @@ def test_plain_data_is_compared_item_by_item():
 def test_floats_are_close_as_precisely_as_they_are_said_to_be():
     check(0.1 + 0.2, 0.3)
     assert told(0.3001, 0.3) == "the value is wrong"
+    for size in (1e-9, 0.3, 4e7):  # float32 is an honest way to work a float out, unless the author says otherwise
+        single = torch.tensor(size).mul(3).sqrt().square().div(3).item()
+        check([single], [size])
+        assert told(size * (1 + 2e-5), size, terms=999) == "the value is wrong"
+        assert told(size * (1 + 1e-7), size, dtype=torch.float64) == "the value is wrong"
+    assert told(1e-12, 0.0) == "the value is wrong"
+    check(1e-7, 0.0, scale=1.0)
+    check(0.31, 0.3, within=0.02)
     check(torch.tensor(0.3).item(), 0.3, dtype=torch.float32)
     check(math.inf, math.inf)
     assert "NaN" in told(math.nan, 0.3)

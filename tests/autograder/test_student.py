@@ -158,6 +158,50 @@ def test_raises_says_what_is_missing(student, path, error, says, sentence):
     assert caught.value.mistake == str(caught.value) == sentence
 
 
+@pytest.mark.parametrize(
+    ("says", "text"),
+    [
+        ("ids", "invalid token id: 300"),
+        (("ids", 300), "300 is unknown"),
+        ("ids", "Index out of vocabulary"),
+        ("dim", "the rotary dimension must be even, got 5"),
+        ("num_heads", "the number of heads does not divide 10"),
+        ("max_len", "The sequence is too long"),
+        ("max_len", "maximum length is 8"),
+        ("special_tokens", "a special token must not be empty"),
+        ("smoothing", "Smoothing must not be negative"),
+        (("temperature", -1.5), "-1.5 is not positive"),
+        (("temperature", 0.0), "got 0"),
+        (("top_k", 0), "must be at least 1 but is 0."),
+        ("top_k", "k must be at least 1"),
+        ("x", "x has 9 positions"),
+        (("lengths", [3, 5]), "[3, 5] does not fit"),
+    ],
+)
+def test_a_message_may_use_a_usual_word_or_the_value(says, text):
+    reply = {"error": {"types": ["ValueError", "Exception"], "text": text}}
+    Student(lambda request, timeout: reply).raises(ValueError, "work.f", says=says)
+
+
+@pytest.mark.parametrize(
+    ("says", "text"),
+    [
+        ("ids", "this is invalid"),
+        (("ids", 300), "3000 is unknown, so is 1300 and 300.5"),
+        (("ids", 1), "-1 is what it is"),
+        (("temperature", 0.0), "0.5 is too much"),
+        ("max_len", "bad input"),
+        ("num_heads", "a number is wrong"),
+        ("x", "X is a matrix"),
+        ("top_k", "not OK"),
+    ],
+)
+def test_a_message_about_nothing_is_refused(says, text):
+    reply = {"error": {"types": ["ValueError", "Exception"], "text": text}}
+    with pytest.raises(CheckFailed):
+        Student(lambda request, timeout: reply).raises(ValueError, "work.f", says=says)
+
+
 def test_a_stub_does_not_pass_as_an_error(student):
     for error in (ValueError, RuntimeError, Exception):
         with pytest.raises(StudentRaised, match="not_yet is not implemented yet"):

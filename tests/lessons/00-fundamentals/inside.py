@@ -4,10 +4,20 @@ import contextlib
 import io
 import os
 import tempfile
+from collections.abc import Mapping
 
 import torch
 
 # ---------------------------------------------------------------------------------------------- any function
+
+
+def a_tensor(value, what="the result"):
+    """The value, if it is a tensor; else whoever returned it is told what it is, not what a helper could not do with it."""
+    if isinstance(value, torch.Tensor):
+        return value
+    name = type(value).__name__
+    kind = "None" if value is None else f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
+    raise TypeError(f"{what} is {kind}, it should be a tensor")
 
 
 def manners(work):
@@ -39,11 +49,13 @@ def trained(text, vocab_size, special_tokens=()):
 
 
 def state(tokenizer):
-    """A tokenizer's attributes as plain data."""
+    """A tokenizer's attributes as plain data; what is no such attribute is sent as it is."""
+    vocab, merges, special_tokens = tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens
+    pairs = isinstance(merges, (list, tuple)) and all(isinstance(pair, (list, tuple)) for pair in merges)
     return {
-        "vocab": dict(tokenizer.vocab),
-        "merges": [tuple(pair) for pair in tokenizer.merges],
-        "special_tokens": list(tokenizer.special_tokens),
+        "vocab": dict(vocab) if isinstance(vocab, Mapping) else vocab,
+        "merges": [tuple(pair) for pair in merges] if pairs else merges,
+        "special_tokens": list(special_tokens) if isinstance(special_tokens, (list, tuple)) else special_tokens,
     }
 
 
@@ -105,4 +117,5 @@ def fitted(vocab_size, smoothing, ids):
 
 def table(model, vocab_size):
     """The probabilities after each token: (V, V)."""
-    return torch.stack([model.next_token_probabilities(token) for token in range(vocab_size)])
+    rows = [model.next_token_probabilities(token) for token in range(vocab_size)]
+    return torch.stack([a_tensor(row, "what next_token_probabilities returns") for row in rows])

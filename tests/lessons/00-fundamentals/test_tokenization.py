@@ -323,7 +323,7 @@ def test_a_vocabulary_without_room_is_refused(student, check):
         return inside.state(inside.trained("a text, a text", vocab_size, special))["merges"]
 
     for vocab_size, special in ((255, []), (257, ["<a>", "<b>"]), (0, [])):
-        student.raises(ValueError, probe, vocab_size, special, says="vocab_size")
+        student.raises(ValueError, probe, vocab_size, special, says=("vocab_size", vocab_size))
     check([student.run(probe, 256, []), student.run(probe, 258, ["<a>", "<b>", "<a>"])], [[], []])
 
 

@@ -9,6 +9,25 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+# ---------------------------------------------------------------------------------------------- any result
+
+
+def a_tensor(value, what="the result"):
+    """The value, if it is a tensor; else whoever returned it is told what it is, not what a helper could not do with it."""
+    if isinstance(value, torch.Tensor):
+        return value
+    name = type(value).__name__
+    kind = "None" if value is None else f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
+    raise TypeError(f"{what} is {kind}, it should be a tensor")
+
+
+def listed(result):
+    """What a layer returned, one tensor or several, as a list."""
+    if isinstance(result, (tuple, list)):
+        return [a_tensor(item, f"item {n} of the result") for n, item in enumerate(result)]
+    return [a_tensor(result)]
+
+
 # ---------------------------------------------------------------------------------------------- attention layers
 
 
@@ -24,9 +43,11 @@ def loaded(layer, weights):
 
 
 def linear_shapes(layer, names):
-    """What the linear layers of these names are: (features in, features out, has a bias)."""
+    """What the linear layers of these names are: (features in, features out, has a bias); zeros for what is none."""
     linears = [getattr(layer, name) for name in names]
-    return [(*reversed(linear.weight.shape), getattr(linear, "bias", None) is not None) for linear in linears]
+    weights = [getattr(linear, "weight", None) for linear in linears]
+    shapes = [tuple(reversed(w.shape)) if isinstance(w, torch.Tensor) and w.dim() == 2 else (0, 0) for w in weights]
+    return [(*shape, getattr(linear, "bias", None) is not None) for shape, linear in zip(shapes, linears, strict=True)]
 
 
 def attention_layer(name, sizes, weights=(), dropout=0.5):
@@ -56,11 +77,6 @@ def gradients(outputs, tensors):
     if not total.requires_grad:
         return [torch.zeros_like(tensor) for tensor in tensors]
     return list(torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True))
-
-
-def listed(result):
-    """What a layer returned, one tensor or several, as a list."""
-    return [result] if isinstance(result, torch.Tensor) else list(result)
 
 
 def dropout_runs(layer, *inputs):
@@ -113,7 +129,7 @@ def on_meta(function, *inputs):
 
 def pulled_back(output, cotangent, tensors):
     """The gradients of Σ cotangent · output at the tensors; zeros where nothing flows back."""
-    if not output.requires_grad:
+    if not a_tensor(output).requires_grad:
         return [torch.zeros_like(tensor) for tensor in tensors]
     return list(torch.autograd.grad(output, tensors, cotangent, allow_unused=True, materialize_grads=True))
 
@@ -123,7 +139,7 @@ def seeded_runs(layer, x):
     runs = []
     for seed, training in ((1, True), (1, True), (2, True), (3, False), (4, False)):
         torch.manual_seed(seed)
-        runs.append(layer.train(training)(x.clone()))
+        runs.append(a_tensor(layer.train(training)(x.clone())))
     return runs
 
 
@@ -166,7 +182,7 @@ def memory_use(function, inputs, cotangent):
     inputs = [tensor.detach().requires_grad_() for tensor in inputs]
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t), _Results() as forward:
-        output = function(*inputs)
+        output = a_tensor(function(*inputs))
     gc.collect()
     outside = {StorageWeakRef(tensor.untyped_storage()) for tensor in (*inputs, output)}
     kept = {storage: n for storage, n in forward.storages.items() if not storage.expired() and storage not in outside}

@@ -178,8 +178,8 @@ def test_the_backward_with_large_scores(student, check, rng):
     # Most weights are 0 or 1, so gradients of q and k cancel: errors are those of terms as large as k, q and g.
     overflow = "the gradients overflow: the weights are exp(score - logsumexp)"
     for value, truth in zip(results[1:], plain_gradients(q, k, v, g, False), strict=True):
-        mistakes = {} if value.isfinite().all() else {overflow: value}
-        check(value, truth, dtype=torch.float32, terms=1024, scale=20.0, mistakes=mistakes)
+        check(bool(value.isfinite().all()), True, mistakes={overflow: False})
+        check(value, truth, dtype=torch.float32, terms=1024, scale=20.0)
 
 
 @BACKWARD
@@ -202,9 +202,7 @@ def test_calls_do_not_disturb_each_other(student, check, rng):
     truth = plain_gradients(*first, g, False)
     shared = "the backward uses what another call saved: save it on ctx"
     check(once, truth, dtype=torch.float32, mistakes={shared: lambda: plain_gradients(*second, g, True)})
-    check(again, truth, dtype=torch.float32, mistakes={
-        "a second backward gives other gradients: the first changed what was saved": lambda: tuple(x.view_as(y) for x, y in zip(again, truth, strict=True)),
-    })  # fmt: skip
+    check(again, once, otherwise="a second backward gives other gradients: the first changed what was saved")
     check(other, plain_gradients(*second, g, True), dtype=torch.float32)
 
 
@@ -229,7 +227,7 @@ def test_any_inputs_and_cotangents_do(student, check, rng):
 
     output, causal_output = attend(*inputs[:3])[0], attend(*inputs[:3], True)[0]
     changed = "q, k, v or the gradient of the output is changed in place"
-    check(after, list(inputs), mistakes={changed: lambda: [x.view_as(y) for x, y in zip(after, inputs, strict=True)]})
+    check(after, list(inputs), otherwise=changed)
     check(result, output, dtype=torch.float32, mistakes={"causal is on by default": causal_output})
     check(gradients, plain_gradients(*inputs, False), dtype=torch.float32)
     of_square = plain_gradients(*inputs[:3], 2 * causal_output, True)
@@ -356,7 +354,7 @@ def test_the_layer_is_multi_head_attention(student, check, rng, B, T, D, heads, 
     output, (after, *_), torch_changed, printed = student.run(probe, x, weights, heads, causal, block)
 
     truth = attention_layer(x, *weights.values(), heads, causal)
-    check(after, x, mistakes={"x is changed in place": lambda: after.view_as(x)})
+    check(after, x, otherwise="x is changed in place")
     both = {"a pair is returned: the layer returns the output alone": lambda: (output[0].view_as(x), *output[1:])}
     pair = both if isinstance(output, (tuple, list)) else {}
     check(output, truth, dtype=torch.float32, mistakes=pair | layer_mistakes(x, weights, heads))
@@ -441,7 +439,7 @@ def test_the_layer_drops_out_in_train_mode_only(student, check, rng, options):
 
         no_dropout = inside.loaded(FlashAttention(d_model=12, num_heads=3, dropout=0.0, block_size=64), weights).train()
         runs = inside.seeded_runs(inside.loaded(FlashAttention(12, 3, **options), weights), x)
-        return [*runs, no_dropout(x, causal=True), no_dropout(x)]
+        return [*runs, inside.a_tensor(no_dropout(x, causal=True)), no_dropout(x)]
 
     x, weights = torch.randn(4, 9, 12, generator=rng), {"qkv": linear(rng, 12, 36), "proj": linear(rng, 12, 12)}
     first, same_seed, other_seed, quiet, quiet_again, causal, undropped = student.run(probe, x, weights, options)
@@ -453,7 +451,7 @@ def test_the_layer_drops_out_in_train_mode_only(student, check, rng, options):
     truth, with_causal = (attention_layer(x, *weights.values(), 3, causal) for causal in (False, True))
     check(quiet, truth, dtype=torch.float32)
     check(causal, with_causal, dtype=torch.float32, mistakes={
-        "the rate of the dropout is ignored: 0 should drop nothing": lambda: torch.where(causal == 0, 0, causal),
+        "the rate of the dropout is ignored: 0 should drop nothing": lambda: torch.where(causal == 0, 0, with_causal / 0.9),
     })  # fmt: skip
     check(undropped, truth, dtype=torch.float32, mistakes={"the layer stays causal after a causal call": with_causal})
 
@@ -468,5 +466,5 @@ def test_heads_that_do_not_divide_the_width_are_refused(student):
 
         FlashAttention(d_model, num_heads)
 
-    student.raises(ValueError, probe, 8, 3, says=("num_heads", "d_model"))
-    student.raises(ValueError, probe, 6, 4, says=("num_heads", "d_model"))
+    student.raises(ValueError, probe, 8, 3, says=("num_heads", "d_model", 8, 3))
+    student.raises(ValueError, probe, 6, 4, says=("num_heads", "d_model", 6, 4))

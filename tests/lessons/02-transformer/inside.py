@@ -11,6 +11,15 @@ from torch import nn
 # ---------------------------------------------------------------------------------------------- any function
 
 
+def a_tensor(value, what="the result"):
+    """The value, if it is a tensor; else whoever returned it is told what it is, not what a helper could not do with it."""
+    if isinstance(value, torch.Tensor):
+        return value
+    name = type(value).__name__
+    kind = "None" if value is None else f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
+    raise TypeError(f"{what} is {kind}, it should be a tensor")
+
+
 def strided(tensor):
     """The same numbers, laid out in memory the other way round: nothing can be viewed in another shape."""
     backwards = tuple(reversed(range(tensor.dim())))
@@ -35,7 +44,8 @@ def _torch_state():
 
 def gradients(outputs, cotangents, tensors):
     """The gradients of Σ cotangent · output at the tensors; zeros where nothing flows back."""
-    total = sum((cotangent * output).sum() for output, cotangent in zip(outputs, cotangents, strict=True))
+    pairs = zip(outputs, cotangents, strict=True)
+    total = sum((cotangent * a_tensor(output)).sum() for output, cotangent in pairs)
     if not total.requires_grad:
         return [torch.zeros_like(tensor) for tensor in tensors]
     return list(torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True))
@@ -106,7 +116,7 @@ def results(name, args, tables, calls, gradients=False):
 
 def _with_gradients(function, call):
     leaves = [item.clone().requires_grad_() if item.is_floating_point() else item for item in call]
-    output = function(*leaves)
+    output = a_tensor(function(*leaves))
     cotangent = torch.arange(output.numel(), dtype=output.dtype).sin().view(output.shape)
     return [output, *gradients([output], [cotangent], [leaf for leaf in leaves if leaf.requires_grad])]
 
@@ -134,7 +144,7 @@ def table_gradients(name, args, inputs, tables):
     import transformer
 
     model = filled(getattr(transformer, name)(*args), tables)
-    output = model(*inputs)
+    output = a_tensor(model(*inputs))
     (torch.arange(output.numel(), dtype=output.dtype).sin() * output.flatten()).sum().backward()
     found = []
     for table in tables:
@@ -156,7 +166,7 @@ def weight_facts(name, args, inputs, vocab_size, defaults):
     kind = getattr(transformer, name)
     model, other = kind(*args).eval(), kind(*args).eval()
     gains = sum(weight.numel() for weight in model.parameters() if (weight == 1).all())  # in one tensor or in many
-    output = drawn(model, vocab_size)(*inputs)  # small first weights would leave more of a ReLU without work
+    output = a_tensor(drawn(model, vocab_size)(*inputs))  # small first weights would leave more of a ReLU without work
     (output * torch.randn(output.shape)).sum().backward()
     matrices = [weight for weight in trained(model) if is_matrix(weight) and vocab_size not in weight.shape]
     learning = sum(int((weight.grad != 0).sum()) for weight in matrices if weight.grad is not None)
@@ -173,7 +183,7 @@ def dropout_facts(kind, args, inputs):
     model, runs = drawn(kind(*args)).train(), []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        runs.append(model(*inputs))
+        runs.append(a_tensor(model(*inputs)))
     off = [model.eval()(*inputs) for _ in range(2)]
     without = drawn(kind(*args, dropout=0.0))
     pair = without.train()(*inputs), without.eval()(*inputs)
@@ -186,7 +196,7 @@ def on_meta(model, *inputs):
         result = model.to("meta")(*(item.to("meta") for item in inputs))
     except (RuntimeError, TypeError) as error:  # a TypeError: there are no numbers for numpy
         return "mixes devices" if "expected device" in str(error) or "same device" in str(error) else "cannot tell"
-    return "runs" if result.device.type == "meta" else "mixes devices"
+    return "runs" if a_tensor(result).device.type == "meta" else "mixes devices"
 
 
 def gpt_pair(config, weights=None):
@@ -225,7 +235,7 @@ def refusal(ours, theirs, ids):
         return "ValueError" if isinstance(error, ValueError) else "another error"
     output = theirs(ids)
     output = output.logits if hasattr(output, "logits") else output.last_hidden_state
-    return "the same" if torch.allclose(ours(ids), output, atol=1e-4) else "another"
+    return "the same" if torch.allclose(a_tensor(ours(ids)), output, atol=1e-4) else "another"
 
 
 def named(model, names):

@@ -155,7 +155,7 @@ def test_updates_equal_those_of_torch(student, check, rng, settings):
         optimizer.step()
         truth.append([parameter.detach().clone() for parameter in parameters])
     check_adamw(check, work, history, truth)
-    check(gradients, work["steps"][-1], mistakes={"the gradients are changed": gradients})
+    check(gradients, work["steps"][-1], otherwise="the gradients are changed")
 
 
 @ADAMW
@@ -342,8 +342,7 @@ def test_the_scheduler_sets_the_rate_of_every_group(student, check, rng):
         "the rate is that of the step after": made(steps=[step + 1 for step in steps]),
         "only the first group's rate is set": lambda: [[first, rates[1] / 2] for first, _ in made()()],
     } | cosine_mistakes(made, 8, 25, rates[0] / 2, low))  # fmt: skip
-    stepped = {"the scheduler lets the optimizer take a step": parameters}
-    check(parameters, [torch.ones(2)] * 2, mistakes=stepped)
+    check(parameters, [torch.ones(2)] * 2, otherwise="the scheduler lets the optimizer take a step")
 
 
 @SCHEDULES
@@ -394,7 +393,8 @@ def run_clip(student, gradients, max_norm, way="list"):
             parameters[-1].grad = gradient
         ways = {"list": parameters, "generator": (parameter for parameter in parameters), "alone": parameters[0]}
         total = clip_grad_norm(ways[way], max_norm)
-        return float(total), [parameter.grad for parameter in parameters]
+        total = float(total) if isinstance(total, (torch.Tensor, int)) or hasattr(total, "dtype") else total
+        return total, [parameter.grad for parameter in parameters]
 
     return student.run(probe, gradients, max_norm, way)
 
@@ -509,11 +509,10 @@ def test_each_layer_gets_its_first_weights(student, check):
     judge(check, not (embedding == 7).all(), "Embedding weights are not set")
     judge(check, (constant[0] == 0).all() and (constant[1] == 0).all(), "the bias of a Linear is not zero")
     judge(check, not untouched, "a module that is itself a Linear is not set: modules() names it too")
-    check(constant, truth, mistakes={
-        "the weights of a LayerNorm are not set": [*truth[:2], *(torch.full((n,), 7.0) for n in (6, 6)), truth[4], torch.full((5,), 7.0)],
-        "the bias of a LayerNorm is not zero": lambda: [*truth[:3], constant[3], *truth[4:]],
-        "the weight of a LayerNorm is not one": lambda: [*truth[:2], constant[2], *truth[3:5], constant[5]],
-    })  # fmt: skip
+    judge(check, not (constant[2] == 7).all(), "the weights of a LayerNorm are not set")
+    judge(check, (constant[3] == 0).all(), "the bias of a LayerNorm is not zero")
+    judge(check, (constant[2] == 1).all() and (constant[5] == 1).all(), "the weight of a LayerNorm is not one")
+    check(constant, truth)
     bound = math.sqrt(6 / (64 + 192))
     for weight in (wide, alone):
         check(weight.std().item(), bound / 3**0.5, within=0.003, mistakes={
@@ -619,7 +618,7 @@ def test_smoothed_loss_equals_that_of_torch(student, check, rng, shape, smoothin
     truth = F.cross_entropy(*flat, label_smoothing=smoothing, ignore_index=ignore)
     mistakes = smoothing_mistakes(logits, targets, smoothing, ignore)
     check(loss, truth, dtype=torch.float32, terms=16, mistakes=mistakes)
-    check(after, [logits, targets], mistakes={"logits or targets are changed in place": after})
+    check(after, [logits, targets], otherwise="logits or targets are changed in place")
     judge(check, not changed and not printed, "the function prints, or changes the global state of torch")
 
 

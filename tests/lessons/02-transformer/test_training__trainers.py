@@ -195,7 +195,7 @@ def test_train_step_sets_train_mode_and_nothing_else(student, check, rng):
     modes = [call["training"] for row in seen["rows"] for call in row["calls"]]
     judge(check, modes and all(modes), "the model is not in train mode during train_step")
     after = [(row["src"], row["tgt"]) for row in seen["rows"]]
-    check(after, batches, mistakes={"src or tgt is changed in place": after})
+    check(after, batches, otherwise="src or tgt is changed in place")
     judge(check, not seen["torch_changed"], "the global state of torch is changed")
 
 
@@ -268,7 +268,7 @@ def test_each_micro_batch_returns_its_own_loss(student, check, rng):
     rows = watched(student, weights, batches, lr=0.05, optimized=settings)["rows"]
 
     for row in (rows[0], rows[1], rows[3], rows[4]):
-        check(row["after"], row["before"], mistakes={"weights change before the update": row["after"]})
+        check(row["after"], row["before"], otherwise="weights change before the update")
     judge(
         check, all(type(row["loss"]) is float for row in rows), "the loss is no float: return loss.item() in every call"
     )

@@ -279,13 +279,9 @@ def test_every_weight_is_there_and_learns(student, check, rng):
             mistakes={f"no gradient reaches a weight matrix of {name}, or a part of one": False},
         )
         told = [names[: len(required)], values]
-        check(told, [required, defaults], mistakes={
-            f"the arguments of {name} have other names or defaults than they should have": lambda told=told: given(True, told)
-        })  # fmt: skip
-        state = {
-            f"the state of {name} does not hold all that it is made of": lambda outputs=outputs: given(True, outputs[1])
-        }
-        check(outputs[1], outputs[0], mistakes=state)
+        other_names = f"the arguments of {name} have other names or defaults than they should have"
+        check(told, [required, defaults], otherwise=other_names)
+        check(outputs[1], outputs[0], otherwise=f"the state of {name} does not hold all that it is made of")
 
 
 def slopes(truth, rows, inputs, /, **wrong):
@@ -396,12 +392,8 @@ def test_nothing_else_happens(student, check, rng):
         torch_changed, printed = (
             bool(in_making or in_calling) for in_making, in_calling in zip(making, calling, strict=True)
         )
-        check(after, inputs, mistakes={f"{name} changes an input in place": lambda after=after: given(True, after)})
-        check(
-            result,
-            output,
-            mistakes={f"{name} gives another result for non-contiguous inputs": lambda r=result: given(True, r)},
-        )
+        check(after, inputs, otherwise=f"{name} changes an input in place")
+        check(result, output, otherwise=f"{name} gives another result for non-contiguous inputs")
         check([torch_changed, printed, on_meta == "mixes devices"], [False, False, False], mistakes={
             f"{name} changes the seed, the default dtype or another setting of torch": [True, False, False],
             f"{name} prints something": [False, True, False],
@@ -419,6 +411,7 @@ def test_sizes_that_do_not_fit_are_refused(student, rng):
 
         getattr(transformer, name)(*args).eval()(*inputs)
 
+    long = ("max_len", "ids", "input_ids", "src", "tgt", "x", MAX_LEN + 1, MAX_LEN)
     for name, args, inputs in made(rng, list(CLASSES)[1:]):
         heads = args.index(H)
         student.raises(
@@ -427,11 +420,11 @@ def test_sizes_that_do_not_fit_are_refused(student, rng):
             name,
             (*args[:heads], 5, *args[heads + 1 :]),
             inputs,
-            says=("d_model", "num_heads", "n_head"),
+            says=("num_heads", "n_head", "d_model", D, 5),
         )
         for place in [n for n, letter in enumerate(CLASSES[name][1]) if letter in "ij"]:
             longer = [*inputs[:place], torch.ones(2, MAX_LEN + 1, dtype=torch.int64), *inputs[place + 1 :]]
-            student.raises(ValueError, run, name, args, longer, says=("max_len", "ids", "input_ids", "src", "tgt", "x"))
+            student.raises(ValueError, run, name, args, longer, says=long)
 
 
 @ALL

@@ -13,6 +13,15 @@ from torch import nn
 # ---------------------------------------------------------------------------------------------- any function
 
 
+def a_tensor(value, what="the result"):
+    """The value, if it is a tensor; else whoever returned it is told what it is, not what a helper could not do with it."""
+    if isinstance(value, torch.Tensor):
+        return value
+    name = type(value).__name__
+    kind = "None" if value is None else f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
+    raise TypeError(f"{what} is {kind}, it should be a tensor")
+
+
 def strided(tensor):
     """The same numbers, laid out in memory the other way round: nothing can be viewed in another shape."""
     backwards = tuple(reversed(range(tensor.dim())))
@@ -46,13 +55,13 @@ def randomness(draw):
     for seed, seed_of_torch in ((1, 10), (1, 20), (2, 20)):
         torch.manual_seed(seed_of_torch)
         before = torch.get_rng_state()
-        results.append(draw(torch.Generator().manual_seed(seed)))
+        results.append(a_tensor(draw(torch.Generator().manual_seed(seed))))
         used = not torch.equal(before, torch.get_rng_state())
     plain = []
     for seed in (3, 3, None):
         if seed is not None:
             torch.manual_seed(seed)
-        plain.append(draw(None))
+        plain.append(a_tensor(draw(None)))
     equal = [torch.equal(*pair) for pair in (results[:2], results[1:], plain[:2], plain[1:])]
     return {"seed": equal[0], "other seed": equal[1], "torch used": used, "torch's seed": equal[2], "next": equal[3]}
 

@@ -18,9 +18,10 @@ def tokens(rng, *shape):
     return torch.randint(0, V, shape, generator=rng)
 
 
-def agree(check, value, expected, mistakes=None, within=1e-6):
+def agree(check, value, expected, mistakes=None, within=1e-6, otherwise=None):
     """check in float64, but only to `within` of the size: some parts of a model may be worked out in float32."""
-    check(value, expected, terms=within / (8 * torch.finfo(torch.float64).eps), mistakes=mistakes)
+    terms = within / (8 * torch.finfo(torch.float64).eps)
+    check(value, expected, terms=terms, mistakes=mistakes, otherwise=otherwise)
 
 
 def same(one, other, within=1e-6):
@@ -36,7 +37,7 @@ def runs(name, arguments, calls, table=None):
         if table is not None and weight.shape in (table.shape, table.T.shape):
             weight.data.copy_(table if weight.shape == table.shape else table.T)
     with torch.no_grad():  # as it is used; torch's own encoder takes another path then
-        return [model(*call) for call in calls]
+        return [inside.a_tensor(model(*call)) for call in calls]
 
 
 def facts(name, arguments, ids, mask, defaults):
@@ -54,7 +55,7 @@ def facts(name, arguments, ids, mask, defaults):
     printed = io.StringIO()
     strided = [item.T.contiguous().T for item in (ids, mask)]
     with contextlib.redirect_stdout(printed):
-        logits = model(*strided)
+        logits = inside.a_tensor(model(*strided))
     first = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
     seeded = all(torch.equal(*pair) for pair in first)
     other.load_state_dict(model.state_dict())
@@ -82,7 +83,7 @@ def dropout_facts(name, arguments, ids):
 
     kind = getattr(text_classification, name)
     model, without = kind(*arguments, dropout=0.5), kind(*arguments, dropout=0.0)
-    train = [model.train()(ids) for _ in range(2)]
+    train = [inside.a_tensor(model.train()(ids)) for _ in range(2)]
     off = [model.eval()(ids) for _ in range(2)]
     pair = without.train()(ids), without.eval()(ids)
     return [torch.equal(*train), torch.equal(*off), torch.allclose(*pair, atol=1e-5)]
@@ -93,7 +94,7 @@ def gradients(name, arguments, ids, mask, vocab_size):
     import text_classification
 
     model = getattr(text_classification, name)(*arguments).double().eval()
-    logits = model(ids, mask)
+    logits = inside.a_tensor(model(ids, mask))
     if logits.dim() == 3:
         logits = logits[mask]
     if logits.requires_grad:
@@ -150,13 +151,15 @@ def check_errors(student, name):
         import text_classification
 
         model = getattr(text_classification, name)(*arguments).eval()
-        return list(model(torch.zeros(2, length, dtype=torch.long)).shape)
+        return list(inside.a_tensor(model(torch.zeros(2, length, dtype=torch.long))).shape)
 
     for layers in (0, 1):
         student.run(at_length, name, (V, D, layers, H, C, 7), 7)  # as long as can be
         for length in (8, 40):
-            student.raises(ValueError, at_length, name, (V, D, layers, H, C, 7), length, says=("max_len", "input_ids"))
-    student.raises(ValueError, at_length, name, (V, 16, 1, 3, C, 7), 5, says=("d_model", "num_heads"))
+            student.raises(
+                ValueError, at_length, name, (V, D, layers, H, C, 7), length, says=("max_len", "input_ids", length, 7)
+            )
+    student.raises(ValueError, at_length, name, (V, 16, 1, 3, C, 7), 5, says=("num_heads", "d_model", 3, 16))
 
 
 def check_shapes(student, check, rng, name, per_token):
@@ -239,16 +242,15 @@ def test_the_logits_are_those_of_the_mean_over_the_tokens(student, check, rng):
     agree(check, logits["cab"], logits["abc"], within=1e-5, mistakes={
         "only the first token is looked at: the mean is over all": logits["c"],
         "only the last token is looked at: the mean is over all": logits["b"],
-        "the order of the tokens matters without any layer": lambda: logits["cab"],
-    })  # fmt: skip
+    }, otherwise="the order of the tokens matters without any layer")  # fmt: skip
     for longer, text in (("twice", "abc"), ("long", "abc"), ("cc", "c")):
         grows = "the logits change with the length: the sum is to be divided by the number of real tokens"
-        agree(check, logits[longer], logits[text], within=1e-5, mistakes={grows: logits[longer]})
+        agree(check, logits[longer], logits[text], within=1e-5, otherwise=grows)
     apart = not same(logits["many, few"], logits["few, many"], 1e-4)
     check(apart, True, mistakes={"how often a token occurs does not matter: a maximum is taken, not the mean": False})
     for pair in ("34", "65"):
         weighed = "the tokens do not count alike: something other than the mean is taken"
-        agree(check, logits[pair], logits["12"], within=1e-5, mistakes={weighed: logits[pair]})
+        agree(check, logits[pair], logits["12"], within=1e-5, otherwise=weighed)
     ignored = same(logits["with 0"], logits["alone"], 1e-4)
     check(ignored, False, mistakes={"token 0 is taken for padding: without a mask all tokens are real": True})
 
@@ -274,8 +276,7 @@ def test_padding_is_left_out_of_the_mean(student, check, rng):
 
     agree(check, padded, torch.cat(single), mistakes={
         "padding is counted in the mean": unmasked,
-        "the mean over the real tokens depends on the padding": lambda: padded,
-    })  # fmt: skip
+    }, otherwise="the mean over the real tokens depends on the padding")  # fmt: skip
 
 
 @question(CLASSIFIER)
@@ -291,12 +292,10 @@ def test_padding_changes_nothing(student, check, rng):
     )
 
     unmasked, full, single, padded = results[0], results[1], torch.cat(results[2:6]), results[6:]
-    agree(check, full, single[2:3], mistakes={"a mask of ones is not the same as no mask": lambda: full})
+    agree(check, full, single[2:3], otherwise="a mask of ones is not the same as no mask")
     for value in padded:
-        agree(check, value, single, mistakes={
-            "the mask is ignored": unmasked,
-            "padding changes the logits: the attention looks at it, or the mean counts it": lambda value=value: value,
-        })  # fmt: skip
+        seen = "padding changes the logits: the attention looks at it, or the mean counts it"
+        agree(check, value, single, mistakes={"the mask is ignored": unmasked}, otherwise=seen)
 
 
 @question(CLASSIFIER)
@@ -372,7 +371,7 @@ def test_the_logits_of_a_token_come_from_its_own_state(student, check, rng):
         from text_classification import TokenClassifier
 
         models = [TokenClassifier(vocab_size, 16, layers, 2, 3).double().eval() for layers in (0, 1)]
-        return [[model(*call) for call in calls] for model in models]
+        return [[inside.a_tensor(model(*call)) for call in calls] for model in models]
 
     ids = torch.randperm(V, generator=rng)[:6][None]
     changed = []
@@ -385,9 +384,8 @@ def test_the_logits_of_a_token_come_from_its_own_state(student, check, rng):
     assert plain.shape == deep.shape == (1, 6, 3), "the shape of the logits is not (B, T, C)"
     for place, value in zip((0, 5), plain_changed, strict=True):
         others = [t for t in range(6) if t != place]
-        agree(check, value[:, others], plain[:, others], mistakes={
-            "a token's logits depend on other tokens although there is no layer": lambda value=value, o=others: value[:, o],
-        })  # fmt: skip
+        depends = "a token's logits depend on other tokens although there is no layer"
+        agree(check, value[:, others], plain[:, others], otherwise=depends)
         apart = not same(value[:, place], plain[:, place])
         check(apart, True, mistakes={"a token's logits do not depend on the token": False})
     blind = "a token's logits do not depend on what comes {}: an encoder looks both ways"
@@ -414,13 +412,11 @@ def test_padding_changes_no_real_token(student, check, rng):
         list(wide.shape), [4, 9, C], mistakes={"the result is as wide as the longest text, not as input_ids": [4, 7, C]}
     )
     padded.append(wide[:, :7])
-    agree(check, full[0], results[4][0], mistakes={"a mask of ones is not the same as no mask": lambda: full[0]})
+    agree(check, full[0], results[4][0], otherwise="a mask of ones is not the same as no mask")
     for value in padded:
         check(list(value.shape), [4, 7, C])
-        agree(check, value[mask], single, mistakes={
-            "the mask is ignored": unmasked[mask],
-            "padding changes the logits of real tokens": lambda value=value: value[mask],
-        })  # fmt: skip
+        ignored, changes = {"the mask is ignored": unmasked[mask]}, "padding changes the logits of real tokens"
+        agree(check, value[mask], single, mistakes=ignored, otherwise=changes)
 
 
 @question(TAGGER)

@@ -78,7 +78,7 @@ def test_top_k_keeps_the_k_greatest(student, check, rng):
 @pytest.mark.points(1)
 def test_top_k_refuses_a_k_below_one(student):
     """A k below 1 is a ValueError."""
-    student.raises(ValueError, "text_generation.filter_top_k", torch.zeros(2, 3), 0, says=("k", "top_k"))
+    student.raises(ValueError, "text_generation.filter_top_k", torch.zeros(2, 3), 0, says=("top_k", "k", 0))
 
 
 def clear_of(rng, values, quantity, shape, size):
@@ -173,7 +173,7 @@ def test_top_p_keeps_one_or_all_at_its_ends(student, check, rng):
 @pytest.mark.parametrize("p", [0.0, -0.1, 1.1])
 def test_top_p_refuses_a_p_outside_0_to_1(student, p):
     """A p that is not in (0, 1] is a ValueError."""
-    student.raises(ValueError, "text_generation.filter_top_p", torch.zeros(2, 3), p, says=("p", "top_p"))
+    student.raises(ValueError, "text_generation.filter_top_p", torch.zeros(2, 3), p, says=("top_p", "p", p))
 
 
 @MIN_P
@@ -274,7 +274,12 @@ def test_tokens_are_drawn_from_the_softmax(student, check, rng, temperature):
     probs = [0.4, 0.25, 0.2, 0.1, 0.05, 0.0]
     logits, order = shuffled(rng, DRAWS, probs)
 
-    drawn = student.call("text_generation.sample_next_token", logits, temperature=temperature)
+    def probe(logits, temperature):
+        from text_generation import sample_next_token
+
+        return inside.a_tensor(sample_next_token(logits, temperature=temperature))
+
+    drawn = student.run(probe, logits, temperature)
 
     judge(check, drawn.shape == (DRAWS,), "the shape of the tokens is not (B,)")
     check_drawn(check, ranks(drawn, order), law(*(p ** (1 / temperature) for p in probs)), {
@@ -298,7 +303,7 @@ def test_temperature_then_top_k_then_top_p(student, check, rng, temperature, top
     def probe(logits, temperature, top_k, top_p):
         from text_generation import sample_next_token
 
-        return sample_next_token(logits, temperature, top_k, top_p)
+        return inside.a_tensor(sample_next_token(logits, temperature, top_k, top_p))
 
     drawn = student.run(probe, logits, temperature, top_k, top_p)
 
@@ -368,7 +373,7 @@ def test_one_candidate_is_sure(student, check, rng):
 )
 def test_bad_settings_are_refused(student, name, value):
     """temperature <= 0, top_k < 1 and a top_p outside (0, 1] are ValueErrors."""
-    names = (name, name.removeprefix("top_"))
+    names = (name, name.removeprefix("top_"), value)
     student.raises(ValueError, "text_generation.sample_next_token", torch.zeros(2, 4), says=names, kwargs={name: value})
 
 

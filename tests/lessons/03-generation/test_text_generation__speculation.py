@@ -118,7 +118,8 @@ def test_speculation_has_the_distribution_of_the_target(student, check, rng):
         from text_generation import speculative_sample
 
         target, draft = (inside.Table(table) for table in tables)
-        return [speculative_sample(target, draft, torch.tensor([prompt] * rows), 6, count) for count in (1, 2)]
+        prompts = torch.tensor([prompt] * rows)
+        return [inside.a_tensor(speculative_sample(target, draft, prompts, 6, count)) for count in (1, 2)]
 
     results = student.on(timeout=60).run(probe, tables, prompt, rows)
 
@@ -150,7 +151,7 @@ def test_speculation_in_few_rows_has_the_distribution_of_the_target(student, che
         from text_generation import speculative_sample
 
         target, draft = (inside.Table(table) for table in tables)
-        return speculative_sample(target, draft, torch.tensor(prompt), length, count)
+        return inside.a_tensor(speculative_sample(target, draft, torch.tensor(prompt), length, count))
 
     for prompt, length, count, orders, laws in cases:
         ids = student.on(timeout=60).run(probe, prompt, length, count, two_tables(orders, *laws))
@@ -186,7 +187,7 @@ def test_a_correction_is_of_its_own_position(student, check, rng):
         from text_generation import speculative_sample
 
         models, prompts = (inside.Table(target), inside.Table(draft)), torch.zeros(rows, 2, dtype=torch.long)
-        return speculative_sample(*models, prompts, 5, num_draft_tokens=2)
+        return inside.a_tensor(speculative_sample(*models, prompts, 5, num_draft_tokens=2))
 
     ids = student.on(timeout=60).run(probe, target, draft, rows)
 
@@ -215,7 +216,8 @@ def test_each_draft_token_is_decided_by_itself(student, check):
 
         coin, stubborn = (torch.tensor(probs).log().repeat(2, 2, 1) for probs in ([0.5, 0.5], [1.0, 0.0]))
         models = inside.Table(coin), inside.Table(stubborn)
-        return speculative_sample(*models, torch.zeros(1, 2, dtype=torch.long), length + 2, num_draft_tokens=3)
+        prompt = torch.zeros(1, 2, dtype=torch.long)
+        return inside.a_tensor(speculative_sample(*models, prompt, length + 2, num_draft_tokens=3))
 
     ids = student.on(timeout=60).run(probe, length)
 
@@ -242,7 +244,7 @@ def test_models_that_agree_and_models_that_exclude(student, check, rng):
         for length in (9, 12):
             model = inside.Table(same, max_len=length)
             ids, stats = speculative_sample(model, model, torch.tensor([[1, 2], [0, 4]]), length, return_stats=True)
-            agreed.append((tuple(ids.shape), float(stats.accepted)))
+            agreed.append((tuple(inside.a_tensor(ids).shape), float(stats.accepted)))
         ids, stats = speculative_sample(model, model, torch.tensor([[1, 2]]), 3, return_stats=True)  # for one token
         agreed.append((tuple(ids.shape), float(stats.accepted)))
         models = inside.Table(barred), inside.Table(narrow)
@@ -275,7 +277,7 @@ def test_the_share_of_accepted_draft_tokens(student, check, rng):
 
         target, draft = (inside.Table(table) for table in tables)
         ids, stats = speculative_sample(target, draft, torch.tensor([[1, 2]]), 700, return_stats=True)
-        return ids.shape[1], float(stats.accepted)
+        return inside.a_tensor(ids).shape[1], float(stats.accepted)
 
     length, accepted = student.on(timeout=60).run(probe, tables)
 
@@ -302,7 +304,7 @@ def test_every_row_gets_max_length_tokens(student, check, rng, start, length, co
         from text_generation import speculative_sample
 
         models = [inside.Table(table, max_len) for table in tables]
-        return speculative_sample(*models, ids, length, num_draft_tokens=count)
+        return inside.a_tensor(speculative_sample(*models, ids, length, num_draft_tokens=count))
 
     result = student.run(probe, tables, ids, length, count, None)
     limited = student.run(probe, tables, ids, length, count, length)

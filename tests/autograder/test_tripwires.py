@@ -1,0 +1,225 @@
+"""Tripwires and what stands for torch.compile break nothing of torch for code that calls nothing forbidden."""
+
+import ast
+import textwrap
+
+import pytest
+from conftest import write_lesson
+
+from autograder.grade import Grader
+from autograder.lesson import load
+from autograder.scorecard import PASSED
+from autograder.submission import Submission
+
+NAMES = """torch.nn.functional.scaled_dot_product_attention torch.nn.functional.multi_head_attention_forward
+    torch.nn.functional.gelu torch.nn.functional.layer_norm torch.nn.MultiheadAttention""".split()
+# Each function returns True where torch is as it was without tripwires.
+HONEST = '''
+import copy, functools, inspect, pickle
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+ATTEND, PACKET = F.scaled_dot_product_attention, torch.ops.aten.scaled_dot_product_attention
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.linear(x)
+
+def double(x):
+    """Twice x."""
+    return 2 * x
+
+X = torch.ones(2, 3)
+
+# ---- the compiler
+
+def compile_a_function():
+    return torch.equal(torch.compile(double)(X), 2 * X) and torch.compile(double).__doc__ == "Twice x."
+
+@torch.compile
+def decorated(x):
+    return 3 * x
+
+@torch.compile(fullgraph=True, dynamic=True, backend="inductor", mode="max-autotune", options={"a": 1})
+def decorated_with_options(x):
+    return 4 * x
+
+def compile_as_a_decorator():
+    return torch.equal(decorated(X) + decorated_with_options(X), 7 * X)
+
+def compile_with_keywords():
+    return torch.equal(torch.compile(model=double, backend="eager")(X), 2 * X)
+
+def compile_a_module():
+    layer = Layer()
+    compiled = torch.compile(layer)
+    same = torch.equal(compiled(X), layer(X)) and list(compiled.state_dict()) == list(layer.state_dict())
+    return same and isinstance(compiled, Layer) and not compiled.eval().training
+
+def a_module_compiles_itself():
+    layer = Layer()
+    before = layer(X)
+    layer.compile(dynamic=True)
+    return torch.equal(layer(X), before) and torch.equal(copy.deepcopy(layer)(X), before)
+
+class Compiled(nn.Module):
+    @torch.compile(dynamic=True)
+    def forward(self, x):
+        return x + 1
+
+def compile_a_method():
+    return torch.equal(Compiled()(X), X + 1)
+
+@torch.compiler.disable
+def not_compiled(x):
+    return x + 2
+
+@torch.compiler.disable(recursive=False)
+def not_compiled_either(x):
+    return x + 3
+
+def nothing_to_disable():
+    torch.compiler.reset()
+    return not torch.compiler.is_compiling() and torch.equal(not_compiled(X) + not_compiled_either(X), 2 * X + 5)
+
+def what_is_not_to_be_compiled_is_refused():
+    try:
+        torch.compile(3)
+    except TypeError as error:
+        return "torch.compile" in str(error)
+
+# ---- operators
+
+def an_operator_keeps_its_overloads():
+    named = PACKET.default.name() == "aten::scaled_dot_product_attention" and PACKET.overloads() == ["default"]
+    return named and isinstance(PACKET, torch._ops.OpOverloadPacket) and isinstance(PACKET.default, torch._ops.OpOverload)
+
+def an_operator_stays_the_same_object():
+    return copy.deepcopy(PACKET) is PACKET and PACKET.default is PACKET.default and {PACKET: 1}[PACKET] == 1
+
+def an_operator_shows_itself_as_it_was():
+    shown = repr(PACKET), str(PACKET.default), type(PACKET).__name__, type(PACKET.default).__name__
+    return shown == ("<OpOverloadPacket(op='aten.scaled_dot_product_attention')>",
+                     "aten.scaled_dot_product_attention.default", "OpOverloadPacket", "OpOverload")
+
+def torchs_own_tables_of_operators_load():
+    import torch._decomp
+    return torch.ops.aten.gelu.default in torch._decomp.decomposition_table
+
+# ---- functions and classes
+
+def one_function_has_one_replacement():
+    return F.scaled_dot_product_attention is torch._C._nn.scaled_dot_product_attention
+
+def a_function_keeps_its_name_and_text():
+    return (ATTEND.__name__, ATTEND.__module__) == ("scaled_dot_product_attention", "torch._C._nn") and "query" in ATTEND.__doc__
+
+def a_function_is_pickled_by_its_name():
+    return pickle.loads(pickle.dumps(ATTEND)) is ATTEND and pickle.loads(pickle.dumps(F.layer_norm)) is F.layer_norm
+
+def a_signature_is_that_of_the_original():
+    names = list(inspect.signature(F.layer_norm).parameters)
+    return names[:2] == ["input", "normalized_shape"] and "embed_dim" in inspect.signature(nn.MultiheadAttention).parameters
+
+def source_is_that_of_the_original():
+    return inspect.getsource(F.layer_norm).startswith("def layer_norm(")
+
+def wraps_goes_on():
+    @functools.wraps(F.layer_norm)
+    def own(x):
+        return x
+    return own.__name__ == "layer_norm" and torch.equal(own(X), X)
+
+class Own(nn.MultiheadAttention):
+    pass
+
+def a_class_can_be_derived_and_pickled():
+    return issubclass(Own, nn.MultiheadAttention) and pickle.loads(pickle.dumps(nn.MultiheadAttention)) is nn.MultiheadAttention
+
+# ---- what takes functions apart
+
+def scripted(x: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(x, [3]) + F.gelu(x)
+
+def torchscript_compiles_what_uses_them():
+    return torch.allclose(torch.jit.script(scripted)(X), scripted(X))
+
+def torchscript_compiles_a_module():
+    layer = Layer()
+    return torch.equal(torch.jit.script(layer)(X), layer(X))
+
+def tracing_works():
+    return torch.allclose(torch.jit.trace(scripted, X)(X), scripted(X))
+
+def function_transforms_work():
+    slopes = torch.func.vmap(torch.func.grad(lambda row: F.gelu(row).sum()))(X)
+    return slopes.shape == X.shape and bool(slopes.isfinite().all())
+
+def symbolic_tracing_works():
+    return torch.equal(torch.fx.symbolic_trace(Layer())(X).shape and torch.fx.symbolic_trace(double)(X), 2 * X)
+
+def checkpoints_work():
+    x = X.clone().requires_grad_()
+    torch.utils.checkpoint.checkpoint(scripted, x, use_reentrant=False).sum().backward()
+    return x.grad.shape == X.shape
+
+@torch.no_grad()
+def without_gradients(x):
+    return 2 * x
+
+def grad_modes_are_decorators():
+    return not without_gradients(X.clone().requires_grad_()).requires_grad
+'''
+USES = """
+import torch
+def overload(q):
+    return torch.ops.aten.scaled_dot_product_attention.default(q, q, q)
+def packet(q):
+    return torch.ops.aten.scaled_dot_product_attention(q, q, q)
+def python_function(q):
+    return torch.nn.functional.layer_norm(q, [4])
+"""
+
+
+def functions_of(text):
+    """The functions of a submission that take nothing, and those that take a tensor."""
+    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    return [node.name for node in functions if not node.args.args], [node.name for node in functions if node.args.args]
+
+
+def graded(root, text, suite):
+    settings = f'[forbidden]\nnames = {NAMES!r}\ncost = "nothing"\n'
+    write_lesson(root, solution=text, suite=suite, settings=settings)
+    with Grader(load("99-toy", root)) as grader:
+        return grader.grade(Submission("s", "", {"toy.py": textwrap.dedent(text).encode()}))
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    suite = "import pytest\n" + "".join(
+        f'@pytest.mark.points(1)\ndef test_{name}(student, check):\n    check(student.call("toy.{name}"), True)\n'
+        for name in functions_of(HONEST)[0]
+    )
+    return graded(tmp_path_factory.mktemp("honest"), HONEST, suite)
+
+
+@pytest.mark.parametrize("name", functions_of(HONEST)[0])
+def test_torch_is_as_it_was(honest, name):
+    row = next(row for row in honest.outcomes if row.test == f"test_{name}")
+    assert row.status == PASSED, (row.message, row.detail)
+
+
+def test_calls_are_still_noted(tmp_path):
+    suite = "import pytest, torch\n" + "".join(
+        f'@pytest.mark.points(1)\ndef test_{name}(student):\n    student.call("toy.{name}", torch.ones(2, 3, 4))\n'
+        for name in functions_of(USES)[1]
+    )
+    card = graded(tmp_path, USES, suite)
+
+    noted = {found.test: found.name for found in card.evidence if found.how == "run"}
+    assert noted == {"test_overload": NAMES[0], "test_packet": NAMES[0], "test_python_function": NAMES[3]}
