@@ -25,7 +25,7 @@ from .grade import grade_in_process
 from .lesson import Lesson, find_root, load, load_all
 from .scorecard import GRADER_ERROR, STATUSES, Scorecard
 from .scorecard import merge as merge_cards
-from .submission import take_in, take_in_each
+from .submission import source_of, take_in_again, take_in_each
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
@@ -70,11 +70,14 @@ def grade(
     if gpu_only and not grader["gpu_device"]:
         raise UsageError("--gpu-only needs a GPU, and torch finds none here")
     if each:
-        jobs = jobs_of(take_in_each(submission), **options)
+        found = take_in_each(submission, chosen)
+        jobs = jobs_of(found.sources, **options)
         cards = _grade_each(chosen, jobs, out, processes or default_processes(), grader)
         console.print(table.many(cards))
+        for name, why in found.named:
+            console.print(escape(f"not graded: {name}: {why}"))
     else:
-        job = Job(take_in(submission, chosen.modules), options)
+        job = Job(source_of(submission), options)
         cards = [card for _, card in run(chosen, [job], **grader)]
         _keep(cards[0], out)
         console.print(table.one(cards[0]))
@@ -163,7 +166,7 @@ def replay(
     rows = [row for row in card.outcomes if row.test == test]
     if not rows:
         raise UsageError(f"{scorecard} has no test {test!r}: it has {', '.join(row.test for row in card.outcomes)}")
-    submission = take_in(Path(card.submission), lesson.modules)
+    submission = take_in_again(card.submission, lesson)
     if submission.digest != card.digests.get("submission"):
         raise UsageError(f"{card.submission} has changed since {scorecard} was written: grade it again")
     modules = {row.module for row in rows}
