@@ -8,6 +8,7 @@
 Each choice between different contents is a note that names them all.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -141,26 +142,31 @@ def _normal(content: bytes) -> bytes:
 
 def _laid_out(python, files, homes, notes) -> dict[str, bytes]:
     """The modules at the top. From one folder: what is in it; from several: everything, and their neighbours at the top."""
-    if not homes:
-        return python
     folders = _by_weight(_folder(path) for path in homes.values())
-    if len(folders) == 1 and folders[0]:
-        laid = {
-            path.removeprefix(folders[0]): content for path, content in python.items() if path.startswith(folders[0])
-        }
-        away = [path for path in python if not path.startswith(folders[0]) and PurePosixPath(path).name not in homes]
+    if not folders:
+        return dict(python)
+    if len(folders) == 1:
+        home = folders[0]
+        laid = {path.removeprefix(home): content for path, content in python.items() if path.startswith(home)}
+        away = [path for path in python if not path.startswith(home) and PurePosixPath(path).name not in homes]
         if away:
-            notes.append(f"not used, because the modules are in {shown_name(folders[0])}: {listed(away)}")
+            notes.append(f"not used, because the modules are in {shown_name(home)}: {listed(away)}")
+        taken = {path.removeprefix(home) for path in homes.values()}
     else:
         laid = dict(python)
+        notes.append(f"the modules are in several folders: {listed(sorted(homes.values()), 5)}")
         for folder in folders:
             _lay_at_the_top(folder, python, homes, laid, notes)
-    renamed = [path for name, path in homes.items() if PurePosixPath(path).name != name]
-    for name, path in homes.items():
-        laid[name] = files[path]
-    for path in renamed:
-        laid.pop(path.removeprefix(folders[0]) if len(folders) == 1 else path, None)
-    return laid
+        taken = {path for path in python if PurePosixPath(path).name in homes and not _imported(_folder(path), python)}
+    for path in taken:  # a module is there once, under its own name
+        laid.pop(path, None)
+    return laid | {name: files[path] for name, path in homes.items()}
+
+
+def _imported(folder, python):
+    """Whether some file says `from part1.attention import …`, and needs the module where it was."""
+    package = re.escape(folder.rstrip("/").replace("/", ".")).encode()
+    return bool(package) and any(re.search(rb"\b(from|import)\s+" + package + rb"\b", text) for text in python.values())
 
 
 def _lay_at_the_top(folder, python, homes, laid, notes):

@@ -35,12 +35,14 @@ class Gathered:
     Attributes:
         files: Python, by name, also under names such as x.py.txt. left: other names -> why they are left out.
         others: names of regular files that are not Python -> what they are, if it is known. notes: for the instructor.
+        prefix: the folders that all names had in common.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    prefix: str = ""
 
 
 def gather(paths: Sequence[tuple[Path, str]], shown: str) -> Gathered:
@@ -65,6 +67,7 @@ class _Pile:
         self._shown = shown
         self._total = 0
         self._needless: dict[str, None] = {}
+        self._again: dict[str, None] = {}
         self._left: list[tuple[str, str]] = []
         self._gathered = Gathered()
 
@@ -105,7 +108,7 @@ class _Pile:
                 return self.leave_out(name, f"it has more than {MAX_FILE} bytes")
             raise Refused(f"{self._shown}: {shown_name(name)} has {entry.size} bytes, at most {MAX_FILE} are taken in")
         if name in files:
-            self._gathered.notes.append(f"{shown_name(name)} is there twice: the last one counts")
+            self._again[name] = None
             self._total -= len(files[name])
         self._total += len(entry.content)
         if self._total > MAX_TOTAL or len(files) >= MAX_FILES:
@@ -121,10 +124,13 @@ class _Pile:
         found = self._gathered
         self._leave_out_deep(found)
         names = [*found.files, *found.others, *(name for name, _ in self._left)]
-        off = len(_common_folder(names))
+        found.prefix = _common_folder(names)
+        off = len(found.prefix)
         found.files = {name[off:]: content for name, content in found.files.items()}
         found.others = {name[off:]: what for name, what in found.others.items()}
         found.left = {name[off:]: why for name, why in self._left}
+        if self._again:
+            found.notes.append(f"there more than once, the last one counts: {listed(list(self._again))}")
         found.notes += [f"left out {shown_name(name)}: {why}" for name, why in list(found.left.items())[:_MOST_NOTES]]
         if len(found.left) > _MOST_NOTES:
             found.notes.append(f"left out {len(found.left) - _MOST_NOTES} more files")

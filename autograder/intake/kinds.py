@@ -142,10 +142,10 @@ def _wide_encoding(content):
     ):
         if content.startswith(mark):
             return name
-    start = content[:400]
-    for width, name in ((4, "UTF-32"), (2, "UTF-16")):  # without a mark: every other byte of plain text is zero
+    start = content[:4096]
+    for width, name in ((4, "UTF-32"), (2, "UTF-16")):  # without a mark: in most text every other byte is zero
         columns = [start[place::width] for place in range(width)]
-        empty = sum(len(column) > 3 and not column.strip(b"\0") for column in columns)
+        empty = sum(len(column) > 3 and column.count(0) > 0.8 * len(column) for column in columns)
         if empty == width - 1:
             return name
     return ""

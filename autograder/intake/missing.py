@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from .choose import Chosen, Wanted, is_the_starter
 from .entries import listed, shown_name
 from .gather import Gathered
+from .kinds import is_archive_name
 from .naming import meant, words_of
 
 
@@ -22,6 +23,7 @@ def unused_work(found: Gathered, wanted: Wanted, chosen: Chosen) -> list[str]:
         name = f"{module}.py"
         if name in chosen.files and is_the_starter(chosen.files[name], wanted.starters.get(name)):
             paths = [path for path in (*found.files, *found.others) if _stands_for(path, module, wanted)]
+            paths = [path for path in paths if PurePosixPath(path).name != name]
             if paths:
                 notes.append(f"{name} is the unchanged starter, and counts; found {listed(paths)} too")
     return notes
@@ -53,9 +55,8 @@ def _left_out(module, found, wanted, chosen):
 
 
 def _package(module, found, wanted, chosen):
-    inits = [path for path in found.files if f"/{path.casefold()}".endswith(f"/{module}/__init__.py")]
-    folder = inits and shown_name(inits[0].rpartition("/")[0])
-    return folder and f"found the package {folder}/: put its code into one file {module}.py"
+    inits = [path for path in found.files if f"/{found.prefix}{path}".casefold().endswith(f"/{module}/__init__.py")]
+    return inits and f"found a package, the folder {module}/ with __init__.py: put its code into one file {module}.py"
 
 
 def _like_it(module, found, wanted, chosen):
@@ -79,7 +80,7 @@ def _archive(module, found, wanted, chosen):
     closed = [path for path, what in found.others.items() if "archive" in what]
     if closed:
         return f"found {shown_name(closed[0])}, {found.others[closed[0]]}, which cannot be opened here: submit a .zip"
-    left = [path for path in found.left if not meant(PurePosixPath(path).name)]
+    left = [path for path, why in found.left.items() if is_archive_name(path) or "cannot be read" in why]
     return left and f"found {shown_name(left[0])}, but {found.left[left[0]]}"
 
 
@@ -103,7 +104,9 @@ def _other_python(module, found, wanted, chosen):
 def _anything(module, found, wanted, chosen):
     if found.others:
         return f"found no Python file, only {listed(list(found.others))}"
-    return "found no file at all" if not found.files and not found.left else ""
+    if found.files:
+        return f"found only {listed(list(found.files))}"
+    return "" if found.left else "found no file at all"
 
 
 _LOOKS: list[Callable] = [

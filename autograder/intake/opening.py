@@ -98,9 +98,8 @@ def _entries_of_file(path, name, shown) -> list[Entry]:
             return [read_file(path, name, path.stat().st_size)]
     except OSError as error:
         raise Refused(f"{shown} is left out: {cannot_be_read(error)}") from error
-    what = kinds.what_is(name, head) if head else "empty (0 bytes)"
-    can = "which is not a format that can be opened here" if what else "which is neither Python nor an archive"
-    raise Refused(f"found {shown_name(name)}{what and f', {what}'}, {can}: submit your .py files, or a .zip of them")
+    what = (kinds.what_is(name, head) if head else "an empty file") or "which is neither Python nor an archive"
+    raise Refused(f"found {shown_name(name)}, {what}: submit your .py files, or a .zip of them")
 
 
 def _entries_of_archive(stream, name, head, shown):

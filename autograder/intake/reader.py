@@ -28,6 +28,7 @@ MEMORY = 512 << 20
 CPU_S = 20
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".gz", ".bz2", ".xz")
+UNFINISHED = (".crdownload", ".part", ".partial", ".icloud")
 NEEDLESS_FOLDERS = frozenset(
     "__pycache__ __MACOSX __pypackages__ node_modules site-packages dist-packages venv virtualenv".split()
 )
@@ -36,6 +37,8 @@ NEEDLESS_FOLDERS = frozenset(
 def worth_reading(name: str) -> int:
     """How many bytes of a file are read, by its name: Python in any spelling, archives, nothing else."""
     name = name.lower().rstrip()
+    if name.endswith(UNFINISHED):
+        return 0
     if name.endswith(ARCHIVES):
         return MAX_ARCHIVE
     return MAX_FILE if re.search(r"\.py(?![a-z0-9_])", name) else 0
@@ -88,9 +91,6 @@ class _Sender:
         self._stream.write(HEAD.pack(kind, len(text), size, len(content)) + text)
         self._stream.write(content)
 
-    def flush(self):
-        self._stream.flush()
-
 
 def main():
     _confine()
@@ -107,7 +107,7 @@ def main():
         os._exit(1)
     except Exception:  # zlib.error, LZMAError, RecursionError, struct.error, OverflowError: all say one thing
         sender.frame(FAILED, "damaged")
-    sender.flush()
+    sys.stdout.flush()
     os._exit(0)
 
 
@@ -224,9 +224,9 @@ def _tar(tarfile, file, sender, mode="r:"):
 
 def _compressed(tarfile, file, sender, head):
     """A tar, or one file of which nothing but the bytes is known."""
-    kind = "gz" if head.startswith(b"\x1f\x8b") else "bz2" if head.startswith(b"BZh") else "xz"
     from importlib import import_module
 
+    kind = "gz" if head.startswith(b"\x1f\x8b") else "bz2" if head.startswith(b"BZh") else "xz"
     opener = import_module({"gz": "gzip", "bz2": "bz2", "xz": "lzma"}[kind])
     file.seek(0)
     with opener.open(file) as stream:
