@@ -63,8 +63,9 @@ test-gpu: setup  ## grade solution and GPU tests of every lesson where there is 
 test-hostile: setup  ## attacks on the box, in three modes
 	$(BIN)/python -m pytest -q tests/hostile -m hostile
 
-fuzz: setup  ## five minutes of hostile bytes through the decoder
+fuzz: setup  ## hostile bytes through the decoder and the intake, five minutes each
 	$(BIN)/python tests/fuzz_codec.py --seconds 300
+	$(BIN)/python tests/fuzz_intake.py --seconds 300
 
 lint: setup  ## ruff: lint and format
 	$(BIN)/ruff check .

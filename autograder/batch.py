@@ -23,33 +23,29 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 
-from .errors import BoxError, GraderFault, SubmissionError, UsageError
+from .errors import AutograderError, BoxError, GraderFault, UsageError
 from .grade import Grader
+from .intake.entries import Source
 from .lesson import Lesson
 from .scorecard import GRADER_ERROR, Outcome, Scorecard
-from .submission import Submission, student_name, take_in
+from .submission import Submission, take_in
 
 
 @dataclass(frozen=True)
 class Job:
-    """A submission (or its path), and the options of Grader.grade."""
+    """A submission (or where it is), and the options of Grader.grade."""
 
-    source: Submission | Path
+    source: Submission | Source | Path
     options: dict = field(default_factory=dict)
 
+    @property
+    def student(self) -> str:
+        return self.source.name if isinstance(self.source, Path) else self.source.student
 
-def jobs_of(paths: Iterable[Path], **options) -> list[Job]:
-    """A job for each path.
 
-    Raises:
-        UsageError: two of them are the same student's: one result would overwrite the other.
-    """
-    seen: dict[str, Path] = {}
-    for path in paths:
-        first = seen.setdefault(student_name(path), path)
-        if first != path:
-            raise UsageError(f"{first} and {path} are both {student_name(path)!r}: rename one")
-    return [Job(path, options) for path in seen.values()]
+def jobs_of(sources: Iterable[Source], **options) -> list[Job]:
+    """A job for each."""
+    return [Job(source, options) for source in sources]
 
 
 def run(
@@ -170,9 +166,9 @@ def _work(job):
 
 def _grade(grader, job):
     """One scorecard: what cannot be read fails with the reason; a fault of ours costs no other submission."""
-    submission = job.source if isinstance(job.source, Submission) else _taken_in(job.source, grader.lesson)
     try:
-        return grader.grade(submission, **job.options)
+        work = job.source if isinstance(job.source, Submission) else take_in(job.source, grader.lesson)
+        return grader.grade(work, **job.options)
     except Exception as error:  # whatever it was, it must cost no other submission
         if isinstance(error, UsageError):
             raise
@@ -180,16 +176,10 @@ def _grade(grader, job):
             raise KeyboardInterrupt from error
         if isinstance(error, BoxError):
             grader.restart()
-        row = Outcome("(grading)", "", "", "The submission can be graded", GRADER_ERROR, 0.0, 0.0, str(error))
+        why = str(error) if isinstance(error, AutograderError) else f"{type(error).__name__}: {error}"
+        row = Outcome("(grading)", "", "", "The submission can be graded", GRADER_ERROR, 0.0, 0.0, why)
         partial = grader.lesson.modules if job.options.get("modules") else ()  # it replaces no whole card
-        return Scorecard(grader.lesson.name, submission.student, 0, (row,), submission.source, ungraded=partial)
-
-
-def _taken_in(path, lesson):
-    try:
-        return take_in(path, lesson.modules)
-    except SubmissionError as error:
-        return Submission(student_name(path), str(path), {}, problem=str(error))
+        return Scorecard(grader.lesson.name, job.student, 0, (row,), ungraded=partial)
 
 
 def _interrupted(error):

@@ -26,7 +26,7 @@ from .files import can_write, write
 from .grade import grade_in_process
 from .lesson import Lesson, find_root, load, load_all
 from .scorecard import GRADER_ERROR, STATUSES, Scorecard
-from .submission import student_name, take_in, take_in_each
+from .submission import source_of, take_in_again, take_in_each
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
@@ -79,24 +79,23 @@ def grade(
         raise UsageError("--gpu-only needs a GPU, and torch finds none here")
     if each:
         refuse_one_student(submission, chosen)
-        jobs = jobs_of(take_in_each(submission), **options)
-        kept.ready(out, [_student_of(job) for job in jobs], chosen.name)
+        found = take_in_each(submission, chosen)
+        jobs = jobs_of(found.sources, **options)
+        kept.ready(out, [job.student for job in jobs], chosen.name)
         cards, said = _grade_each(chosen, jobs, out, processes or default_processes(), grader)
         console.print(table.many(cards))
+        for name, why in found.named:
+            console.print(escape(f"not graded: {name}: {why}"))
     else:
         refuse_a_class(submission, chosen)
-        job = Job(take_in(submission, chosen.modules), options)
-        kept.ready(out, [_student_of(job)], chosen.name)
+        job = Job(source_of(submission), options)
+        kept.ready(out, [job.student], chosen.name)
         cards = [card for _, card in run(chosen, [job], **grader)]
         said = [kept.keep(cards[0], out)]
         console.print(table.one(cards[0], everything))
     for sentence in filter(None, said):
         console.print(escape(sentence))
     _exit_with(cards)
-
-
-def _student_of(job: Job) -> str:
-    return student_name(job.source) if isinstance(job.source, Path) else job.source.student
 
 
 def _grade_each(lesson: Lesson, jobs: list[Job], out: Path, processes: int, grader: dict):
@@ -187,7 +186,7 @@ def replay(
         raise UsageError(f"{scorecard} has no test {test!r} among its {len(names)}{nearest(test, names)}")
     if not card.submission:
         raise UsageError(f"{scorecard} does not say where its submission was: grade it again")
-    submission = take_in(Path(card.submission), lesson.modules)
+    submission = take_in_again(card.submission, lesson)
     if submission.digest != card.digests.get("submission"):
         raise UsageError(f"{card.submission} has changed since {scorecard} was written: grade it again")
     modules, seed = {row.module for row in rows}, card.seed_of(rows[0])

@@ -105,7 +105,7 @@ class Grader:
         forbidden = self.lesson.forbidden
         with Session(lambda: self._slot(files, forbidden.names)) as session:
             evidence = rules.scan(session.slot(), files, forbidden) if forbidden.names else []
-            connect = _connect_to(session, files, self.lesson.call_timeout_s, submission.problem)
+            connect = _connect_to(session, files, self.lesson.call_timeout_s, submission)
             run = self._run(connect, seed, modules, tests, stop_early)
         evidence += rules.at_run_time(run.used)
         outcomes = rules.charge(self._settle(run, seed), evidence, forbidden)
@@ -286,14 +286,17 @@ def _only_our_plugins():
 # ---------------------------------------------------------------------------------------------- connections
 
 
-def _connect_to(session: Session, files: dict[str, bytes], timeout: float, problem: str = "") -> Callable:
+def _connect_to(
+    session: Session, files: dict[str, bytes], timeout: float, submission: Submission | None = None
+) -> Callable:
     """The plugin's way to the student: fresh forks for each test, after the module was found in the submission."""
 
     def connect(module, seed):
-        if problem:
-            raise StudentFault(problem, cause="unreadable")
+        if submission is not None and submission.problem:
+            raise StudentFault(submission.problem, cause="unreadable")
         if f"{module}.py" not in files:
-            raise StudentFault(f"{module}.py is missing from the submission", cause="missing")
+            missing = submission.missing if submission is not None else {}
+            raise StudentFault(missing.get(module) or f"{module}.py is missing from the submission", cause="missing")
         return session.processes(module, seed, timeout)
 
     return connect

@@ -24,11 +24,11 @@ from otter.test_files.abstract_test import TestCaseResult
 from otter.test_files.ottr_test import OttrTestFile
 
 from . import __version__
-from .errors import SubmissionError, UsageError
+from .errors import UsageError
 from .exports import gradescope, otter
 from .lesson import Lesson, load
 from .scorecard import Scorecard
-from .submission import Submission, take_in
+from .submission import take_in
 
 SCORECARD = "scorecard.json"  # beside results.json, for instructors
 DRIVER = "driver.ipynb"  # the notebook that Otter runs
@@ -135,10 +135,7 @@ def _put_back(aside, submission):
 def _grade(lesson: Lesson, folder: Path, student: str) -> Scorecard:
     from .grade import Grader  # torch: not for `otter generate`, which loads this module too
 
-    try:
-        submission = take_in(folder, lesson.modules)
-    except SubmissionError as error:
-        submission = Submission(student, "", {}, problem=str(error).replace(str(folder), "the submission"))
+    submission = take_in(folder, lesson, shown="the submission")
     with Grader(lesson) as grader:
         return grader.grade(replace(submission, student=student, source="submission"))
 

@@ -130,7 +130,8 @@ def _lesson_paths(lesson: Lesson) -> list[Path]:
     for used in (lesson, *lesson.prerequisites()):
         used.solution_files()  # complains of a module that is missing
         paths += [used.assignment / "lesson.toml", *used.solution.glob("*.py")]
-    return paths
+    starters = [lesson.starter / f"{module}.py" for module in lesson.modules]
+    return paths + [path for path in starters if path.is_file()]  # unchanged starters are told from work
 
 
 # ---------------------------------------------------------------------------------------------- Otter's part

@@ -1,27 +1,20 @@
-"""A folder, a zip or a tar -> the checked files of one student.
+"""One student's work, and the doors through which it comes in; how is in intake/__init__.py.
 
-Only regular `.py` files come in, as bytes in memory, under their relative names: no link is followed, no archive is
-unpacked onto a disk, nothing is parsed or run. A single folder at the top, as archives of a folder have it, is taken off.
+Whatever a submission's files do, `take_in` answers with a Submission: its files, or the sentence that says why not.
 """
 
-import io
 import os
-import stat
-import tarfile
-import zipfile
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from .errors import SubmissionError
-from .lesson import digest_of
-
-MAX_FILES = 200  # .py files
-MAX_ENTRIES = 5000  # anything in an archive or folder
-MAX_FILE = 2 << 20  # bytes of one .py file
-MAX_TOTAL = 8 << 20  # bytes of all .py files
-MAX_DEPTH = 8
-MAX_NAME = 200  # bytes
-_SKIPPED_FOLDERS = {"__pycache__", "__MACOSX", "node_modules", "site-packages"}
+from .errors import LessonError
+from .intake.choose import Wanted, choose
+from .intake.classes import ClassFolder, read_class, source_of
+from .intake.entries import Source, shown_name
+from .intake.gather import Refused, gather
+from .intake.missing import unused_work, why_missing
+from .lesson import Lesson, digest_of, lesson_names, load
 
 
 @dataclass(frozen=True)
@@ -29,10 +22,11 @@ class Submission:
     """One student's work.
 
     Attributes:
-        student: the name of the folder or archive. source: where it was.
+        student: their name, harmless as a folder's. source: where it was; a line for each path.
         files: relative path -> content of each .py file.
-        notes: what was left out, for the instructor.
+        notes: what was left out, and what was chosen, for the instructor.
         problem: why nothing could be taken in; then every test fails with this.
+        missing: module -> what the student reads because it is not among the files.
     """
 
     student: str
@@ -40,6 +34,7 @@ class Submission:
     files: dict[str, bytes]
     notes: tuple[str, ...] = ()
     problem: str = ""
+    missing: dict[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -53,189 +48,64 @@ class Submission:
             path.write_bytes(content)
 
 
-def take_in(path: Path, modules: tuple[str, ...] = ()) -> Submission:
-    """Reads the submission at `path`.
+def take_in(source: Source | Path, lesson: Lesson | Sequence[str] = (), *, shown: str = "") -> Submission:
+    """Reads one student's work.
 
     Args:
-        path: a folder, .zip, .tar, .tar.gz or .tgz, or one .py file.
-        modules: the lesson's; with them a single folder in the archive is found however it is called.
+        source: a folder, an archive, a .py file; or what `take_in_each` gives.
+        lesson: or the names of its modules; without them files stay where they are.
+        shown: what sentences call the submission, instead of the name of its file.
 
     Raises:
-        SubmissionError: it cannot be read, or is larger than any honest submission.
+        SubmissionError: there is nothing at the path.
     """
-    path = Path(path)
-    if path.is_symlink() or not path.exists():
-        raise SubmissionError(f"{path} is no submission: give a folder, a zip or a tar")
-    intake = _Intake(str(path))
-    if path.is_dir():
-        intake.folder(path)
-    elif zipfile.is_zipfile(path):
-        intake.zip(path)
-    elif path.suffix == ".py":
-        intake.add(path.name, path.stat().st_size, path.read_bytes)
-    else:
-        intake.tar(path)
-    files = _without_top_folder(intake.files, modules)
-    return Submission(student_name(path), str(path), files, tuple(intake.notes))
-
-
-def take_in_each(folder: Path) -> list[Path]:
-    """The submissions in a folder of them: each folder and archive in it, by name."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise SubmissionError(f"{folder} is no folder: --each wants a folder of submissions")
-    archives = (".zip", ".tar", ".gz", ".tgz")
-    found = [
-        path
-        for path in sorted(folder.iterdir())
-        if not path.name.startswith(".") and not path.is_symlink() and (path.is_dir() or path.suffix in archives)
-    ]
-    if not found:
-        raise SubmissionError(f"{folder} holds no submission: --each wants folders, zips or tars in it")
-    return found
-
-
-def student_name(path: Path) -> str:
-    """A student's name: that of the folder or archive, without what a file system or a table could stumble over."""
-    name = Path(path).resolve().name
-    for suffix in (".zip", ".tar.gz", ".tgz", ".tar", ".py"):
-        name = name.removesuffix(suffix)
-    clean = "".join(char if char.isalnum() or char in "-_.@ " else "_" for char in name).strip(". ")
-    return clean or "submission"
-
-
-def _without_top_folder(files, modules):
-    """Takes off the folder that holds all modules, where the top holds none of them."""
-    wanted = {f"{module}.py" for module in modules}
-    if any(name in wanted if wanted else "/" not in name for name in files):
-        return files
-    parents = {str(PurePosixPath(name).parent) for name in files if PurePosixPath(name).name in wanted or not wanted}
-    homes = sorted(parents, key=lambda parent: (parent.count("/"), parent))
-    if not homes or homes[0] == ".":
-        return files
-    prefix = homes[0] + "/"
-    return {name.removeprefix(prefix): content for name, content in files.items() if name.startswith(prefix)}
-
-
-class _Intake:
-    """Collects files one by one and refuses what no honest submission needs."""
-
-    def __init__(self, source):
-        self._source = source
-        self._entries = self._total = 0
-        self.files: dict[str, bytes] = {}
-        self.notes: list[str] = []
-
-    # ------------------------------------------------------------------------------------------ sources
-
-    def folder(self, top):
-        for parent, folders, names in os.walk(top, followlinks=False):
-            folders[:] = sorted(name for name in folders if name not in _SKIPPED_FOLDERS and not name.startswith("."))
-            for name in sorted(names):
-                path = Path(parent, name)
-                relative = path.relative_to(top).as_posix()
-                try:
-                    status = os.lstat(path)
-                except OSError as error:
-                    self.note(relative, error.strerror)
-                    continue
-                if not stat.S_ISREG(status.st_mode):
-                    self.note(relative, "not a regular file")
-                    continue
-                self.add(relative, status.st_size, lambda path=path: _read_unfollowed(path))
-
-    def zip(self, path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                for entry in archive.infolist():
-                    kind = stat.S_IFMT(entry.external_attr >> 16)
-                    if entry.is_dir():
-                        self.count()
-                    elif kind not in (0, stat.S_IFREG):
-                        self.note(entry.filename, "not a regular file")
-                    elif entry.flag_bits & 1:
-                        self.note(entry.filename, "encrypted")
-                    else:
-                        self.add(entry.filename, entry.file_size, lambda entry=entry: _read_capped(archive.open(entry)))
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-            raise SubmissionError(f"{self._source} is a broken zip: {error}") from error
-
-    def tar(self, path):
-        try:
-            with tarfile.open(path) as archive:
-                for entry in archive:
-                    if entry.isdir():
-                        self.count()
-                    elif not entry.isreg():
-                        self.note(entry.name, "not a regular file")
-                    else:
-                        self.add(entry.name, entry.size, lambda entry=entry: _read_capped(archive.extractfile(entry)))
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            raise SubmissionError(f"{self._source} is neither a folder, a zip nor a tar: {error}") from error
-
-    # ------------------------------------------------------------------------------------------ one entry
-
-    def add(self, name, size, read):
-        """Takes a regular file in, if it is a .py file with a harmless name."""
-        self.count()
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        if not parts or parts[0].startswith("/") or ":" in parts[0] or ".." in parts or len(parts) > MAX_DEPTH:
-            return self.note(name, "its name leads out of the submission")
-        if not name.endswith(".py") or any(part.startswith(".") or part in _SKIPPED_FOLDERS for part in parts):
-            return None
-        if any(len(part.encode("utf-8", "replace")) > MAX_NAME for part in parts):
-            return self.note(name, "its name is too long")
-        if any("/".join(parts[:depth]) in self.files for depth in range(1, len(parts))) or any(
-            taken.startswith("/".join(parts) + "/") for taken in self.files
-        ):
-            return self.note(name, "a file and a folder have one name")
-        if not all(part.isprintable() for part in parts) or not _is_utf8(name):
-            return self.note(name, "its name cannot be printed")
-        if size > MAX_FILE:
-            raise SubmissionError(
-                f"{self._source}: {_printable(name)} has {size} bytes, at most {MAX_FILE} are taken in"
-            )
-        content = read()
-        self._total += len(content)
-        if len(content) > MAX_FILE or self._total > MAX_TOTAL or len(self.files) >= MAX_FILES:
-            raise SubmissionError(
-                f"{self._source}: too much Python at {_printable(name)}: at most {MAX_FILES} files, {MAX_FILE} bytes each, "
-                f"{MAX_TOTAL} bytes in all are taken in"
-            )
-        self.files["/".join(part for part in parts if part != ".")] = content
-        return None
-
-    def count(self):
-        self._entries += 1
-        if self._entries > MAX_ENTRIES:
-            raise SubmissionError(f"{self._source} has more than {MAX_ENTRIES} entries: it is no submission")
-
-    def note(self, name, why):
-        self.count()
-        if len(self.notes) < 20:
-            self.notes.append(f"left out {_printable(name)}: {why}")
-
-
-def _read_unfollowed(path):
-    """A regular file's bytes; what was swapped for a link or a FIFO meanwhile is not followed and does not block."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    with open(descriptor, "rb") as stream:
-        return stream.read(MAX_FILE + 1)
-
-
-def _read_capped(stream):
-    """At most one byte more than is allowed, whatever the archive claims about the size."""
-    with stream if stream is not None else io.BytesIO() as opened:
-        return opened.read(MAX_FILE + 1)
-
-
-def _is_utf8(name):
+    if not isinstance(source, Source):
+        source = source_of(source)
+    wanted = wanted_by(lesson) if isinstance(lesson, Lesson) else Wanted(tuple(lesson))
+    where = "\n".join(str(path) for path, _ in source.paths)
+    shown = shown or shown_name(source.paths[0][1])
     try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        found = gather(source.paths, shown)
+    except Refused as refused:
+        return Submission(source.student, where, {}, source.notes, str(refused))
+    chosen = choose(found, wanted)
+    missing = why_missing(found, wanted, chosen)
+    notes = (*source.notes, *found.notes, *chosen.notes, *unused_work(found, wanted, chosen))
+    problem = "" if chosen.files or missing else f"{shown} holds no Python file"
+    return Submission(source.student, where, chosen.files, notes, problem, missing)
 
 
-def _printable(name):
-    return "".join(char if char.isprintable() else "?" for char in str(name))[:120].encode("utf-8", "replace").decode()
+def take_in_again(source: str, lesson: Lesson) -> Submission:
+    """Reads what a scorecard's `submission` names, to grade it again. Raises SubmissionError: it is gone."""
+    if os.path.lexists(source):
+        return take_in(Path(source), lesson)
+    paths = [source_of(Path(line)).paths[0] for line in source.splitlines()]
+    return take_in(Source("", tuple(paths)), lesson)
+
+
+def take_in_each(folder: Path, lesson: Lesson | Sequence[str] = ()) -> ClassFolder:
+    """The sources in a folder of submissions, and what in it is nobody's.
+
+    Raises:
+        SubmissionError: it is no folder of submissions.
+    """
+    return read_class(folder, lesson.modules if isinstance(lesson, Lesson) else lesson)
+
+
+def wanted_by(lesson: Lesson) -> Wanted:
+    """What a lesson asks for: its modules, what they looked like at the start, and the modules of other lessons."""
+    try:
+        starters = lesson.starter_files()
+    except LessonError:  # a lesson that is being written, or a zip of before
+        starters = {}
+    return Wanted(lesson.modules, starters, _elsewhere(lesson))
+
+
+def _elsewhere(lesson):
+    found = {}
+    for name in lesson_names(lesson.root):
+        try:
+            found |= {module: name for module in load(name, lesson.root).modules}
+        except LessonError:  # another lesson's lesson.toml is not this one's affair
+            continue
+    return {module: name for module, name in found.items() if module not in lesson.modules}

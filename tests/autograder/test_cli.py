@@ -254,14 +254,28 @@ def test_merge_takes_whole_folders(class_of_two, root, autograder):
     assert sorted(path.parent.name for path in (root / "both").rglob("scorecard.json")) == ["ada", "bob"]
 
 
-def test_two_submissions_of_one_name_are_refused(root, autograder):
+def test_two_submissions_of_one_name_are_told_apart(root, autograder):
     (root / "class" / "ada").mkdir(parents=True)
     (root / "class" / "ada.zip").write_bytes(b"")
 
+    code, _ = autograder("grade", "class", "--each", "--lesson", "99", "--out", "out")
+
+    cards = {path.parent.name: json.loads(path.read_text()) for path in (root / "out").glob("*/scorecard.json")}
+    assert code == 0
+    assert set(cards) == {"ada", "ada-2"}
+    assert "ada.zip, is called ada-2" in cards["ada-2"]["notes"][0]
+
+
+def test_what_is_nobodys_submission_is_named(root, autograder):
+    (root / "class" / "ada").mkdir(parents=True)
+    (root / "class" / "grades.csv").write_text("ada,1")
+    (root / "class" / ".DS_Store").write_bytes(b"")
+
     code, said = autograder("grade", "class", "--each", "--lesson", "99", "--out", "out")
 
-    assert code == 2
-    assert "rename one" in said
+    assert code == 0
+    assert "not graded: grades.csv: by its name it is the instructor's" in said
+    assert "DS_Store" not in said
 
 
 @pytest.mark.parametrize("where", [[], ["--in-process"]])

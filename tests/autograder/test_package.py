@@ -20,6 +20,7 @@ ENVELOPE = """environment.yml files/driver.ipynb otter_config.json run_autograde
     tests/placeholder.py""".split()
 GRADING = """__init__ otter_plugin lesson submission scorecard errors student local_ranks check plugin rules grade
     exports/__init__ exports/gradescope exports/otter""".split()
+INTAKE = [f"intake/{path.stem}" for path in (ROOT / "autograder" / "intake").glob("*.py")]
 BOX = [f"box/{path.stem}" for path in (ROOT / "autograder" / "box").glob("*.py")]
 
 
@@ -41,10 +42,11 @@ def pip_lines(contents):
 @pytest.mark.slow
 def test_the_zip_holds_otters_files_the_grader_and_the_lesson(contents):
     lesson = load("01-attention", ROOT)
-    modules = [f"autograder/{name}.py" for name in GRADING + BOX]
+    modules = [f"autograder/{name}.py" for name in GRADING + INTAKE + BOX]
     suite = [f"tests/lessons/01-attention/{path.name}" for path in lesson.tests.glob("*.py")]
     solution = [f"solutions/01-attention/{module}.py" for module in lesson.modules]
-    grader = [*modules, *suite, *solution, "assignments/01-attention/lesson.toml"]
+    starter = [f"starter/01-attention/{module}.py" for module in lesson.modules]
+    grader = [*modules, *suite, *solution, *starter, "assignments/01-attention/lesson.toml"]
 
     assert sorted(contents) == sorted([*ENVELOPE, *(f"grader/{name}" for name in grader)])
 
