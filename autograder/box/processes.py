@@ -31,15 +31,15 @@ def fork_patiently() -> int:
     return os.fork()
 
 
-def table() -> dict[int, tuple[int, int]]:
-    """pid -> (parent, real uid) of every process that is not a zombie."""
+def table(ended: bool = False) -> dict[int, tuple[int, int]]:
+    """pid -> (parent, real uid) of every process; with `ended` those too that nobody has collected yet (zombies)."""
     found = {}
     if not os.path.isdir("/proc/self"):
-        return _table_of_ps()
+        return _table_of_ps(ended)
     for name in os.listdir("/proc"):
         if name.isdigit():
             fields = _STATUS.search(_beginning(f"/proc/{name}/status"))
-            if fields and fields["state"] not in b"ZX":
+            if fields and (ended or fields["state"] not in b"ZX"):
                 found[int(name)] = int(fields["parent"]), int(fields["uid"])
     return found
 
@@ -58,11 +58,11 @@ def _beginning(path):
         os.close(descriptor)
 
 
-def _table_of_ps():
+def _table_of_ps(ended):
     """The same where there is no /proc (macOS)."""
     rows = subprocess.run(["ps", "-axo", "pid=,ppid=,uid=,stat="], capture_output=True, text=True).stdout.splitlines()
     fields = [row.split() for row in rows]
-    return {int(pid): (int(parent), int(uid)) for pid, parent, uid, state in fields if not state.startswith("Z")}
+    return {int(pid): (int(parent), int(uid)) for pid, parent, uid, state in fields if ended or state[0] != "Z"}
 
 
 def kill(pid: int) -> None:

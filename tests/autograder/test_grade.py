@@ -139,7 +139,7 @@ def test_a_suite_that_cannot_be_loaded_is_our_error(grade_with):
 
 
 def test_a_value_that_keeps_the_test_busy_is_the_students_failure(grade_with, monkeypatch):
-    monkeypatch.setattr("autograder.plugin.TEST_LIMIT_S", 0.5)
+    monkeypatch.setattr("autograder.grade.TEST_S", 0.5)
     suite = """
         import pytest
         @pytest.mark.points(1)
