@@ -21,7 +21,7 @@ import torch
 
 from . import __version__, rules
 from .box.choose import open_box
-from .box.clock import Limits
+from .box.clock import WALL_FACTOR, Limits
 from .box.session import Processes, Session
 from .box.worker import seed_everything
 from .errors import GraderFault, StudentFault, UsageError
@@ -46,6 +46,7 @@ class Grader:
         require: layers of the box without which nothing is graded; without: layers left out (for tests of the fallbacks).
         gpu_device: what GPU-marked tests run on; None leaves them pending. only_gpu: run nothing else.
         own_prerequisites: use the student's modules of used lessons, if there are any, instead of the reference ones.
+        wall_s: seconds on the clock after which nothing more is started; None is a multiple of the lesson's processor time.
 
     Raises:
         BoxError: the box does not start here.
@@ -60,10 +61,12 @@ class Grader:
         gpu_device: str | None = None,
         only_gpu: bool = False,
         own_prerequisites: bool = False,
+        wall_s: float | None = None,
     ):
         torch.set_num_threads(1)
         self.lesson, self._require, self._without = lesson, require, without
         self._gpu_device, self._only_gpu, self._own = gpu_device, only_gpu, own_prerequisites
+        self._wall_s = WALL_FACTOR * lesson.deadline_s if wall_s is None else wall_s
         self._needed: dict[
             tuple[str, str], Cost
         ] = {}  # by the solution, for each test of the modules that were measured
@@ -178,7 +181,7 @@ class Grader:
 
     def _run(self, connect, seed, modules, tests, stop_early=False):
         lesson = self.lesson
-        limits = (lesson.call_timeout_s, lesson.deadline_s, lesson.wall_s, TEST_S)
+        limits = (lesson.call_timeout_s, lesson.deadline_s, self._wall_s, TEST_S)
         budget = Budget(*limits, usage=connect.session.usage)
         plugin = self._plugin(connect, budget, seed)
         options = ["--maxfail=1"] if stop_early else []
