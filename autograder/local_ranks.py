@@ -39,4 +39,4 @@ class LocalRanks:
     def _member(self, rank, size):
         process = LocalProcess([self._submission], self._seed + rank, rank, size)
         self._processes.append(process)
-        return Member(process.requests, process.messages, receive, process.stop)
+        return Member(process.requests, process.messages, receive, process.stop, process.usage)

@@ -21,7 +21,7 @@ LAYERS = [
     "exports.gradescope exports.otter exports.csv samples grade",
     "plugin rules stub",
     "local_ranks",
-    "student check submission",
+    "student check submission limits",
     "lesson scorecard",
     "box.choose",
     "box.sandbox box.unconfined box.session",
@@ -30,7 +30,7 @@ LAYERS = [
     "box.broker box.confine box.worker",
     "box.post box.landlock box.seccomp box.processes box.libraries box.pages box.tripwires box.scan box.group",
     "box.wire box.collectives",
-    "box.codec",
+    "box.codec box.clock box.cpu",
     "errors files",
 ]
 LESSONS = load_all(ROOT)

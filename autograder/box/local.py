@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import wire, worker
+from . import cpu, wire, worker
+from .clock import Usage
 
 _END_S = 2.0  # for a process that was told to end
 _RESEED_S = 60.0  # for one that only waits for requests: it answers at once, if the machine is not very busy
@@ -57,9 +58,10 @@ class LocalProcess:
         except (EOFError, wire.DeadlinePassed, wire.ProtocolError) as error:
             raise ConnectionError(f"the process does not answer: {type(error).__name__}") from None
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    def usage(self) -> Usage | None:
+        """What it used so far; None where neither /proc nor ps says it (Windows): then the wall clock alone limits it."""
+        pids = [self._process.pid]
+        return Usage(cpu.used_by(pids), cpu.awake(pids)) if cpu.READABLE else None
 
     def stop(self) -> None:
         """Ends it, whatever it is doing."""

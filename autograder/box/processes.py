@@ -9,6 +9,7 @@ import stat
 import subprocess
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 _BLOCK = 4096
 _DEEPEST = 100
@@ -17,6 +18,8 @@ _FORK_TRIES = 50
 _FORK_AGAIN_S = 0.1
 _FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC
 _HELPER_S = 0.5
+_NAMELESS_S = 1.0
+_NAMELESS_MB = 8
 _STATUS = re.compile(rb"\nState:\t(?P<state>\w).*?\nPPid:\t(?P<parent>\d+).*?\nUid:\t(?P<uid>\d+)", re.DOTALL)
 _SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 
@@ -119,6 +122,28 @@ def bytes_below(folder: str) -> int:
         if depth > _DEEPEST or total > _ENDLESS:
             return _ENDLESS
     return total
+
+
+@dataclass
+class Nameless:
+    """What a slot's files without a name took at the last look: a look costs more than all the rest of a watch."""
+
+    bytes: int = 0
+    looked_at: float = 0.0
+    room: int = 0  # bytes that the disk had left
+
+    def is_old(self, folder: str) -> bool:
+        """Whether a second has passed, or the disk was filled since then by what might be such files."""
+        return time.monotonic() - self.looked_at > _NAMELESS_S or self.room - room(folder) > _NAMELESS_MB << 20
+
+
+def room(folder: str) -> int:
+    """Bytes that the disk of a folder has left; 0, which asks for a look, where nobody says."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return 0
+    return disk.f_bavail * disk.f_frsize
 
 
 def deleted_bytes(pids: list[int], uid: int, folder: str, largest: int) -> int:

@@ -8,7 +8,7 @@
     Team         the same for a test that asks for ranks (team.py), and the broker between them (broker.py)
 
 The grader never runs or imports student code: it sends requests and decodes plain data. Every wait has an absolute
-deadline. Whatever a slot did, closing it kills all of its processes and removes its files.
+limit of time (clock.py). Whatever a slot did, closing it kills all of its processes and removes its files.
 """
 
 import os

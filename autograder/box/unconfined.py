@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import BoxError
-from . import cpu, tripwires, wire
-from .clock import Usage
+from . import tripwires, wire
+from .clock import Usage, total
 from .local import LocalProcess
 from .slot import Slot, remove_tree
 
@@ -89,9 +89,7 @@ class LocalWorker:
         return [self._ranks[-1].requests, self._ranks[-1].messages]
 
     def usage(self) -> Usage | None:
-        """None where neither /proc nor ps says it (Windows): then the time on the wall alone is limited."""
-        pids = [process.pid for process in (self._process, *self._ranks)]
-        return Usage(cpu.used_by(pids), cpu.awake(pids)) if cpu.READABLE else None
+        return total([process.usage() for process in (self._process, *self._ranks)])
 
     def kill(self) -> dict:
         usage = self.usage()

@@ -1,4 +1,4 @@
-"""Messages through a socket, with absolute deadlines: all that the processes of the box say to each other.
+"""Messages through a socket, with limits of time: all that the processes of the box say to each other.
 
 A message is its length and what codec.py makes of a value. Both sides use this module, so it imports torch and the
 standard library only; a copy is in every handout.
@@ -28,7 +28,7 @@ Deadline = float | Callable[[], float] | None  # a time.monotonic(), or a clock.
 
 
 class DeadlinePassed(Exception):
-    """The other side did not finish before the absolute deadline."""
+    """The other side did not finish in its time."""
 
 
 def send(connection: socket.socket, value, deadline: Deadline = None) -> None:
@@ -45,7 +45,7 @@ def send(connection: socket.socket, value, deadline: Deadline = None) -> None:
 
 
 def receive(connection: socket.socket, deadline: Deadline = None):
-    """Receives one message before the absolute deadline, however slowly it drips.
+    """Receives one message before the deadline, which is absolute, however slowly it drips.
 
     Raises:
         EOFError: the other side closed, or is gone.

@@ -26,21 +26,6 @@ import torch
 from . import confine, cpu, group, libraries, pages, processes, seccomp, tripwires, wire, worker
 
 _POLL_S = 0.1
-_NAMELESS_S = 1.0
-_NAMELESS_MB = 8
-
-
-@dataclass
-class Nameless:
-    """What a slot's files without a name took at the last look: a look costs more than all the rest of a watch."""
-
-    bytes: int = 0
-    looked_at: float = 0.0
-    room: int = 0  # bytes that the disk had left
-
-    def is_old(self, folder: str) -> bool:
-        """Whether a second has passed, or the disk was filled since then by what might be such files."""
-        return time.monotonic() - self.looked_at > _NAMELESS_S or self.room - _room(folder) > _NAMELESS_MB << 20
 
 
 @dataclass
@@ -52,7 +37,7 @@ class Slot:
     reason: str = ""  # the limit that it passed
     peak_mb: int = 0
     meter: cpu.Meter = field(default_factory=cpu.Meter)
-    nameless: Nameless = field(default_factory=Nameless)
+    nameless: processes.Nameless = field(default_factory=processes.Nameless)
 
 
 class Zygote:
@@ -153,9 +138,9 @@ class Zygote:
         """Bytes of the slot's files, with a name or without."""
         uid, scratch = slot.policy["uid"], slot.policy["scratch"]
         if slot.nameless.is_old(scratch):
-            room, now = _room(scratch), time.monotonic()
+            room, now = processes.room(scratch), time.monotonic()
             held = processes.deleted_bytes(pids, uid, scratch, slot.policy["file_mb"] << 20)
-            slot.nameless = Nameless(held, now, room)
+            slot.nameless = processes.Nameless(held, now, room)
         return processes.bytes_below(scratch) + slot.nameless.bytes
 
     def _kill(self, slot):
@@ -195,15 +180,6 @@ class Zygote:
             grown = not children <= mine
             mine |= children
         return [pid for pid in mine if pid in table]
-
-
-def _room(folder):
-    """Bytes that the disk of a folder has left; 0, which asks for a look, where nobody says."""
-    try:
-        disk = os.statvfs(folder)
-    except OSError:
-        return 0
-    return disk.f_bavail * disk.f_frsize
 
 
 # ---------------------------------------------------------------------------------------------- a worker's first steps
