@@ -276,9 +276,9 @@ def test_a_test_gets_what_the_solution_needs_once_two_took_too_long():
     budget.needed = {("m", "b"): Cost(calls=0.2)}
     budget.begin(("m", "b"))
 
-    assert budget.for_a_call(10).cpu_s == pytest.approx(LEAST_S + TIMES * 0.2)
+    assert budget.for_a_call(10).cpu_s == pytest.approx(LEAST_S.calls + TIMES * 0.2)
     assert budget.for_a_call(1).cpu_s == 1
-    assert budget.for_the_tests_own_code() == pytest.approx(LEAST_S)
+    assert budget.for_the_tests_own_code() == pytest.approx(LEAST_S.own)
 
 
 def test_one_failed_import_is_one_overrun():
@@ -355,7 +355,7 @@ def test_where_everything_loops_the_whole_is_bounded(grade):
 
     assert set(statuses(card).values()) == {FAILED}
     assert "after 2 that took too long, a test gets 10 times what it should need" in card.outcomes[-1].message
-    assert card.environment["student_cpu_seconds"] < 2 * (1.0 + 0.6) + 6 * (LEAST_S + 0.6)
+    assert card.environment["student_cpu_seconds"] < 2 * (1.0 + 0.6) + 6 * (LEAST_S.calls + 0.6)
 
 
 def test_where_everything_sleeps_the_whole_is_bounded(grade, monkeypatch):
