@@ -11,7 +11,7 @@
     └── StudentFault        the student's: the outcome is failed
         ├── CheckFailed     a value is not what the contract says
         ├── StudentRaised   the code raised
-        ├── StudentTimeout  the code took too long
+        ├── StudentTimeout  the code computed or waited too long
         ├── StudentDied     the process ended: os._exit, a crash, or a limit of the box
         └── BadReply        the process sent something that is no reply
 
@@ -104,7 +104,7 @@ class StudentRaised(StudentFault):
 
 
 class StudentTimeout(StudentFault):
-    """The student's code did not answer before its deadline."""
+    """The student's code used more processor time than it had, or waited for something without end."""
 
     cause = "timeout"
 

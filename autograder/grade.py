@@ -10,9 +10,9 @@ import platform
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,13 +21,15 @@ import torch
 
 from . import __version__, rules
 from .box.choose import open_box
-from .box.session import Session
+from .box.clock import WALL_FACTOR, Limits
+from .box.session import Processes, Session
 from .box.worker import seed_everything
 from .errors import GraderFault, StudentFault, UsageError
 from .lesson import Lesson
+from .limits import TEST_S, Budget, Cost
 from .local_ranks import LocalRanks
 from .plugin import GradingPlugin
-from .scorecard import GRADER_ERROR, Outcome, Scorecard
+from .scorecard import FAILED, GRADER_ERROR, Outcome, Scorecard
 from .student import in_process
 from .submission import Submission
 
@@ -44,6 +46,7 @@ class Grader:
         require: layers of the box without which nothing is graded; without: layers left out (for tests of the fallbacks).
         gpu_device: what GPU-marked tests run on; None leaves them pending. only_gpu: run nothing else.
         own_prerequisites: use the student's modules of used lessons, if there are any, instead of the reference ones.
+        wall_s: seconds on the clock after which nothing more is started; None is a multiple of the lesson's processor time.
 
     Raises:
         BoxError: the box does not start here.
@@ -58,10 +61,16 @@ class Grader:
         gpu_device: str | None = None,
         only_gpu: bool = False,
         own_prerequisites: bool = False,
+        wall_s: float | None = None,
     ):
         torch.set_num_threads(1)
         self.lesson, self._require, self._without = lesson, require, without
         self._gpu_device, self._only_gpu, self._own = gpu_device, only_gpu, own_prerequisites
+        self._wall_s = WALL_FACTOR * lesson.deadline_s if wall_s is None else wall_s
+        self._needed: dict[
+            tuple[str, str], Cost
+        ] = {}  # by the solution, for each test of the modules that were measured
+        self._measured: set[str] = set()
         self._open()
 
     def _open(self):
@@ -105,7 +114,7 @@ class Grader:
         forbidden = self.lesson.forbidden
         with Session(lambda: self._slot(files, forbidden.names)) as session:
             evidence = rules.scan(session.slot(), files, forbidden) if forbidden.names else []
-            connect = _connect_to(session, files, self.lesson.call_timeout_s, submission)
+            connect = _Connect(session, files, submission.problem, submission.missing)
             run = self._run(connect, seed, modules, tests, stop_early)
         evidence += rules.at_run_time(run.used)
         outcomes = rules.charge(self._settle(run, seed), evidence, forbidden)
@@ -177,20 +186,47 @@ class Grader:
     # ------------------------------------------------------------------------------------------ running the suite
 
     def _run(self, connect, seed, modules, tests, stop_early=False):
-        plugin = GradingPlugin(
+        lesson = self.lesson
+        limits = (lesson.call_timeout_s, lesson.deadline_s, self._wall_s, TEST_S)
+        budget = Budget(*limits, usage=connect.session.usage)
+        plugin = self._plugin(connect, budget, seed)
+        options = ["--maxfail=1"] if stop_early else []
+        self._run_with(plugin, modules, tests, options)
+        if plugin.waits and not (stop_early and any(row.status == FAILED for row in plugin.outcomes)):
+            connect.session.stop()  # where slots share a user, nothing of it may run beside the solution
+            budget.needed = self._needed_by_the_solution(modules, seed)
+            self._run_with(plugin, modules, tests, options)
+        return plugin
+
+    def _plugin(self, connect, budget, seed):
+        return GradingPlugin(
             connect,
+            budget,
             inside=self.lesson.inside,
             seed=seed,
-            deadline=time.monotonic() + self.lesson.deadline_s,
             call_timeout=self.lesson.call_timeout_s,
+            cpu_s=connect.cpu_s,
             gpu_device=self._gpu_device,
             only_gpu=self._only_gpu,
         )
-        options = ["--maxfail=1"] if stop_early else []
+
+    def _run_with(self, plugin, modules, tests, options=()):
         run_suite(plugin, self.lesson, modules, tests, options)
         if plugin.box_error is not None:
             raise plugin.box_error
-        return plugin
+
+    def _needed_by_the_solution(self, modules, seed):
+        """What each test costs the solution here, in processor time: measured for the first submission that is too slow."""
+        new = [module for module in modules if module not in self._measured]
+        if new:
+            files = self.lesson.solution_files()
+            with Session(lambda: self._slot(files)) as session:
+                budget = Budget(self.lesson.call_timeout_s, test_s=TEST_S, usage=session.usage, exact=True)
+                budget.needed = {}
+                self._run_with(self._plugin(_Connect(session, files), budget, seed), new, None)
+            self._needed |= budget.costs
+            self._measured |= set(new)
+        return self._needed
 
     def _settle(self, run, seed):
         """Outcomes in which each suspect is either the student's failure or, if the solution fails too, ours."""
@@ -199,7 +235,7 @@ class Grader:
         if not suspects:
             return tuple(outcomes)
         with Session(lambda: self._slot(self.lesson.solution_files())) as session:
-            connect = _connect_to(session, self.lesson.solution_files(), self.lesson.call_timeout_s)
+            connect = _Connect(session, self.lesson.solution_files())
             again = self._run(connect, seed, list(suspects), set().union(*suspects.values()))
         broken = {(row.module, row.test): row for row in again.outcomes if row.status != "passed"}
         return tuple(_blamed(row, broken) if row.test in suspects.get(row.module, ()) else row for row in outcomes)
@@ -286,20 +322,29 @@ def _only_our_plugins():
 # ---------------------------------------------------------------------------------------------- connections
 
 
-def _connect_to(
-    session: Session, files: dict[str, bytes], timeout: float, submission: Submission | None = None
-) -> Callable:
+@dataclass(frozen=True)
+class _Connect:
     """The plugin's way to the student: fresh forks for each test, after the module was found in the submission."""
 
-    def connect(module, seed):
-        if submission is not None and submission.problem:
-            raise StudentFault(submission.problem, cause="unreadable")
-        if f"{module}.py" not in files:
-            missing = submission.missing if submission is not None else {}
-            raise StudentFault(missing.get(module) or f"{module}.py is missing from the submission", cause="missing")
-        return session.processes(module, seed, timeout)
+    session: Session
+    files: dict[str, bytes]
+    problem: str = ""
+    missing: dict[str, str] = field(
+        default_factory=dict
+    )  # module -> what the student reads where it is not among the files
 
-    return connect
+    def __call__(self, module: str, seed: int, limits: Limits) -> Processes:
+        if self.problem:
+            raise StudentFault(self.problem, cause="unreadable")
+        if f"{module}.py" not in self.files:
+            why = self.missing.get(module) or f"{module}.py is missing from the submission"
+            raise StudentFault(why, cause="missing")
+        return self.session.processes(module, seed, limits)
+
+    def cpu_s(self) -> float:
+        """Student.cpu_s; where nobody can read it, the time on the wall has to do."""
+        usage = self.session.usage()
+        return time.perf_counter() if usage is None else usage.cpu_s
 
 
 def grade_in_process(
@@ -308,11 +353,11 @@ def grade_in_process(
     """Outcomes of a folder's modules run in this very process: for an author's debugger, never for a grade."""
     ask = in_process(folder)
 
-    def connect(module, seed):
+    def connect(module, seed, _limits):
         seed_everything(seed)
         ranks = LocalRanks(folder, seed)
-        return SimpleNamespace(ask=ask, ask_ranks=ranks.ask, close=ranks.close)
+        return SimpleNamespace(ask=ask, ask_ranks=ranks.ask, close=ranks.close, prepare=lambda _ranks: None)
 
-    plugin = GradingPlugin(connect, inside=lesson.inside, seed=seed)
+    plugin = GradingPlugin(connect, Budget(), inside=lesson.inside, seed=seed)
     run_suite(plugin, lesson, modules, tests)
     return plugin.outcomes

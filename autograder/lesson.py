@@ -49,8 +49,9 @@ class Lesson(BaseModel):
     hours: str = ""
     memory_mb: int = Field(700, ge=400)
     student_memory_mb: int = Field(1500, ge=64)
-    deadline_s: float = Field(120, gt=0)
-    call_timeout_s: float = Field(10, gt=0)
+    deadline_s: float = Field(240, gt=0)
+    call_timeout_s: float = Field(20, gt=0)
+    wall_s: float = Field(500, gt=0)
     scale_to: float | None = Field(None, gt=0)
     feedback: Feedback = Feedback()
     forbidden: Forbidden = Forbidden()

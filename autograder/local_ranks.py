@@ -6,6 +6,7 @@ as it does when grading. This file is copied into every handout: the standard li
 
 from pathlib import Path
 
+from .box.clock import Limits
 from .box.local import LocalProcess
 from .box.replies import receive
 from .box.team import Member, Team
@@ -23,7 +24,7 @@ class LocalRanks:
         self._teams: dict[int, Team] = {}
         self._processes: list[LocalProcess] = []
 
-    def ask(self, request: dict, ranks: int, timeout: float) -> tuple[dict, list]:
+    def ask(self, request: dict, ranks: int, timeout: float | Limits) -> tuple[dict, list]:
         """Student.ask_ranks."""
         if ranks not in self._teams:
             self._teams[ranks] = Team([self._member(rank, ranks) for rank in range(ranks)])
@@ -38,4 +39,4 @@ class LocalRanks:
     def _member(self, rank, size):
         process = LocalProcess([self._submission], self._seed + rank, rank, size)
         self._processes.append(process)
-        return Member(process.requests, process.messages, receive, process.stop)
+        return Member(process.requests, process.messages, receive, process.stop, process.usage)

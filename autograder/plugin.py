@@ -19,6 +19,7 @@ import torch
 
 from .check import Check
 from .errors import BoxError, GraderFault, StudentFault, StudentTimeout, shown
+from .limits import Budget
 from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome
 from .student import Student
 
@@ -30,7 +31,6 @@ MARKS = {
     "slow": "takes long",
 }
 MOST_NOTES = 50  # of forbidden calls, a test
-TEST_LIMIT_S = 60.0  # for the test's own code: a student's value must not keep the grader busy
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,14 @@ class GradingPlugin:
     """Runs hidden tests against one submission.
 
     Args:
-        connect: (module, seed) -> what has the `ask` and `ask_ranks` of Student, and `close`: a test's processes. Its
-            parametrized cases share them: starting and ending processes is most of what a grading costs.
+        connect: (module, seed, limits of its import) -> what has the `ask` and `ask_ranks` of Student, `prepare` for
+            them, and `close`: a test's processes. Its parametrized cases share them: starting and ending processes is
+            most of what a grading costs.
+        budget: the time that everything may take.
         inside: source of the helpers that probes may use.
         seed: secret of this grading; each case's inputs come from it and the case's name.
-        deadline: time.monotonic() after which nothing more is started.
-        call_timeout: seconds one call may take.
+        call_timeout: seconds of processor time that one call may take.
+        cpu_s: seconds of processor time that the submission has used.
         gpu_device: what GPU tests run on ("cuda"; "cpu" stands in for it in our own tests); None leaves them pending.
         only_gpu: runs nothing but GPU tests.
     """
@@ -93,25 +95,31 @@ class GradingPlugin:
     def __init__(
         self,
         connect: Callable,
+        budget: Budget,
         *,
         inside: str = "",
         seed: int = 0,
-        deadline: float = math.inf,
         call_timeout: float = 10.0,
+        cpu_s: Callable[[], float] = time.process_time,
         gpu_device: str | None = None,
         only_gpu: bool = False,
     ):
         self._connect, self._inside, self._seed = connect, inside, seed
-        self._deadline, self._call_timeout = deadline, call_timeout
+        self._budget, self._call_timeout, self._cpu_s = budget, call_timeout, cpu_s
         self._gpu_device, self._only_gpu = gpu_device, only_gpu
         self._rows: dict[tuple[str, str], Row] = {}
-        self._hung: set[tuple[str, str]] = set()  # questions in which a call hung
+        self._overran: set[tuple[str, str]] = set()  # tests that took too long
         self._unreached: dict[str, str] = {}  # case -> why
         self._connection: _LazyConnection | None = None  # of the test that is being run
         self.used: dict[tuple[str, str], set[str]] = {}  # (module, test) -> forbidden calls that tripwires noted
         self.box_error: BoxError | None = None
         self.interrupted = False  # by Ctrl-C
         self.collection_errors: list[tuple[str, str]] = []  # (file, what happened)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the rest was not run, because the budget must know first what the solution needs: run_suite again then."""
+        return self._budget.is_tight and self._budget.needed is None
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -133,7 +141,8 @@ class GradingPlugin:
 
     def pytest_collectreport(self, report):
         if report.failed:
-            self.collection_errors.append((report.nodeid or "the suite", str(report.longrepr)))
+            error = report.nodeid or "the suite", str(report.longrepr)
+            self.collection_errors += [error] if error not in self.collection_errors else []
 
     def pytest_keyboard_interrupt(self, excinfo):
         self.interrupted = excinfo.type is KeyboardInterrupt  # and no interruption of pytest's own
@@ -141,6 +150,7 @@ class GradingPlugin:
     def pytest_collection_modifyitems(self, items):
         if self._only_gpu:
             items[:] = [item for item in items if item.get_closest_marker("gpu")]
+        items[:] = [item for item in items if _key(item) not in self._rows or not self._rows[_key(item)].cases]
         for item in items:
             row = _row_of(item)
             self._rows.setdefault((row.module, row.test), row)
@@ -151,16 +161,23 @@ class GradingPlugin:
         if why is not None:
             self._unreached[item.nodeid] = why
             pytest.skip(why[1])
+        self._budget.begin(_key(item))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
-        with _alarm(TEST_LIMIT_S):
-            return (yield)
+        before = time.process_time()
+        try:
+            with _alarm(self._budget.for_the_tests_own_code()):
+                return (yield)
+        finally:
+            self._budget.end(time.process_time() - before)
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self, item, nextitem):
         if nextitem is None or _key(nextitem) != _key(item):
             self._disconnect()
+            if self.waits:
+                item.session.shouldstop = "the next tests get what the solution needs"
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, item, call):
@@ -173,8 +190,9 @@ class GradingPlugin:
         elif call.excinfo is not None:
             row.cases.append(_case_of(call.excinfo))
             self._disconnect()  # the process may be gone, or in any state
-            if isinstance(call.excinfo.value, StudentTimeout):
-                self._hung.add((row.module, row.question))
+            if isinstance(call.excinfo.value, StudentTimeout | TestOverrun):
+                self._overran.add(_key(item))
+                self._budget.overran(call.excinfo.value)
             elif isinstance(call.excinfo.value, BoxError):  # nothing that follows could be run
                 self.box_error = call.excinfo.value
                 item.session.shouldstop = "the box broke"
@@ -188,10 +206,11 @@ class GradingPlugin:
         row = self._rows[_key(item)]
         if item.get_closest_marker("gpu") and self._gpu_device is None:
             return PENDING_GPU, "waits for a machine with a GPU"
-        if time.monotonic() > self._deadline:
-            return NOT_REACHED, "the time for the whole lesson was used up"
-        if (row.module, row.question) in self._hung:
-            return NOT_REACHED, "not reached: an earlier test of this question took too long"
+        if _key(item) in self._overran:
+            return NOT_REACHED, "not reached: an earlier case of this test took too long"
+        spent = self._budget.spent()
+        if spent:
+            return NOT_REACHED, spent
         for test in row.needs:
             needed = self._rows.get((row.module, test))
             if needed is not None and needed.verdict().status != PASSED:
@@ -209,10 +228,10 @@ class GradingPlugin:
                 request.node, "student"
             )  # not that of the inputs: the student's process can read its own
             noted = self.used.setdefault(key, set())
-            self._connection = _LazyConnection(self._connect, key[0], seed, self._deadline, noted)
+            self._connection = _LazyConnection(self._connect, key[0], seed, self._budget, noted)
         device = "cpu" if not request.node.get_closest_marker("gpu") else self._gpu_device
         ask, ask_ranks = self._connection.ask, self._connection.ask_ranks
-        return Student(ask, self._inside, device, self._call_timeout, ask_ranks=ask_ranks)
+        return Student(ask, self._inside, device, self._call_timeout, ask_ranks=ask_ranks, cpu=self._cpu_s)
 
     def _disconnect(self):
         if self._connection is not None:
@@ -240,20 +259,20 @@ class GradingPlugin:
 
 
 class _LazyConnection:
-    """A test's processes in the box, started by its first call and never asked past the lesson's deadline."""
+    """A test's processes in the box, started by its first call and asked within the budget."""
 
-    def __init__(self, connect, module, seed, deadline, used):
-        self._connect, self._module, self._seed, self._deadline = connect, module, seed, deadline
+    def __init__(self, connect, module, seed, budget, used):
+        self._connect, self._module, self._seed, self._budget = connect, module, seed, budget
         self._processes = None
         self.used: set[str] = used
 
     def ask(self, request, timeout):
-        reply = self._connected().ask(request, self._left(timeout))
+        reply = self._connected().ask(request, self._budget.for_a_call(timeout))
         self._note(reply)
         return reply
 
     def ask_ranks(self, request, ranks, timeout):
-        replies, traffic = self._connected().ask_ranks(request, ranks, self._left(timeout))
+        replies, traffic = self._connected(ranks).ask_ranks(request, ranks, self._budget.for_a_call(timeout))
         for reply in replies.values():
             self._note(reply)
         return replies, traffic
@@ -262,13 +281,12 @@ class _LazyConnection:
         if self._processes is not None:
             self._processes.close()
 
-    def _connected(self):
+    def _connected(self, ranks=0):
+        """Ready to be asked: what an import takes is no time of the test's calls."""
         if self._processes is None:
-            self._processes = self._connect(self._module, self._seed)
+            self._processes = self._connect(self._module, self._seed, self._budget.for_an_import())
+        self._processes.prepare(ranks)
         return self._processes
-
-    def _left(self, timeout):
-        return max(0.1, min(timeout, self._deadline - time.monotonic()))
 
     def _note(self, reply):
         used = reply.pop("used", None) if isinstance(reply, dict) else None
@@ -312,23 +330,24 @@ def _case_of(excinfo):
 
 
 class _alarm:
-    """Raises TestOverrun in the test after `seconds`; signals reach the main thread only, elsewhere it does nothing."""
+    """Raises TestOverrun in the test after `seconds` of this process's processor time; other processes cost it nothing.
+
+    Signals reach the main thread only; elsewhere, and on Windows, it does nothing.
+    """
 
     def __init__(self, seconds):
-        self._seconds = (
-            seconds if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer") else 0
-        )
+        here = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+        self._seconds = seconds if here and math.isfinite(seconds) else 0
 
     def __enter__(self):
         if self._seconds:
-            self._before = signal.signal(signal.SIGALRM, self._ring)
-            signal.setitimer(signal.ITIMER_REAL, self._seconds)
+            self._before = signal.signal(signal.SIGPROF, self._ring)
+            signal.setitimer(signal.ITIMER_PROF, self._seconds)
 
     def __exit__(self, *_):
         if self._seconds:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, self._before)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, self._before)
 
-    @staticmethod
-    def _ring(*_):
-        raise TestOverrun("the test's own code ran too long")
+    def _ring(self, *_):
+        raise TestOverrun(f"the test's own code used more than {self._seconds:g} s of processor time")

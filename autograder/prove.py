@@ -25,7 +25,9 @@ from .samples import RIGHT, WRONG, load_samples
 from .scorecard import PASSED, PENDING_GPU, Scorecard
 from .submission import Submission
 
-_CALL_TIMEOUT_S = 4.0  # a mutant that hangs is found all the same
+_CALL_TIMEOUT_S = (
+    4.0  # of processor time, as in lesson.toml: a mutant that hangs is found all the same, and no slow one
+)
 OnProgress = Callable[[int, int], None]
 
 

@@ -13,6 +13,7 @@ import functools
 import inspect
 import re
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 from .box import wire, worker
 from .errors import AuthorError, BadReply, CheckFailed, StudentRaised, shown
 
-DEFAULT_TIMEOUT = 10.0  # seconds a call may take
+DEFAULT_TIMEOUT = 10.0  # seconds of processor time that a call may take
 MOST_RANKS = 16
 _TEXT_SHOWN = 300  # characters of an exception's text in a message
 
@@ -35,9 +36,10 @@ class Student:
             None where there are no ranks.
         inside: source of the lesson's inside.py, the helpers that probes may use.
         device: where tensors among the arguments are put before the call.
-        timeout: seconds that one call may take.
+        timeout: seconds of processor time that one call may take; a sleep or a deadlock may last as long.
         ranks: 0 is one process; above, as many of one torch.distributed process group.
         traffic: with ranks: what they sent to each other during the last call (box/post.py, Message), in order.
+        cpu: what cpu_s gives.
     """
 
     ask: Callable[[dict, float], object]
@@ -47,9 +49,10 @@ class Student:
     ranks: int = 0
     ask_ranks: Callable[[dict, int, float], tuple[dict, list]] | None = None
     traffic: list = field(default_factory=list, compare=False)
+    cpu: Callable[[], float] = time.process_time
 
     def on(self, **options) -> "Student":
-        """The same submission with other options: `device`, `timeout` in seconds, `ranks`.
+        """The same submission with other options: `device`, `timeout` in seconds of processor time, `ranks`.
 
         With `ranks=n` a call runs in n processes that have a default process group, with the same arguments in each, and
         gives a list: one value a rank. The processes live as long as the test. Their messages go through the grader,
@@ -64,6 +67,14 @@ class Student:
         if type(ranks) is not int or not 0 <= ranks <= MOST_RANKS:
             raise AuthorError(f"student.on(ranks={ranks!r}): ranks is a number from 1 to {MOST_RANKS}")
         return replace(self, **options, traffic=[])
+
+    def cpu_s(self) -> float:
+        """Seconds of processor time that all processes of the submission have used: what two calls differ by is its cost.
+
+        When grading it is read from outside, so that nothing which the submission says or does makes it less, and a
+        busy machine makes it hardly more; in steps of 0.01 s. In a handout it is the time of the one process that there is.
+        """
+        return self.cpu()
 
     def run(self, probe: Callable, *args, **kwargs):
         """Runs `probe`, a function of the test, in the student's process and returns what it returns, as plain data.

@@ -6,6 +6,7 @@ import threading
 
 from ..errors import BoxError
 from . import wire
+from .clock import Usage
 
 _DRAIN_S = 2.0
 
@@ -48,6 +49,10 @@ class BoxedWorker:
             for _, theirs in pairs:
                 theirs.close()
         return [ours for ours, _ in pairs]
+
+    def usage(self) -> Usage:
+        """What it and all that it started used so far."""
+        return Usage(**self._sandbox.ask(b"U", self.pid))
 
     def collect_output(self) -> None:
         """A thread does it all the time."""

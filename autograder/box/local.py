@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import wire, worker
+from . import cpu, wire, worker
+from .clock import Usage
 
 _END_S = 2.0  # for a process that was told to end
+_RESEED_S = 60.0  # for one that only waits for requests: it answers at once, if the machine is not very busy
 
 
 class LocalProcess:
@@ -49,12 +51,17 @@ class LocalProcess:
 
     def reseed(self, seed: int) -> None:
         """Raises a ConnectionError if it does not answer: it is not fit for another test."""
-        deadline = time.monotonic() + _END_S
+        deadline = time.monotonic() + _RESEED_S
         try:
             wire.send(self.requests, {"seed": seed}, deadline)
             wire.receive(self.requests, deadline)
         except (EOFError, wire.DeadlinePassed, wire.ProtocolError) as error:
             raise ConnectionError(f"the process does not answer: {type(error).__name__}") from None
+
+    def usage(self) -> Usage | None:
+        """What it used so far; None where neither /proc nor ps says it (Windows): then the wall clock alone limits it."""
+        pids = [self._process.pid]
+        return Usage(cpu.used_by(pids), cpu.awake(pids)) if cpu.READABLE else None
 
     def stop(self) -> None:
         """Ends it, whatever it is doing."""

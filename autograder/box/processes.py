@@ -9,6 +9,7 @@ import stat
 import subprocess
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 _BLOCK = 4096
 _DEEPEST = 100
@@ -17,6 +18,8 @@ _FORK_TRIES = 50
 _FORK_AGAIN_S = 0.1
 _FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC
 _HELPER_S = 0.5
+_NAMELESS_S = 1.0
+_NAMELESS_MB = 8
 _STATUS = re.compile(rb"\nState:\t(?P<state>\w).*?\nPPid:\t(?P<parent>\d+).*?\nUid:\t(?P<uid>\d+)", re.DOTALL)
 _SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 
@@ -31,15 +34,15 @@ def fork_patiently() -> int:
     return os.fork()
 
 
-def table() -> dict[int, tuple[int, int]]:
-    """pid -> (parent, real uid) of every process that is not a zombie."""
+def table(ended: bool = False) -> dict[int, tuple[int, int]]:
+    """pid -> (parent, real uid) of every process; with `ended` those too that nobody has collected yet (zombies)."""
     found = {}
     if not os.path.isdir("/proc/self"):
-        return _table_of_ps()
+        return _table_of_ps(ended)
     for name in os.listdir("/proc"):
         if name.isdigit():
             fields = _STATUS.search(_beginning(f"/proc/{name}/status"))
-            if fields and fields["state"] not in b"ZX":
+            if fields and (ended or fields["state"] not in b"ZX"):
                 found[int(name)] = int(fields["parent"]), int(fields["uid"])
     return found
 
@@ -58,11 +61,11 @@ def _beginning(path):
         os.close(descriptor)
 
 
-def _table_of_ps():
+def _table_of_ps(ended):
     """The same where there is no /proc (macOS)."""
     rows = subprocess.run(["ps", "-axo", "pid=,ppid=,uid=,stat="], capture_output=True, text=True).stdout.splitlines()
     fields = [row.split() for row in rows]
-    return {int(pid): (int(parent), int(uid)) for pid, parent, uid, state in fields if not state.startswith("Z")}
+    return {int(pid): (int(parent), int(uid)) for pid, parent, uid, state in fields if ended or state[0] != "Z"}
 
 
 def kill(pid: int) -> None:
@@ -119,6 +122,28 @@ def bytes_below(folder: str) -> int:
         if depth > _DEEPEST or total > _ENDLESS:
             return _ENDLESS
     return total
+
+
+@dataclass
+class Nameless:
+    """What a slot's files without a name took at the last look: a look costs more than all the rest of a watch."""
+
+    bytes: int = 0
+    looked_at: float = 0.0
+    room: int = 0  # bytes that the disk had left
+
+    def is_old(self, folder: str) -> bool:
+        """Whether a second has passed, or the disk was filled since then by what might be such files."""
+        return time.monotonic() - self.looked_at > _NAMELESS_S or self.room - room(folder) > _NAMELESS_MB << 20
+
+
+def room(folder: str) -> int:
+    """Bytes that the disk of a folder has left; 0, which asks for a look, where nobody says."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return 0
+    return disk.f_bavail * disk.f_frsize
 
 
 def deleted_bytes(pids: list[int], uid: int, folder: str, largest: int) -> int:

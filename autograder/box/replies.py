@@ -1,22 +1,22 @@
 """Receiving from student code, and what is said when nothing comes: the same for every kind of process it runs in."""
 
 import socket
-import time
 
 from ..errors import BadReply, StudentDied, StudentFault, StudentTimeout, cause_of, shown
 from . import wire
+from .clock import Clock
 
 
-def receive(connection: socket.socket, timeout: float, doing: str):
-    """The value that comes within `timeout` seconds.
+def receive(connection: socket.socket, clock: Clock, doing: str):
+    """The value that comes before the time of `clock` is over.
 
     Raises:
         StudentTimeout, StudentDied, BadReply
     """
     try:
-        return wire.receive(connection, time.monotonic() + timeout)
+        return wire.receive(connection, clock)
     except wire.DeadlinePassed:
-        raise StudentTimeout(f"{doing} took more than {round(timeout, 1):g} s") from None
+        raise StudentTimeout(f"{doing} {clock.over}") from None
     except wire.ProtocolError as error:
         raise BadReply(f"{doing} sent something that is no reply: {error}") from None
     except (EOFError, OSError):

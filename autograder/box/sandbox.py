@@ -8,17 +8,19 @@
     Team         the same for a test that asks for ranks (team.py), and the broker between them (broker.py)
 
 The grader never runs or imports student code: it sends requests and decodes plain data. Every wait has an absolute
-deadline. Whatever a slot did, closing it kills all of its processes and removes its files.
+limit of time (clock.py). Whatever a slot did, closing it kills all of its processes and removes its files.
 """
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import BoxError
@@ -94,11 +96,12 @@ class Sandbox:
 
     def ask(self, command: bytes, value, descriptors=()):
         """One request to the zygote; it is trusted, so its silence is our own fault."""
-        try:
-            wire.send_command(self._control, command, value, descriptors)
-        except OSError as error:
-            raise BoxError(f"the box's zygote is gone: {error}") from error
-        return self._receive()
+        with _whole():
+            try:
+                wire.send_command(self._control, command, value, descriptors)
+            except OSError as error:
+                raise BoxError(f"the box's zygote is gone: {error}") from error
+            return self._receive()
 
     def slot(
         self,
@@ -179,3 +182,16 @@ class Sandbox:
 
     def __exit__(self, *_):
         self.close()
+
+
+@contextmanager
+def _whole():
+    """The alarm of a test waits: a reply of the zygote that nobody took would be taken for that to the next request."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPROF})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from .clock import Limits, Usage, total
 from .slot import Channel, Slot
 from .team import Team
 
@@ -24,9 +25,18 @@ class Session(ExitStack):
             self._slots.append(self.enter_context(self._make()))
         return self._slots[rank]
 
-    def processes(self, module: str, seed: int, timeout: float) -> "Processes":
-        """The processes of one test of `module`, which is imported within `timeout` seconds."""
+    def processes(self, module: str, seed: int, timeout: float | Limits) -> "Processes":
+        """The processes of one test of `module`, whose import may compute for `timeout` seconds."""
         return Processes(self, module, seed, timeout)
+
+    def usage(self) -> Usage | None:
+        """What the submission used so far; None where nobody can read it."""
+        return total([slot.usage() for slot in self._slots])
+
+    def stop(self) -> None:
+        """Kills all that runs of the submission; the next test starts it anew."""
+        for slot in self._slots:
+            slot.stop()
 
     @property
     def output(self) -> str:
@@ -45,21 +55,26 @@ class Session(ExitStack):
 class Processes:
     """Those of one test: a fork of the worker, and a team for each number of ranks that it asks for."""
 
-    def __init__(self, session: Session, module: str, seed: int, timeout: float):
+    def __init__(self, session: Session, module: str, seed: int, timeout: float | Limits):
         self._session, self._module, self._seed, self._timeout = session, module, seed, timeout
         self._channel: Channel | None = None
         self._teams: dict[int, Team] = {}
 
-    def ask(self, request: dict, timeout: float):
-        """The reply of one process (Channel.ask)."""
-        if self._channel is None:
+    def prepare(self, ranks: int = 0) -> None:
+        """Imports the module and starts one process, or so many ranks, if that was not done before."""
+        if not ranks and self._channel is None:
             self._channel = self._session.slot().channel(self._module, self._seed, self._timeout)
+        if ranks and ranks not in self._teams:
+            self._teams[ranks] = Team([self._member(rank, ranks) for rank in range(ranks)])
+
+    def ask(self, request: dict, timeout: float | Limits):
+        """The reply of one process (Channel.ask)."""
+        self.prepare()
         return self._channel.ask(request, timeout)
 
-    def ask_ranks(self, request: dict, ranks: int, timeout: float) -> tuple[dict, list]:
+    def ask_ranks(self, request: dict, ranks: int, timeout: float | Limits) -> tuple[dict, list]:
         """The replies of a team, and what its ranks sent to each other (Team.ask, Team.traffic)."""
-        if ranks not in self._teams:
-            self._teams[ranks] = Team([self._member(rank, ranks) for rank in range(ranks)])
+        self.prepare(ranks)
         team = self._teams[ranks]
         return team.ask(request, timeout), team.traffic
 

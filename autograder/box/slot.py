@@ -5,11 +5,11 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 from ..errors import BoxError, StudentDied, StudentFault, StudentTimeout, shown
 from . import replies, wire
+from .clock import Clock, Limits, Usage
 from .team import Member
 
 OUTPUT_CAP = 65536  # bytes kept of what a submission prints
@@ -55,8 +55,13 @@ class Slot:
             self._worker.collect_output()
         return shown(self._output.decode("utf-8", "replace"), OUTPUT_CAP, keep="\n\t")
 
-    def channel(self, module: str | None, seed: int, timeout: float) -> "Channel":
-        """A fresh fork of the worker for one test of `module`, which is imported first.
+    def usage(self) -> Usage | None:
+        """What the submission used so far, in workers that are gone too; None where nobody can read it."""
+        running = Usage(0.0) if self._worker is None else self._worker.usage()
+        return running and Usage(self.cpu_s + running.cpu_s, running.awake)
+
+    def channel(self, module: str | None, seed: int, timeout: float | Limits) -> "Channel":
+        """A fresh fork of the worker for one test of `module`, which is imported first, within `timeout`.
 
         Raises:
             StudentFault: the module cannot be imported, now or when it was tried before.
@@ -64,10 +69,10 @@ class Slot:
         (connection,) = self._fork(module, [seed, 0, 0], 1, timeout)
         return Channel(self, connection)
 
-    def member(self, module: str | None, seed: int, rank: int, size: int, timeout: float) -> Member:
+    def member(self, module: str | None, seed: int, rank: int, size: int, timeout: float | Limits) -> Member:
         """As channel, but the fork is one of `size` ranks; each needs a slot of its own."""
         requests, messages = self._fork(module, [seed + rank, rank, size], 2, timeout)
-        return Member(requests, messages, self.receive, self.stop)
+        return Member(requests, messages, self.receive, self.stop, self.usage)
 
     def _fork(self, module, request, count, timeout):
         """A fork that has the other ends of `count` connections."""
@@ -97,7 +102,7 @@ class Slot:
     def _import(self, module, timeout):
         try:
             self._worker.begin_import(module)
-            reply = self.receive(self._worker.control, timeout, f"importing {module}.py")
+            reply = self.receive(self._worker.control, Clock(timeout, self.usage), f"importing {module}.py")
             replies.check_import(module, reply)
         except OSError:
             self._broken[module] = self._died(f"the process ended while {module}.py was imported")
@@ -107,10 +112,10 @@ class Slot:
             raise
         self._imported.add(module)
 
-    def receive(self, connection: socket.socket, timeout: float, doing: str):
+    def receive(self, connection: socket.socket, clock: Clock, doing: str):
         """The reply on `connection`; after anything else than a reply the slot starts afresh for the next test."""
         try:
-            return replies.receive(connection, timeout, doing)
+            return replies.receive(connection, clock, doing)
         except StudentDied as died:
             raise self._died(str(died)) from None
         except StudentFault:
@@ -150,21 +155,22 @@ class Channel:
     def __init__(self, slot: Slot, connection: socket.socket):
         self._slot, self._connection = slot, connection
 
-    def ask(self, request: dict, timeout: float):
-        """Sends a request and returns the reply before `timeout` seconds have passed.
+    def ask(self, request: dict, timeout: float | Limits):
+        """Sends a request and returns the reply, for which the code may compute `timeout` seconds.
 
         Raises:
             StudentTimeout, StudentDied, BadReply
         """
         doing = f"calling {request['call']}" if "call" in request else "running the code"
+        clock = Clock(timeout, self._slot.usage)
         try:
-            wire.send(self._connection, request, time.monotonic() + timeout)
+            wire.send(self._connection, request, clock)
         except wire.DeadlinePassed:
             self._slot.stop()
-            raise StudentTimeout(f"{doing} took more than {round(timeout, 1):g} s") from None
+            raise StudentTimeout(f"{doing} {clock.over}") from None
         except OSError:
             pass  # the process is gone; what receive says about it is the better message
-        return self._slot.receive(self._connection, timeout, doing)
+        return self._slot.receive(self._connection, clock, doing)
 
     def close(self) -> None:
         self._connection.close()

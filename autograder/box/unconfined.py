@@ -1,4 +1,4 @@
-"""Instead of the box where there is no fork (Windows): two processes with deadlines, for practice.
+"""Instead of the box where there is no fork (Windows): two processes with limits of time, for practice.
 
 The grader still decodes plain data only and makes every verdict. But nothing keeps the code from the files of whoever
 grades, and the tests of a submission share one process, until one hangs or dies: what one leaves in the modules the next
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import BoxError
 from . import tripwires, uncompiled, wire
+from .clock import Usage, total
 from .local import LocalProcess
 from .slot import Slot, remove_tree
 
@@ -87,12 +88,16 @@ class LocalWorker:
         self._ranks.append(self._start(seed, rank, size))
         return [self._ranks[-1].requests, self._ranks[-1].messages]
 
+    def usage(self) -> Usage | None:
+        return total([process.usage() for process in (self._process, *self._ranks)])
+
     def kill(self) -> dict:
+        usage = self.usage()
         for process in (self._process, *self._ranks):
             process.stop()
             process.close()
         self.collect_output()
-        return {"reason": "", "cpu_s": 0.0, "peak_mb": 0}
+        return {"reason": "", "cpu_s": usage.cpu_s if usage else 0.0, "peak_mb": 0}
 
     def collect_output(self) -> None:
         if self._printed.exists():

@@ -5,6 +5,7 @@ kills a slot with everything that it started. Workers can read all of its memory
 One thread and no torch operation with more than one: a forked child hangs in OpenMP otherwise.
 
     grader -> b"S", policy, [control socket, output pipe]     -> {"pid": worker}
+    grader -> b"U", pid                                       -> {"cpu_s": used so far, "awake": whether it computes}
     grader -> b"K", pid                                       -> {"reason": limit that was passed or "", "cpu_s", "peak_mb"}
 """
 
@@ -22,24 +23,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from . import confine, group, libraries, pages, processes, seccomp, tripwires, uncompiled, wire, worker
+from . import confine, cpu, group, libraries, pages, processes, seccomp, tripwires, uncompiled, wire, worker
 
 _POLL_S = 0.1
-_NAMELESS_S = 1.0
-_NAMELESS_MB = 8
-
-
-@dataclass
-class Nameless:
-    """What a slot's files without a name took at the last look: a look costs more than all the rest of a watch."""
-
-    bytes: int = 0
-    looked_at: float = 0.0
-    room: int = 0  # bytes that the disk had left
-
-    def is_old(self, folder: str) -> bool:
-        """Whether a second has passed, or the disk was filled since then by what might be such files."""
-        return time.monotonic() - self.looked_at > _NAMELESS_S or self.room - _room(folder) > _NAMELESS_MB << 20
 
 
 @dataclass
@@ -50,7 +36,8 @@ class Slot:
     policy: dict
     reason: str = ""  # the limit that it passed
     peak_mb: int = 0
-    nameless: Nameless = field(default_factory=Nameless)
+    meter: cpu.Meter = field(default_factory=cpu.Meter)
+    nameless: processes.Nameless = field(default_factory=processes.Nameless)
 
 
 class Zygote:
@@ -82,6 +69,8 @@ class Zygote:
         command, request, descriptors = wire.receive_command(self._control, 2)
         if command == b"S":
             wire.send(self._control, self._spawn(request, *descriptors))
+        elif command == b"U":
+            wire.send(self._control, self._usage(self._slots[request]))
         elif command == b"K":
             wire.send(self._control, self._kill(self._slots.pop(request)))
         return bool(command)
@@ -124,7 +113,7 @@ class Zygote:
         for slot in self._slots.values():
             if slot.reason:
                 continue
-            pids = self._processes(slot)
+            pids = self._read_meter(slot)
             memory = sum(processes.memory(pid, self._baseline) for pid in pids) >> 20
             disk = self._disk(slot, pids) >> 20
             slot.peak_mb = max(slot.peak_mb, memory)
@@ -135,24 +124,36 @@ class Zygote:
             if slot.reason:
                 self._kill_processes(slot)
 
+    def _usage(self, slot):
+        pids = self._read_meter(slot)
+        return {"cpu_s": slot.meter.seconds, "awake": cpu.awake(pids)}
+
+    def _read_meter(self, slot):
+        """The slot's processes, after their processor time was read."""
+        pids = self._processes(slot, ended=True)
+        slot.meter.read(pids)
+        return pids
+
     def _disk(self, slot, pids):
         """Bytes of the slot's files, with a name or without."""
         uid, scratch = slot.policy["uid"], slot.policy["scratch"]
         if slot.nameless.is_old(scratch):
-            room, now = _room(scratch), time.monotonic()
+            room, now = processes.room(scratch), time.monotonic()
             held = processes.deleted_bytes(pids, uid, scratch, slot.policy["file_mb"] << 20)
-            slot.nameless = Nameless(held, now, room)
+            slot.nameless = processes.Nameless(held, now, room)
         return processes.bytes_below(scratch) + slot.nameless.bytes
 
     def _kill(self, slot):
-        cpu = self._kill_processes(slot)
+        if not slot.reason:  # what was killed for a reason was read then
+            self._read_meter(slot)
+        used = max(slot.meter.seconds, self._kill_processes(slot))
         if "uid" in self._layers and "landlock" not in self._layers:
             processes.sweep(slot.policy["uid"])
-        return {"reason": slot.reason, "cpu_s": cpu, "peak_mb": slot.peak_mb}
+        return {"reason": slot.reason, "cpu_s": round(used, 3), "peak_mb": slot.peak_mb}
 
     def _kill_processes(self, slot):
-        """Kills all at once, then looks whether any is left. Returns the worker's CPU seconds."""
-        cpu, deadline = 0.0, time.monotonic() + 5
+        """Kills all at once, then looks whether any is left. Returns the seconds that the worker had used."""
+        used, deadline = 0.0, time.monotonic() + 5
         while time.monotonic() < deadline:
             processes.kill_group(slot.pid)
             if "uid" in self._layers:
@@ -160,15 +161,15 @@ class Zygote:
             left = self._processes(slot)
             for pid in left:
                 processes.kill(pid)
-            cpu += processes.collect(slot.pid)
+            used += processes.collect(slot.pid)
             if not left:
                 break
             time.sleep(0.001)
-        return round(cpu, 3)
+        return used
 
-    def _processes(self, slot):
+    def _processes(self, slot, ended=False):
         """The slot's processes: those of its uid; where it has none, its descendants and the orphans of any slot."""
-        table = processes.table()
+        table = processes.table(ended)
         if "uid" in self._layers:
             return [pid for pid, (_, uid) in table.items() if uid == slot.policy["uid"]]
         others = set(self._slots) - {slot.pid}
@@ -179,15 +180,6 @@ class Zygote:
             grown = not children <= mine
             mine |= children
         return [pid for pid in mine if pid in table]
-
-
-def _room(folder):
-    """Bytes that the disk of a folder has left; 0, which asks for a look, where nobody says."""
-    try:
-        disk = os.statvfs(folder)
-    except OSError:
-        return 0
-    return disk.f_bavail * disk.f_frsize
 
 
 # ---------------------------------------------------------------------------------------------- a worker's first steps

@@ -41,9 +41,9 @@ def all_borders(rng):
     return "".join(word + shuffled(rng, SPACES)[0] + "  " for word in shuffled(rng, WORDS)) + "end\r\n\r\nend \n"
 
 
-def random_words(rng, letters, count, longest):
+def random_words(rng, letters, count, longest, shortest=1):
     """Words of random letters; of few letters they are full of runs and repetitions."""
-    lengths = torch.randint(1, longest + 1, (count,), generator=rng).tolist()
+    lengths = torch.randint(shortest, longest + 1, (count,), generator=rng).tolist()
     stream = iter(drawn(rng, letters, sum(lengths)))
     return ["".join(next(stream) for _ in range(length)) for length in lengths]
 

@@ -1,0 +1,108 @@
+"""How long a wait for student code lasts. The limit is processor time, so that a busy machine costs nobody a point.
+
+A wait ends when one of three is used up:
+
+    cpu_s    seconds of processor time of all processes of the slot, or of all ranks' slots, as the box reads them
+    idle_s   seconds on end in which none of them computes, or would if the machine were less busy: a sleep, a deadlock
+    wall_s   seconds on the wall: for what sleeps and works in turns, and where the box cannot read the other two
+
+The clock starts when it is made and is absolute: bytes that drip in do not set it back. It looks at the processes only
+while something is waited for, first after a quarter of a second: an answer that comes sooner costs no look. What a
+process computed before the first look is not counted.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+LOOK_S = 0.25
+WALL_FACTOR = 8.0  # a machine that is so busy is still fair
+LEAST_IDLE_S = 2.0
+LEAST_WALL_S = 30.0
+_NAP = 0.05  # share of a time in which a process that only looks whether it can go on computes
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Those of one wait; `whose` is told to the student where it is not the call's own limit on processor time."""
+
+    cpu_s: float
+    idle_s: float
+    wall_s: float
+    whose: str = ""
+
+    @classmethod
+    def of(cls, timeout: "float | Limits") -> "Limits":
+        """The limits of a call that may compute for `timeout` seconds."""
+        if isinstance(timeout, Limits):
+            return timeout
+        return cls(timeout, max(timeout, LEAST_IDLE_S), max(WALL_FACTOR * timeout, LEAST_WALL_S))
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What processes used until now.
+
+    Attributes:
+        cpu_s: seconds of processor time. awake: whether any of them computes, or waits for a processor or a disk.
+    """
+
+    cpu_s: float
+    awake: bool = False
+
+
+def total(usages: "list[Usage | None]") -> Usage | None:
+    """Of several slots together; None if one of them cannot be read."""
+    if any(usage is None for usage in usages):
+        return None
+    return Usage(sum(usage.cpu_s for usage in usages), any(usage.awake for usage in usages))
+
+
+class Clock:
+    """Of one wait. Calling it gives the seconds to wait before it must be called again; 0 says that the time is over.
+
+    Args:
+        limits: seconds of processor time, or all three limits.
+        usage: looks at the processes; gives None where that is not possible.
+    """
+
+    def __init__(self, limits: Limits | float, usage: Callable[[], Usage | None] = lambda: None):
+        self._limits, self._usage = Limits.of(limits), usage
+        self._every = min(LOOK_S, self._limits.cpu_s / 4)
+        now = time.monotonic()
+        self._end, self._looked_at = now + self._limits.wall_s, now
+        self._first: Usage | None = None
+        self._last: Usage | None = None
+        self._idle = 0.0
+        self.over = ""  # what the code did, once the time is over: "used more than …"
+
+    def __call__(self) -> float:
+        now = time.monotonic()
+        if now >= self._looked_at + self._every:
+            self._look(now)
+        if now >= self._end and not self.over:
+            self.over = f"did not answer within {_number(self._limits.wall_s)} s"
+        if self.over:
+            return 0.0
+        return max(0.001, min(self._end, self._looked_at + self._every) - now)
+
+    def _look(self, now):
+        usage = self._usage()
+        passed, self._looked_at = now - self._looked_at, time.monotonic()
+        if usage is None:
+            return
+        if self._first is None or self._last is None:
+            self._first = self._last = usage
+            return
+        napped = not usage.awake and usage.cpu_s - self._last.cpu_s <= max(0.01, _NAP * passed)
+        # What kept this process from looking is no idle time of theirs.
+        self._idle = self._idle + min(passed, 2 * self._every) if napped else 0.0
+        self._last = usage
+        if usage.cpu_s - self._first.cpu_s > self._limits.cpu_s:
+            self.over = f"used more than {_number(self._limits.cpu_s)} s of processor time{self._limits.whose}"
+        elif self._idle > self._limits.idle_s:
+            self.over = f"did nothing for {_number(self._limits.idle_s)} s: it waits for something"
+
+
+def _number(seconds):
+    return f"{round(seconds, 1):g}"

@@ -1,0 +1,58 @@
+"""A verdict depends on the submission alone: the slowest right work keeps its points on a machine that is busy."""
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from conftest import ROOT
+
+from autograder.grade import Grader
+from autograder.lesson import load
+from autograder.samples import RIGHT, load_samples
+from autograder.scorecard import PASSED, PENDING_GPU
+
+NEIGHBOURS = 6
+SLOWEST = {  # by the processor time that they take; tests/test_samples.py grades them on a machine as it is
+    "00-fundamentals": ["lists-and-borders"],
+    "01-attention": ["flash-merging-partial-results"],
+    "02-transformer": ["a-module-for-each-head"],
+    "03-generation": ["speculation-row-by-row", "torch-parts-and-lists"],
+}
+
+
+@pytest.fixture
+def two_cores():
+    """Six processes keep two cores busy, and no more."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("processes cannot be kept to a core here")
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:2])
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def busy(count):
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lesson_name", SLOWEST)
+def test_the_slowest_right_work_keeps_its_points_beside_six_busy_processes(lesson_name, two_cores):
+    lesson = load(lesson_name, ROOT)
+    samples = {sample.name: sample for sample in load_samples(lesson, (RIGHT,))}
+    with Grader(lesson) as grader, busy(NEIGHBOURS):
+        for name in SLOWEST[lesson_name]:
+            card = grader.grade(samples[name].submission(), modules=samples[name].modules)
+
+            lost = [(row.test, row.message) for row in card.outcomes if row.status not in (PASSED, PENDING_GPU)]
+            assert lost == [], name
+            assert card.score == card.max_score > 0
