@@ -9,6 +9,8 @@
     │   ├── AuthorError     a hidden test is wrong
     │   └── BoxError        the box itself broke, or a layer that was asked for is missing
     └── StudentFault        the student's: the outcome is failed
+        ├── NotSubmitted    the module is missing, or the submission cannot be read
+        ├── NotImported     the module raised while it was imported
         ├── CheckFailed     a value is not what the contract says
         ├── StudentRaised   the code raised
         ├── StudentTimeout  the code took too long
@@ -77,6 +79,14 @@ class StudentFault(AutograderError):
         super().__init__(message)
         self.mistake = mistake
         self.detail = detail
+
+
+class NotSubmitted(StudentFault):
+    """There is nothing to run: a fact of the submission, whatever the tests are."""
+
+
+class NotImported(StudentFault):
+    """The module raised while it was imported: the student's fault, unless the solution cannot be imported here either."""
 
 
 class CheckFailed(StudentFault):

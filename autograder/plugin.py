@@ -1,8 +1,8 @@
 """The pytest plugin that grades: fixtures for tests, marks, and from reports to outcomes.
 
-A hidden test is an ordinary pytest function. What it raises decides its verdict: nothing (passed), a StudentFault
-(failed, with its message), a GraderFault (grader_error), anything else is *suspect*: either the test is broken or the
-student returned something that it cannot use. grade.py tells these apart by running the suspects on the solution.
+A hidden test is an ordinary pytest function. What it raises says how it ended: nothing (passed), a StudentFault (failed,
+with its message), a GraderFault (grader_error), anything else failed too: either the test is broken, or the student
+returned something that it cannot use. None of it is a verdict before witness.py has heard the solution on it.
 """
 
 import hashlib
@@ -10,16 +10,15 @@ import math
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
 import torch
 
+from .cases import Case, Row, case_of
 from .check import Check
-from .errors import BoxError, GraderFault, StudentFault, StudentTimeout, shown
-from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome
+from .errors import BoxError, StudentTimeout, shown
+from .scorecard import NOT_REACHED, PASSED, PENDING_GPU, Outcome
 from .student import Student
 
 MARKS = {
@@ -31,44 +30,6 @@ MARKS = {
 }
 MOST_NOTES = 50  # of forbidden calls, a test
 TEST_LIMIT_S = 60.0  # for the test's own code: a student's value must not keep the grader busy
-
-
-@dataclass(frozen=True)
-class Case:
-    """What came of one parametrized case."""
-
-    status: str
-    message: str = ""
-    mistake: str | None = None
-    detail: str = ""
-    suspect: bool = False
-
-
-@dataclass
-class Row:
-    """One test function while it is being run."""
-
-    test: str
-    module: str
-    question: str
-    title: str
-    max_points: float
-    needs: tuple[str, ...] = ()
-    cases: list[Case] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def verdict(self) -> Case:
-        """The first case that did not pass speaks for the function; a fault of ours speaks loudest."""
-        order = {GRADER_ERROR: 0, FAILED: 1, NOT_REACHED: 2, PENDING_GPU: 3, PASSED: 4}
-        return min(self.cases, key=lambda case: order[case.status], default=Case(NOT_REACHED, "the test did not run"))
-
-    def outcome(self) -> Outcome:
-        case = self.verdict()
-        points = self.max_points if case.status == PASSED else 0.0
-        return Outcome(
-            self.test, self.module, self.question, self.title, case.status, points, self.max_points,
-            case.message, case.mistake, round(self.seconds, 3), case.detail,
-        )  # fmt: skip
 
 
 class TestOverrun(Exception):
@@ -104,8 +65,8 @@ class GradingPlugin:
         self._deadline, self._call_timeout = deadline, call_timeout
         self._gpu_device, self._only_gpu = gpu_device, only_gpu
         self._rows: dict[tuple[str, str], Row] = {}
-        self._hung: set[tuple[str, str]] = set()  # questions in which a call hung
-        self._unreached: dict[str, str] = {}  # case -> why
+        self._hung: dict[tuple[str, str], tuple[str, str]] = {}  # question in which a call hung -> the test
+        self._unreached: dict[str, Case] = {}  # case -> why
         self._connection: _LazyConnection | None = None  # of the test that is being run
         self.used: dict[tuple[str, str], set[str]] = {}  # (module, test) -> forbidden calls that tripwires noted
         self.box_error: BoxError | None = None
@@ -116,13 +77,9 @@ class GradingPlugin:
     def outcomes(self) -> tuple[Outcome, ...]:
         return tuple(row.outcome() for row in self._rows.values())
 
-    def suspects(self) -> dict[str, set[str]]:
-        """module -> tests that ended in neither a verdict on the student nor a known fault of ours."""
-        found: dict[str, set[str]] = {}
-        for (module, test), row in self._rows.items():
-            if row.verdict().suspect:
-                found.setdefault(module, set()).add(test)
-        return found
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(self._rows.values())
 
     # ------------------------------------------------------------------------------------------ pytest's hooks
 
@@ -149,7 +106,7 @@ class GradingPlugin:
         why = self._why_not(item)
         if why is not None:
             self._unreached[item.nodeid] = why
-            pytest.skip(why[1])
+            pytest.skip(why.message)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
@@ -168,12 +125,12 @@ class GradingPlugin:
         row.seconds += call.duration
         if item.nodeid in self._unreached:
             if call.when == "setup":
-                row.cases.append(Case(*self._unreached[item.nodeid]))
+                row.cases.append(self._unreached[item.nodeid])
         elif call.excinfo is not None:
-            row.cases.append(_case_of(call.excinfo))
+            row.cases.append(case_of(call.excinfo.value))
             self._disconnect()  # the process may be gone, or in any state
             if isinstance(call.excinfo.value, StudentTimeout):
-                self._hung.add((row.module, row.question))
+                self._hung.setdefault((row.module, row.question), row.key)
             elif isinstance(call.excinfo.value, BoxError):  # nothing that follows could be run
                 self.box_error = call.excinfo.value
                 item.session.shouldstop = "the box broke"
@@ -183,18 +140,19 @@ class GradingPlugin:
         return pytest.TestReport(item.nodeid, item.location, {}, outcome, None, call.when, duration=call.duration)
 
     def _why_not(self, item):
-        """(status, message) if this case is not to be run."""
+        """The case as it counts if it is not to be run."""
         row = self._rows[_key(item)]
         if item.get_closest_marker("gpu") and self._gpu_device is None:
-            return PENDING_GPU, "waits for a machine with a GPU"
+            return Case(PENDING_GPU, "waits for a machine with a GPU")
         if time.monotonic() > self._deadline:
-            return NOT_REACHED, "the time for the whole lesson was used up"
+            return Case(NOT_REACHED, "the time for the whole lesson was used up")
         if (row.module, row.question) in self._hung:
-            return NOT_REACHED, "not reached: an earlier test of this question took too long"
+            because = self._hung[row.module, row.question]
+            return Case(NOT_REACHED, "not reached: an earlier test of this question took too long", because=because)
         for test in row.needs:
             needed = self._rows.get((row.module, test))
             if needed is not None and needed.verdict().status != PASSED:
-                return NOT_REACHED, f"not reached: it builds on {needed.title!r}"
+                return Case(NOT_REACHED, f"not reached: it builds on {needed.title!r}", because=needed.key)
         return None
 
     # ------------------------------------------------------------------------------------------ fixtures
@@ -295,19 +253,6 @@ def _row_of(item):
         max_points=float(points.args[0]) if points else 0.0,
         needs=tuple(name for mark in item.iter_markers("needs") for name in mark.args),
     )
-
-
-def _case_of(excinfo):
-    """An exception's verdict, by whose fault its type says it is."""
-    error = excinfo.value
-    if isinstance(error, StudentFault):
-        return Case(FAILED, str(error), error.mistake, error.detail)
-    trace = "".join(traceback.format_exception(error, limit=-4))
-    if isinstance(error, GraderFault):
-        return Case(GRADER_ERROR, "the grader made an error here: ask for a regrade", detail=trace)
-    if isinstance(error, AssertionError) and str(error):
-        return Case(FAILED, str(error).splitlines()[0], detail=trace, suspect=True)
-    return Case(FAILED, "the code returned something that the test cannot use", detail=trace, suspect=True)
 
 
 class _alarm:

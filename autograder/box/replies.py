@@ -3,7 +3,7 @@
 import socket
 import time
 
-from ..errors import BadReply, StudentDied, StudentFault, StudentTimeout, shown
+from ..errors import BadReply, NotImported, StudentDied, StudentTimeout, shown
 from . import wire
 
 
@@ -24,7 +24,7 @@ def receive(connection: socket.socket, timeout: float, doing: str):
 
 
 def check_import(module: str, reply) -> None:
-    """Raises a StudentFault that says, in the student's terms, why the module could not be imported, if so."""
+    """Raises NotImported, which says, in the student's terms, why the module could not be imported, if so."""
     error = reply.get("error") if isinstance(reply, dict) else None
     if error is None:
         return
@@ -34,4 +34,4 @@ def check_import(module: str, reply) -> None:
     name = shown(types[0], 80) if types else "an exception"
     place = f" ({where})" if where else ""
     detail = shown(error.get("traceback"), 6000, keep="\n")
-    raise StudentFault(f"{module}.py cannot be imported: {name}: {text}{place}", detail=detail)
+    raise NotImported(f"{module}.py cannot be imported: {name}: {text}{place}", detail=detail)
