@@ -8,12 +8,13 @@ import re
 import traceback
 from dataclasses import dataclass, field, replace
 
+from .check import kind_of
 from .errors import GraderFault, NotImported, NotSubmitted, StudentFault, StudentRaised
 from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome
 
 BY_TEST, BY_IMPORT = "test", "import"  # what the solution must pass before a failure is the student's
 ASK_FOR_A_REGRADE = "the grader made an error here: ask for a regrade"
-_UNUSABLE = "the test could not use what your code returned: check its type and shape"
+NOTHING = object()  # no reply came, or several
 _STUB = re.compile(r"[A-Za-z_][A-Za-z0-9_.]* is not implemented yet")  # what stub.py writes into a starter
 
 
@@ -23,6 +24,7 @@ class Case:
 
     Attributes:
         settled_by: BY_TEST or BY_IMPORT while the failure may still be ours; empty where it is a fact of the submission.
+        otherwise: the message where it looks like an error of the test, and turns out to be the student's.
         because: (module, test) that kept this one from being run.
     """
 
@@ -31,6 +33,7 @@ class Case:
     mistake: str | None = None
     detail: str = ""
     settled_by: str = ""
+    otherwise: str = ""
     because: tuple[str, str] | None = None
 
 
@@ -70,18 +73,38 @@ class Row:
 
 
 def _charged(case):
-    return replace(case, status=FAILED, message=_UNUSABLE) if case.status == GRADER_ERROR else case
+    return replace(case, status=FAILED, message=case.otherwise) if case.status == GRADER_ERROR else case
 
 
-def case_of(error: BaseException) -> Case:
-    """How a case ended, by the type of what it raised."""
+def case_of(error: BaseException, returned: object = NOTHING) -> Case:
+    """How a case ended, by the type of what it raised.
+
+    Args:
+        returned: the only thing that the student's code gave back in this case, if it is one.
+    """
     if isinstance(error, StudentFault):
         return Case(FAILED, str(error), error.mistake, error.detail, settled_by=_settled_by(error))
     trace = "".join(traceback.format_exception(error, limit=-4))
+    unusable = _unusable(error, returned)
     if isinstance(error, GraderFault):
-        return Case(GRADER_ERROR, ASK_FOR_A_REGRADE, detail=trace, settled_by=BY_TEST)
+        return Case(GRADER_ERROR, ASK_FOR_A_REGRADE, detail=trace, settled_by=BY_TEST, otherwise=unusable)
     says = str(error).splitlines() if isinstance(error, AssertionError) else []
-    return Case(FAILED, says[0] if says else _UNUSABLE, detail=trace, settled_by=BY_TEST)
+    return Case(FAILED, says[0] if says else unusable, detail=trace, settled_by=BY_TEST)
+
+
+def _unusable(error, returned):
+    """What a student is told when a test stumbled over a reply: what came, and of how many parts it should be."""
+    what = "" if returned is NOTHING else f" ({_described(returned)})"
+    count = _UNPACKED.search(str(error)) if isinstance(error, ValueError) else None
+    should = f"it should be {count[1]} values" if count else "check its type and shape"
+    return f"the test could not use what your code returned{what}: {should}"
+
+
+_UNPACKED = re.compile(r"values to unpack \(expected (\d+)")
+
+
+def _described(value):
+    return f"{kind_of(value)} of {len(value)}" if isinstance(value, (list, tuple, dict)) else kind_of(value)
 
 
 def _settled_by(fault):

@@ -171,13 +171,13 @@ def _difference(value, expected, dtype, tolerance, device) -> _Problem | None:
     elif expected is None or isinstance(expected, (bool, int, str, bytes, torch.dtype)):
         text = _plain_difference(value, expected)
     else:
-        raise AuthorError(f"check() cannot expect {_kind(expected)}: give tensors or plain data")
+        raise AuthorError(f"check() cannot expect {kind_of(expected)}: give tensors or plain data")
     return _Problem(text) if text else None
 
 
 def _plain_difference(value, expected):
     if type(value) is not type(expected):
-        return f"the result is {_kind(value)}, it should be {_kind(expected)}"
+        return f"the result is {kind_of(value)}, it should be {kind_of(expected)}"
     return None if value == expected else f"the {_noun(value)} has the wrong value"
 
 
@@ -187,14 +187,14 @@ def _noun(value):
 
 def _float_difference(value, expected, dtype, tolerance):
     if type(value) is not float:
-        return f"the result is {_kind(value)}, it should be a float"
+        return f"the result is {kind_of(value)}, it should be a float"
     pair = torch.tensor([value, expected], dtype=torch.float64)
     return _closeness(pair[:1], pair[1:], dtype or torch.float64, tolerance)
 
 
 def _sequence_difference(value, expected, dtype, tolerance, device):
     if not isinstance(value, (list, tuple)):
-        return _Problem(f"the result is {_kind(value)}, it should be {_kind(expected)} of {len(expected)}")
+        return _Problem(f"the result is {kind_of(value)}, it should be {kind_of(expected)} of {len(expected)}")
     if len(value) != len(expected):
         few = len(value) <= 8 or len(expected) <= 8
         exact = f"there are {len(value)} items, there should be {len(expected)}"
@@ -208,7 +208,7 @@ def _sequence_difference(value, expected, dtype, tolerance, device):
 
 def _dict_difference(value, expected, dtype, tolerance, device):
     if not isinstance(value, dict):
-        return _Problem(f"the result is {_kind(value)}, it should be a dict")
+        return _Problem(f"the result is {kind_of(value)}, it should be a dict")
     if set(value) != set(expected):
         return _Problem("the dict has the wrong keys")
     for key, wanted in expected.items():
@@ -221,7 +221,7 @@ def _dict_difference(value, expected, dtype, tolerance, device):
 def _tensor_difference(value, expected, dtype, tolerance, device):
     dtype = dtype or expected.dtype
     if not isinstance(value, torch.Tensor):
-        return f"the result is {_kind(value)}, it should be a tensor of shape {tuple(expected.shape)}"
+        return f"the result is {kind_of(value)}, it should be a tensor of shape {tuple(expected.shape)}"
     if value.shape != expected.shape:
         return f"the shape is {tuple(value.shape)}, it should be {tuple(expected.shape)}"
     if value.dtype != dtype:
@@ -271,7 +271,8 @@ def _share_wrong(wrong):
     return "every value is wrong" if bad == count else f"{share} % of the values are wrong"
 
 
-def _kind(value):
+def kind_of(value) -> str:
+    """What kind of thing a value is, in the student's words."""
     if value is None:
         return "None"
     name = getattr(value, "type_name", None) or type(value).__name__

@@ -15,9 +15,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from .cases import Case, Row, case_of
+from .bounds import bounded_memory
+from .box import replies
+from .cases import NOTHING, Case, Row, case_of
 from .check import Check
-from .errors import BoxError, StudentTimeout, shown
+from .errors import BoxError, StudentTimeout
 from .scorecard import NOT_REACHED, PASSED, PENDING_GPU, Outcome
 from .student import Student
 
@@ -110,7 +112,9 @@ class GradingPlugin:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
-        with _alarm(TEST_LIMIT_S):
+        if self._connection is not None:
+            self._connection.values.clear()
+        with _alarm(TEST_LIMIT_S), bounded_memory():
             return (yield)
 
     @pytest.hookimpl(trylast=True)
@@ -127,7 +131,7 @@ class GradingPlugin:
             if call.when == "setup":
                 row.cases.append(self._unreached[item.nodeid])
         elif call.excinfo is not None:
-            row.cases.append(case_of(call.excinfo.value))
+            row.cases.append(case_of(call.excinfo.value, self._returned()))
             self._disconnect()  # the process may be gone, or in any state
             if isinstance(call.excinfo.value, StudentTimeout):
                 self._hung.setdefault((row.module, row.question), row.key)
@@ -171,6 +175,11 @@ class GradingPlugin:
         ask, ask_ranks = self._connection.ask, self._connection.ask_ranks
         return Student(ask, self._inside, device, self._call_timeout, ask_ranks=ask_ranks)
 
+    def _returned(self):
+        """What the student's code gave back in this case, if it is one thing."""
+        values = [] if self._connection is None else self._connection.values
+        return values[0] if len(values) == 1 else NOTHING
+
     def _disconnect(self):
         if self._connection is not None:
             self._connection.close()
@@ -203,6 +212,7 @@ class _LazyConnection:
         self._connect, self._module, self._seed, self._deadline = connect, module, seed, deadline
         self._processes = None
         self.used: set[str] = used
+        self.values: list = []  # what came back in the case that is being run
 
     def ask(self, request, timeout):
         reply = self._connected().ask(request, self._left(timeout))
@@ -210,10 +220,10 @@ class _LazyConnection:
         return reply
 
     def ask_ranks(self, request, ranks, timeout):
-        replies, traffic = self._connected().ask_ranks(request, ranks, self._left(timeout))
-        for reply in replies.values():
+        by_rank, traffic = self._connected().ask_ranks(request, ranks, self._left(timeout))
+        for reply in by_rank.values():
             self._note(reply)
-        return replies, traffic
+        return by_rank, traffic
 
     def close(self):
         if self._processes is not None:
@@ -228,10 +238,12 @@ class _LazyConnection:
         return max(0.1, min(timeout, self._deadline - time.monotonic()))
 
     def _note(self, reply):
-        used = reply.pop("used", None) if isinstance(reply, dict) else None
-        for note in used if isinstance(used, list) else []:  # the student's process can write here what it likes
+        read = replies.read(reply)
+        if len(self.values) < 2:  # more than one is as good as none: which of them it was would be a guess
+            self.values.append(read.value if read.raised is None else NOTHING)
+        for note in read.used:
             if len(self.used) < MOST_NOTES:
-                self.used.add(shown(note, 200))
+                self.used.add(note)
 
 
 def _key(item):

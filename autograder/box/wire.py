@@ -8,12 +8,15 @@ import socket
 import struct
 import time
 
-from .codec import MAX_MESSAGE, Opaque, ProtocolError, decode, encode
+from .caps import REPLY, Caps
+from .codec import MAX_MESSAGE, Opaque, ProtocolError, TooMuch, decode, encode
 
 __all__ = [
+    "REPLY",
     "DeadlinePassed",
     "Opaque",
     "ProtocolError",
+    "TooMuch",
     "decode",
     "encode",
     "receive",
@@ -42,8 +45,8 @@ def send(connection: socket.socket, value, deadline: float | None = None) -> Non
                 raise DeadlinePassed from None
 
 
-def receive(connection: socket.socket, deadline: float | None = None):
-    """Receives one message before the absolute deadline, however slowly it drips.
+def receive(connection: socket.socket, deadline: float | None = None, caps: Caps | None = None):
+    """Receives one message before the absolute deadline, however slowly it drips, that holds no more than caps allow.
 
     Raises:
         EOFError: the other side closed, or is gone.
@@ -52,7 +55,7 @@ def receive(connection: socket.socket, deadline: float | None = None):
     (total,) = struct.unpack("<Q", _exactly(connection, 8, deadline))
     if not 4 <= total <= MAX_MESSAGE:
         raise ProtocolError(f"a message of {total} bytes")
-    return decode(_exactly(connection, total, deadline))
+    return decode(_exactly(connection, total, deadline), caps)
 
 
 def send_command(connection: socket.socket, command: bytes, value, descriptors=()) -> None:

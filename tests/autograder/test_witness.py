@@ -16,8 +16,8 @@ SOLUTION = """
     import torch
 
 
-    def double(x):
-        return 2 * x
+    def fifth(x):
+        return 0.2 * x
 
 
     def mean(x):
@@ -33,9 +33,9 @@ SUITE = """
 
 
     @pytest.mark.points(4)
-    def test_double(student, check, rng):
+    def test_fifth(student, check, rng):
         x = torch.rand(3, generator=rng)
-        check(student.call("toy.double", x), 2 * x.double(), dtype=torch.float32, mistakes={"x is squared": x.double() ** 2})
+        check(student.call("toy.fifth", x), 0.2 * x.double(), dtype=torch.float32, mistakes={"x is squared": x.double() ** 2})
 
 
     @pytest.mark.points(2)
@@ -48,19 +48,18 @@ SUITE = """
     def test_count(student, check):
         check(student.call("toy.count", torch.ones(2, 3)), 6)
 """
-SLOPPY = SOLUTION.replace("2 * x", "x * x")  # a real mistake
-OTHER = SOLUTION.replace("2 * x", "x + x")  # as right as the solution
+SLOPPY = SOLUTION.replace("0.2 * x", "x * x")  # a real mistake
+OTHER = SOLUTION.replace("0.2 * x", "x / 5")  # as right as the solution
 BROKEN_SUITES = {
-    "a wrong expected value": ("2 * x.double()", "3 * x.double()"),
-    "a wrong tolerance": ("dtype=torch.float32, mistakes", "dtype=torch.float32, within=-1.0, mistakes"),
+    "a wrong expected value": ("0.2 * x.double()", "0.3 * x.double()"),
+    "a wrong tolerance": ("dtype=torch.float32, mistakes", "dtype=torch.float32, terms=1e-9, mistakes"),
     "a test that raises": ("x = torch.rand(3, generator=rng)", "x = torch.rand(3, generator=undefined)"),
-    "a test that cannot use what it gets": ('student.call("toy.double", x)', 'student.call("toy.double", x)["y"]'),
-    "a probe that cannot be shipped": ('student.call("toy.double", x)', "student.run(lambda: x)"),
-    "a wrong expected type": ("2 * x.double(), dtype=torch.float32", "(2 * x.double()).tolist()"),
-    "something that check cannot expect": ("2 * x.double(), dtype=torch.float32", "object()"),
-    "a function that the contract does not have": ('"toy.double"', '"toy.twice"'),
-    "a deadline that is too short": ("student.call(", "student.on(timeout=1e-9).call("),
-    "luck, on the inputs of this seed": ("2 * x.double()", "2 * x.double() + (x[0] > -1).double()"),
+    "a test that cannot use what it gets": ('student.call("toy.fifth", x)', 'student.call("toy.fifth", x)["y"]'),
+    "a probe that cannot be shipped": ('student.call("toy.fifth", x)', "student.run(lambda: x)"),
+    "a wrong expected type": ("0.2 * x.double(), dtype=torch.float32", "(0.2 * x.double()).tolist()"),
+    "something that check cannot expect": ("0.2 * x.double(), dtype=torch.float32", "object()"),
+    "a function that the contract does not have": ('"toy.fifth"', '"toy.sixth"'),
+    "luck, on the inputs of this seed": ("0.2 * x.double()", "0.2 * x.double() + (x[0] > -1).double()"),
 }
 
 
@@ -115,8 +114,8 @@ def test_a_broken_test_is_nobodys_failure(lesson, kind, own_users):
     for text in (SOLUTION, OTHER):
         card = graded(broken, text, own_users=own_users)
 
-        assert statuses(card) == {"test_double": GRADER_ERROR, "test_mean": PASSED, "test_count": PASSED}
-        row = row_of(card, "test_double")
+        assert statuses(card) == {"test_fifth": GRADER_ERROR, "test_mean": PASSED, "test_count": PASSED}
+        row = row_of(card, "test_fifth")
         assert (row.points, row.max_points, row.mistake) == (0, 4, None)
         assert row.message == "the grader made an error here: ask for a regrade"
         assert "the lesson's solution does not pass this test" in row.detail
@@ -128,23 +127,23 @@ def test_a_real_mistake_beside_it_still_fails(lesson, own_users):
 
     card = graded(broken, SLOPPY.replace("x.mean()", "x.sum()"), own_users=own_users)
 
-    assert statuses(card) == {"test_double": FAILED, "test_mean": FAILED, "test_count": GRADER_ERROR}
-    assert row_of(card, "test_double").mistake == "x is squared"
+    assert statuses(card) == {"test_fifth": FAILED, "test_mean": FAILED, "test_count": GRADER_ERROR}
+    assert row_of(card, "test_fifth").mistake == "x is squared"
 
 
 def test_another_version_of_torch_costs_nobody_points(lesson):
     """The solution and honest work agree, and both are not what the suite expects: as when a kernel changes its result."""
     shifted = SOLUTION.replace("x.mean()", "x.mean() * (1 + 1e-3)")
-    card = graded(lesson(solution=shifted), shifted.replace("2 * x", "x + x"))
+    card = graded(lesson(solution=shifted), shifted.replace("0.2 * x", "x / 5"))
 
-    assert statuses(card) == {"test_double": PASSED, "test_mean": GRADER_ERROR, "test_count": PASSED}
+    assert statuses(card) == {"test_fifth": PASSED, "test_mean": GRADER_ERROR, "test_count": PASSED}
 
 
 def test_a_test_that_is_wrong_under_some_seeds_costs_points_under_none(lesson):
-    lucky = SUITE.replace("2 * x.double()", "2 * x.double() + (x[0] > 0.5).double()")
+    lucky = SUITE.replace("0.2 * x.double()", "0.2 * x.double() + (x[0] > 0.5).double()")
     with Grader(lesson(lucky)) as grader:
-        honest = {statuses(grader.grade(work(OTHER), seed=seed))["test_double"] for seed in range(12)}
-        wrong = {statuses(grader.grade(work(SLOPPY), seed=seed))["test_double"] for seed in range(12)}
+        honest = {statuses(grader.grade(work(OTHER), seed=seed))["test_fifth"] for seed in range(12)}
+        wrong = {statuses(grader.grade(work(SLOPPY), seed=seed))["test_fifth"] for seed in range(12)}
 
     assert honest == {PASSED, GRADER_ERROR}
     assert wrong == {FAILED, GRADER_ERROR}
@@ -153,16 +152,16 @@ def test_a_test_that_is_wrong_under_some_seeds_costs_points_under_none(lesson):
 def test_what_a_reply_makes_of_a_test_is_the_students_failure(lesson):
     """The mistake is computed from what came back; with that it cannot be compared, with the solution's it can."""
     suite = SUITE.replace('"x is squared": x.double() ** 2', '"x is squared": object()')
-    card = graded(lesson(suite), SOLUTION.replace("2 * x", "x.to_sparse()"))
+    card = graded(lesson(suite), SOLUTION.replace("0.2 * x", "x.to_sparse()"))
 
-    assert statuses(card)["test_double"] == FAILED
+    assert statuses(card)["test_fifth"] == FAILED
 
 
 def test_what_needs_a_broken_test_is_ours_too(lesson):
-    suite = SUITE.replace("2 * x.double()", "3 * x.double()").replace(
-        "@pytest.mark.points(2)", '@pytest.mark.points(2)\n    @pytest.mark.needs("test_double")'
+    suite = SUITE.replace("0.2 * x.double()", "0.3 * x.double()").replace(
+        "@pytest.mark.points(2)", '@pytest.mark.points(2)\n    @pytest.mark.needs("test_fifth")'
     )
-    mistaken = SUITE.replace("@pytest.mark.points(2)", '@pytest.mark.points(2)\n    @pytest.mark.needs("test_double")')
+    mistaken = SUITE.replace("@pytest.mark.points(2)", '@pytest.mark.points(2)\n    @pytest.mark.needs("test_fifth")')
 
     assert statuses(graded(lesson(suite), SOLUTION))["test_mean"] == GRADER_ERROR
     assert statuses(graded(lesson(mistaken), SLOPPY))["test_mean"] == NOT_REACHED
@@ -208,15 +207,15 @@ def write_lesson_using_it(root):
 def test_only_what_failed_is_asked_of_the_solution(lesson, runs):
     graded(lesson(), SLOPPY)
 
-    assert runs == [None, {"test_double"}]
+    assert runs == [None, {"test_fifth"}]
 
 
 @pytest.mark.parametrize(
     "text",
     [
         SOLUTION,
-        "def double(x): raise NotImplementedError('double is not implemented yet')\nmean = count = double",
-        "def double(x:",
+        "def fifth(x): raise NotImplementedError('fifth is not implemented yet')\nmean = count = fifth",
+        "def fifth(x:",
     ],
     ids=["the solution", "the stub", "a syntax error"],
 )
@@ -236,9 +235,9 @@ def test_a_missing_file_needs_no_witness(lesson, runs):
 
 
 def test_an_exception_that_is_not_the_starters_needs_one(lesson, runs):
-    graded(lesson(), SOLUTION.replace("return 2 * x", "raise NotImplementedError('TODO')"))
+    graded(lesson(), SOLUTION.replace("return 0.2 * x", "raise NotImplementedError('TODO')"))
 
-    assert runs == [None, {"test_double"}]
+    assert runs == [None, {"test_fifth"}]
 
 
 def test_a_class_asks_the_solution_once(lesson, runs):
@@ -248,7 +247,7 @@ def test_a_class_asks_the_solution_once(lesson, runs):
     cards = [card for _, card in run(lesson(), jobs)]
 
     assert len({card.seed for card in cards}) == 1
-    assert [tests for tests in runs if tests] == [{"test_double"}, {"test_mean"}]
+    assert [tests for tests in runs if tests] == [{"test_fifth"}, {"test_mean"}]
     assert [statuses(card)["test_mean"] for card in cards] == [PASSED, PASSED, PASSED, FAILED, FAILED]
 
 
@@ -266,12 +265,12 @@ def test_jobs_keep_the_seed_that_they_name(lesson):
 
 
 def test_a_broken_test_is_asked_twice_and_then_believed(lesson, runs):
-    broken = lesson(SUITE.replace("2 * x.double()", "3 * x.double()"))
+    broken = lesson(SUITE.replace("0.2 * x.double()", "0.3 * x.double()"))
     with Grader(broken) as grader:
         for _ in range(3):
             grader.grade(work(OTHER), seed=1)
 
-    assert [tests for tests in runs if tests] == [{"test_double"}] * 2
+    assert [tests for tests in runs if tests] == [{"test_fifth"}] * 2
 
 
 # ---------------------------------------------------------------------------------------------- where slots share a user
@@ -282,7 +281,7 @@ def test_where_slots_share_a_user_the_solution_runs_before_any_student(lesson, m
     real = Grader._slot
 
     def note(self, files, forbidden=()):
-        order.append("solution" if b"2 * x" in files["toy.py"] else "student")
+        order.append("solution" if b"0.2 * x" in files["toy.py"] else "student")
         return real(self, files, forbidden)
 
     monkeypatch.setattr(Grader, "_slot", note)
@@ -301,17 +300,17 @@ def test_in_a_pool_too(lesson):
 
     cards = [card for _, card in run(made, jobs, processes=2, without=("uid",))]
 
-    assert [statuses(card)["test_double"] for card in cards] == [FAILED] * 3
+    assert [statuses(card)["test_fifth"] for card in cards] == [FAILED] * 3
 
 
 # ---------------------------------------------------------------------------------------------- mutants
 
 
 def test_a_broken_test_kills_no_mutant(lesson, runs):
-    broken = lesson(SUITE.replace("2 * x.double()", "3 * x.double()"))
+    broken = lesson(SUITE.replace("0.2 * x.double()", "0.3 * x.double()"))
     with Grader(broken) as grader:
         survivor = grader.grade(work(OTHER), seed=1, stop_early=True)
         killed = grader.grade(work(SOLUTION.replace("x.mean()", "x.sum()")), seed=1, stop_early=True)
 
-    assert statuses(survivor) == {"test_double": GRADER_ERROR, "test_mean": PASSED, "test_count": PASSED}
+    assert statuses(survivor) == {"test_fifth": GRADER_ERROR, "test_mean": PASSED, "test_count": PASSED}
     assert statuses(killed)["test_mean"] == FAILED
