@@ -15,7 +15,7 @@
         ├── StudentRaised   the code raised
         ├── StudentTimeout  the code took too long
         ├── StudentDied     the process ended: os._exit, a crash, or a limit of the box
-        └── BadReply        the process sent something that is no reply
+        └── BadReply        the process sent something that is not a reply, or too much
 
 This file is copied into every handout: it imports the standard library only.
 """
@@ -116,4 +116,4 @@ class StudentDied(StudentFault):
 
 
 class BadReply(StudentFault):
-    """The student's process sent bytes that are no reply to what was asked."""
+    """The student's process sent bytes that are not a reply to what was asked, or a reply that holds too much."""

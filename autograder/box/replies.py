@@ -8,14 +8,14 @@ from ..errors import BadReply, NotImported, StudentDied, StudentTimeout, shown
 from . import wire
 
 
-def receive(connection: socket.socket, timeout: float, doing: str):
-    """The value that comes within `timeout` seconds.
+def receive(connection: socket.socket, timeout: float, doing: str, caps: wire.Caps | None = wire.REPLY):
+    """The value that comes within `timeout` seconds; caps are those of a reply, and none for what ranks say to each other.
 
     Raises:
         StudentTimeout, StudentDied, BadReply
     """
     try:
-        return wire.receive(connection, time.monotonic() + timeout, wire.REPLY)
+        return wire.receive(connection, time.monotonic() + timeout, caps)
     except wire.DeadlinePassed:
         raise StudentTimeout(f"{doing} took more than {round(timeout, 1):g} s") from None
     except wire.TooMuch as error:
@@ -23,7 +23,7 @@ def receive(connection: socket.socket, timeout: float, doing: str):
     except wire.ProtocolError as error:
         raise BadReply(f"{doing} sent something that is not a reply: {error}") from None
     except (EOFError, OSError):
-        raise StudentDied(f"the process ended while {doing}") from None
+        raise StudentDied(f"your code's process ended while {doing}") from None
 
 
 # ---------------------------------------------------------------------------------------------- what is in a reply

@@ -25,13 +25,13 @@ class Member:
 
     Attributes:
         requests: where it gets requests and sends replies. messages: where it talks to the other ranks.
-        receive: (connection, timeout in seconds, what it is doing) -> value; raises a StudentFault when none comes.
+        receive: (connection, timeout in seconds, what it is doing, caps) -> value; raises a StudentFault when none comes.
         stop: ends the process, whatever it is doing.
     """
 
     requests: socket.socket
     messages: socket.socket
-    receive: Callable[[socket.socket, float, str], object]
+    receive: Callable[[socket.socket, float, str, wire.Caps | None], object]
     stop: Callable[[], None]
 
 
@@ -79,7 +79,7 @@ class Team:
                     raise StudentTimeout(f"the ranks took more than {round(timeout, 1):g} s: {self._broker}")
                 for key, _ in ready:
                     if key.fileobj is self._members[key.data].requests:
-                        replies[key.data] = self._receive(key.data, key.fileobj, deadline)
+                        replies[key.data] = self._receive(key.data, key.fileobj, deadline, wire.REPLY)
                         selector.unregister(key.fileobj)
                         self._hear(key.data, deadline)  # what it sent before it replied comes before its return
                         self._broker.returned(key.data)
@@ -93,11 +93,11 @@ class Team:
         """Takes all messages of a rank that are there; what comes after the deadline is not received any more."""
         connection = self._members[rank].messages
         while select.select([connection], [], [], 0)[0]:
-            self._broker.handle(rank, self._receive(rank, connection, deadline))
+            self._broker.handle(rank, self._receive(rank, connection, deadline, None))
 
-    def _receive(self, rank, connection, deadline):
+    def _receive(self, rank, connection, deadline, caps):
         left = max(0.0, deadline - time.monotonic())
-        return self._members[rank].receive(connection, left, f"running rank {rank}")
+        return self._members[rank].receive(connection, left, f"running rank {rank}", caps)
 
     @staticmethod
     def _send(connection, value, deadline):

@@ -13,6 +13,7 @@ from .codec import MAX_MESSAGE, Opaque, ProtocolError, TooMuch, decode, encode
 
 __all__ = [
     "REPLY",
+    "Caps",
     "DeadlinePassed",
     "Opaque",
     "ProtocolError",

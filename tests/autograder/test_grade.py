@@ -65,7 +65,7 @@ def test_what_the_test_cannot_use_is_the_students_failure(grade_toy):
 
     assert by_test(card, "test_the_mask_has_rows").status == FAILED
     assert by_test(card, "test_the_mask_has_rows").message == (
-        "the test could not use what your code returned: check its type and shape"
+        "the test could not use what your code returned (a str): check its type and shape"
     )
     assert card.grader_errors == ()
 

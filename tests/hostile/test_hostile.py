@@ -26,7 +26,7 @@ LESSON = load("01-attention", ROOT)
 SAMPLES = {sample.name: sample for sample in load_samples(LESSON, (HOSTILE,))}
 MODES = ("root", "docker", "plain")
 CANNOT = 77  # launch.py's way to say that this machine does not allow a mode
-AT_A_LIMIT = re.compile(r"took more than|it used more than|the process ended")
+AT_A_LIMIT = re.compile(r"took more than|it used more than|process ended")
 
 ROWS = {
     f"{letter}{number}"
