@@ -13,16 +13,18 @@ close their boxes first: no process and no file of a submission stays behind.
 import multiprocessing
 import multiprocessing.util
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
 
+from .box.choose import own_users
 from .errors import AutograderError, BoxError, GraderFault, UsageError
 from .grade import Grader
 from .intake.entries import Source
@@ -59,9 +61,20 @@ def run(
     Raises:
         BoxError: the box does not start here. GraderFault: a grading process died.
     """
+    jobs = _with_a_seed(jobs)
     if processes is None or not jobs:
         return _here(lesson, jobs, grader)
     return _pool(lesson, jobs, min(processes, len(jobs)), grader)
+
+
+def _with_a_seed(jobs):
+    """One seed for a class: the witness is heard once on each test, and all are judged on the same inputs."""
+    shared = secrets.randbits(48)
+    seeds = [job.options.get("seed") for job in jobs]
+    return [
+        replace(job, options={**job.options, "seed": shared if seed is None else seed})
+        for job, seed in zip(jobs, seeds, strict=True)
+    ]
 
 
 def default_processes() -> int:
@@ -90,7 +103,10 @@ def _pool(lesson, jobs, processes, grader_options):
     executor = ProcessPoolExecutor(processes, context, _start, (lesson, grader_options, cores, told_to_end))
     try:
         with _ctrl_c_later():  # the processes inherit it, and would else be interrupted in their imports
-            futures = {executor.submit(_work, job): index for index, job in enumerate(jobs)}
+            hearing = _hearing(executor, jobs, grader_options)
+        heard = hearing.result() if hearing else None
+        with _ctrl_c_later():
+            futures = {executor.submit(_work, job, heard): index for index, job in enumerate(jobs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
@@ -102,6 +118,15 @@ def _pool(lesson, jobs, processes, grader_options):
         executor.shutdown(wait=True, cancel_futures=True)
         end.close()
         told_to_end.close()
+
+
+def _hearing(executor, jobs, grader_options):
+    """What the witness says of all that is asked, where slots share a user: before any process runs student code."""
+    seeds = {job.options["seed"] for job in jobs}
+    if own_users(grader_options.get("without", ())) or len(seeds) > 1:
+        return None
+    asked = [(job.options.get("modules"), job.options.get("tests")) for job in jobs]
+    return executor.submit(_hear, seeds.pop(), *(asked[0] if all(one == asked[0] for one in asked) else (None, None)))
 
 
 @contextmanager
@@ -160,7 +185,14 @@ def _end(*_):
     os._exit(1)
 
 
-def _work(job):
+def _hear(seed, modules, tests):
+    _grader.witness.hear_all(seed, modules or _grader.lesson.modules, tests)
+    return _grader.witness.memory
+
+
+def _work(job, heard):
+    if heard is not None:
+        _grader.witness.recall(heard)
     return _grade(_grader, job)
 
 

@@ -6,7 +6,7 @@ nothing. This file is copied into every handout: it imports torch and the standa
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 
@@ -37,6 +37,8 @@ class Check:
         scale: float | None = None,
         mistakes: dict[str, object] | None = None,
         otherwise: str | None = None,
+        what: str = "",
+        names: Sequence[str] = (),
     ) -> None:
         """Passes if `value` is `expected`, up to rounding.
 
@@ -53,47 +55,60 @@ class Check:
             within: an absolute error that the contract states, instead of the rule above.
             scale: the size of what was summed, instead of rms(expected), where results are small by cancellation.
             mistakes: sentence for the student -> the value that this mistake gives, or a function that gives it. It is
-                never computed from value: that would agree with any wrong one.
+                never computed from value: that would agree with any wrong one. One that cannot be computed or compared
+                is not the mistake that was made.
             otherwise: sentence for every other difference, where only one mistake is possible: an input that came back
                 changed, two results of the student's that should be one.
+            what: what is compared, in the student's words ("the mask"): the message begins with it.
+            names: of expected's items ("output", "weights"), instead of "item 0".
 
         Raises:
             CheckFailed: with the first of `mistakes` that agrees with value and not with expected, or `otherwise`.
         """
+        if names and not (isinstance(expected, (list, tuple)) and len(names) == len(expected)):
+            raise AuthorError(f"check(names=…) names {len(names)} items: expected must be a list or tuple of as many")
         tolerance = _Tolerance(terms, within, scale)
         problem = _difference(value, expected, dtype, tolerance, self._device)
         if problem is None:
             return
         places = _places(value, expected, dtype, tolerance)
+        said = problem.said(what, names)
+        shown = places if isinstance(expected, _PLAIN) else [said, *places]  # two plain values need no more words
         for sentence, wrong in (mistakes or {}).items():
-            wrong = _computed(wrong)
-            if wrong is _NOTHING or (
-                _agrees(wrong, expected, None, tolerance) and not _same_dtype(value, wrong, problem)
-            ):
-                continue
-            if _agrees(value, wrong, dtype, tolerance):
-                raise CheckFailed(sentence, mistake=sentence, detail="\n".join([problem, *places]))
+            if _is_mistake(wrong, value, expected, dtype, tolerance, problem):
+                raise CheckFailed(sentence, mistake=sentence, detail="\n".join(shown))
         if otherwise is not None:
-            raise CheckFailed(otherwise, mistake=otherwise, detail="\n".join([problem, *places]))
-        raise CheckFailed(problem, detail="\n".join(places))
+            raise CheckFailed(otherwise, mistake=otherwise, detail="\n".join(shown))
+        raise CheckFailed(said, detail="\n".join(places))
 
 
-_NOTHING = object()
+_NO_MATCH = (
+    ArithmeticError,
+    AttributeError,
+    AuthorError,
+    LookupError,
+    MemoryError,
+    NameError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
-def _computed(wrong):
-    """A mistake's value; a formula that does not fit this input stands for no value."""
-    if not isinstance(wrong, Callable) or isinstance(wrong, torch.Tensor):
-        return wrong
+def _is_mistake(wrong, value, expected, dtype, tolerance, problem):
+    """Whether value is what a mistake gives, and expected is not. A value of no kind that we know is none of them."""
     try:
-        return wrong()
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, ZeroDivisionError):
-        return _NOTHING
+        wrong = wrong() if callable(wrong) and not isinstance(wrong, torch.Tensor) else wrong
+        if _agrees(wrong, expected, None, tolerance) and not _same_dtype(value, wrong, problem):
+            return False
+        return _agrees(value, wrong, dtype, tolerance)
+    except _NO_MATCH:
+        return False
 
 
 def _same_dtype(value, wrong, problem):
     """Whether the dtype alone is the problem, and the mistake is to have this one."""
-    return problem.startswith("the dtype") and isinstance(wrong, torch.Tensor) and value.dtype == wrong.dtype
+    return problem.text.startswith("the dtype") and isinstance(wrong, torch.Tensor) and value.dtype == wrong.dtype
 
 
 def _agrees(value, other, dtype, tolerance):
@@ -127,38 +142,65 @@ class _Tolerance:
     def of(self, expected: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The allowed error at each place; expected is float64 and finite."""
         if self.within is not None:
-            return torch.full_like(expected, self.within)
-        size = self.scale if self.scale is not None else expected.square().mean().sqrt() if expected.numel() else 0.0
+            return torch.full_like(expected.abs(), self.within)
+        size = (
+            self.scale if self.scale is not None else expected.abs().square().mean().sqrt() if expected.numel() else 0.0
+        )
         return FACTOR * self.terms * max(torch.finfo(dtype).eps, self.floor) * (expected.abs() + size)
 
 
 # ---------------------------------------------------------------------------------------------- differences
 
 
-def _difference(value, expected, dtype, tolerance, device) -> str | None:
-    """What is wrong with value, in a sentence without expected values, or None."""
+class _Problem:
+    """What is wrong, in a sentence without expected values, and in which item of which item it was found."""
+
+    def __init__(self, text: str, path: tuple = ()):
+        self.text, self.path = text, path  # of the path: positions in lists, texts of keys, None for the only item
+
+    def inside(self, step) -> "_Problem":
+        return _Problem(self.text, (step, *self.path))
+
+    def said(self, what: str = "", names: Sequence[str] = ()) -> str:
+        """ "weights: every value is wrong", "item 0 of item 2: the shape is …"."""
+        path = list(self.path)
+        if names and path:
+            path[0] = names[path[0] or 0]
+        steps = [step if isinstance(step, str) else f"item {step}" for step in path if step is not None]
+        place = " of ".join([*reversed(steps), *filter(None, [what])])
+        return f"{place}: {self.text}" if place else self.text
+
+
+def _difference(value, expected, dtype, tolerance, device) -> _Problem | None:
+    """What is wrong with value, or None."""
     if isinstance(expected, torch.Tensor):
-        return _tensor_difference(value, expected, dtype, tolerance, device)
-    if isinstance(expected, (list, tuple)):
+        text = _tensor_difference(value, expected, dtype, tolerance, device)
+    elif isinstance(expected, (list, tuple)):
         return _sequence_difference(value, expected, dtype, tolerance, device)
-    if isinstance(expected, dict):
+    elif isinstance(expected, dict):
         return _dict_difference(value, expected, dtype, tolerance, device)
-    if isinstance(expected, float):
-        return _float_difference(value, expected, dtype, tolerance)
-    if expected is None or isinstance(expected, (bool, int, str, bytes, torch.dtype)):
-        return _plain_difference(value, expected)
-    raise AuthorError(f"check() cannot expect a {type(expected).__name__}: give tensors or plain data")
+    elif isinstance(expected, float):
+        text = _float_difference(value, expected, dtype, tolerance)
+    elif expected is None or isinstance(expected, (bool, int, str, bytes, torch.dtype)):
+        text = _plain_difference(value, expected)
+    else:
+        raise AuthorError(f"check() cannot expect {kind_of(expected)}: give tensors or plain data")
+    return _Problem(text) if text else None
 
 
 def _plain_difference(value, expected):
     if type(value) is not type(expected):
-        return f"the result is {_kind(value)}, it should be {_kind(expected)}"
-    return None if value == expected else f"the result is {_kind(value)} of another value"
+        return f"the result is {kind_of(value)}, it should be {kind_of(expected)}"
+    return None if value == expected else f"the {_noun(value)} has the wrong value"
+
+
+def _noun(value):
+    return {"str": "text"}.get(type(value).__name__, type(value).__name__)
 
 
 def _float_difference(value, expected, dtype, tolerance):
     if type(value) is not float:
-        return f"the result is {_kind(value)}, it should be a float"
+        return f"the result is {kind_of(value)}, it should be a float"
     pair = torch.tensor([value, expected], dtype=torch.float64)
     if dtype is None:
         dtype, tolerance = torch.float64, tolerance.relative(FLOAT_RELATIVE)
@@ -167,36 +209,34 @@ def _float_difference(value, expected, dtype, tolerance):
 
 def _sequence_difference(value, expected, dtype, tolerance, device):
     if not isinstance(value, (list, tuple)):
-        return f"the result is {_kind(value)}, it should be {_kind(expected)} of {len(expected)}"
+        return _Problem(f"the result is {kind_of(value)}, it should be {kind_of(expected)} of {len(expected)}")
     if len(value) != len(expected):
-        return (
-            f"the result has {len(value)} items, it should have {len(expected)}"
-            if len(value) <= 8 or len(expected) <= 8
-            else "the result has another number of items than it should have"
-        )
+        few = len(value) <= 8 or len(expected) <= 8
+        exact = f"there are {len(value)} items, there should be {len(expected)}"
+        return _Problem(exact if few else "there is the wrong number of items")
     for place, (item, wanted) in enumerate(zip(value, expected, strict=True)):
         problem = _difference(item, wanted, dtype, tolerance, device)
         if problem is not None:
-            return f"item {place}: {problem}" if len(expected) > 1 else problem
+            return problem.inside(place if len(expected) > 1 else None)
     return None
 
 
 def _dict_difference(value, expected, dtype, tolerance, device):
     if not isinstance(value, dict):
-        return f"the result is {_kind(value)}, it should be a dict"
+        return _Problem(f"the result is {kind_of(value)}, it should be a dict")
     if set(value) != set(expected):
-        return "the result has other keys than it should have"
+        return _Problem("the dict has the wrong keys")
     for key, wanted in expected.items():
         problem = _difference(value[key], wanted, dtype, tolerance, device)
         if problem is not None:
-            return f"{key!r}: {problem}"
+            return problem.inside(repr(key))
     return None
 
 
 def _tensor_difference(value, expected, dtype, tolerance, device):
     dtype = dtype or expected.dtype
     if not isinstance(value, torch.Tensor):
-        return f"the result is {_kind(value)}, it should be a tensor of shape {tuple(expected.shape)}"
+        return f"the result is {kind_of(value)}, it should be a tensor of shape {tuple(expected.shape)}"
     if value.shape != expected.shape:
         return f"the shape is {tuple(value.shape)}, it should be {tuple(expected.shape)}"
     if value.dtype != dtype:
@@ -205,11 +245,15 @@ def _tensor_difference(value, expected, dtype, tolerance, device):
         return f"the result is on {value.came_from}, it should be on {device}"
     if not dtype.is_floating_point and not dtype.is_complex:
         return _share_wrong(_unequal(value, expected, dtype))
-    return _closeness(value.detach().cpu().double(), expected.detach().cpu().double(), dtype, tolerance)
+    return _closeness(_precise(value), _precise(expected), dtype, tolerance)
+
+
+def _precise(tensor):
+    return tensor.detach().cpu().to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def _closeness(value, expected, dtype, tolerance):
-    """value and expected in float64, of one shape."""
+    """value and expected in the most precise dtype, of one shape."""
     finite = expected.isfinite()
     if value.isnan().logical_and(~expected.isnan()).any():
         return "there is a NaN in the result"
@@ -217,7 +261,7 @@ def _closeness(value, expected, dtype, tolerance):
         return "there is an infinity in the result where a finite number should be"
     wrong = _wrong(value, expected, dtype, tolerance)
     if wrong[~finite].any():
-        return "a place that should be infinite is not"
+        return "some entries should be infinite but are finite"
     return _share_wrong(wrong)
 
 
@@ -242,7 +286,8 @@ def _share_wrong(wrong):
     return "every value is wrong" if bad == count else f"{share} % of the values are wrong"
 
 
-def _kind(value):
+def kind_of(value) -> str:
+    """What kind of thing a value is, in the student's words."""
     if value is None:
         return "None"
     name = getattr(value, "type_name", None) or type(value).__name__
@@ -259,47 +304,81 @@ def _name(dtype):
 
 _MOST_PLACES = 3
 _MOST_TEXT = 120  # characters of a value
+_PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 def _places(value, expected, dtype, tolerance, at="") -> list[str]:
-    """The first places where value is not expected, with both values; none where the kind of value is what is wrong."""
+    """The first places where value is not expected, with both values; none where the message says it all."""
     if isinstance(expected, torch.Tensor):
         return _tensor_places(value, expected, dtype or expected.dtype, tolerance, at)
-    if isinstance(expected, (list, tuple, dict)):
-        return _item_places(value, expected, dtype, tolerance, at)
-    if type(value) is not type(expected):
-        return []
-    return [f"{at or 'it'} is {_text(value)}, it should be {_text(expected)}"]
+    if isinstance(expected, (list, tuple)) and isinstance(value, (list, tuple)):
+        return _length(value, expected, at) + _item_places(
+            value, expected, range(min(len(value), len(expected))), dtype, tolerance, at
+        )
+    if isinstance(expected, dict) and isinstance(value, dict):
+        return _keys(value, expected, at) or _item_places(value, expected, expected, dtype, tolerance, at)
+    if isinstance(value, _PLAIN) and isinstance(expected, _PLAIN):
+        return [_both(value, expected, at)]
+    return []
 
 
 def _tensor_places(value, expected, dtype, tolerance, at):
     if not isinstance(value, torch.Tensor) or value.shape != expected.shape:
         return []
     if dtype.is_floating_point or dtype.is_complex:
-        wrong = _wrong(value.detach().cpu().double(), expected.detach().cpu().double(), dtype, tolerance)
+        wrong = _wrong(_precise(value), _precise(expected), dtype, tolerance)
     else:
         wrong = _unequal(value, expected, dtype)
     return [
-        f"{(at + str(place or '')) or 'it'} is {_text(value[tuple(place)].item())}, it should be {_text(expected[tuple(place)].item())}"
+        _both(value[tuple(place)].item(), expected[tuple(place)].item(), at + str(place or ""))
         for place in wrong.nonzero()[:_MOST_PLACES].tolist()
     ]
 
 
-def _item_places(value, expected, dtype, tolerance, at):
+def _length(value, expected, at):
+    if len(value) == len(expected):
+        return []
+    return [f"{at or 'it'} has {len(value)} items, it should have {len(expected)}"]
+
+
+def _keys(value, expected, at):
+    """The keys that are missing or too many."""
+    missing, extra = ([key for key in one if key not in other] for one, other in ((expected, value), (value, expected)))
+    return [
+        f"{at or 'it'} {has} {', '.join(_text(key) for key in keys[:_MOST_PLACES])}"
+        for has, keys in (("lacks the keys", missing), ("has the keys, and should not:", extra))
+        if keys
+    ]
+
+
+def _item_places(value, expected, keys, dtype, tolerance, at):
     """Those of the first item that differs."""
-    if isinstance(expected, dict):
-        keys = list(expected) if isinstance(value, dict) and set(value) == set(expected) else []
-    else:
-        keys = range(len(expected)) if isinstance(value, (list, tuple)) and len(value) == len(expected) else []
     for key in keys:
         if _difference(value[key], expected[key], dtype, tolerance, None) is not None:
             return _places(value[key], expected[key], dtype, tolerance, f"{at}[{key!r}]")
     return []
 
 
-def _text(value):
-    if isinstance(value, float):
-        return f"{value:.6g}"
+def _both(value, expected, at):
+    """Both values, in as many digits as it takes to tell them apart."""
+    texts = _text(value), _text(expected)
+    if texts[0] == texts[1] and isinstance(value, (float, complex)) and isinstance(expected, (float, complex)):
+        digits = next((n for n in range(7, 18) if _text(value, n) != _text(expected, n)), 17)
+        texts = _text(value, digits), _text(expected, digits)
+    elif isinstance(value, (str, bytes)) and type(value) is type(expected):
+        start = max(0, _first_difference(value, expected) - _MOST_TEXT // 2)
+        texts = ("… " if start else "") + _text(value[start:]), ("… " if start else "") + _text(expected[start:])
+    return f"{at or 'it'} is {texts[0]}, it should be {texts[1]}"
+
+
+def _first_difference(one, other):
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _text(value, digits=6):
+    if isinstance(value, (float, complex)):
+        return f"{value:.{digits}g}"
     if isinstance(value, int) and value.bit_length() > 200:
         return "a number of more than 60 digits"
     return repr(value[:_MOST_TEXT] if isinstance(value, (str, bytes)) else value)

@@ -235,20 +235,26 @@ def zips(lessons: Names = None, out: OutFolder = Path("dist")) -> None:
 
 @app.command("rehearse")
 def rehearse_zips(lessons: Names = None, dist: DistFolder = Path("dist"), out: OutFolder = Path("results")) -> None:
-    """Grade solution, stub and a wrong sample of every lesson through the zips, as Gradescope would."""
-    from .rehearse import rehearse, showpieces
+    """Grade solution, stub and a wrong sample of every lesson through the zips, as Gradescope would.
+
+    Exits with 1 where the solution does not get everything or the stub gets something.
+    """
+    from .rehearse import rehearse, showpieces, surprises
 
     can_write(out)
-    cards = []
+    cards, wrong = [], []
     for lesson in _lessons(lessons):
         for submission in showpieces(lesson):
             with console.status(f"{lesson.name}: {submission.student}"):
                 card = rehearse(dist / f"{lesson.name}-autograder.zip", submission.files).card
             cards.append(replace(card, student=f"{lesson.name} {submission.student}"))
+            wrong += surprises(lesson.name, submission.student, card)
             kept.keep(replace(card, student=submission.student), out / lesson.name)
     console.print(table.many(cards))
     console.print(f"scorecards: {out}/<lesson>/<submission>/scorecard.json")
-    _exit_with(cards)
+    for sentence in wrong:
+        console.print(f"[bold magenta]error:[/] {escape(sentence)}")
+    _exit_with(cards, failed=bool(wrong))
 
 
 @app.command()
@@ -363,17 +369,18 @@ def _relative(path: Path) -> str:
     return os.path.relpath(path, find_root()) if path.is_relative_to(find_root()) else str(path)
 
 
-def _exit_with(cards: list[Scorecard], wrong: Sequence[str] = ()) -> None:
+def _exit_with(cards: list[Scorecard], wrong: Sequence[str] = (), failed: bool = False) -> None:
+    """2 where something was wrong with what was given, 1 after a grader error or where something `failed`, else 0."""
     broken = [(card, row) for card in cards for row in card.grader_errors]
     for card, row in broken[:5]:
         console.print(
             f"[bold magenta]grader error[/] {escape(f'{card.student}: {row.module} {row.test}: {row.detail or row.message}')}"
         )
     if broken:
-        console.print(f"{len(broken)} grader errors: nobody loses points for them; mend the test, then grade again.")
+        console.print(f"{len(broken)} grader errors: mend the tests, then grade again.")
     for problem in wrong:
         console.print(f"[red]error:[/red] {escape(problem)}")
-    raise typer.Exit(2 if wrong else 1 if broken else 0)
+    raise typer.Exit(2 if wrong else 1 if broken or failed else 0)
 
 
 def main() -> None:

@@ -9,11 +9,13 @@
     │   ├── AuthorError     a hidden test is wrong
     │   └── BoxError        the box itself broke, or a layer that was asked for is missing
     └── StudentFault        the student's: the outcome is failed
+        ├── NotSubmitted    the module is missing, or the submission cannot be read
+        ├── NotImported     the module raised while it was imported
         ├── CheckFailed     a value is not what the contract says
         ├── StudentRaised   the code raised
         ├── StudentTimeout  the code computed or waited too long
         ├── StudentDied     the process ended: os._exit, a crash, or a limit of the box
-        └── BadReply        the process sent something that is no reply
+        └── BadReply        the process sent something that is not a reply, or too much
 
 This file is copied into every handout: it imports the standard library only.
 """
@@ -85,6 +87,14 @@ class StudentFault(AutograderError):
         self.cause = cause or type(self).cause
 
 
+class NotSubmitted(StudentFault):
+    """There is nothing to run: a fact of the submission, whatever the tests are."""
+
+
+class NotImported(StudentFault):
+    """The module raised while it was imported: the student's fault, unless the solution cannot be imported here either."""
+
+
 class CheckFailed(StudentFault):
     """A value that came back is not what the contract says."""
 
@@ -116,7 +126,7 @@ class StudentDied(StudentFault):
 
 
 class BadReply(StudentFault):
-    """The student's process sent bytes that are no reply to what was asked."""
+    """The student's process sent bytes that are not a reply to what was asked, or a reply that holds too much."""
 
 
 def cause_of(types, text: str) -> str:

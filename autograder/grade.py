@@ -1,7 +1,7 @@
 """One submission -> one scorecard.
 
 A Grader holds a warm sandbox for one lesson. It hands the submission's files to a slot, runs the hidden suite with the
-plugin in this process, settles the suspects on the solution, and reads the outcomes off.
+plugin in this process, lets the solution bear witness to what it failed (witness.py), and reads the outcomes off.
 """
 
 import io
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +24,8 @@ from .box.choose import open_box
 from .box.clock import WALL_FACTOR, Limits
 from .box.session import Processes, Session
 from .box.worker import seed_everything
-from .errors import GraderFault, StudentFault, UsageError
+from .cases import ASK_FOR_A_REGRADE
+from .errors import GraderFault, NotSubmitted, StudentFault, UsageError
 from .lesson import Lesson
 from .limits import TEST_S, Budget, Cost
 from .local_ranks import LocalRanks
@@ -32,8 +33,8 @@ from .plugin import GradingPlugin
 from .scorecard import FAILED, GRADER_ERROR, Outcome, Scorecard
 from .student import in_process
 from .submission import Submission
+from .witness import Witness, settle
 
-_GRADER_ERROR = "the grader made an error here: ask for a regrade"
 _PYTEST = """-s --noconftest --strict-markers --assert=plain --import-mode=importlib -p no:terminal -p no:cacheprovider
     -p no:unraisableexception -p no:threadexception -p no:logging -p no:faulthandler -p no:doctest -p no:junitxml""".split()
 
@@ -71,6 +72,7 @@ class Grader:
             tuple[str, str], Cost
         ] = {}  # by the solution, for each test of the modules that were measured
         self._measured: set[str] = set()
+        self.witness = Witness(self._run_on_the_solution, self._import_of_the_solution)
         self._open()
 
     def _open(self):
@@ -110,6 +112,8 @@ class Grader:
         seed = secrets.randbits(48) if seed is None else seed
         modules = self._known(modules)
         files, notes = self._without_prerequisites(submission)
+        if not self.own_users:  # nothing of a student's may run beside the witness, or have run before it
+            self.witness.hear_all(seed, modules, tests)
         started = time.monotonic()
         forbidden = self.lesson.forbidden
         with Session(lambda: self._slot(files, forbidden.names)) as session:
@@ -117,7 +121,11 @@ class Grader:
             connect = _Connect(session, files, submission.problem, submission.missing)
             run = self._run(connect, seed, modules, tests, stop_early)
         evidence += rules.at_run_time(run.used)
-        outcomes = rules.charge(self._settle(run, seed), evidence, forbidden)
+        outcomes = rules.charge(
+            [*settle(run.rows, self.witness, seed), *_collection_outcomes(run)], evidence, forbidden
+        )
+        if stop_early and _all_ours(outcomes):  # a broken test ended it, and says nothing of the submission
+            return self.grade(submission, seed=seed, modules=modules, tests=tests)
         return Scorecard(
             lesson=self.lesson.name,
             student=submission.student,
@@ -134,6 +142,11 @@ class Grader:
             student_output=session.output,  # all of it, now that nobody prints any more
             **self._coverage(modules, whole=tests is None and not self._only_gpu),
         )
+
+    @property
+    def own_users(self) -> bool:
+        """Whether each slot has a user of its own, so that no submission can reach another slot."""
+        return "uid" in self._sandbox.layers
 
     def _slot(self, files, forbidden=()):
         return self._sandbox.slot(
@@ -228,32 +241,36 @@ class Grader:
             self._measured |= set(new)
         return self._needed
 
-    def _settle(self, run, seed):
-        """Outcomes in which each suspect is either the student's failure or, if the solution fails too, ours."""
-        outcomes = [*run.outcomes, *_collection_outcomes(run)]
-        suspects = run.suspects()
-        if not suspects:
-            return tuple(outcomes)
-        with Session(lambda: self._slot(self.lesson.solution_files())) as session:
+    # ------------------------------------------------------------------------------------------ the witness
+
+    def _run_on_the_solution(self, seed, modules, tests):
+        with self._session_of_the_solution() as session:
             connect = _Connect(session, self.lesson.solution_files())
-            again = self._run(connect, seed, list(suspects), set().union(*suspects.values()))
-        broken = {(row.module, row.test): row for row in again.outcomes if row.status != "passed"}
-        return tuple(_blamed(row, broken) if row.test in suspects.get(row.module, ()) else row for row in outcomes)
+            return self._run(connect, seed, modules, tests).outcomes
+
+    def _import_of_the_solution(self, module):
+        with self._session_of_the_solution() as session:
+            try:
+                session.slot().channel(module, 0, self.lesson.call_timeout_s).close()
+            except StudentFault as fault:
+                return f"the lesson's solution cannot be imported here: {fault}\n{fault.detail}"
+        return ""
+
+    def _session_of_the_solution(self):
+        """Nothing in it is of a student's: with their own prerequisites, too, these are the reference ones."""
+        return Session(lambda: self._slot(self.lesson.solution_files(), self.lesson.forbidden.names))
 
 
-def _blamed(row: Outcome, broken: dict) -> Outcome:
-    ours = broken.get((row.module, row.test))
-    if ours is None:
-        return row
-    return replace(
-        row, status=GRADER_ERROR, points=0.0, message=_GRADER_ERROR, mistake=None, detail=ours.detail or ours.message
-    )
+def _all_ours(outcomes):
+    """Whether there are grader errors, and no failure of the student's."""
+    statuses = {row.status for row in outcomes}
+    return GRADER_ERROR in statuses and FAILED not in statuses
 
 
 def _collection_outcomes(run):
     return [
         Outcome("(collection)", Path(file).stem.removeprefix("test_"), "", "The hidden tests can be loaded",
-                GRADER_ERROR, 0.0, 0.0, _GRADER_ERROR, detail=problem)
+                GRADER_ERROR, 0.0, 0.0, ASK_FOR_A_REGRADE, detail=problem)
         for file, problem in run.collection_errors
     ]  # fmt: skip
 
@@ -324,21 +341,23 @@ def _only_our_plugins():
 
 @dataclass(frozen=True)
 class _Connect:
-    """The plugin's way to the student: fresh forks for each test, after the module was found in the submission."""
+    """The plugin's way to the student: fresh forks for each test, after the module was found in the submission.
+
+    Attributes:
+        problem: why nothing was submitted; missing: module -> why it is not among the files; both for the student.
+    """
 
     session: Session
     files: dict[str, bytes]
     problem: str = ""
-    missing: dict[str, str] = field(
-        default_factory=dict
-    )  # module -> what the student reads where it is not among the files
+    missing: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, module: str, seed: int, limits: Limits) -> Processes:
         if self.problem:
-            raise StudentFault(self.problem, cause="unreadable")
+            raise NotSubmitted(self.problem, cause="unreadable")
         if f"{module}.py" not in self.files:
             why = self.missing.get(module) or f"{module}.py is missing from the submission"
-            raise StudentFault(why, cause="missing")
+            raise NotSubmitted(why, cause="missing")
         return self.session.processes(module, seed, limits)
 
     def cpu_s(self) -> float:

@@ -23,7 +23,7 @@ from .stub import starter_text
 HERE = Path(__file__).parent
 COPIED = (
     *("errors.py", "check.py", "student.py", "local_ranks.py"),
-    *("box/__init__.py", "box/clock.py", "box/codec.py", "box/wire.py", "box/worker.py"),
+    *("box/__init__.py", "box/caps.py", "box/clock.py", "box/codec.py", "box/wire.py", "box/worker.py"),
     *("box/cpu.py", "box/local.py", "box/replies.py", "box/group.py", "box/team.py"),
     *("box/broker.py", "box/post.py", "box/collectives.py"),
 )

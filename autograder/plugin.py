@@ -1,8 +1,8 @@
 """The pytest plugin that grades: fixtures for tests, marks, and from reports to outcomes.
 
-A hidden test is an ordinary pytest function. What it raises decides its verdict: nothing (passed), a StudentFault
-(failed, with its message), a GraderFault (grader_error), anything else is *suspect*: either the test is broken or the
-student returned something that it cannot use. grade.py tells these apart by running the suspects on the solution.
+A hidden test is an ordinary pytest function. What it raises says how it ended: nothing (passed), a StudentFault (failed,
+with its message), a GraderFault (grader_error), anything else failed too: either the test is broken, or the student
+returned something that it cannot use. None of it is a verdict before witness.py has heard the solution on it.
 """
 
 import hashlib
@@ -10,17 +10,18 @@ import math
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
 import torch
 
+from .bounds import bounded_memory
+from .box import replies
+from .cases import NOTHING, Case, Row, case_of
 from .check import Check
-from .errors import BoxError, GraderFault, StudentFault, StudentTimeout, shown
+from .errors import BoxError, StudentTimeout
 from .limits import Budget
-from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome
+from .scorecard import NOT_REACHED, PASSED, PENDING_GPU, Outcome
 from .student import Student
 
 MARKS = {
@@ -31,45 +32,6 @@ MARKS = {
     "slow": "takes long",
 }
 MOST_NOTES = 50  # of forbidden calls, a test
-
-
-@dataclass(frozen=True)
-class Case:
-    """What came of one parametrized case."""
-
-    status: str
-    message: str = ""
-    mistake: str | None = None
-    detail: str = ""
-    suspect: bool = False
-    cause: str = ""
-
-
-@dataclass
-class Row:
-    """One test function while it is being run."""
-
-    test: str
-    module: str
-    question: str
-    title: str
-    max_points: float
-    needs: tuple[str, ...] = ()
-    cases: list[Case] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def verdict(self) -> Case:
-        """The first case that did not pass speaks for the function; a fault of ours speaks loudest."""
-        order = {GRADER_ERROR: 0, FAILED: 1, NOT_REACHED: 2, PENDING_GPU: 3, PASSED: 4}
-        return min(self.cases, key=lambda case: order[case.status], default=Case(NOT_REACHED, "the test did not run"))
-
-    def outcome(self) -> Outcome:
-        case = self.verdict()
-        points = self.max_points if case.status == PASSED else 0.0
-        return Outcome(
-            self.test, self.module, self.question, self.title, case.status, points, self.max_points,
-            case.message, case.mistake, round(self.seconds, 3), case.detail, case.cause,
-        )  # fmt: skip
 
 
 class TestOverrun(Exception):
@@ -109,7 +71,7 @@ class GradingPlugin:
         self._gpu_device, self._only_gpu = gpu_device, only_gpu
         self._rows: dict[tuple[str, str], Row] = {}
         self._overran: set[tuple[str, str]] = set()  # tests that took too long
-        self._unreached: dict[str, str] = {}  # case -> why
+        self._unreached: dict[str, Case] = {}  # case -> why
         self._connection: _LazyConnection | None = None  # of the test that is being run
         self.used: dict[tuple[str, str], set[str]] = {}  # (module, test) -> forbidden calls that tripwires noted
         self.box_error: BoxError | None = None
@@ -125,13 +87,9 @@ class GradingPlugin:
     def outcomes(self) -> tuple[Outcome, ...]:
         return tuple(row.outcome() for row in self._rows.values())
 
-    def suspects(self) -> dict[str, set[str]]:
-        """module -> tests that ended in neither a verdict on the student nor a known fault of ours."""
-        found: dict[str, set[str]] = {}
-        for (module, test), row in self._rows.items():
-            if row.verdict().suspect:
-                found.setdefault(module, set()).add(test)
-        return found
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(self._rows.values())
 
     # ------------------------------------------------------------------------------------------ pytest's hooks
 
@@ -160,14 +118,16 @@ class GradingPlugin:
         why = self._why_not(item)
         if why is not None:
             self._unreached[item.nodeid] = why
-            pytest.skip(why[1])
+            pytest.skip(why.message)
         self._budget.begin(_key(item))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
+        if self._connection is not None:
+            self._connection.values.clear()
         before = time.process_time()
         try:
-            with _alarm(self._budget.for_the_tests_own_code()):
+            with _alarm(self._budget.for_the_tests_own_code()), bounded_memory(gpu=self._gpu_device == "cuda"):
                 return (yield)
         finally:
             self._budget.end(time.process_time() - before)
@@ -186,9 +146,9 @@ class GradingPlugin:
         row.seconds += call.duration
         if item.nodeid in self._unreached:
             if call.when == "setup":
-                row.cases.append(Case(*self._unreached[item.nodeid]))
+                row.cases.append(self._unreached[item.nodeid])
         elif call.excinfo is not None:
-            row.cases.append(_case_of(call.excinfo))
+            row.cases.append(case_of(call.excinfo.value, self._returned()))
             self._disconnect()  # the process may be gone, or in any state
             if isinstance(call.excinfo.value, StudentTimeout | TestOverrun):
                 self._overran.add(_key(item))
@@ -202,19 +162,19 @@ class GradingPlugin:
         return pytest.TestReport(item.nodeid, item.location, {}, outcome, None, call.when, duration=call.duration)
 
     def _why_not(self, item):
-        """(status, message) if this case is not to be run."""
+        """The case as it counts if it is not to be run."""
         row = self._rows[_key(item)]
         if item.get_closest_marker("gpu") and self._gpu_device is None:
-            return PENDING_GPU, "waits for a machine with a GPU"
+            return Case(PENDING_GPU, "waits for a machine with a GPU")
         if _key(item) in self._overran:
-            return NOT_REACHED, "not reached: an earlier case of this test took too long"
+            return Case(NOT_REACHED, "not reached: an earlier case of this test took too long", because=row.key)
         spent = self._budget.spent()
         if spent:
-            return NOT_REACHED, spent
+            return Case(NOT_REACHED, spent)
         for test in row.needs:
             needed = self._rows.get((row.module, test))
             if needed is not None and needed.verdict().status != PASSED:
-                return NOT_REACHED, f"not reached: it builds on {needed.title!r}"
+                return Case(NOT_REACHED, f"not reached: it builds on {needed.title!r}", because=needed.key)
         return None
 
     # ------------------------------------------------------------------------------------------ fixtures
@@ -232,6 +192,11 @@ class GradingPlugin:
         device = "cpu" if not request.node.get_closest_marker("gpu") else self._gpu_device
         ask, ask_ranks = self._connection.ask, self._connection.ask_ranks
         return Student(ask, self._inside, device, self._call_timeout, ask_ranks=ask_ranks, cpu=self._cpu_s)
+
+    def _returned(self):
+        """What the student's code gave back in this case, if it is one thing."""
+        values = [] if self._connection is None else self._connection.values
+        return values[0] if len(values) == 1 else NOTHING
 
     def _disconnect(self):
         if self._connection is not None:
@@ -265,6 +230,7 @@ class _LazyConnection:
         self._connect, self._module, self._seed, self._budget = connect, module, seed, budget
         self._processes = None
         self.used: set[str] = used
+        self.values: list = []  # what came back in the case that is being run
 
     def ask(self, request, timeout):
         reply = self._connected().ask(request, self._budget.for_a_call(timeout))
@@ -272,10 +238,10 @@ class _LazyConnection:
         return reply
 
     def ask_ranks(self, request, ranks, timeout):
-        replies, traffic = self._connected(ranks).ask_ranks(request, ranks, self._budget.for_a_call(timeout))
-        for reply in replies.values():
+        by_rank, traffic = self._connected(ranks).ask_ranks(request, ranks, self._budget.for_a_call(timeout))
+        for reply in by_rank.values():
             self._note(reply)
-        return replies, traffic
+        return by_rank, traffic
 
     def close(self):
         if self._processes is not None:
@@ -289,10 +255,12 @@ class _LazyConnection:
         return self._processes
 
     def _note(self, reply):
-        used = reply.pop("used", None) if isinstance(reply, dict) else None
-        for note in used if isinstance(used, list) else []:  # the student's process can write here what it likes
+        read = replies.read(reply)
+        if len(self.values) < 2:  # more than one is as good as none: which of them it was would be a guess
+            self.values.append(read.value if read.raised is None else NOTHING)
+        for note in read.used:
             if len(self.used) < MOST_NOTES:
-                self.used.add(shown(note, 200))
+                self.used.add(note)
 
 
 def _key(item):
@@ -314,19 +282,6 @@ def _row_of(item):
         max_points=float(points.args[0]) if points else 0.0,
         needs=tuple(name for mark in item.iter_markers("needs") for name in mark.args),
     )
-
-
-def _case_of(excinfo):
-    """An exception's verdict, by whose fault its type says it is."""
-    error = excinfo.value
-    if isinstance(error, StudentFault):
-        return Case(FAILED, str(error), error.mistake, error.detail, cause=error.cause)
-    trace = "".join(traceback.format_exception(error, limit=-4))
-    if isinstance(error, GraderFault):
-        return Case(GRADER_ERROR, "the grader made an error here: ask for a regrade", detail=trace)
-    if isinstance(error, AssertionError) and str(error):
-        return Case(FAILED, str(error).splitlines()[0], detail=trace, suspect=True)
-    return Case(FAILED, "the code returned something that the test cannot use", detail=trace, suspect=True)
 
 
 class _alarm:

@@ -22,7 +22,7 @@ from .files import write
 from .lesson import Lesson
 from .mutants import Mutant, mutants_of
 from .samples import RIGHT, WRONG, load_samples
-from .scorecard import PASSED, PENDING_GPU, Scorecard
+from .scorecard import FAILED, NOT_REACHED, PASSED, PENDING_GPU, Scorecard
 from .submission import Submission
 
 _CALL_TIMEOUT_S = (
@@ -100,7 +100,8 @@ def _job(lesson, module, mutant, tests=None):
 
 
 def _lost(card: Scorecard) -> set[str]:
-    return {row.test for row in card.outcomes if row.status not in (PASSED, PENDING_GPU)}
+    """The tests that found something; one that the solution fails too finds nothing."""
+    return {row.test for row in card.outcomes if row.status in (FAILED, NOT_REACHED)}
 
 
 def _count_tests(lesson, module):

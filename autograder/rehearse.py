@@ -20,6 +20,8 @@ from .samples import WRONG, load_samples
 from .scorecard import Scorecard
 from .submission import Submission
 
+SOLUTION, STUB = "solution", "stub"
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -69,11 +71,24 @@ def lay_out(zip_path: Path, files: dict[str, bytes], home: Path) -> None:
         path.write_bytes(content)
 
 
+def surprises(lesson: str, submission: str, card: Scorecard) -> list[str]:
+    """What of a showpiece's scorecard must not be, a sentence each: the solution gets everything, the stub nothing."""
+    got = f"{card.score:g} of {card.max_score:g} points"
+    if submission == SOLUTION and not card.max_score > 0:
+        return [f"{lesson}: nothing was graded of the solution"]
+    if submission == SOLUTION and card.score < card.max_score:
+        return [f"{lesson}: the solution gets {got}, it should get all: mend what it fails, or the tests"]
+    if submission == STUB and card.score > 0:
+        passed = ", ".join(row.test for row in card.outcomes if row.points)
+        return [f"{lesson}: the stub gets {got}, it should get none: it passes {passed}"]
+    return []
+
+
 def showpieces(lesson: Lesson) -> list[Submission]:
     """What `make grade` shows of a lesson: its solution, its stub, and its first wrong sample whose mistake is named."""
     wrong = next(sample for sample in load_samples(lesson, (WRONG,)) if sample.expect.mistake)
     return [
-        Submission("solution", "", lesson.solution_files()),
-        Submission("stub", "", lesson.starter_files()),
+        Submission(SOLUTION, "", lesson.solution_files()),
+        Submission(STUB, "", lesson.starter_files()),
         wrong.submission(),
     ]

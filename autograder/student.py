@@ -18,12 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .box import wire, worker
-from .errors import AuthorError, BadReply, CheckFailed, StudentRaised, shown
+from .box import replies, wire, worker
+from .errors import AuthorError, BadReply, CheckFailed, StudentRaised
 
 DEFAULT_TIMEOUT = 10.0  # seconds of processor time that a call may take
 MOST_RANKS = 16
-_TEXT_SHOWN = 300  # characters of an exception's text in a message
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,9 @@ class Student:
             request = {"call": target}
         else:
             request = {"source": _shippable_source(target), "name": target.__name__, "inside": self.inside}
+        call = f"{target.partition('.')[2]}()" if isinstance(target, str) else ""
         for reply in self._replies(request, args, kwargs or {}).values():
-            _expect(reply, error, names)
+            _expect(reply, error, names, call)
 
     def _replies(self, request, args, kwargs) -> dict:
         """rank -> reply, in the order in which they came; the rank is None where there is one process."""
@@ -111,32 +111,38 @@ class Student:
             return {None: self.ask(request, self.timeout)}
         if self.ask_ranks is None:
             raise AuthorError("student.on(ranks=…) needs a place where several processes can be started")
-        replies, self.traffic[:] = self.ask_ranks(request, self.ranks, self.timeout)
-        return replies
+        by_rank, self.traffic[:] = self.ask_ranks(request, self.ranks, self.timeout)
+        return by_rank
 
-    def _value(self, replies):
+    def _value(self, by_rank):
         """The first rank that raised speaks for all: what the others say may be no more than its consequence."""
-        values = {rank: _unpack(reply, rank) for rank, reply in replies.items()}
+        values = {rank: _unpack(reply, rank) for rank, reply in by_rank.items()}
         return [values[rank] for rank in range(self.ranks)] if self.ranks else values[None]
 
 
-def _expect(reply, error, names):
-    """Raises CheckFailed unless the reply is an `error` whose text has one of the names."""
-    what = f"`{names[0]}`" if names else "the argument"
+def _expect(reply, error, names, call):
+    """Raises CheckFailed unless the reply is an `error` whose text has one of the names.
+
+    The message says what the code did, not what it did it for: which argument was the bad one only the test knows.
+    """
+    wanted = f"it should raise {error.__name__}" + (f" and name `{names[0]}` in its message" if names else "")
     try:
         _unpack(reply)
     except StudentRaised as raised:
-        if raised.types[:1] == ("NotImplementedError",) and error is not NotImplementedError:
+        if raised.types[0] == "NotImplementedError" and error is not NotImplementedError:
             raise
         if error.__name__ not in raised.types:
-            text = f"{raised.types[0]} was raised for a bad {what}, it should be {error.__name__}"
-            raise CheckFailed(text, mistake=text, detail=raised.detail) from None
+            said = f" ({raised.text})" if raised.text else ""
+            raise _not_raised(f"your code raises {raised.types[0]}; {wanted}", call, said, raised.detail) from None
         if names and not any(_names(name, raised.text) for name in names):
-            text = f"the message of the {error.__name__} does not name {what}"
-            raise CheckFailed(text, mistake=text, detail=raised.detail) from None
+            text = f"the message of the {error.__name__} should name `{names[0]}`"
+            raise _not_raised(text, call, detail=raised.detail) from None
         return
-    text = f"no {error.__name__} was raised for a bad {what}"
-    raise CheckFailed(text, mistake=text)
+    raise _not_raised(f"your code raises nothing; {wanted}", call)
+
+
+def _not_raised(mistake, call, said="", detail=""):
+    return CheckFailed(f"{call}: {mistake}{said}" if call else mistake + said, mistake=mistake, detail=detail)
 
 
 # What people call an argument, besides its name and the parts of that.
@@ -186,25 +192,20 @@ def _holds_value(value, text):
 
 
 def _unpack(reply, rank=None):
-    """A reply's value; its error as a StudentRaised. The reply comes from the student's process: trust no field."""
-    if type(reply) is dict and set(reply) == {"value"}:
-        return reply["value"]
-    error = reply.get("error") if type(reply) is dict else None
-    if type(error) is not dict:
-        raise BadReply("the code's process sent something that is no reply")
-    names = error.get("types") if isinstance(error.get("types"), list) else []
-    types = tuple(shown(name, 80) for name in names[:20])
-    text, where = shown(error.get("text"), _TEXT_SHOWN), shown(error.get("where"), _TEXT_SHOWN)
-    detail = shown(error.get("traceback"), 6000, keep="\n")
-    raise StudentRaised(_raised_message(types, text, where, rank), types=types, text=text, detail=detail)
+    """A reply's value; its error as a StudentRaised."""
+    read = replies.read(reply)
+    if read.raised is None:
+        return read.value
+    raised = read.raised
+    raise StudentRaised(_raised_message(raised, rank), types=raised.types, text=raised.text, detail=raised.traceback)
 
 
-def _raised_message(types, text, where, rank):
-    name = (types and types[0]) or "an exception"
+def _raised_message(raised, rank):
+    name = raised.types[0]
     if name == "NotImplementedError":
-        return text or "not implemented yet"
-    message = f"{name}: {text}" if text else name
-    message = f"{message} ({where})" if where else f"the code raised {message}"
+        return raised.text or "not implemented yet"
+    message = f"{name}: {raised.text}" if raised.text else name
+    message = f"{message} ({raised.where})" if raised.where else f"the code raised {message}"
     return message if rank is None else f"rank {rank}: {message}"
 
 
@@ -273,13 +274,13 @@ def in_process(submission: Path) -> Callable[[dict, float], object]:
         if reply.get("error", {}).get("types", [""])[0] == "KeyboardInterrupt":  # in the box it would be the student's
             raise KeyboardInterrupt
         try:
-            return _through_the_wire(reply)
+            return _through_the_wire(reply, wire.REPLY)
         except (ValueError, wire.ProtocolError) as error:
-            raise BadReply(f"the value cannot be passed on: {error}") from error
+            raise BadReply(f"your code returned something that cannot be passed on: {error}") from error
 
     return ask
 
 
-def _through_the_wire(value):
+def _through_the_wire(value, caps=None):
     message = b"".join(bytes(buffer) for buffer in wire.encode(value))
-    return wire.decode(bytearray(message))
+    return wire.decode(bytearray(message), caps)

@@ -19,8 +19,8 @@ LAYERS = [
     "prove",
     "batch table mutants kept crowd",
     "exports.gradescope exports.otter exports.csv samples grade",
-    "plugin rules stub",
-    "local_ranks",
+    "witness plugin rules stub",
+    "cases local_ranks",
     "student check submission limits",
     "intake.missing",
     "intake.choose",
@@ -29,7 +29,7 @@ LAYERS = [
     "intake.archives intake.folders",
     "intake.entries intake.kinds",
     "lesson scorecard",
-    "box.choose",
+    "bounds box.choose",
     "box.sandbox box.unconfined box.session",
     "box.slot box.boxed box.zygote box.local",
     "box.team box.replies",
@@ -37,7 +37,7 @@ LAYERS = [
     "box.post box.landlock box.seccomp box.processes box.libraries box.pages box.tripwires box.uncompiled box.scan box.group",
     "box.wire box.collectives",
     "box.codec box.clock box.cpu",
-    "files points intake.reader",
+    "files points intake.reader box.caps",
     "errors",
 ]
 LESSONS = load_all(ROOT)
@@ -109,8 +109,8 @@ def test_what_shares_a_process_with_student_code_imports_nothing_of_ours_but_the
     assert imports_of(inside, package_sources()[inside]) == {"box.wire"}
 
 
-def test_the_wire_imports_nothing_of_ours_but_the_codec():
-    assert imports_of("box.wire", package_sources()["box.wire"]) == {"box.codec box.clock box.cpu"}
+def test_the_wire_imports_nothing_of_ours_but_the_codec_and_its_caps():
+    assert imports_of("box.wire", package_sources()["box.wire"]) == {"box.codec", "box.caps"}
 
 
 def test_architecture_page_draws_the_layers():

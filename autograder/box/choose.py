@@ -17,3 +17,12 @@ def open_box(packages: Sequence[str] = (), require: Iterable[str] = (), without:
     from .unconfined import UnconfinedBox
 
     return UnconfinedBox(packages, require, without)
+
+
+def own_users(without: Iterable[str] = ()) -> bool:
+    """Whether each slot has a user of its own here."""
+    if not hasattr(os, "fork"):
+        return False
+    from .confine import available
+
+    return "uid" in available(set(without))

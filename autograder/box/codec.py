@@ -15,6 +15,8 @@ import struct
 
 import torch
 
+from .caps import Caps
+
 MAX_MESSAGE = 64 << 20  # bytes
 MAX_HEADER = 1 << 20  # bytes; JSON grows some 25 times when parsed
 MAX_TENSORS = 4096
@@ -34,6 +36,10 @@ _DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 class ProtocolError(Exception):
     """The bytes are no message of ours."""
+
+
+class TooMuch(ProtocolError):
+    """The message is one of ours, but holds more than it may."""
 
 
 class Opaque:
@@ -113,28 +119,24 @@ def _bytes_of(tensor):
     return buffer
 
 
-def decode(message):
+def decode(message, caps: Caps | None = None):
     """The value in a message, a bytearray. Tensors carry `came_from`, the type of their device.
+
+    Args:
+        caps: what it may hold, where it comes from student code for a test to use.
 
     Raises:
         ProtocolError: whatever the bytes are, nothing else.
     """
     try:
         header, start = _header(message)
+        if caps is not None and (problem := caps.problem(header["tensors"], start - 4)):
+            raise TooMuch(problem)
         tensors = _tensors(header["tensors"], message, start)
         return _value(header["value"], tensors, 0)
     except ProtocolError:
         raise
-    except (
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-        OverflowError,
-        RuntimeError,
-        RecursionError,
-        MemoryError,
-    ) as error:
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise ProtocolError(f"malformed message: {type(error).__name__}") from None
 
 

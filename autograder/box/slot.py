@@ -85,7 +85,7 @@ class Slot:
         try:
             return self._worker.fork(request, count)
         except OSError:
-            raise self._died("the process ended while it was asked for a test") from None
+            raise self._died("your code's process ended before the test began") from None
 
     def _start(self):
         scratch = self._folder / "scratch"
@@ -105,17 +105,17 @@ class Slot:
             reply = self.receive(self._worker.control, Clock(timeout, self.usage), f"importing {module}.py")
             replies.check_import(module, reply)
         except OSError:
-            self._broken[module] = self._died(f"the process ended while {module}.py was imported")
+            self._broken[module] = self._died(f"your code's process ended while {module}.py was imported")
             raise self._broken[module] from None
         except StudentFault as fault:
             self._broken[module] = fault
             raise
         self._imported.add(module)
 
-    def receive(self, connection: socket.socket, clock: Clock, doing: str):
+    def receive(self, connection: socket.socket, clock: Clock, doing: str, caps: wire.Caps | None = wire.REPLY):
         """The reply on `connection`; after anything else than a reply the slot starts afresh for the next test."""
         try:
-            return replies.receive(connection, clock, doing)
+            return replies.receive(connection, clock, doing, caps)
         except StudentDied as died:
             raise self._died(str(died)) from None
         except StudentFault:
@@ -124,7 +124,7 @@ class Slot:
 
     def _died(self, what):
         self.stop()
-        reason = f"it used {self._reason}" if self._reason else "a crash, os._exit, or a limit on memory"
+        reason = f"it used {self._reason}" if self._reason else "it crashed, called os._exit, or ran out of memory"
         return StudentDied(f"{what}: {reason}")
 
     def stop(self) -> None:

@@ -25,13 +25,13 @@ class Member:
 
     Attributes:
         requests: where it gets requests and sends replies. messages: where it talks to the other ranks.
-        receive: (connection, clock, what it is doing) -> value; raises a StudentFault when none comes.
+        receive: (connection, clock, what it is doing, caps) -> value; raises a StudentFault when none comes.
         stop: ends the process, whatever it is doing. usage: what it has used, None where nobody can read it.
     """
 
     requests: socket.socket
     messages: socket.socket
-    receive: Callable[[socket.socket, Clock, str], object]
+    receive: Callable[[socket.socket, Clock, str, wire.Caps | None], object]
     stop: Callable[[], None]
     usage: Callable[[], Usage | None] = lambda: None
 
@@ -86,7 +86,7 @@ class Team:
                 ready = selector.select(patience)
                 for key, _ in ready:
                     if key.fileobj is self._members[key.data].requests:
-                        replies[key.data] = self._receive(key.data, key.fileobj, clock)
+                        replies[key.data] = self._receive(key.data, key.fileobj, clock, wire.REPLY)
                         selector.unregister(key.fileobj)
                         self._hear(key.data, clock)  # what it sent before it replied comes before its return
                         self._broker.returned(key.data)
@@ -100,10 +100,10 @@ class Team:
         """Takes all messages of a rank that are there; what comes when the time is over is not received any more."""
         connection = self._members[rank].messages
         while select.select([connection], [], [], 0)[0]:
-            self._broker.handle(rank, self._receive(rank, connection, clock))
+            self._broker.handle(rank, self._receive(rank, connection, clock, None))
 
-    def _receive(self, rank, connection, clock):
-        return self._members[rank].receive(connection, clock, f"running rank {rank}")
+    def _receive(self, rank, connection, clock, caps):
+        return self._members[rank].receive(connection, clock, f"running rank {rank}", caps)
 
     @staticmethod
     def _send(connection, value, clock):

@@ -9,12 +9,16 @@ import struct
 import time
 from collections.abc import Callable
 
-from .codec import MAX_MESSAGE, Opaque, ProtocolError, decode, encode
+from .caps import REPLY, Caps
+from .codec import MAX_MESSAGE, Opaque, ProtocolError, TooMuch, decode, encode
 
 __all__ = [
+    "REPLY",
+    "Caps",
     "DeadlinePassed",
     "Opaque",
     "ProtocolError",
+    "TooMuch",
     "decode",
     "encode",
     "receive",
@@ -44,8 +48,8 @@ def send(connection: socket.socket, value, deadline: Deadline = None) -> None:
                 continue  # _arm says whether the time is over
 
 
-def receive(connection: socket.socket, deadline: Deadline = None):
-    """Receives one message before the deadline, which is absolute, however slowly it drips.
+def receive(connection: socket.socket, deadline: Deadline = None, caps: Caps | None = None):
+    """Receives one message before the deadline, which is absolute, however slowly it drips, that holds no more than caps allow.
 
     Raises:
         EOFError: the other side closed, or is gone.
@@ -54,7 +58,7 @@ def receive(connection: socket.socket, deadline: Deadline = None):
     (total,) = struct.unpack("<Q", _exactly(connection, 8, deadline))
     if not 4 <= total <= MAX_MESSAGE:
         raise ProtocolError(f"a message of {total} bytes")
-    return decode(_exactly(connection, total, deadline))
+    return decode(_exactly(connection, total, deadline), caps)
 
 
 def send_command(connection: socket.socket, command: bytes, value, descriptors=()) -> None:

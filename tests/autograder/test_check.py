@@ -7,7 +7,7 @@ import torch
 
 from autograder.box.codec import Opaque
 from autograder.check import Check
-from autograder.errors import CheckFailed
+from autograder.errors import AuthorError, CheckFailed
 
 check = Check()
 
@@ -223,9 +223,18 @@ def test_expected_values_are_never_printed():
         ("a" * 500, "b", f"it is {'a' * 120!r}, it should be 'b'"),
         (10**100, 1, "it is a number of more than 60 digits, it should be 1"),
         (torch.zeros(2), torch.zeros(3), ""),  # the sentence says it all
-        ({"a": 1}, {"b": 1}, ""),
-        ([1], [1, 2], ""),
         (None, [1], ""),
+        ([1], [1, 2], "it has 1 items, it should have 2"),
+        ([1, 3], [1, 2, 3], "it has 2 items, it should have 3\n[1] is 3, it should be 2"),
+        ([[1, 2], [3, 3, 3]], [[1, 2], [3, 4]], "[1] has 3 items, it should have 2\n[1][1] is 3, it should be 4"),
+        ({"a": 1}, {"b": 1}, "it lacks the keys 'b'\nit has the keys, and should not: 'a'"),
+        ("x", None, "it is 'x', it should be None"),
+        (True, 1, "it is True, it should be 1"),
+        (4.148731, 4.148734, "it is 4.148731, it should be 4.148734"),
+        (1 / 3, 1 / 3 + 1e-12, "it is 0.333333333333, it should be 0.333333333334"),
+        (torch.tensor(1.0), torch.tensor(1.01), "it is 1, it should be 1.01"),
+        (torch.tensor(1 + 1j), torch.tensor(1 + 2j), "it is 1+1j, it should be 1+2j"),
+        ("a" * 300 + "b", "a" * 300 + "c", f"it is … {'a' * 60 + 'b'!r}, it should be … {'a' * 60 + 'c'!r}"),
     ],
 )  # fmt: skip
 def test_the_detail_shows_the_values_that_differ(value, expected, detail):
@@ -245,3 +254,60 @@ def test_the_detail_leaves_out_what_is_only_rounded():
     value[1] = 7.0
 
     assert failure(value, torch.tensor([1.0, 2.0, 3.0])).detail == "[1] is 7, it should be 2"
+
+
+def test_numbers_that_look_equal_are_printed_until_they_differ():
+    for value, expected in [
+        (4.14873, 4.14873 + 1e-9),
+        (1e-300, 1.0000000001e-300),
+        (0.1 + 0.2, 0.3),
+        (1e9 + 0.01, 1e9),
+    ]:
+        shown = failure(value, expected, within=0.0).detail.removeprefix("it is ")
+        assert len(set(shown.split(", it should be "))) == 2
+
+
+# ---------------------------------------------------------------------------------------------- what is compared
+
+
+def test_what_is_compared_has_a_name():
+    x, zero = torch.ones(2), torch.zeros(2)
+
+    assert str(failure((x, zero), (x, x), names=("output", "weights"))) == "weights: every value is wrong"
+    assert str(failure((zero, x), (x, x))) == "item 0: every value is wrong"
+    assert str(failure(zero, x, what="the mask")) == "the mask: every value is wrong"
+    assert str(failure([x, zero], [x, x], what="the masks")) == "item 1 of the masks: every value is wrong"
+    assert (
+        str(failure(([x], [x, zero]), ([x], [x, x]), names=("queries", "keys")))
+        == "item 1 of keys: every value is wrong"
+    )
+    assert str(failure([zero], [x], names=("weights",))) == "weights: every value is wrong"
+
+
+def test_nested_items_are_named_from_the_inside():
+    assert str(failure([[1, 2], [3, 4]], [[1, 2], [3, 5]])) == "item 1 of item 1: the int has the wrong value"
+    assert str(failure({"ids": [1, 2]}, {"ids": [1, 3]})) == "item 1 of 'ids': the int has the wrong value"
+
+
+def test_names_that_do_not_fit_are_the_authors_error():
+    for expected in ((1, 2), 1):
+        with pytest.raises(AuthorError, match="names 1 items"):
+            check((1, 3), expected, names=("one",))
+
+
+# ---------------------------------------------------------------------------------------------- values of no kind
+
+
+@pytest.mark.parametrize(
+    "mistake", [Opaque("sparse"), object(), {1, 2}, lambda: [].undefined, lambda: [][0], [Opaque("x")]]
+)
+def test_a_mistake_that_cannot_be_computed_or_compared_is_not_the_one(mistake):
+    """It may be made of what the student returned: that must not decide whose fault the failure is."""
+    for value in (1, Opaque("sparse"), [Opaque("x")], torch.ones(2)):
+        assert failure(value, torch.zeros(2), mistakes={"this one": mistake}).mistake is None
+
+
+def test_complex_numbers_differ_in_both_parts():
+    with pytest.raises(CheckFailed):
+        check(torch.tensor([1 + 1j]), torch.tensor([1 - 1j]))
+    check(torch.tensor([1 + 1j]), torch.tensor([1 + 1j], dtype=torch.complex128), dtype=torch.complex64)

@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+import time
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autograder.box import codec
+from autograder.box.caps import REPLY
 
 
 def through(value):
@@ -174,3 +176,63 @@ def test_mutated_messages_give_a_value_or_a_protocol_error(rubbish, place, patch
             codec.decode(data)
         except codec.ProtocolError:
             continue
+
+
+# ---------------------------------------------------------------------------------------------- what a reply may hold
+
+
+def reply_of(*specs, value=None, data=b""):
+    return message({"value": value, "tensors": [["bool", list(shape), "cpu"] for shape in specs]}, data)
+
+
+TOO_MUCH = {
+    "eight million rows of nothing": reply_of([1 << 23, 0]),
+    "rows of nothing inside": reply_of([0, 1 << 23]),
+    "many rows of nothing, by two sizes": reply_of([1 << 16, 0, 1 << 16]),
+    "rows of nothing that add up": reply_of(*[[1 << 16, 0]] * 33),
+    "a million rows of one byte": reply_of([1 << 20], data=bytes(1 << 20)),
+    "sixty megabytes of booleans, which are half a gigabyte in float64": reply_of([60, 1 << 10, 1 << 10], data=bytes(60 << 20)),
+    "two thousand tensors": reply_of(*[[0]] * 2000),
+    "a text of half a megabyte": reply_of(value={"str": "a" * (600 << 10)}),
+    "lists of half a megabyte": reply_of(value={"list": [1] * (300 << 10)}),
+    "tuples that have one hash": reply_of(value={"list": [{"tuple": [-1, -2] * 9}] * 9000}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_a_reply_may_not_stand_for_more_than_a_test_can_take(name):
+    with pytest.raises(codec.TooMuch, match="at most"):
+        codec.decode(TOO_MUCH[name], REPLY)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_bytes_are_refused_with_caps_too(name):
+    with pytest.raises(codec.ProtocolError):
+        codec.decode(bytearray(HOSTILE[name]), REPLY)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.zeros(1 << 16, 0), torch.zeros(1 << 16, 32, dtype=torch.bool), "a" * (400 << 10), [torch.zeros(1)] * 1000],
+    ids=["rows", "elements", "text", "tensors"],
+)
+def test_what_is_below_the_caps_is_used_in_a_moment(value):
+    """The largest replies under what tests do: unpacking, lists, sets, float64, texts, comparisons."""
+    sent = bytearray(b"".join(bytes(buffer) for buffer in codec.encode(value)))
+    started = time.process_time()
+    result = codec.decode(sent, REPLY)
+
+    assert len(list(result)) >= 1000
+    for use in (
+        set,
+        repr,
+        sorted,
+        lambda reply: reply.double(),
+        lambda reply: reply == reply,
+        lambda reply: dict.fromkeys(reply),
+    ):
+        try:
+            use(result)
+        except (TypeError, RuntimeError, AttributeError):
+            continue
+    assert time.process_time() - started < 5

@@ -275,3 +275,24 @@ def test_a_wrong_number_of_ranks_is_the_author_s_error(local, ranks):
 def test_without_a_place_for_ranks_the_author_is_told(tmp_path):
     with pytest.raises(AuthorError, match="several processes"):
         Student(in_process(tmp_path)).on(ranks=2).call("rank_work.rank")
+
+
+def test_ranks_may_send_each_other_more_than_a_reply_may_hold(student):
+    """A bucket of gradients is one long tensor; only what comes back to the test has caps."""
+
+    def summed(size):
+        import torch.distributed as dist
+
+        x = torch.ones(size)
+        dist.all_reduce(x)
+        return float(x.sum())
+
+    assert student.on(ranks=2).run(summed, 200_000) == [400_000, 400_000]
+
+
+def test_a_rank_returns_no_more_than_any_reply(student):
+    def long():
+        return torch.ones(200_000)
+
+    with pytest.raises(BadReply, match="at most 65536 in a dimension"):
+        student.on(ranks=2).run(long)

@@ -26,7 +26,7 @@ LESSON = load("01-attention", ROOT)
 SAMPLES = {sample.name: sample for sample in load_samples(LESSON, (HOSTILE,))}
 MODES = ("root", "docker", "plain")
 CANNOT = 77  # launch.py's way to say that this machine does not allow a mode
-AT_A_LIMIT = re.compile(r"used more than|did not answer within|did nothing for|the process ended")
+AT_A_LIMIT = re.compile(r"used more than|did not answer within|did nothing for|process ended")
 
 ROWS = {
     f"{letter}{number}"
@@ -34,7 +34,7 @@ ROWS = {
     for number in range(1, last + 1)
 }
 ELSEWHERE = {
-    "A10": "needs many gradings: each draws a fresh seed (tests/autograder/test_grade.py), feedback shows no values",
+    "A10": "needs many runs: each draws a fresh seed (tests/autograder/test_witness.py), feedback shows no values",
     "D10": "archives are refused before anything runs (tests/autograder/test_submission.py)",
     "F8": "needs a GPU: what a slot leaves there is not examined (docs/security.md)",
     "H7": "a cache of keys and values: tested by the suite of the lesson that has one",
@@ -42,7 +42,8 @@ ELSEWHERE = {
     "H9": "several ranks: tested by the suite of the lesson that has them",
 }
 QUICK = """open-hidden-files other-submissions exit-in-a-call forge-a-verdict patch-the-wire seed-of-the-inputs lying-tensor
-    kill-the-grader world-connectable-sockets memory-in-forks deep-folders hopping-daemon""".split()
+    kill-the-grader world-connectable-sockets memory-in-forks deep-folders hopping-daemon rows-of-nothing
+    errors-without-a-type""".split()
 
 
 # ---------------------------------------------------------------------------------------------- the samples

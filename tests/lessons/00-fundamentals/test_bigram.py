@@ -107,7 +107,7 @@ def test_targets_are_the_inputs_shifted_by_one(student, check, rng, shape):
     pairs = student.call("bigram.training_pairs", ids)
 
     first, last = ids[..., :1], ids[..., -1:]
-    check(pairs, (ids[..., :-1], ids[..., 1:]), mistakes={
+    check(pairs, (ids[..., :-1], ids[..., 1:]), names=("inputs", "targets"), mistakes={
         "inputs and targets are swapped": (ids[..., 1:], ids[..., :-1]),
         "the shift runs along the first dimension, not the last": lambda: (ids[:-1], ids[1:]),
         "the targets wrap around: the last token has no target": (ids, ids.roll(-1, dims=-1)),

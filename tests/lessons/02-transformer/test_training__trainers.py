@@ -129,7 +129,7 @@ def test_a_step_learns_to_predict_the_next_token(student, check, rng, pad, lengt
         return lambda: toy_step(weights, [(src, tgt)], pad, **wrong)
 
     loss, gradients = made()()
-    check(found(row), (loss, gradients), dtype=torch.float32, mistakes={
+    check(found(row), (loss, gradients), names=("loss", "gradients"), dtype=torch.float32, mistakes={
         "the fed tokens themselves are predicted: it is the next ones, tgt[:, 1:]": made(predict=slice(None, -1)),
         "padding is predicted too: targets of pad_id do not count": made(counts="all"),
         "pad_id is always 0: that is only its default": made(pad=0),
@@ -156,7 +156,7 @@ def test_each_step_has_its_own_gradients(student, check, rng):
         check_shape_of_step(check, row)
         loss, gradients = toy_step(row["before"], [pair])
         sums = {name: sums[name] + gradients[name] for name in sums}
-        check(found(row), (loss, gradients), dtype=torch.float32, mistakes={
+        check(found(row), (loss, gradients), names=("loss", "gradients"), dtype=torch.float32, mistakes={
             "gradients of earlier steps are still there: zero_grad comes before backward": (loss, sums),
             LATE: (toy_step(row["after"], [pair])[0], gradients),
         })  # fmt: skip
@@ -308,7 +308,7 @@ def test_without_accumulation_every_call_updates(student, check, rng, settings):
     })  # fmt: skip
     for row, pair in zip(seen["rows"], batches, strict=True):
         loss, gradients = toy_step(row["before"], [pair], 2)
-        check(found(row), (loss, gradients), dtype=torch.float32, mistakes={
+        check(found(row), (loss, gradients), names=("loss", "gradients"), dtype=torch.float32, mistakes={
             "pad_id is always 0: that is only its default": toy_step(row["before"], [pair], 0),
             "labels are smoothed": toy_step(row["before"], [pair], 2, smoothing=0.1),
             "gradients are clipped to 1": toy_step(row["before"], [pair], 2, longest=1.0),
