@@ -114,7 +114,7 @@ class GradingPlugin:
     def pytest_runtest_call(self, item):
         if self._connection is not None:
             self._connection.values.clear()
-        with _alarm(TEST_LIMIT_S), bounded_memory():
+        with _alarm(TEST_LIMIT_S), bounded_memory(gpu=self._gpu_device == "cuda"):
             return (yield)
 
     @pytest.hookimpl(trylast=True)
