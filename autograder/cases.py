@@ -24,7 +24,7 @@ class Case:
 
     Attributes:
         settled_by: BY_TEST or BY_IMPORT while the failure may still be ours; empty where it is a fact of the submission.
-        otherwise: the message where it looks like an error of the test, and turns out to be the student's.
+        if_the_students: the message where it looks like an error of the test, and turns out to be the student's.
         because: (module, test) that kept this one from being run.
         cause: what kind of fault it was (Outcome.cause).
     """
@@ -34,7 +34,7 @@ class Case:
     mistake: str | None = None
     detail: str = ""
     settled_by: str = ""
-    otherwise: str = ""
+    if_the_students: str = ""
     because: tuple[str, str] | None = None
     cause: str = ""
 
@@ -75,7 +75,7 @@ class Row:
 
 
 def _charged(case):
-    return replace(case, status=FAILED, message=case.otherwise) if case.status == GRADER_ERROR else case
+    return replace(case, status=FAILED, message=case.if_the_students) if case.status == GRADER_ERROR else case
 
 
 def case_of(error: BaseException, returned: object = NOTHING) -> Case:
@@ -89,7 +89,7 @@ def case_of(error: BaseException, returned: object = NOTHING) -> Case:
     trace = "".join(traceback.format_exception(error, limit=-4))
     unusable = _unusable(error, returned)
     if isinstance(error, GraderFault):
-        return Case(GRADER_ERROR, ASK_FOR_A_REGRADE, detail=trace, settled_by=BY_TEST, otherwise=unusable)
+        return Case(GRADER_ERROR, ASK_FOR_A_REGRADE, detail=trace, settled_by=BY_TEST, if_the_students=unusable)
     says = str(error).splitlines() if isinstance(error, AssertionError) else []
     return Case(FAILED, says[0] if says else unusable, detail=trace, settled_by=BY_TEST)
 

@@ -27,7 +27,7 @@ def shown(text, most: int, keep: str = "") -> str:
     """A stranger's text made harmless for a message or a terminal: printable, on one line, capped.
 
     Args:
-        text: anything; what is no string gives "". most: characters. keep: control characters that stay.
+        text: anything; what is not a string gives "". most: characters. keep: control characters that stay.
     """
     if not isinstance(text, str):
         return ""
@@ -66,7 +66,7 @@ class AuthorError(GraderFault):
 
 
 class BoxError(GraderFault):
-    """The box broke, or a layer that was required is not to be had here."""
+    """The box broke, or a layer that was required is not available here."""
 
 
 class StudentFault(AutograderError):

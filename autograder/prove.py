@@ -22,7 +22,7 @@ from .files import write
 from .lesson import Lesson
 from .mutants import Mutant, mutants_of
 from .samples import RIGHT, WRONG, load_samples
-from .scorecard import FAILED, NOT_REACHED, PASSED, PENDING_GPU, Scorecard
+from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Scorecard
 from .submission import Submission
 
 _CALL_TIMEOUT_S = (
@@ -158,10 +158,13 @@ def lost_points(
     for done, (index, card) in enumerate(run(lesson, [job for _, _, job in cases], processes=processes), 1):
         on_progress(done, len(cases))
         name, seed, _ = cases[index]
-        found += [
-            (name, seed, row.test, row.message) for row in card.outcomes if row.status not in (PASSED, PENDING_GPU)
-        ]
+        found += [(name, seed, row.test, _why(row)) for row in card.outcomes if row.status not in (PASSED, PENDING_GPU)]
     return sorted(found)
+
+
+def _why(row):
+    """What a failure says; of a grader error, what the solution got."""
+    return ": ".join(row.detail.splitlines()[:2]) if row.status == GRADER_ERROR else row.message
 
 
 # ---------------------------------------------------------------------------------------------- idle tests

@@ -79,7 +79,7 @@ class Student:
         """Runs `probe`, a function of the test, in the student's process and returns what it returns, as plain data.
 
         Raises:
-            StudentFault: the code raised, hung, died, or sent no plain reply.
+            StudentFault: the code raised, hung, died, or sent something that is not plain data.
             AuthorError: the probe cannot be shipped.
         """
         request = {"source": _shippable_source(probe), "name": probe.__name__, "inside": self.inside}
@@ -205,7 +205,7 @@ def _raised_message(raised, rank):
     if name == "NotImplementedError":
         return raised.text or "not implemented yet"
     message = f"{name}: {raised.text}" if raised.text else name
-    message = f"{message} ({raised.where})" if raised.where else f"the code raised {message}"
+    message = f"{message} ({raised.where})" if raised.where else f"your code raised {message}"
     return message if rank is None else f"rank {rank}: {message}"
 
 

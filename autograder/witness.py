@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from .cases import ASK_FOR_A_REGRADE, BY_IMPORT, BY_TEST, Row
-from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, Outcome
+from .scorecard import GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome
 
 _ATTEMPTS = 2  # a machine that was too busy for the solution once must not cost a class its grades
 
@@ -58,7 +58,7 @@ class Witness:
         for _ in range(_ATTEMPTS):
             self._verdicts |= {(row.module, row.test): row for row in self._run(self._seed, modules, tests)}
             asked = [key for key in self._verdicts if key[0] in modules and (tests is None or key[1] in tests)]
-            failed = [key for key in asked if self._verdicts[key].status in (FAILED, GRADER_ERROR)]
+            failed = [key for key in asked if self._verdicts[key].status not in (PASSED, PENDING_GPU)]
             if not failed:
                 return
             modules, tests = sorted({module for module, _ in failed}), {test for _, test in failed}

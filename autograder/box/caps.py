@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class Caps:
     """
     Attributes:
-        plain: bytes of all that is no tensor. tensors: how many. elements: of all tensors together, where a size of 0 counts
+        plain: bytes of all that is not a tensor. tensors: how many. elements: of all tensors together, where a size of 0 counts
             as 1: a tensor without elements can have many rows. side: a single size: a row is a new tensor when one iterates.
     """
 

@@ -43,7 +43,7 @@ class TooMuch(ProtocolError):
 
 
 class Opaque:
-    """Stands for an object that is no plain data: all that is known is the name of its type."""
+    """Stands for an object that is not plain data: all that is known is the name of its type."""
 
     def __init__(self, type_name: str):
         self.type_name = "".join(char for char in type_name if char.isprintable())[:80]
@@ -53,7 +53,7 @@ class Opaque:
 
 
 def encode(value) -> list:
-    """The message of `value` as a list of buffers. What is no plain data becomes an Opaque.
+    """The message of `value` as a list of buffers. What is not plain data becomes an Opaque.
 
     Raises:
         ValueError: it is too large, or nested too deep.
@@ -148,7 +148,7 @@ def _header(message):
         raise ProtocolError("the header is too long")
     header = json.loads(bytes(memoryview(message)[4 : 4 + length]), parse_constant=_refuse_constant)
     if type(header) is not dict or type(header.get("tensors")) is not list or len(header["tensors"]) > MAX_TENSORS:
-        raise ProtocolError("the header is no header")
+        raise ProtocolError("the header is not a header")
     return header, 4 + length
 
 
@@ -195,14 +195,14 @@ def _value(node, tensors, depth):
             raise ProtocolError("an integer beyond 64 bits")
         return node
     if type(node) is not dict or len(node) != 1:
-        raise ProtocolError("a node that is none")
+        raise ProtocolError("something that is not a node")
     ((kind, payload),) = node.items()
     return _DECODERS[kind](payload, tensors, depth + 1)
 
 
 def _items(payload, tensors, depth):
     if type(payload) is not list:
-        raise ProtocolError("a list that is none")
+        raise ProtocolError("something that is not a list")
     return [_value(node, tensors, depth) for node in payload]
 
 
@@ -211,7 +211,7 @@ def _dict(payload, tensors, depth):
     for key, value in payload:
         key = _value(key, tensors, depth)
         if isinstance(key, (torch.Tensor, Opaque)):
-            raise ProtocolError("a key that is no plain data")
+            raise ProtocolError("a key that is not plain data")
         tuples += isinstance(key, tuple)  # they can be made to have one hash, and then cost the square of their number
         if tuples > MAX_TUPLE_KEYS:
             raise ProtocolError("too many keys that are tuples")
@@ -221,7 +221,7 @@ def _dict(payload, tensors, depth):
 
 def _text(payload, tensors, depth):
     if type(payload) is not str:
-        raise ProtocolError("a text that is none")
+        raise ProtocolError("something that is not a text")
     return payload
 
 

@@ -121,6 +121,25 @@ def test_survivors_are_listed_and_can_be_explained(tmp_path):
     assert again.share == 100
 
 
+def test_a_test_that_the_solution_fails_kills_no_mutant(tmp_path):
+    suite = """
+        import pytest, torch
+        @pytest.mark.points(1)
+        def test_wrong(student, check):
+            check(student.call("toy.causal_mask", 3), torch.ones(3, 3, dtype=torch.bool).triu())
+        @pytest.mark.points(1)
+        def test_right(student, check):
+            check(student.call("toy.causal_mask", 3), torch.ones(3, 3, dtype=torch.bool).tril())
+    """
+    write_lesson(tmp_path, suite=suite.partition("        @pytest.mark.points(1)\n        def test_right")[0])
+    nothing_killed = prove(load("99-toy", tmp_path), "toy")
+    write_lesson(tmp_path, suite=suite)
+    proof = prove(load("99-toy", tmp_path), "toy")
+
+    assert nothing_killed.killed == 0
+    assert proof.killed > 3, "a broken test does not hide what the others find"
+
+
 def test_an_explanation_of_nothing_is_stale(lesson):
     lesson.samples.mkdir(parents=True)
     (lesson.samples / "equivalent.toml").write_text('[[equivalent]]\nmodule = "toy"\nold = "a"\nnew = "b"\nwhy = "c"')
@@ -142,6 +161,7 @@ def test_flaky_tests_are_found(tmp_path):
 
     assert 0 < len(lost) < 12
     assert lost[0][0] == "solution"
+    assert lost[0][3] == "the lesson's solution does not pass this test on these inputs: bad luck"
 
 
 def test_idle_tests_are_found(tmp_path):

@@ -293,14 +293,28 @@ def test_where_slots_share_a_user_the_solution_runs_before_any_student(lesson, m
     assert order[-2:] == ["student", "student"]
 
 
-def test_in_a_pool_too(lesson):
-    """What one process hears before the first submission, all know: none has to ask while student code runs."""
-    made = lesson(settings="[forbidden]\nnames = []\n")
-    jobs = [Job(work(SLOPPY, f"student{index}")) for index in range(3)]
+def test_in_a_pool_one_process_hears_it_before_any_runs_a_submission(lesson, tmp_path):
+    """Each run of the suite says on whom, in which process."""
+    log = tmp_path / "log"
+    noting = f"""
+
+    @pytest.mark.points(0)
+    def test_who(student):
+        import os
+
+        who = student.call("toy.who")
+        with open({str(log)!r}, "a") as log:
+            log.write(f"{{os.getpid()}} {{who}}\\n")
+    """
+    who = "\n\n    def who():\n        return {!r}\n"
+    made = lesson(SUITE + noting, SOLUTION + who.format("solution"))
+    jobs = [Job(work(SLOPPY + who.format("student"), f"student{index}")) for index in range(4)]
 
     cards = [card for _, card in run(made, jobs, processes=2, without=("uid",))]
 
-    assert [statuses(card)["test_fifth"] for card in cards] == [FAILED] * 3
+    assert [statuses(card)["test_fifth"] for card in cards] == [FAILED] * 4
+    lines = [line.split()[1] for line in log.read_text().splitlines()]
+    assert lines == ["solution"] + ["student"] * 4
 
 
 # ---------------------------------------------------------------------------------------------- mutants
