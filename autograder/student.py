@@ -48,6 +48,9 @@ class Student:
     ask_ranks: Callable[[dict, int, float], tuple[dict, list]] | None = None
     traffic: list = field(default_factory=list, compare=False)
 
+    def __repr__(self):
+        return "<student>"  # in a traceback of pytest
+
     def on(self, **options) -> "Student":
         """The same submission with other options: `device`, `timeout` in seconds, `ranks`.
 

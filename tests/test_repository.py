@@ -31,7 +31,7 @@ LAYERS = [
     "box.post box.landlock box.seccomp box.processes box.libraries box.pages box.tripwires box.scan box.group",
     "box.wire box.collectives",
     "box.codec",
-    "files points",
+    "files points progress",
     "errors",
 ]
 LESSONS = load_all(ROOT)
