@@ -190,16 +190,15 @@ def replay(
     submission = take_in(Path(card.submission), lesson.modules)
     if submission.digest != card.digests.get("submission"):
         raise UsageError(f"{card.submission} has changed since {scorecard} was written: grade it again")
-    modules, seed = {row.module for row in rows}, card.seed_of(rows[0])
+    options = [{"modules": [row.module], "tests": [test], "seed": card.seed_of(row)} for row in rows]
     if in_process:
         with tempfile.TemporaryDirectory() as folder:
             submission.write(Path(folder))
-            outcomes = grade_in_process(lesson, Path(folder), seed=seed, modules=modules, tests=[test])
+            outcomes = [row for each in options for row in grade_in_process(lesson, Path(folder), **each)]
     else:
-        job = Job(submission, {"modules": modules, "tests": [test], "seed": seed})
-        ((_, again),) = run(lesson, [job])
-        outcomes = again.outcomes
-        console.print(escape(again.student_output))
+        again = [each for _, each in run(lesson, [Job(submission, each) for each in options])]
+        outcomes = [row for each in again for row in each.outcomes]
+        console.print(escape("".join(each.student_output for each in again)))
     for row in outcomes:
         console.print(table.detail(row))
     raise typer.Exit(int(any(row.status == GRADER_ERROR for row in outcomes)))
@@ -246,7 +245,8 @@ def rehearse_zips(lessons: Names = None, dist: DistFolder = Path("dist"), out: O
             with console.status(f"{lesson.name}: {submission.student}"):
                 card = rehearse(dist / f"{lesson.name}-autograder.zip", submission.files).card
             cards.append(replace(card, student=f"{lesson.name} {submission.student}"))
-            kept.keep(replace(card, student=submission.student), out / lesson.name)
+            kept_as = out / lesson.name / submission.student / kept.CARD
+            write(kept_as, replace(card, student=submission.student).to_json())  # a rehearsal replaces the one before
     console.print(table.many(cards))
     console.print(f"scorecards: {out}/<lesson>/<submission>/scorecard.json")
     _exit_with(cards)

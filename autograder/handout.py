@@ -60,6 +60,9 @@ PROGRESS = grading.progress.Progress(HERE)
 def pytest_configure(config):
     for mark in ("points(n)", "question(title)", "needs(test)", "gpu", "slow"):
         config.addinivalue_line("markers", mark)
+    other = config.rootpath.resolve()
+    if other != HERE and (other / "grading").is_dir():  # two handouts were named, and pytest took that one's pytest.ini
+        raise pytest.UsageError(f"{{other.name}} and {{HERE.name}}: run pytest on one handout at a time")
     PROGRESS.started(config.rootpath, config.args)
     for lesson in USED:
         places = [HERE.parent / lesson, HERE.parents[1] / f"{{lesson}}-handout" / lesson]

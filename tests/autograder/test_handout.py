@@ -480,10 +480,18 @@ def test_pytest_works_from_the_folder_of_the_tests_and_ends_with_a_line_a_module
 def test_the_last_lines_are_right_once_all_is_done(libraries, unpacked):
     (unpacked / "98-masks" / "masks.py").write_text(MASKS)
 
-    _, said = pytest_says(libraries, unpacked, "98-masks", "99-model")
+    _, said = pytest_says(libraries, unpacked)
 
     assert "masks: 3 of 4 public tests pass (1 skipped); no TODO is left" in said
     assert "model: 0 of 1 public tests passes; next: visible, line 6" in said
+
+
+@pytest.mark.slow
+def test_two_handouts_named_side_by_side_are_refused(libraries, unpacked):
+    code, said = pytest_says(libraries, unpacked, "98-masks", "99-model")
+
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "98-masks and 99-model: run pytest on one handout at a time" in said
 
 
 @pytest.mark.slow
