@@ -60,11 +60,7 @@ def grade(
 ) -> None:
     """Grade a submission, or a folder of them, into OUT/<student>/scorecard.json."""
     chosen = load(lesson)
-    for name in module or ():
-        if name not in chosen.modules:
-            raise UsageError(
-                f"{chosen.name} has no module {name!r}: it has {', '.join(chosen.modules)}{nearest(name, chosen.modules)}"
-            )
+    chosen.require(module or ())
     options = {"modules": tuple(module) if module else None, "seed": seed}
     grader = {
         "require": tuple(filter(None, require.split(","))),
@@ -290,6 +286,7 @@ def mutants(
     from .prove import ProofTable, as_entry, prove
 
     chosen = load(lesson)
+    chosen.require(module or ())
     table_of_proofs = ProofTable.read(chosen.root / "docs" / "proof.md")
     unexplained = 0
     for name in module or chosen.modules:
