@@ -26,6 +26,9 @@ class Check:
     def __init__(self, device: str = "cpu"):
         self._device = device
 
+    def __repr__(self):
+        return "<check>"  # in a traceback of pytest
+
     def __call__(
         self,
         value,

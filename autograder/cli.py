@@ -60,11 +60,7 @@ def grade(
 ) -> None:
     """Grade a submission, or a folder of them, into OUT/<student>/scorecard.json."""
     chosen = load(lesson)
-    for name in module or ():
-        if name not in chosen.modules:
-            raise UsageError(
-                f"{chosen.name} has no module {name!r}: it has {', '.join(chosen.modules)}{nearest(name, chosen.modules)}"
-            )
+    chosen.require(module or ())
     options = {"modules": tuple(module) if module else None, "seed": seed}
     grader = {
         "require": tuple(filter(None, require.split(","))),
@@ -189,16 +185,15 @@ def replay(
     submission = take_in_again(card.submission, lesson)
     if submission.digest != card.digests.get("submission"):
         raise UsageError(f"{card.submission} has changed since {scorecard} was written: grade it again")
-    modules, seed = {row.module for row in rows}, card.seed_of(rows[0])
+    options = [{"modules": [row.module], "tests": [test], "seed": card.seed_of(row)} for row in rows]
     if in_process:
         with tempfile.TemporaryDirectory() as folder:
             submission.write(Path(folder))
-            outcomes = grade_in_process(lesson, Path(folder), seed=seed, modules=modules, tests=[test])
+            outcomes = [row for each in options for row in grade_in_process(lesson, Path(folder), **each)]
     else:
-        job = Job(submission, {"modules": modules, "tests": [test], "seed": seed})
-        ((_, again),) = run(lesson, [job])
-        outcomes = again.outcomes
-        console.print(escape(again.student_output))
+        again = [each for _, each in run(lesson, [Job(submission, each) for each in options])]
+        outcomes = [row for each in again for row in each.outcomes]
+        console.print(escape("".join(each.student_output for each in again)))
     for row in outcomes:
         console.print(table.detail(row))
     raise typer.Exit(int(any(row.status == GRADER_ERROR for row in outcomes)))
@@ -249,7 +244,8 @@ def rehearse_zips(lessons: Names = None, dist: DistFolder = Path("dist"), out: O
                 card = rehearse(dist / f"{lesson.name}-autograder.zip", submission.files).card
             cards.append(replace(card, student=f"{lesson.name} {submission.student}"))
             wrong += surprises(lesson.name, submission.student, card)
-            kept.keep(replace(card, student=submission.student), out / lesson.name)
+            kept_as = out / lesson.name / submission.student / kept.CARD
+            write(kept_as, replace(card, student=submission.student).to_json())  # a rehearsal replaces the one before
     console.print(table.many(cards))
     console.print(f"scorecards: {out}/<lesson>/<submission>/scorecard.json")
     for sentence in wrong:
@@ -295,6 +291,7 @@ def mutants(
     from .prove import ProofTable, as_entry, prove
 
     chosen = load(lesson)
+    chosen.require(module or ())
     table_of_proofs = ProofTable.read(chosen.root / "docs" / "proof.md")
     unexplained = 0
     for name in module or chosen.modules:

@@ -141,6 +141,9 @@ def cause_of(types, text: str) -> str:
 
 
 def nearest(name: str, known) -> str:
-    """A suggestion to end a message with, where `name` looks like one of the known names mistyped: "; did you mean …?"."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    """A suggestion to end a message with, where `name` is a part of a known name or looks like one: "; did you mean …?"."""
+    known = list(known)
+    begun = [each for each in known if name and each.startswith(name)]
+    held = [each for each in known if len(name) > 2 and name in each]
+    close = begun or held or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,10 +1,10 @@
 """A lesson -> what its students get: the starter, and the zip that they unpack.
 
     NN-lesson/
-        README.md            assignments/NN-lesson/handout.md
+        README.md            assignments/NN-lesson/handout.md, with the points of the suite where it says <!-- points -->
         <module>.py          cut from the solution, whatever lies in starter/
         tests/               the public tests, verbatim
-        conftest.py          fixtures for them
+        conftest.py          fixtures for them; pytest.ini: that pytest finds it from tests/ too
         grading/             byte-for-byte copies of what the fixtures need of this package; for these torch is enough
 
 `pytest`, typed in that folder or elsewhere, runs the public tests on the student's modules in the same process: no box, no
@@ -18,11 +18,13 @@ from pathlib import Path
 from .errors import LessonError
 from .files import write, zipped
 from .lesson import Lesson
+from .points import added, number
+from .scorecard import Scorecard
 from .stub import starter_text
 
 HERE = Path(__file__).parent
 COPIED = (
-    *("errors.py", "check.py", "student.py", "local_ranks.py"),
+    *("errors.py", "check.py", "student.py", "local_ranks.py", "progress.py"),
     *("box/__init__.py", "box/caps.py", "box/clock.py", "box/codec.py", "box/wire.py", "box/worker.py"),
     *("box/cpu.py", "box/local.py", "box/replies.py", "box/group.py", "box/team.py"),
     *("box/broker.py", "box/post.py", "box/collectives.py"),
@@ -46,21 +48,44 @@ sys.path.insert(0, str(HERE))
 
 import grading.check  # noqa: E402
 import grading.local_ranks  # noqa: E402
+import grading.progress  # noqa: E402
 import grading.student  # noqa: E402
 
 for module in (grading.check, grading.student):
     module.__tracebackhide__ = True  # a failure shows the line of the test
 
+PROGRESS = grading.progress.Progress(HERE)
+
 
 def pytest_configure(config):
     for mark in ("points(n)", "question(title)", "needs(test)", "gpu", "slow"):
         config.addinivalue_line("markers", mark)
+    other = config.rootpath.resolve()
+    if other != HERE and (other / "grading").is_dir():  # two handouts were named, and pytest took that one's pytest.ini
+        raise pytest.UsageError(f"{{other.name}} and {{HERE.name}}: run pytest on one handout at a time")
+    PROGRESS.started(config.rootpath, config.args)
     for lesson in USED:
         places = [HERE.parent / lesson, HERE.parents[1] / f"{{lesson}}-handout" / lesson]
         found = [str(place) for place in places if place.is_dir()]
         if not found:
             raise pytest.UsageError(f"{{HERE.name}} uses your modules of {{lesson}}: unpack that handout to {{places[0]}}")
         sys.path.insert(1, found[0])
+
+
+@pytest.hookimpl(tryfirst=True)  # before -k and others leave some out
+def pytest_collection_modifyitems(items):
+    PROGRESS.collected(items)
+
+
+def pytest_runtest_logreport(report):
+    PROGRESS.ended(report)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if PROGRESS.lines():
+        terminalreporter.section(HERE.name)
+    for line in PROGRESS.lines():
+        terminalreporter.write_line(line)
 
 
 def pytest_exception_interact(call, report):
@@ -98,6 +123,12 @@ def rng(request):
 '''
 
 
+_PYTEST_INI = """[pytest]
+# This file marks the folder of the handout, so that `pytest` finds conftest.py from every folder in it.
+"""
+_POINTS = "<!-- points -->"
+
+
 def build_handout(lesson: Lesson, out: Path) -> Path:
     """Writes <lesson>-handout.zip into the folder `out`. The same lesson gives the same bytes.
 
@@ -115,12 +146,60 @@ def handout_files(lesson: Lesson) -> dict[str, bytes]:
     public = {f"tests/{path.name}": _read(path) for path in map(lesson.public_test, lesson.modules)}
     used = [used.name for used in lesson.prerequisites()]
     return {
-        "README.md": _read(lesson.handout),
+        "README.md": _readme(lesson),
         "conftest.py": _CONFTEST.format(used=used).encode(),
+        "pytest.ini": _PYTEST_INI.encode(),
         **starter_files(lesson),
         **public,
         **_grading(lesson, any(map(_uses_inside, public.values()))),
     }
+
+
+def _readme(lesson):
+    text = _read(lesson.handout)
+    mark = _POINTS.encode()
+    return text.replace(mark, points_table(lesson).encode()) if mark in text else text
+
+
+def points_table(lesson: Lesson) -> str:
+    """What each question of the hidden suites is worth, in Markdown: two columns a module.
+
+    Raises:
+        LessonError: a suite cannot be loaded.
+    """
+    card, gpu = _collected(lesson), _collected(lesson, only_gpu=True)
+    columns = [_column(name, card.scored, gpu.outcomes) for name in lesson.modules]
+    height = max(map(len, columns))
+    padded = [[*column[:-2], *[("", "")] * (height - len(column)), *column[-2:]] for column in columns]
+    head, *lines = [
+        "| " + " | ".join(cell for pair in line for cell in pair) + " |" for line in zip(*padded, strict=True)
+    ]
+    return "\n".join([head, "|" + "---|---:|" * len(columns), *lines])
+
+
+def _column(module, scored, gpu):
+    """(question, points) of a module, below its name; then its total and the number of its tests."""
+    rows = [row for row in scored if row.module == module]
+    questions = dict.fromkeys(row.question for row in rows)
+    pairs = [(f"`{module}.py`", "points")]
+    for question in questions:
+        pairs.append((question, number(added(row.max_points for row in rows if row.question == question))))
+    on_gpu = sum(row.module == module for row in gpu)
+    tests = f"{len(rows)} tests" + (f", {on_gpu} for a GPU" if on_gpu else "")
+    return [*pairs, ("**together**", f"**{number(added(row.max_points for row in rows))}**"), (tests, "")]
+
+
+def _collected(lesson, only_gpu=False):
+    """The suite as a scorecard: nothing is run."""
+    from .grade import run_suite  # torch: `autograder starter` does without
+    from .plugin import GradingPlugin
+
+    plugin = GradingPlugin(None, only_gpu=only_gpu)
+    run_suite(plugin, lesson, lesson.modules, options=["--collect-only"])
+    if plugin.collection_errors:
+        file, problem = plugin.collection_errors[0]
+        raise LessonError(f"{file} cannot be loaded, the handout needs its points: {problem}")
+    return Scorecard(lesson.name, "", 0, plugin.outcomes, scale_to=lesson.scale_to)
 
 
 def _grading(lesson, with_inside):

@@ -7,6 +7,7 @@ which has the same shape. `assignments/example.toml` shows every key of lesson.t
 import hashlib
 import os
 import tomllib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -123,6 +124,13 @@ class Lesson(BaseModel):
         if missing:
             raise LessonError(f"{folder / missing[0]}.py is missing: lesson.toml lists the module {missing[0]!r}")
         return {f"{name}.py": (folder / f"{name}.py").read_bytes() for name in self.modules}
+
+    def require(self, modules: Iterable[str]) -> None:
+        """Raises UsageError where one of the modules is not the lesson's, with the nearest that is."""
+        for name in modules:
+            if name not in self.modules:
+                known = f"it has {', '.join(self.modules)}{nearest(name, self.modules)}"
+                raise UsageError(f"{self.name} has no module {name!r}: {known}")
 
     def prerequisites(self) -> tuple["Lesson", ...]:
         """The lessons that this one uses, and those that they use, nearest first."""

@@ -50,6 +50,9 @@ class Student:
     traffic: list = field(default_factory=list, compare=False)
     cpu: Callable[[], float] = time.process_time
 
+    def __repr__(self):
+        return "<student>"  # in a traceback of pytest
+
     def on(self, **options) -> "Student":
         """The same submission with other options: `device`, `timeout` in seconds of processor time, `ranks`.
 

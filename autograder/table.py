@@ -5,6 +5,7 @@ A class: a line a student; below it, with names, whose code gave no answer at al
 made which mistake.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
@@ -27,6 +28,7 @@ _LOOK = {
     PENDING_GPU: ("blue", "waits for a GPU"),
     GRADER_ERROR: ("bold magenta", "GRADER ERROR"),
 }
+_PACKAGE = re.compile(r"No module named '([\w.]+)'")
 _FIRST = (GRADER_ERROR, FAILED, NOT_REACHED)  # told one by one, in this order
 _WORDS = dict(
     zip(
@@ -136,7 +138,7 @@ def _of(points, worth):
 def _total_line(card):
     line = f"[bold]total[/bold], {card.count(PASSED)} of {len(card.outcomes)} tests passed"
     if card.pending_gpu_points:
-        line += f"; {number(card.pending_gpu_points)} points wait for a GPU"
+        line += f"; waiting for a GPU: {number(card.pending_gpu_points)}"
     return line
 
 
@@ -178,17 +180,20 @@ def _partial(cards):
 
 def _no_answers(cards):
     """A table of what kept code from giving any answer, with the names and modules; nothing where there is nothing."""
-    found = {cause: [name for card in cards if (name := _with_modules(card, cause))] for cause in CAUSES}
+    found = {cause: [name for card in cards if (name := _with_places(card, cause))] for cause in CAUSES}
     return _named("no answer from the code", {_WORDS[cause]: names for cause, names in found.items()})
 
 
-def _with_modules(card, cause):
-    """The student, and the modules that this cause concerns where it is not all of them; "" if there is none."""
-    modules = list(dict.fromkeys(row.module for row in card.outcomes if row.cause == cause))
-    if not modules:
+def _with_places(card, cause):
+    """The student, and in which modules this was where it was not all, or which packages are missing; "" if it was not."""
+    rows = [row for row in card.outcomes if row.cause == cause]
+    modules = dict.fromkeys(row.module for row in rows)
+    everywhere = len(modules) == len({row.module for row in card.outcomes})
+    packages = dict.fromkeys(name for row in rows for name in _PACKAGE.findall(row.message))
+    places = list(packages) if cause == "import" and packages else [] if everywhere else list(modules)
+    if not rows:
         return ""
-    whole = len(modules) == len({row.module for row in card.outcomes})
-    return card.student if whole else f"{card.student} ({', '.join(modules)})"
+    return f"{card.student} ({', '.join(places)})" if places else card.student
 
 
 def _forbidden(cards):

@@ -37,7 +37,7 @@ LAYERS = [
     "box.post box.landlock box.seccomp box.processes box.libraries box.pages box.tripwires box.uncompiled box.scan box.group",
     "box.wire box.collectives",
     "box.codec box.clock box.cpu",
-    "files points intake.reader box.caps",
+    "files points progress intake.reader box.caps",
     "errors",
 ]
 LESSONS = load_all(ROOT)

@@ -231,6 +231,8 @@ def test_a_module_graded_again_joins_the_card_and_replays_with_its_own_inputs(ro
         ),
         (["grade", "ada", "--lesson", "99-tou", "--out", "out"], "did you mean '99-toy'?"),
         (["grade", "ada", "--lesson", "99", "--out", "out", "--module", "tyo"], "did you mean 'toy'?"),
+        (["mutants", "99", "--module", "tyo"], "did you mean 'toy'?"),
+        (["replay", "out/ada/scorecard.json", "--test", "test_the_m"], "did you mean 'test_the_mask_has_rows'?"),
         (["export", "out", "--format", "gradscope"], "did you mean 'gradescope'?"),
         (["grade", "ada", "--lesson", "99", "--out", "out", "--prerequisites", "onw"], "did you mean 'own'?"),
     ],

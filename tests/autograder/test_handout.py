@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -12,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import autograder
-from autograder import handout, lesson, stub
+from autograder import handout, lesson, progress, stub
 from autograder.errors import LessonError
 
 PACKAGE = Path(autograder.__file__).parent
@@ -126,7 +127,8 @@ def names_in(archive):
 def test_a_handout_holds_exactly_this(course, tmp_path):
     archive = handout.build_handout(lesson.load("98-masks", course), tmp_path / "dist")
 
-    files = [*GRADING, "README.md", "conftest.py", "grading/inside.py", "masks.py", "tests/test_masks_public.py"]
+    files = [*GRADING, "README.md", "conftest.py", "grading/inside.py", "masks.py", "pytest.ini"]
+    files += ["tests/test_masks_public.py"]
     assert archive == tmp_path / "dist" / "98-masks-handout.zip"
     assert names_in(archive) == sorted(f"98-masks/{name}" for name in files)
 
@@ -134,7 +136,8 @@ def test_a_handout_holds_exactly_this(course, tmp_path):
 def test_inside_is_handed_out_only_if_a_public_test_uses_it(course):
     files = handout.handout_files(lesson.load("99-model", course))
 
-    assert sorted(files) == sorted([*GRADING, "README.md", "conftest.py", "model.py", "tests/test_model_public.py"])
+    others = ["README.md", "conftest.py", "model.py", "pytest.ini", "tests/test_model_public.py"]
+    assert sorted(files) == sorted([*GRADING, *others])
 
 
 def test_the_first_lesson_holds_exactly_this(tmp_path):
@@ -142,7 +145,7 @@ def test_the_first_lesson_holds_exactly_this(tmp_path):
 
     archive = handout.build_handout(lesson.load("01-attention", PACKAGE.parent), tmp_path)
 
-    files = ["README.md", "conftest.py", *GRADING]
+    files = ["README.md", "conftest.py", "pytest.ini", *GRADING]
     files += [f"{module}.py" for module in modules] + [f"tests/test_{module}_public.py" for module in modules]
     assert names_in(archive) == sorted(f"01-attention/{name}" for name in files)
 
@@ -462,6 +465,176 @@ def test_a_used_lesson_that_is_missing_is_asked_for(libraries, unpacked):
 
     assert code == pytest.ExitCode.USAGE_ERROR
     assert f"99-model uses your modules of 98-masks: unpack that handout to {unpacked / '98-masks'}" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("args", [[], ["-q"], ["-q", "--no-header", "-p", "no:warnings"]])
+def test_pytest_works_from_the_folder_of_the_tests_and_ends_with_a_line_a_module(libraries, unpacked, args):
+    _, said = pytest_says(libraries, unpacked / "98-masks" / "tests", *args)
+
+    assert "causal_mask is not implemented yet" in said
+    assert "masks: 0 of 4 public tests pass (1 skipped); next: causal_mask, line 6" in said
+
+
+@pytest.mark.slow
+def test_the_last_lines_are_right_once_all_is_done(libraries, unpacked):
+    (unpacked / "98-masks" / "masks.py").write_text(MASKS)
+
+    _, said = pytest_says(libraries, unpacked)
+
+    assert "masks: 3 of 4 public tests pass (1 skipped); no TODO is left" in said
+    assert "model: 0 of 1 public tests passes; next: visible, line 6" in said
+
+
+@pytest.mark.slow
+def test_two_handouts_named_side_by_side_are_refused(libraries, unpacked):
+    code, said = pytest_says(libraries, unpacked, "98-masks", "99-model")
+
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "98-masks and 99-model: run pytest on one handout at a time" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["-k", "three"], "1 of 1 public tests that ran passes"),
+        (["tests/test_masks_public.py::test_three_positions"], "1 of 1 public tests that ran passes"),
+        (
+            ["--deselect", "tests/test_masks_public.py::test_three_positions"],
+            "2 of 3 public tests that ran pass (1 skipped)",
+        ),
+        (["-x", "-k", "refused or three"], "2 of 2 public tests that ran pass"),
+    ],
+)
+def test_a_run_of_some_tests_claims_nothing_of_the_others(libraries, unpacked, args, words):
+    (unpacked / "98-masks" / "masks.py").write_text(MASKS)
+
+    _, said = pytest_says(libraries, unpacked / "98-masks", *args)
+
+    assert f"masks: {words}; no TODO is left" in said
+
+
+@pytest.mark.slow
+def test_a_module_that_is_gone_or_is_no_python_is_said(libraries, unpacked):
+    (unpacked / "98-masks" / "masks.py").write_text("x = 1\ndef f(:\n")
+    _, broken = pytest_says(libraries, unpacked / "98-masks")
+    (unpacked / "98-masks" / "masks.py").unlink()
+    _, gone = pytest_says(libraries, unpacked / "98-masks")
+
+    assert "masks.py has a syntax error in line 2" in broken
+    assert "masks.py is missing" in gone
+
+
+@pytest.mark.slow
+def test_a_traceback_names_the_fixtures_in_a_word(libraries, unpacked):
+    (unpacked / "98-masks" / "masks.py").write_text(MASKS.replace("tril", "triu"))
+
+    _, said = pytest_says(libraries, unpacked / "98-masks")
+
+    assert "student = <student>" in said
+    assert "check = <check>" in said
+
+
+# ---------------------------------------------------------------------------------------------- what comes next
+
+
+@pytest.mark.parametrize(
+    ("source", "todo"),
+    [
+        (b"def f():\n    raise NotImplementedError\n", "f, line 1"),
+        (b"def f():\n    return 1\n\n\ndef g():\n    raise NotImplementedError('g')\n", "g, line 5"),
+        (b'class C:\n    def m(self):\n        """Doc."""\n        raise NotImplementedError()\n', "C.m, line 2"),
+        (b"def f(x):\n    if x:\n        raise NotImplementedError\n    return x\n", ""),
+        (b"def f(x):\n    raise ValueError('NotImplementedError')\n", ""),
+        ("\ufeff# é\ndef f():\n    raise NotImplementedError\n".encode(), "f, line 2"),
+        (b"", ""),
+    ],
+)
+def test_the_next_todo_is_the_first_function_that_still_raises(source, todo):
+    assert progress.next_todo(source) == todo
+
+
+@pytest.mark.parametrize("name", [known.name for known in REPOSITORY])
+def test_the_next_todo_of_a_stub_is_there_and_that_of_a_solution_is_not(name):
+    known = lesson.load(name, PACKAGE.parent)
+
+    assert all(map(progress.next_todo, handout.starter_files(known).values()))
+    assert not any(map(progress.next_todo, known.solution_files().values()))
+
+
+# ---------------------------------------------------------------------------------------------- figures
+
+POINTED = """import pytest
+
+LONG = pytest.mark.question("Long")
+
+
+@LONG
+@pytest.mark.points(2.5)
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_long(length):
+    pass
+
+
+@pytest.mark.points(1)
+def test_short():
+    pass
+
+
+@pytest.mark.gpu
+@pytest.mark.points(2)
+def test_on_a_gpu():
+    pass
+"""
+
+
+def test_the_points_of_a_handout_are_counted_when_it_is_built(course):
+    page = course / "assignments" / "98-masks" / "handout.md"
+    page.write_text("# Masks\n\n<!-- points -->\n\nThat is all.\n")
+    (course / "tests" / "lessons" / "98-masks" / "test_masks.py").write_text(POINTED)
+
+    text = handout.handout_files(lesson.load("98-masks", course))["README.md"].decode()
+
+    assert text.splitlines()[2:8] == [
+        "| `masks.py` | points |",
+        "|---|---:|",
+        "| Long | 2.5 |",
+        "| masks | 3 |",
+        "| **together** | **5.5** |",
+        "| 3 tests, 1 for a GPU |  |",
+    ]
+    assert "<!--" not in text
+
+
+def test_a_suite_that_cannot_be_loaded_has_no_points(course):
+    (course / "assignments" / "98-masks" / "handout.md").write_text("<!-- points -->\n")
+    (course / "tests" / "lessons" / "98-masks" / "test_masks.py").write_text("import no_such_package\n")
+
+    with pytest.raises(LessonError, match="cannot be loaded"):
+        handout.handout_files(lesson.load("98-masks", course))
+
+
+def test_the_points_are_those_of_a_grading():
+    attention = lesson.load("01-attention", PACKAGE.parent)
+    table = handout.points_table(attention)
+
+    totals = [float(points) for points in re.findall(r"\*\*([\d.]+)\*\*", table)]
+    marks = [
+        float(points)
+        for module in attention.modules
+        for path in attention.hidden_tests(module)
+        for points in re.findall(r"^@pytest\.mark\.points\(([\d.]+)\)", path.read_text(), re.MULTILINE)
+    ]
+    assert sum(totals) == sum(marks)
+
+
+@pytest.mark.parametrize("name", [known.name for known in REPOSITORY])
+def test_no_figure_of_the_suites_is_typed(name):
+    text = lesson.load(name, PACKAGE.parent).handout.read_text("utf-8")
+
+    typed = re.findall(r"\b\d+(?:\.\d+)? (?:hidden |public )?(?:points|tests)\b|\|[^|\n]*\bpoints\b[^|\n]*\|.*", text)
+    assert typed == [], "write <!-- points -->: `make handouts` fills it in"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import write_lesson
 
 from autograder import cli, kept
 from autograder.scorecard import FAILED, PASSED, Outcome, Scorecard
@@ -166,3 +167,29 @@ def test_a_terminal_without_utf_8_gets_no_traceback(results, tmp_path, environme
     assert run.returncode == 0, run.stderr.decode(errors="replace")
     assert b"Traceback" not in run.stdout + run.stderr
     assert "José 李".encode() in run.stdout[run.stdout.index(b"\xef\xbb\xbf") :], "the export is UTF-8 all the same"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}],
+)
+def test_a_class_is_graded_where_nothing_knows_utf_8(tmp_path, environment):
+    write_lesson(tmp_path)
+    for name, text in (("José", "def causal_mask(length):\n    raise ValueError('größe 数')\n"), ("李", "")):
+        (tmp_path / "class" / name).mkdir(parents=True)
+        (tmp_path / "class" / name / "toy.py").write_text(text, "utf-8")
+    command = "from autograder.cli import main; main()"
+    arguments = ["grade", "class", "--each", "--lesson", "99", "--out", "out", "--processes", "1"]
+
+    run = subprocess.run(
+        [sys.executable, "-c", command, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "AUTOGRADER_ROOT": str(tmp_path), **environment},
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
+
+    assert run.returncode == 0, (run.stdout + run.stderr).decode(errors="replace")
+    assert b"Traceback" not in run.stdout + run.stderr
+    assert len(kept.below([tmp_path / "out"])) == 2

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -235,6 +236,20 @@ def test_otter_run_and_its_api_give_the_same_rows(on_gradescope, tmp_path, name,
     in_a_fork(way, attention_zip(), submission, tmp_path, log=tmp_path / "log")
 
     assert read(tmp_path, (tmp_path / "log").read_text()).rows() == on_gradescope(name).rows()
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_instructors_guide_work_as_they_stand_there(tmp_path):
+    guide = (ROOT / "docs" / "instructor.md").read_text("utf-8")
+    (block,) = re.findall(r"(?:^ {4}.*\n)*^ {4}otter run .*\n(?:^ {4}.*\n)*", guide, re.MULTILINE)
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / attention_zip().name).symlink_to(attention_zip())
+    zipped(wrong(), tmp_path).rename(tmp_path / "work.zip")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    log = run(["env", f"PATH={path}", "bash", "-e", "-c", block], tmp_path)
+
+    assert read(tmp_path / "results", log).results["score"] > 0
 
 
 # ---------------------------------------------------------------------------------------------- shadowing

@@ -68,7 +68,7 @@ def test_what_kept_code_from_answering_has_a_line_with_the_students_names():
     cards = [
         unanswered("ada", "syntax"),
         unanswered("bob", "syntax", ("toy",), ("toy", "other")),
-        unanswered("eve", "import"),
+        unanswered("eve", "import", message="toy.py cannot be imported: No module named 'einops.layers' (toy.py:1)"),
         unanswered("gil", "missing"),
         unanswered("hal", "timeout"),
         unanswered("ian", "unreadable"),
@@ -79,7 +79,7 @@ def test_what_kept_code_from_answering_has_a_line_with_the_students_names():
 
     assert "2 syntax error: ada, bob (toy)" in said
     for words, name in [
-        ("a package is missing", "eve"),
+        ("a package is missing", "eve (einops.layers)"),
         ("a file is missing", "gil"),
         ("took too long", "hal"),
         ("could not be read", "ian"),
