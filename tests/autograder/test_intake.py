@@ -62,9 +62,9 @@ def test_an_accident_of_naming_is_accepted_with_a_note(submitted, name):
     assert submission.notes == (f"found {name.split('/')[-1]}, which counts as attention.py: rename it",)
 
 
-def test_spaces_and_hyphens_stand_for_underscores(submitted):
-    assert set(submitted({"flash attention.py": CODE}).files) == {"flash_attention.py"}
-    assert set(submitted({"Flash-Attention.py": CODE}).files) == {"flash_attention.py"}
+@pytest.mark.parametrize("name", ["flash attention.py", "Flash-Attention.py"])
+def test_spaces_and_hyphens_stand_for_underscores(submitted, name):
+    assert set(submitted({name: CODE}).files) == {"flash_attention.py"}
 
 
 def test_accidents_are_not_chosen_among(submitted):
