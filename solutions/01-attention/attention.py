@@ -51,7 +51,7 @@ class ScaledDotProductAttention(nn.Module):
     """softmax(q kᵀ / temperature) v (Vaswani et al. 2017, section 3.2.1), with dropout on the weights.
 
     temperature: what the scores are divided by, √d_k in the paper. ValueError if it is not more than 0.
-    attn_dropout: the probability with which a weight is dropped in train mode.
+    attn_dropout: the probability with which a weight is dropped in train mode; 0 drops nothing.
     """
 
     def __init__(self, temperature, attn_dropout=0.1):  # student: refuse a temperature <= 0, keep it, make the dropout
@@ -108,7 +108,7 @@ class MultiHeadAttention(nn.Module):
         MultiHead(Q, K, V) = Concat(head_0, …, head_(H-1)) W_O,   head_h = Attention(Q W_Q_h, K W_K_h, V W_V_h)
 
     n_head: H. d_model: D. d_k: the width of each head's queries and keys. d_v: that of its values.
-    dropout: the probability with which an attention weight is dropped in train mode.
+    dropout: the probability with which an attention weight is dropped in train mode; 0 drops nothing.
 
     Weights, all without bias: w_q, w_k: Linear(D, H·d_k), w_v: Linear(D, H·d_v), w_o: Linear(H·d_v, D).
     Head h owns the h-th block of d_k (or d_v) rows.
@@ -144,7 +144,7 @@ class CausalAttention(nn.Module):
     """Self-attention of a decoder: a position attends to itself and to the past (GPT; Radford et al. 2018).
 
     d_model: D. num_heads: H. ValueError if D is not divisible by H.
-    dropout: the probability with which an attention weight is dropped in train mode.
+    dropout: the probability with which an attention weight is dropped in train mode; 0 drops nothing.
 
     Weights: qkv: Linear(D, 3·D), its rows q, then k, then v, and head h owns the h-th block of Dh rows in each;
     proj: Linear(D, D).
@@ -173,7 +173,7 @@ class CrossAttention(nn.Module):
     """One sequence asks another: queries from x, keys and values from a context (Vaswani et al. 2017, section 3.2.3).
 
     d_model: D. num_heads: H. ValueError if D is not divisible by H.
-    dropout: the probability with which an attention weight is dropped in train mode.
+    dropout: the probability with which an attention weight is dropped in train mode; 0 drops nothing.
 
     Weights: q: Linear(D, D); kv: Linear(D, 2·D), its rows k, then v; proj: Linear(D, D).
     Head h owns the h-th block of Dh rows in each of q, k and v.
@@ -211,7 +211,7 @@ class GroupedQueryAttention(nn.Module):
     the memory. KV = H is multi-head attention, KV = 1 is multi-query attention (Shazeer 2019).
 
     d_model: D. num_heads: H. num_kv_heads: KV. ValueError if D is not divisible by H, or H not by KV.
-    dropout: the probability with which an attention weight is dropped in train mode.
+    dropout: the probability with which an attention weight is dropped in train mode; 0 drops nothing.
 
     Weights, all without bias: q: Linear(D, H·Dh); k, v: Linear(D, KV·Dh); proj: Linear(D, D).
     """

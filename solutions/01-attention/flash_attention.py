@@ -151,7 +151,8 @@ class FlashAttention(nn.Module):
     Args:
         d_model: D, divisible by num_heads.
         num_heads: H; head h owns the h-th block of Dh rows within q, within k and within v.
-        dropout: acts on the output, in train mode only: the weights, on which it acts elsewhere, are never held here.
+        dropout: acts on the output, in train mode only: the weights, on which it acts elsewhere, are never held
+            here. 0 drops nothing.
         block_size: as that of `flash_attention`.
 
     Weights:

@@ -416,13 +416,16 @@ class CreativeTextGenerator:
     def generate_with_style_transfer(
         self, prompt, style, max_length
     ):  # student: the model continues style and prompt; the text is prompt and continuation, cut until it fits
-        """Continues the prompt after the style: the model sees it as context, the text does not hold it.
+        """Continues the prompt after the style, which the text does not hold.
+
+        The model sees the style as context before each token: where the context is longer than the model's max_len, what
+        lies behind the style is cut, and never the style.
 
         prompt, style: any strings. max_length: tokens of the text; the style does not count. -> str
         Raises ValueError if the prompt has max_length tokens or more, or max_length is more than the model's max_len.
         """
         room = self._room(prompt, max_length)
-        return self._fitted(prompt, [self._continued(style + " " + prompt, room)], [], "", max_length)
+        return self._fitted(prompt, [self._continued(style + " " + prompt, room, style)], [], "", max_length)
 
     def generate_with_constraints(
         self, prompt, constraints, max_length
@@ -456,12 +459,15 @@ class CreativeTextGenerator:
         return max_length - prompt_length
 
     @torch.no_grad()
-    def _continued(self, context, count):  # solution only
-        """count ids that the model says after the context; of a long one it sees the end."""
+    def _continued(self, context, count, beginning=""):  # solution only
+        """count ids that the model says after the context; of a long one it sees this beginning and the end."""
         ids = torch.tensor([self._encode(context or " ")], device=self._device())  # (1, T)
         start, window = ids.shape[1], getattr(self.model, "max_len", ids.shape[1] + count)
+        kept = min(len(self._encode(beginning)), window - 1)
         for _ in range(count):
-            logits = self.model(ids[:, -window:])[:, -1]  # (1, V)
+            cut = max(0, ids.shape[1] - window)
+            seen = torch.cat([ids[:, :kept], ids[:, kept + cut :]], dim=1)
+            logits = self.model(seen)[:, -1]  # (1, V)
             if self.tokenizer is None:
                 logits = logits[:, :256]
             ids = torch.cat([ids, sample_next_token(logits, top_p=0.9)[:, None]], dim=1)

@@ -27,7 +27,7 @@ class PositionalEncoding(nn.Module):
     Args:
         d_model: D, the width of the embeddings. It may be odd: the last column is then a sine.
         max_len: the number of positions that the table holds.
-        dropout: the probability that an element of the sum is zeroed in train mode.
+        dropout: the probability that an element of the sum is zeroed in train mode; 0 drops nothing.
 
     Buffer:
         pe: (1, max_len, D) float32, right to 1e-5 at every position. It is saved with the state and is no parameter.

@@ -30,7 +30,7 @@ class PositionwiseFeedForward(nn.Module):
     """FFN(x) = max(0, x W_1 + b_1) W_2 + b_2 at each position alone (Vaswani et al. 2017, section 3.3, equation 2).
 
     d_model: D. d_ff: the width inside, 4·D in the paper.
-    dropout: the probability with which a number is dropped after the ReLU, in train mode.
+    dropout: the probability with which a number is dropped after the ReLU, in train mode; 0 drops nothing.
 
     Weights: w_1: Linear(D, d_ff), w_2: Linear(d_ff, D).
     """
@@ -49,7 +49,7 @@ class EncoderLayer(nn.Module):
     """Self-attention, then feed-forward, each in x ← LayerNorm(x + Dropout(f(x))) (Vaswani et al. 2017, section 3.1).
 
     d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: the width inside the feed-forward.
-    dropout: the probability of every dropout in the layer.
+    dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
     """
 
     def __init__(self, d_model, num_heads, d_ff, dropout=0.1):
@@ -68,7 +68,7 @@ class DecoderLayer(nn.Module):
     The layer does what its masks say: without a tgt_mask every position sees all others.
 
     d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: the width inside the feed-forward.
-    dropout: the probability of every dropout in the layer.
+    dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
     """
 
     def __init__(self, d_model, num_heads, d_ff, dropout=0.1):

@@ -29,7 +29,7 @@ class TransformerClassifier(nn.Module):
         num_heads: heads of each layer's attention.
         num_classes: C.
         max_len: the longest text.
-        dropout: the probability of every dropout.
+        dropout: the probability of every dropout, in train mode; 0 drops nothing.
     """
 
     def __init__(

@@ -446,12 +446,14 @@ STYLED, PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz"
 @CREATIVE
 @pytest.mark.points(4)
 @pytest.mark.parametrize(
-    "style", ["%49%", "48 7 " * 20, "93 é–ü", "40\n 50"], ids=["short", "longer than the text", "not ASCII", "blanks"]
+    ("style", "max_len"),
+    [("%49%", None), ("48 7 " * 20, None), ("93 é–ü", None), ("40\n 50", None), ("%49%", 30)],
+    ids=["short", "longer than the text", "not ASCII", "blanks", "a model with max_len"],
 )
-def test_the_model_sees_the_style_and_the_text_does_not_hold_it(student, check, style):
-    """The model goes on from style and prompt; the text is the prompt and what the model said."""
+def test_the_model_sees_the_style_and_the_text_does_not_hold_it(student, check, style, max_len):
+    """The model goes on from style and prompt, the style before each token; the text is the prompt and what it said."""
 
-    def probe(prompt, style, max_length, styled, plain):
+    def probe(prompt, style, max_length, styled, plain, max_len):
         from text_generation import CreativeTextGenerator
 
         def say(context):
@@ -459,11 +461,13 @@ def test_the_model_sees_the_style_and_the_text_does_not_hold_it(student, check, 
             return ord(letters[len(context) % 26])
 
         model = inside.Speaker(say)
+        if max_len is not None:
+            model.max_len = max_len  # no window drops the style
         text = CreativeTextGenerator(model).generate_with_style_transfer(prompt, style, max_length)
         prompted = any(prompt.encode() in bytes(row) for row in model.contexts)
         return text, prompted, any(style.encode() in bytes(row) for row in model.contexts)
 
-    text, prompted, styled = student.run(probe, "12 – 3", style, 30, STYLED, PLAIN)
+    text, prompted, styled = student.run(probe, "12 – 3", style, 30, STYLED, PLAIN, max_len)
 
     judge(check, style not in text, "the text holds the style")
     check_text(check, text, "12 – 3", len(text.encode()), 30)

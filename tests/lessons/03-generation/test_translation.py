@@ -108,8 +108,8 @@ def anything(tokens):
 def search(logp, length, eos, beams, *, late=False, stop="hopeless", slots=False, score=mean_score, among=anything):
     """Beam search as `generate(…, early_stopping=False)` has it, and as others may.
 
-    late: an eos counts also where num_beams better candidates go on. stop: "hopeless" as transformers; "full" when
-    num_beams are finished; "never". slots: what is finished takes a beam for good. among: what may win, if there is any.
+    late: an eos counts also where num_beams better candidates go on. stop: "hopeless" as transformers 5, "candidates"
+    as version 4, which hopes for those that end too; "full" when num_beams are finished; "never". slots: what is finished takes a beam for good. among: what may win, if there is any.
     """
     live, done = [((), 0.0)], []
     for n in range(1, length):
@@ -119,15 +119,15 @@ def search(logp, length, eos, beams, *, late=False, stop="hopeless", slots=False
         done += [pair for pair in over if among(pair[0])]
         done = sorted(done, key=lambda pair: -score(*pair))[:beams]
         live = [pair for pair in candidates if pair[0][-1] != eos][:beams]
-        full = len(done) == beams
-        if not live or (full and (stop == "full" or (stop == "hopeless" and live[0][1] / n <= score(*done[-1])))):
+        full, hopes = len(done) == beams, {"hopeless": live, "candidates": candidates}.get(stop)
+        if not live or (full and (stop == "full" or (hopes and hopes[0][1] / n <= score(*done[-1])))):
             break
     return list((done or live)[0][0])
 
 
 VARIANTS = [
     {}, {"late": True}, {"stop": "never"}, {"stop": "full"}, {"late": True, "stop": "never"}, {"late": True, "stop": "full"},
-    {"slots": True, "stop": "never"},
+    {"slots": True, "stop": "never"}, {"stop": "candidates"},
 ]  # fmt: skip
 
 

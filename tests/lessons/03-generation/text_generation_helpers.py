@@ -174,7 +174,7 @@ def beams(log_probs, prompt, num_beams, max_length, eos, penalty, *,
           first=True, own=False, last=True, prompt_ends=False, choose="normalized", revived=False):  # fmt: skip
     """(sequence, score, margin) of one row; the keywords are what one can get wrong.
 
-    margin: the least difference of two scores whose order mattered.
+    margin: the least difference of two scores whose order mattered. stop: "version 4" stops as transformers 4 does.
     """
     start, margin = len(prompt), math.inf
     running = [(0.0, list(prompt))] * (1 if first else num_beams)
@@ -214,7 +214,9 @@ def beams(log_probs, prompt, num_beams, max_length, eos, penalty, *,
         if length == max_length or not running:
             break
         if len(done) >= num_beams or (stop == "first" and done):
-            hope = scored(running[0][0], max_length if stop == "never" and penalty > 0 else length)
+            # Version 4 of transformers hopes for the best of all candidates, version 5 for the best that goes on.
+            hope = grown[0][0] if stop == "version 4" else running[0][0]
+            hope = scored(hope, max_length if stop == "never" and penalty > 0 else length)
             margin = min(margin, abs(hope - done[-1][0]), gap([score for score, _ in done]))
             if stop in ("full", "first") or hope <= done[-1][0]:
                 break
