@@ -104,7 +104,7 @@ class BPETokenizer:
         """The ids of a text.
 
         Special tokens are split off first: from left to right the leftmost one wins, and of several that start at one
-        place the longest. What lies between them is cut into pre-tokens; in each pre-token the merges are carried out in
+        place the longest. What is between them is cut into pre-tokens; in each pre-token the merges are carried out in
         the order in which they were learned, and within a merge from left to right.
         """
         ids = []
@@ -255,7 +255,7 @@ class _Candidate:  # solution only
 class _PairCounts:  # solution only
     """How often each pair occurs, kept up to date while pairs are merged.
 
-    Counting anew for each merge costs O(merges · text). A merge changes only the words that hold the pair, so those are
+    Counting again for each merge costs O(merges · text). A merge changes only the words that hold the pair, so those are
     remembered for each pair, and the best pair comes off a heap. The heap is lazy: an entry whose count is out of date
     is thrown away when it surfaces, since an entry with the right count was pushed when the count changed.
     """

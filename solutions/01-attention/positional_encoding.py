@@ -30,7 +30,7 @@ class PositionalEncoding(nn.Module):
         dropout: the probability that an element of the sum is zeroed in train mode; 0 drops nothing.
 
     Buffer:
-        pe: (1, max_len, D) float32, right to 1e-5 at every position. It is saved with the state and is no parameter.
+        pe: (1, max_len, D) float32, right to 1e-5 at every position. It is saved with the state and is not a parameter.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ def _alibi_slopes(num_heads: int) -> list[float]:  # solution only
 def _sinusoidal_code(length: int, d_model: int) -> torch.Tensor:  # solution only
     """The codes of positions 0..length-1: (length, D) float64.
 
-    In float32 the angle of position 5000 would be wrong by some 1e-4: a float32 near 5000 has 3 to 4 decimals.
+    In float32 the angle of position 5000 would be wrong by up to 2e-4: a float32 near 5000 has 3 to 4 decimals.
     """
     position = torch.arange(length, dtype=torch.float64)[:, None]  # (L, 1)
     two_i = torch.arange(0, d_model, 2, dtype=torch.float64)  # (ceil(D / 2),)

@@ -78,7 +78,7 @@ class BPETokenizer:
         """The ids of a text.
 
         Special tokens are split off first: from left to right the leftmost one wins, and of several that start at one
-        place the longest. What lies between them is cut into pre-tokens; in each pre-token the merges are carried out in
+        place the longest. What is between them is cut into pre-tokens; in each pre-token the merges are carried out in
         the order in which they were learned, and within a merge from left to right.
         """
         # TODO(student): split, then merge each pre-token in the order of the merges

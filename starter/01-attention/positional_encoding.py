@@ -30,7 +30,7 @@ class PositionalEncoding(nn.Module):
         dropout: the probability that an element of the sum is zeroed in train mode; 0 drops nothing.
 
     Buffer:
-        pe: (1, max_len, D) float32, right to 1e-5 at every position. It is saved with the state and is no parameter.
+        pe: (1, max_len, D) float32, right to 1e-5 at every position. It is saved with the state and is not a parameter.
     """
 
     def __init__(self, d_model: int, max_len: int = 5000, dropout: float = 0.0):
