@@ -23,10 +23,12 @@ class AdamW(torch.optim.Optimizer):
         θ <- θ - lr · λ · θ                         λ = weight_decay: decay first, and not through the moments
         m <- β1 · m + (1 - β1) · g                  mean of the gradients
         v <- β2 · v + (1 - β2) · g²                 mean of their squares
-        m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)    both began at zero: without this the first steps are too small
+        m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)    both began at zero; without this the first steps are too large
         θ <- θ - lr · m̂ / (√v̂ + ε)
 
-    In plain Adam λθ is added to g; then weights with large gradients decay less than others, which nobody wants.
+    Without the two corrections the first step is (1 - β1) / √(1 - β2) = 3.2 times lr. The decay is lr · λ as in
+    torch.optim.AdamW; the paper multiplies λ by the schedule's factor only. In plain Adam λθ is added to g, so that
+    weights with large gradients decay less than others.
 
     Args:
         params: parameters, or dicts {"params": …, and settings of their own}, as every torch.optim.Optimizer takes.
@@ -257,7 +259,7 @@ class TransformerTrainer:
             src: (B, Ts) ids. tgt: (B, Tt) ids, with the start token in front.
 
         Returns:
-            The mean cross-entropy over the target tokens that are no padding, before the update.
+            The mean cross-entropy over the target tokens that are not padding, before the update.
         """
         self.model.train()
         self.optimizer.zero_grad()

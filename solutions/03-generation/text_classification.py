@@ -113,10 +113,11 @@ class TokenClassifier(nn.Module):
 def decode_bio(
     tags: list[int], labels: list[str]
 ) -> list[tuple[str, int, int]]:  # student: walk through the tags and remember which entity is open
-    """The entities that a sequence of tags marks, in their order (Ramshaw & Marcus 1995, "Text Chunking", IOB2 form).
+    """The entities that a sequence of tags marks, in their order (IOB2 tags: Tjong Kim Sang & Veenstra 1999, "Representing
+    Text Chunks").
 
-    B-X begins an entity of type X, I-X continues it, O is outside of all. A model may also say what is no proper
-    sequence: an I-X that continues no X, after an O or inside another type, starts an entity.
+    B-X begins an entity of type X, I-X continues it, O is outside of all. A model may also produce sequences that no
+    one would write: an I-X that continues no X, after an O or inside another type, starts an entity.
 
     Args:
         tags: the ids of T tags.

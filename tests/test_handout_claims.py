@@ -1,0 +1,269 @@
+"""What the handouts of lessons 02 and 03 state: each of their blocks runs alone, prints what the text says about it, and
+the numbers in their sentences are the ones that the solutions give."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+from conftest import ROOT
+
+from autograder.lesson import load
+
+pytestmark = pytest.mark.slow
+
+_RUNNER = """
+import contextlib, io, json, sys, traceback
+import torch
+
+torch.set_num_threads(1)
+said = []
+for code in json.load(sys.stdin):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        try:
+            exec(compile(code, "block", "exec"), {"__name__": "__main__"})
+        except Exception:
+            print("FAILED", traceback.format_exc())
+    said.append(output.getvalue())
+print(json.dumps(said))
+"""
+
+
+def outputs(name: str, snippets: list[str], folder) -> list[str]:
+    """What each snippet prints, run without what the others have defined."""
+    lesson = load(name, ROOT)
+    folders = [lesson.solution, *(used.solution for used in lesson.prerequisites())]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, folders)),
+        "MPLBACKEND": "Agg",
+        "HF_HUB_OFFLINE": "1",
+    }
+    environment["MPLCONFIGDIR"] = str(folder / "matplotlib")
+    run = subprocess.run(
+        [sys.executable, "-c", _RUNNER],
+        input=json.dumps(snippets),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout)
+
+
+@cache
+def handout(name: str) -> str:
+    return load(name, ROOT).handout.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """said(lesson, heading) -> what the blocks below that heading print. The blocks of a lesson run once."""
+
+    @cache
+    def by_heading(name):
+        pieces = re.split(r"^### +(.+)$", handout(name), flags=re.MULTILINE)
+        blocks = [
+            (heading, block)
+            for heading, text in zip(pieces[1::2], pieces[2::2], strict=True)
+            for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        ]
+        printed = outputs(name, [block for _, block in blocks], tmp_path_factory.mktemp(name))
+        found = {}
+        for (heading, _), text in zip(blocks, printed, strict=True):
+            found[re.sub(r"^\d+\. ", "", heading)] = found.get(re.sub(r"^\d+\. ", "", heading), "") + text
+        return found
+
+    return lambda name, heading=None: by_heading(name) if heading is None else by_heading(name)[heading]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found.replace(",", "")) for found in re.findall(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?", text)]
+
+
+def line(text: str, start: str) -> str:
+    """The rest of the one line that starts so."""
+    (found,) = [each for each in text.splitlines() if each.strip().startswith(start)]
+    return found.strip()[len(start) :]
+
+
+@pytest.mark.parametrize("name", ["02-transformer", "03-generation"])
+def test_every_block_runs_alone(name, said):
+    failed = {heading: text[-800:] for heading, text in said(name).items() if "FAILED" in text}
+
+    assert not failed
+
+
+# ---------------------------------------------------------------------------------------------- sentences with numbers
+
+# Lesson, a sentence of its handout with § for the number, and code that prints the number.
+SENTENCES = [
+    (
+        "02-transformer",
+        "It is off by up to §.",
+        """
+import torch, torch.nn.functional as F
+x = torch.linspace(-8, 8, 100_001, dtype=torch.float64)
+print(f"{(F.gelu(x) - F.gelu(x, approximate='tanh')).abs().max():.4f}", end="")
+""",
+    ),
+    (
+        "02-transformer",
+        "= §$ times η, because",
+        """
+m, v = 0.1 * 5.0, 0.001 * 5.0**2  # after one gradient of 5
+print(f"{m / v**0.5:.1f}", end="")
+""",
+    ),
+    (
+        "02-transformer",
+        "weights, § % of the size of GPT-2 small",
+        """
+import torch
+from transformer import GPTModel
+with torch.device("meta"):
+    model = GPTModel(50_257, num_heads=12)
+print(f"{50_257 * 768 / sum(weight.numel() for weight in model.parameters()):.0%}".rstrip("%"), end="")
+""",
+    ),
+    ("02-transformer", "$\\ln V$: § for 50,257 tokens", "import math; print(f'{math.log(50_257):.1f}', end='')"),
+    ("02-transformer", "131,072 = § · L", "print(131_072 // 8_192, end='')"),
+    (
+        "02-transformer",
+        "ends at $§ \\cdot 10^{-8}$",
+        """
+import torch
+smallest = torch.tensor(1, dtype=torch.int16).view(torch.float16).item()  # the first number above 0
+print(f"{smallest * 1e8:.0f}", end="")
+""",
+    ),
+    (
+        "02-transformer",
+        "there it is § half",
+        """
+import torch
+from transformer import DecoderLayer, EncoderLayer
+matrices = lambda part: sum(weight.numel() for weight in part.parameters() if weight.dim() > 1)
+shares = []
+for layer in (EncoderLayer(64, 4, 256), DecoderLayer(64, 4, 256)):
+    shares.append(matrices(layer.feed_forward) / matrices(layer))
+print("one" if shares == [2 / 3, 1 / 2] else shares, end="")
+""",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "sentence", "code"), SENTENCES, ids=[sentence for _, sentence, _ in SENTENCES])
+def test_a_number_in_a_sentence_is_the_one_that_code_gives(name, sentence, code, tmp_path):
+    (number,) = outputs(name, [code], tmp_path)
+    words = " ".join(handout(name).split())
+
+    assert sentence.replace("§", number) in words
+
+
+# ---------------------------------------------------------------------------------------------- 02: what the blocks show
+
+
+def test_gradients_at_the_output_shrink_with_the_depth_in_pre_norm_only(said):
+    text = said("02-transformer", "Pre-norm and post-norm")
+    last = {
+        (style, depth): numbers(line(text, f"{style}, {depth:2d} sub-layers:"))[1]
+        for style in ("post-norm", "pre-norm")
+        for depth in (6, 48)
+    }
+
+    assert last["pre-norm", 48] < 0.7 * last["pre-norm", 6]
+    assert last["post-norm", 48] >= last["post-norm", 6] > last["pre-norm", 6]
+
+
+def test_the_parameters_are_those_that_were_published(said):
+    text = said("02-transformer", "Count the parameters")
+
+    assert round(numbers(line(text, "GPT-2 small:"))[0]) == 124
+    assert round(numbers(line(text, "GPT-2 XL:"))[0]) == 1558
+    pooler = (768 * 768 + 768) / 1e6
+    assert round(numbers(line(text, "BERT base:"))[0] + pooler, -1) == 110
+    assert numbers(line(text, "Transformer base:"))[0] > 65
+
+
+def test_the_first_loss_of_a_start_that_is_small_enough_is_ln_v(said):
+    text = said("02-transformer", "The first loss")
+
+    assert abs(numbers(line(text, "start  1 times as large: loss"))[0] - numbers(line(text, "ln V is"))[0]) < 0.1
+    assert numbers(line(text, "start 20 times as large: loss"))[0] > 40
+
+
+def test_bert_sees_both_sides_of_a_hole_and_gpt_one(said):
+    text = said("02-transformer", "Fill in the blank: BERT")
+    rows = [numbers(line(text, f"place {place}:")) for place in range(1, 6)]  # BERT, GPT in percent
+
+    assert all(bert > 70 for bert, _ in rows)
+    assert all(gpt < 20 for _, gpt in rows[:2])
+    assert all(gpt > 90 for _, gpt in rows[2:])
+
+
+def test_the_encoder_alone_cannot_choose_between_two_answers(said):
+    text = said("02-transformer", "One task, three models")
+    right = {
+        (task, model): numbers(line(text, f"{task}: {model} "))[0]
+        for task in ("reverse", "one of the ends")
+        for model in ("encoder only", "decoder only", "encoder-decoder")
+    }
+
+    assert all(share > 85 for (task, _), share in right.items() if task == "reverse")
+    assert right["one of the ends", "encoder only"] < 40
+    assert right["one of the ends", "decoder only"] > 80
+    assert right["one of the ends", "encoder-decoder"] > 80
+
+
+def test_thirty_pairs_are_learnt_by_heart_and_a_thousand_are_not(said):
+    text = said("02-transformer", "Validation curves")
+    few, many = [
+        [
+            tuple(map(float, pair.split("/")))
+            for pair in line(text, f"{pairs} pairs, training and validation loss:").split()
+        ]
+        for pairs in (30, 1000)
+    ]
+
+    assert few[-1][0] < 0.1
+    assert few[-1][1] > few[0][1] > 1
+    assert many[-1][0] < 0.5
+    assert many[-1][1] < 0.5
+
+
+def test_a_larger_model_has_a_smaller_validation_loss(said):
+    losses = [numbers(row)[-1] for row in said("02-transformer", "Model size").splitlines()]
+
+    assert len(losses) == 3
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_accumulation_has_the_gradient_of_the_whole_batch(said):
+    text = said("02-transformer", "The mean of means")
+
+    assert numbers(line(text, "mean of the two means: relative error"))[0] > 0.1
+    assert numbers(line(text, "OptimizedTransformerTrainer: relative error"))[0] < 1e-5
+
+
+def test_autocast_chooses_a_type_for_each_operation(said):
+    text = said("02-transformer", "Which type does autocast choose?")
+    wide = ("embedding:", "linear + float32:", "cross-entropy:", "the weights:")
+
+    assert [line(text, name).strip() for name in wide] == ["torch.float32"] * 4
+    assert [line(text, name).strip() for name in ("linear:", "relu:")] == ["torch.bfloat16"] * 2
+
+
+def test_the_bugs_of_lesson_2_show(said):
+    text = said("02-transformer", "Find the bug")
+
+    assert json.loads(line(text, "A "))[0] == [1, 1, 1, 0], "the first position sees the future"
+    assert abs(numbers(line(text, "B "))[0] / -0.1) > 2, "the first step is larger than lr"
+    wrong, right = numbers(line(text, "C "))
+    assert wrong > 1.5 * right
