@@ -24,7 +24,7 @@ def rope_frequencies(
 
         theta_i = base^(-2i / dim)   for i = 0..dim/2 - 1
 
-    The first pair turns by one radian per position; the last has not come round once at the end of a long text. A model
+    The first pair turns by one radian per position; even in a long text the last does not come round once. A model
     that was trained on L positions has never seen the angles beyond, so to read longer texts the slow pairs are slowed
     down further. With f = factor:
 
@@ -116,7 +116,7 @@ class RoPEEncoding(nn.Module):
                 text of 100 is at position 100, though it comes alone.
 
         Raises:
-            ValueError: T is greater than max_len, or a position lies outside 0..max_len - 1.
+            ValueError: T is greater than max_len, or a position is outside 0..max_len - 1.
         """
         T = x.shape[-2]
         if self.max_len < T:

@@ -263,8 +263,9 @@ class GPTModel(nn.Module):
     """GPT-2 (Radford et al. 2019): a pre-norm decoder that predicts the next token.
 
     Learned positions, GELU in its tanh form, a norm after the last block; the output Linear has no bias and its weight
-    is the token embedding's. The start has a standard deviation of 0.02 and zero biases, and as in GPT-2 the 2·num_layers matrices that
-    write into the residual stream are divided by √(2·num_layers), so that its variance does not grow with the depth.
+    is the token embedding's. The start has a standard deviation of 0.02 and zero biases, and as in GPT-2 the
+    2·num_layers matrices that write into the residual stream are divided by √(2·num_layers), so that its variance does
+    not grow with the depth.
 
     vocab_size: V. d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: 4·D if None.
     max_len: the longest sequence, kept as attribute. dropout: of embeddings, attention weights and sub-layers.

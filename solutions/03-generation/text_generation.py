@@ -70,9 +70,9 @@ def filter_min_p(logits, p):  # student: the threshold is p times the greatest p
 def apply_repetition_penalty(logits, ids, penalty):  # student: divide positive logits, multiply negative ones
     """Makes the tokens that were there before less likely (after Keskar et al. 2019, "CTRL", section 4.1).
 
-    CTRL divides every logit by the penalty, which makes a token with a negative one likelier. The rule here is that of
-    `transformers`: a positive logit is divided and a negative one multiplied, so that both go down. A token counts
-    once, however often it occurs.
+    CTRL divides the logits of these tokens by the penalty, which makes one with a negative logit likelier. The rule
+    here is that of `transformers`: a positive logit is divided and a negative one multiplied, so that both go down. A
+    token counts once, however often it occurs.
 
     logits (B, V), ids (B, T) -> (B, V). penalty: more than 0, else ValueError; 1 changes nothing.
     """
@@ -308,7 +308,7 @@ def _go_on(ids, tokens, counts, p, q, generator):  # solution only
 
     The batch stays rectangular by going at the pace of the row that accepted the fewest. The one token more is new in
     the rows that stopped there; the others have accepted the draft's. What they accepted beyond it is forgotten. That
-    is no bias: the pace comes from the other rows, and what is drawn anew has the target's distribution again.
+    does not bias the result: the pace comes from the other rows, and what is drawn anew has the target's distribution.
     """
     pace = int(counts.min())
     surplus = (p - q).clamp(min=0)[:, pace]  # (B, V)
@@ -408,7 +408,7 @@ class CreativeTextGenerator:
     tokenizer: has encode(str) -> list[int] and decode(ids) -> str. None means that the UTF-8 bytes of a text are ids.
 
     The texts start with the prompt and have len(encode(text)) <= max_length. What a model says need not be text: bytes
-    may be no UTF-8, and a text may be encoded in other tokens, and more, than those it was decoded from.
+    may not be UTF-8, and a text may be encoded in other tokens, and more, than those it was decoded from.
     """
 
     def __init__(self, model, tokenizer=None):  # student: keep both
@@ -488,7 +488,7 @@ class CreativeTextGenerator:
         return list(text.encode()) if self.tokenizer is None else list(self.tokenizer.encode(text))
 
     def _decode(self, ids):  # solution only
-        """Bytes that are no UTF-8 are left out: the sign that usually replaces one is three bytes long."""
+        """Bytes that are not UTF-8 are left out: the sign that usually replaces one is three bytes long."""
         return bytes(ids).decode(errors="ignore") if self.tokenizer is None else self.tokenizer.decode(ids)
 
     def _device(self):  # solution only

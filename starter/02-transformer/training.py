@@ -32,7 +32,7 @@ class AdamW(torch.optim.Optimizer):
 
     Args:
         params: parameters, or dicts {"params": …, and settings of their own}, as every torch.optim.Optimizer takes.
-        lr, betas, eps, weight_decay: the settings of groups that have no others.
+        lr, betas, eps, weight_decay: the settings of groups that bring none of their own.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ def clip_grad_norm(parameters: torch.Tensor | Iterable[torch.Tensor], max_norm: 
         max_norm: the greatest length allowed.
 
     Returns:
-        total, as it was before clipping: a tensor of no dimensions. 0 if there is no gradient.
+        total, as it was before clipping: a tensor without dimensions. 0 if there are no gradients.
     """
     # TODO(student): one norm over all gradients, then one factor for all of them
     raise NotImplementedError("clip_grad_norm is not implemented yet")
@@ -205,7 +205,7 @@ class OptimizedTransformerTrainer(TransformerTrainer):
     which is not the mean of the N mean gradients, unless all have equally many tokens.
 
     Mixed precision (Micikevicius et al. 2018): matrix products in 16 bits, weights, gradients and loss in 32. bfloat16
-    has the range of float32; fp16 (on a GPU) has not, so small gradients are scaled up in the backward pass and down
+    has the range of float32; fp16 (on a GPU) does not, so small gradients are scaled up in the backward pass and down
     again before the update.
 
     Args:

@@ -60,9 +60,9 @@ def filter_min_p(logits, p):
 def apply_repetition_penalty(logits, ids, penalty):
     """Makes the tokens that were there before less likely (after Keskar et al. 2019, "CTRL", section 4.1).
 
-    CTRL divides every logit by the penalty, which makes a token with a negative one likelier. The rule here is that of
-    `transformers`: a positive logit is divided and a negative one multiplied, so that both go down. A token counts
-    once, however often it occurs.
+    CTRL divides the logits of these tokens by the penalty, which makes one with a negative logit likelier. The rule
+    here is that of `transformers`: a positive logit is divided and a negative one multiplied, so that both go down. A
+    token counts once, however often it occurs.
 
     logits (B, V), ids (B, T) -> (B, V). penalty: more than 0, else ValueError; 1 changes nothing.
     """
@@ -215,7 +215,7 @@ class CreativeTextGenerator:
     tokenizer: has encode(str) -> list[int] and decode(ids) -> str. None means that the UTF-8 bytes of a text are ids.
 
     The texts start with the prompt and have len(encode(text)) <= max_length. What a model says need not be text: bytes
-    may be no UTF-8, and a text may be encoded in other tokens, and more, than those it was decoded from.
+    may not be UTF-8, and a text may be encoded in other tokens, and more, than those it was decoded from.
     """
 
     def __init__(self, model, tokenizer=None):
