@@ -23,14 +23,16 @@ class AdamW(torch.optim.Optimizer):
         θ <- θ - lr · λ · θ                         λ = weight_decay: decay first, and not through the moments
         m <- β1 · m + (1 - β1) · g                  mean of the gradients
         v <- β2 · v + (1 - β2) · g²                 mean of their squares
-        m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)    both began at zero: without this the first steps are too small
+        m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)    both began at zero; without this the first steps are too large
         θ <- θ - lr · m̂ / (√v̂ + ε)
 
-    In plain Adam λθ is added to g; then weights with large gradients decay less than others, which nobody wants.
+    Without the two corrections the first step is (1 - β1) / √(1 - β2) = 3.2 times lr. The decay is lr · λ as in
+    torch.optim.AdamW; the paper multiplies λ by the schedule's factor only. In plain Adam λθ is added to g, so that
+    weights with large gradients decay less than others.
 
     Args:
         params: parameters, or dicts {"params": …, and settings of their own}, as every torch.optim.Optimizer takes.
-        lr, betas, eps, weight_decay: the settings of groups that have no others.
+        lr, betas, eps, weight_decay: the settings of groups that bring none of their own.
     """
 
     def __init__(
@@ -160,7 +162,7 @@ def clip_grad_norm(
         max_norm: the greatest length allowed.
 
     Returns:
-        total, as it was before clipping: a tensor of no dimensions. 0 if there is no gradient.
+        total, as it was before clipping: a tensor without dimensions. 0 if there are no gradients.
     """
     if isinstance(parameters, torch.Tensor):
         parameters = [parameters]
@@ -257,7 +259,7 @@ class TransformerTrainer:
             src: (B, Ts) ids. tgt: (B, Tt) ids, with the start token in front.
 
         Returns:
-            The mean cross-entropy over the target tokens that are no padding, before the update.
+            The mean cross-entropy over the target tokens that are not padding, before the update.
         """
         self.model.train()
         self.optimizer.zero_grad()
@@ -285,7 +287,7 @@ class OptimizedTransformerTrainer(TransformerTrainer):
     which is not the mean of the N mean gradients, unless all have equally many tokens.
 
     Mixed precision (Micikevicius et al. 2018): matrix products in 16 bits, weights, gradients and loss in 32. bfloat16
-    has the range of float32; fp16 (on a GPU) has not, so small gradients are scaled up in the backward pass and down
+    has the range of float32; fp16 (on a GPU) does not, so small gradients are scaled up in the backward pass and down
     again before the update.
 
     Args:

@@ -9,8 +9,8 @@ Four models are built here from lesson 1's parts:
 
 Every layer is a residual connection around a sub-layer f, and they differ in where the norm stands:
 
-    post-norm   x ← LayerNorm(x + f(x))        the original; needs a warm-up of the learning rate
-    pre-norm    x ← x + f(LayerNorm(x))        a clear path from the output to the input; one more norm at the very end
+    post-norm   x ← LayerNorm(x + f(x))        the original; needs a warmup of the learning rate
+    pre-norm    x ← x + f(LayerNorm(x))        a direct path from the output to the input; one more norm at the very end
 
 Letters in the shapes: B batch, T length (Ts of the source, Tt of the target), H heads, D = d_model, V vocabulary.
 A mask is boolean or holds 0 and 1, and broadcasts to the scores (B, H, Tq, Tk); true (1) means "may attend".
@@ -263,8 +263,9 @@ class GPTModel(nn.Module):
     """GPT-2 (Radford et al. 2019): a pre-norm decoder that predicts the next token.
 
     Learned positions, GELU in its tanh form, a norm after the last block; the output Linear has no bias and its weight
-    is the token embedding's. The start is N(0, 0.02) with zero biases, and as in GPT-2 the 2·num_layers matrices that
-    write into the residual stream are divided by √(2·num_layers), so that its variance does not grow with the depth.
+    is the token embedding's. The start has a standard deviation of 0.02 and zero biases, and as in GPT-2 the
+    2·num_layers matrices that write into the residual stream are divided by √(2·num_layers), so that its variance does
+    not grow with the depth.
 
     vocab_size: V. d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: 4·D if None.
     max_len: the longest sequence, kept as attribute. dropout: of embeddings, attention weights and sub-layers.

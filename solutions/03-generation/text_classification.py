@@ -7,7 +7,7 @@ All of them are an encoder and one linear layer (Devlin et al. 2018, "BERT", sec
                                                   └ Linear(D, 2) → start and end logits (T,) → best_answer_span
 
 Sentences of a batch differ in length, so the short ones are filled up on the right. What stands there must change nothing.
-Two places let it in: the attention, where real tokens would look at it, and the mean, where it would be counted.
+It can get in at two places: the attention, where real tokens would look at it, and the mean, where it would be counted.
 
 Letters in the shapes: B batch, T length, D = d_model, C = num_classes.
 """
@@ -113,10 +113,11 @@ class TokenClassifier(nn.Module):
 def decode_bio(
     tags: list[int], labels: list[str]
 ) -> list[tuple[str, int, int]]:  # student: walk through the tags and remember which entity is open
-    """The entities that a sequence of tags marks, in their order (Ramshaw & Marcus 1995, "Text Chunking", IOB2 form).
+    """The entities that a sequence of tags marks, in their order (IOB2; Tjong Kim Sang & Veenstra 1999, "Representing Text
+    Chunks").
 
-    B-X begins an entity of type X, I-X continues it, O is outside of all. A model may also say what is no proper
-    sequence: an I-X that continues no X, after an O or inside another type, starts an entity.
+    B-X begins an entity of type X, I-X continues it, O is outside of all. A model may also produce sequences that no
+    one would write: an I-X that continues no X, after an O or inside another type, starts an entity.
 
     Args:
         tags: the ids of T tags.
@@ -144,7 +145,7 @@ def best_answer_span(
 ) -> tuple[int, int]:  # student: the best start + end among the pairs that are spans
     """The span with the greatest start_logits[start] + end_logits[end] (Devlin et al. 2018, section 4.2).
 
-    The best start and the best end, each on its own, are often no span: the end may lie before the start.
+    The best start and the best end, each on its own, often do not form a span: the end may be before the start.
 
     Args:
         start_logits, end_logits: (T,); -inf where an answer may not start or end.

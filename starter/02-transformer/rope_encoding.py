@@ -1,14 +1,14 @@
 """Rotary position embeddings (RoPE). Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding".
 
 RoPE adds nothing to the embeddings. It turns each query and key, in every attention layer, by angles that grow with
-the position: the vector is cut into pairs of numbers, and pair i at position m is rotated by m · theta_i. A score
-depends on the angle between query and key only, so it depends on how far apart they are, not on where they stand:
+the position: the vector is cut into pairs of numbers, and pair i at position m is rotated by m · theta_i. Turning
+both by the same angle changes no score, so a score depends on how far apart they are, not on where they stand:
 
     <R(m) q, R(n) k> = <R(m - n) q, k>
 
 The values are not turned: they are what is read, not what is compared.
 
-Sizes: B batch, H heads, T length, D = dim, the size of what is turned (a head, not the whole model).
+Sizes: B batch, H heads, T length, D = dim, the size of what is turned (one head's, not the whole model's).
 """
 
 import math
@@ -22,7 +22,7 @@ def rope_frequencies(dim: int, base: float = 10000.0, scaling: dict | None = Non
 
         theta_i = base^(-2i / dim)   for i = 0..dim/2 - 1
 
-    The first pair turns by one radian a position, the last has not come round once at the end of a long text. A model
+    The first pair turns by one radian per position; even in a long text the last does not come round once. A model
     that was trained on L positions has never seen the angles beyond, so to read longer texts the slow pairs are slowed
     down further. With f = factor:
 
@@ -33,14 +33,14 @@ def rope_frequencies(dim: int, base: float = 10000.0, scaling: dict | None = Non
     - {"type": "yarn", "factor", "original_max_position_embeddings"}, and optionally "beta_fast" (32), "beta_slow" (1),
       "truncate" (True): pairs that turn more than beta_fast times within L stay, those below beta_slow turns become
       theta / f, and a ramp over the pairs lies in between. Peng et al. 2023, "YaRN". The attention factor of YaRN is
-      no part of the frequencies.
+      not part of the frequencies.
     - {"type": "llama3", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}: the same
       idea with a ramp over the number of turns. Llama 3.1, as in `transformers`.
 
     Args:
         dim: the size of the vectors that are turned, even.
         base: the greater, the slower the last pairs turn.
-        scaling: None, or a dict as above. Keys that are of no use to its type are ignored.
+        scaling: None, or a dict as above. Keys that its type does not use are ignored.
 
     Returns:
         (dim / 2,) float32, on the CPU.
@@ -103,7 +103,7 @@ class RoPEEncoding(nn.Module):
                 text of 100 is at position 100, though it comes alone.
 
         Raises:
-            ValueError: T is greater than max_len, or a position lies outside 0..max_len - 1.
+            ValueError: T is greater than max_len, or a position is outside 0..max_len - 1.
         """
         # TODO(student): look the rows of the positions up and turn x
         raise NotImplementedError("RoPEEncoding.forward is not implemented yet")

@@ -2,7 +2,7 @@
 
 A model is any callable that maps ids (B, T) to logits (B, T, V); the last logits say what comes next. From there:
 
-    filters        take unlikely tokens out               filter_top_k, filter_top_p, filter_min_p
+    filters        remove unlikely tokens                 filter_top_k, filter_top_p, filter_min_p
     penalty        makes what was said less likely        apply_repetition_penalty
     sampling       draws from what is left                sample_next_token
     search         looks for one likely sequence          greedy_search, beam_search
@@ -58,10 +58,11 @@ def filter_min_p(logits, p):
 
 
 def apply_repetition_penalty(logits, ids, penalty):
-    """Makes the tokens that were there before less likely (Keskar et al. 2019, "CTRL", section 4.1).
+    """Makes the tokens that were there before less likely (after Keskar et al. 2019, "CTRL", section 4.1).
 
-    A positive logit is divided by the penalty and a negative one multiplied, so that both go down. A token counts once,
-    however often it occurs.
+    CTRL divides the logits of these tokens by the penalty, which makes one with a negative logit likelier. The rule
+    here is that of `transformers`: a positive logit is divided and a negative one multiplied, so that both go down. A
+    token counts once, however often it occurs.
 
     logits (B, V), ids (B, T) -> (B, V). penalty: more than 0, else ValueError; 1 changes nothing.
     """
@@ -102,7 +103,8 @@ def greedy_search(model, ids, max_length, eos_id=None):
 @torch.no_grad()
 def beam_search(model, ids, num_beams, max_length, eos_id=None, length_penalty=1.0):
     """Keeps the num_beams likeliest beginnings of each row, one token longer at each step (Graves 2012, "Sequence
-    Transduction with Recurrent Neural Networks"; the division by the length as in Wu et al. 2016, "GNMT").
+    Transduction with Recurrent Neural Networks"). Dividing by a power of the length is one of the ways that Wu et al.
+    2016, "GNMT", section 7, compare; the one that they choose in the end is another.
 
     A step, as in `transformers`' generate(num_beams=…, early_stopping=False):
 
@@ -213,7 +215,7 @@ class CreativeTextGenerator:
     tokenizer: has encode(str) -> list[int] and decode(ids) -> str. None means that the UTF-8 bytes of a text are ids.
 
     The texts start with the prompt and have len(encode(text)) <= max_length. What a model says need not be text: bytes
-    may be no UTF-8, and a text may be encoded in other tokens, and more, than those it was decoded from.
+    may not be UTF-8, and a text may be encoded in other tokens, and more, than those it was decoded from.
     """
 
     def __init__(self, model, tokenizer=None):

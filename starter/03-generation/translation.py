@@ -5,9 +5,9 @@ The model gives P(token | source, target so far). A translation is found by aski
     greedy       take the most probable token each time: a good first token may lead nowhere
     beam search  keep the num_beams best beginnings; at the end the best finished sentence wins
 
-A sentence's log-likelihood is a sum of negative numbers, one a token: short sentences have the better ones. So
+A sentence's log-likelihood is a sum of negative numbers, one per token: short sentences have the better ones. So
 finished sentences are compared by log-likelihood / number of tokens (length normalization; Wu et al. 2016, "Google's
-Neural Machine Translation System", section 7, weigh this and other formulas).
+Neural Machine Translation System", section 7, compare this and other formulas).
 
 Letters in the shapes: B batch, Ts length of the source, T of the target, D = d_model, V target vocabulary, K beams.
 """
