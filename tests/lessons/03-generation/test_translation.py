@@ -76,8 +76,8 @@ def telling(student, rng, options, rows, depth, spread, calls, judge, hidden=())
         if all(differs(*pair) for pair in combinations(shown, 2)):
             break
     may_hide = {text: wrong() for text, wrong in mistakes.items() if text.startswith(tuple(hidden))}
-    for text, value in may_hide.items():
-        if not all(differs(value, other) for other in [*shown, *may_hide.values()] if other is not value):
+    for text, wrong in may_hide.items():
+        if not all(differs(wrong, other) for other in [*shown, *may_hide.values()] if other is not wrong):
             del mistakes[text]
     return value, right, mistakes
 
