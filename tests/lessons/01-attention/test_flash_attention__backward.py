@@ -147,12 +147,14 @@ def test_float64_gradients_are_exact(student, check, rng):
 
     truth = [attend(q, k, v, True)[0], *plain_gradients(q, k, v, g, True)]
     names = [getattr(x, "dtype", None) for x in results]
+    single = all(x.float().allclose(y.float(), rtol=1e-4, atol=1e-4) for x, y in zip(results, truth, strict=True))
     check(
         names,
         [torch.float64] * 4,
         mistakes={"gradients of float64 inputs are float32": [torch.float64] + [torch.float32] * 3},
     )
-    check(results, truth)
+    rounded = "float64 is rounded to float32 on the way; it should stay float64"
+    check(results, truth, mistakes={rounded: results} if single else {})
 
 
 @BACKWARD
@@ -178,7 +180,7 @@ def test_the_backward_with_large_scores(student, check, rng):
     # Most weights are 0 or 1, so gradients of q and k cancel: errors are those of terms as large as k, q and g.
     overflow = "the gradients overflow: the weights are exp(score - logsumexp)"
     for value, truth in zip(results[1:], plain_gradients(q, k, v, g, False), strict=True):
-        mistakes = {} if value.isfinite().all() else {overflow: value}
+        mistakes = {overflow: value} if results[0].isfinite().all() and not value.isfinite().all() else {}
         check(value, truth, dtype=torch.float32, terms=1024, scale=20.0, mistakes=mistakes)
 
 
@@ -426,8 +428,12 @@ def test_the_layer_never_holds_the_matrix_of_scores(student, check, rng, B, T, b
 
     use = student.run(probe, torch.randn(B, T, 6, generator=rng), causal, {"block_size": block} if block else {})
 
-    whole = "the layer makes the matrix of scores: call flash_attention with block_size"
-    check(max(use["forward"], use["backward"]) < B * 2 * T * T / 2, True, mistakes={whole: False})
+    whole, backward = (
+        "the layer makes the matrix of scores: call flash_attention with block_size",
+        "the backward of the layer makes the matrix of scores; it should make one tile at a time",
+    )
+    small = [use[name] < B * 2 * T * T / 2 for name in ("forward", "backward")]
+    check(small, [True, True], mistakes={whole: [False, small[1]], backward: [True, False]})
 
 
 @LAYER
@@ -453,7 +459,7 @@ def test_the_layer_drops_out_in_train_mode_only(student, check, rng, options):
     truth, with_causal = (attention_layer(x, *weights.values(), 3, causal) for causal in (False, True))
     check(quiet, truth, dtype=torch.float32)
     check(causal, with_causal, dtype=torch.float32, mistakes={
-        "the rate of the dropout is ignored: 0 should drop nothing": lambda: torch.where(causal == 0, 0, causal),
+        "the rate of the dropout is ignored: 0 should drop nothing": causal if (causal == 0).any() else None,
     })  # fmt: skip
     check(undropped, truth, dtype=torch.float32, mistakes={"the layer stays causal after a causal call": with_causal})
 
