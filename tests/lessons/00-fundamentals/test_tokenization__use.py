@@ -1,6 +1,7 @@
 """Hidden tests of tokenization: encode, decode, files and counts."""
 
 import os
+import unicodedata
 from itertools import pairwise
 
 import pytest
@@ -128,13 +129,19 @@ def test_ids_are_looked_up_in_vocab(student, check, rng):
     usual = encoded(text, vocab_of(merges), merges)
     by_id = sorted(merges, key=lambda pair: id_of[pair[0] + pair[1]])
     assert type(found) is list, "encode gives no list"
-    check(of_nothing, [])
+    check(of_nothing, [], mistakes={"a space is put before the text; it should stay as it is": [id_of[b" "]]})
     check(found, encoded(text, vocab, merges), mistakes={
         "ids are taken for granted (bytes from 0, merges from 256): vocab says which they are": usual,
         "a byte's value is taken for its id: vocab says which it is": [
             id if id < 256 else id_of[b"".join(merges[id - 256])] for id in usual
         ],
         "a U+FEFF at the start is lost: it is a character like any other": encoded(text[1:], vocab, merges),
+        **{
+            f"the text is brought into the form {form} of Unicode; it should stay as it is": encoded(
+                unicodedata.normalize(form, text), vocab, merges
+            )
+            for form in ("NFC", "NFKC", "NFD", "NFKD")
+        },
         "the ids decide which merge comes first: the order of merges does": lambda: encoded(
             text, vocab, by_id, merged=first_possible
         ),
@@ -160,8 +167,8 @@ def test_no_merge_crosses_the_border_of_a_pre_token(student, check, rng):
     vocab = vocab_of(merges)
     (found,) = ids_of(student, [text], vocab, merges)
 
-    def make(pattern):
-        return encoded(text, vocab, merges, pattern=pattern)
+    def make(pattern, find=regex.findall):
+        return encoded(text, vocab, merges, pattern=pattern, find=find)
 
     check(found, make(GPT2), mistakes=wrong_patterns(make))
 

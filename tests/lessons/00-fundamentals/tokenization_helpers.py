@@ -77,13 +77,18 @@ def cut(text, special, choose=lambda found: max(found, key=len)):
 
 
 def in_bytes(word):
-    return tuple(bytes([byte]) for byte in word.encode())
+    return tuple(bytes([byte]) for byte in (word.encode() if isinstance(word, str) else word))
 
 
-def pre_tokens(text, special=(), pattern=GPT2, cut=cut):
+def find_in_bytes(pattern, text):
+    """The pre-tokens, as bytes, of a pattern that is matched against bytes, each taken for a character."""
+    return [word.encode("latin-1") for word in regex.findall(pattern, text.encode().decode("latin-1"))]
+
+
+def pre_tokens(text, special=(), pattern=GPT2, cut=cut, find=regex.findall):
     """How often each pre-token occurs, as a tuple of its bytes."""
     pieces = [piece for piece, is_special in cut(text, special) if not is_special]
-    return Counter(in_bytes(word) for piece in pieces for word in regex.findall(pattern, piece))
+    return Counter(in_bytes(word) for piece in pieces for word in find(pattern, piece))
 
 
 def joined(word, pair, most=10_000):
@@ -139,11 +144,11 @@ def merged(word, merges, joined=joined):
     return word
 
 
-def encoded(text, vocab, merges, special=(), *, cut=cut, merged=merged, pattern=GPT2):
+def encoded(text, vocab, merges, special=(), *, cut=cut, merged=merged, pattern=GPT2, find=regex.findall):
     """The ids of a text, with every merge carried out in turn on every pre-token."""
     id_of, known, ids = {token: id for id, token in vocab.items()}, {}, []
     for piece, is_special in cut(text, special):
-        for word in [] if is_special else regex.findall(pattern, piece):
+        for word in [] if is_special else find(pattern, piece):
             if word not in known:
                 known[word] = [id_of[token] for token in merged(in_bytes(word), merges)]
             ids += known[word]
@@ -160,7 +165,7 @@ def joined_from_the_right(word, pair):
 
 
 def wrong_patterns(make):
-    """What students make of the pre-tokens: make(pattern) is the result of a pattern."""
+    """What students make of the pre-tokens: make(pattern), or make(pattern, find), is the result of a pattern."""
     patterns = {
         "contractions such as 'll are not pre-tokens of their own": GPT2.partition("|ll|ve|re)|")[2],
         "contractions in capitals are cut off too: the pattern knows small letters only": GPT2.replace(
@@ -177,7 +182,10 @@ def wrong_patterns(make):
         "text is cut at spaces only": r" ?[^ ]+| +",
         "text is cut at white space, which is lost": r"\S+",
     }
-    return {sentence: (lambda pattern=pattern: make(pattern)) for sentence, pattern in patterns.items()}
+    in_bytes = "the pattern is matched against bytes; it should be matched against characters"
+    return {in_bytes: lambda: make(GPT2, find_in_bytes)} | {
+        sentence: (lambda pattern=pattern: make(pattern)) for sentence, pattern in patterns.items()
+    }
 
 
 def wrong_cuts(make):

@@ -60,6 +60,14 @@ def join_by_column(x):
     return x.permute(0, 2, 3, 1).flatten(2)
 
 
+OF_NOTHING = "a query that may attend to nothing attends as if nothing were hidden; adding a number to all scores hides none of them"
+
+
+def shown_where_all_is_hidden(mask):
+    """What a number that is added to hidden scores leaves of a mask (..., Tk): where all are hidden, it cancels."""
+    return (mask != 0) | ~(mask != 0).any(dim=-1, keepdim=True)
+
+
 COMMON_MISTAKES = {  # of all layers with heads: sentence -> knobs
     "the scores are not divided by the square root of a head's width": dict(scale=lambda d, D: 1.0),
     "the scores are divided by the square root of d_model, not of a head's width": dict(scale=lambda d, D: D**0.5),
@@ -132,8 +140,23 @@ def check_layer(student, check, rng, layer, *inputs, mistakes=COMMON_MISTAKES):
     def formula(knobs):
         return lambda: layer.formula(w, *inputs, **knobs)
 
-    values = {sentence: formula(knobs) for sentence, knobs in mistakes.items()}
-    check(result, layer.formula(w, *inputs), dtype=torch.float32, mistakes=values)
+    truth, values = layer.formula(w, *inputs), {sentence: formula(knobs) for sentence, knobs in mistakes.items()}
+    check(result, truth, dtype=torch.float32, mistakes=values | of_nothing(formula, result, truth))
+
+
+def of_nothing(formula, result, truth):
+    """The mistake to add a number to hidden scores, which costs digits too: so it has to agree roughly."""
+
+    def wrong():
+        unhidden = listed(formula({"mask_to": shown_where_all_is_hidden})())
+        is_so = nearly(listed(result), unhidden, 0.02) and not nearly(listed(truth), unhidden, 0.02)
+        return only_if(is_so, result)
+
+    return {OF_NOTHING: wrong}
+
+
+def listed(result):
+    return [result] if isinstance(result, torch.Tensor) else list(result)
 
 
 def check_gradients(student, check, rng, layer, *inputs):
@@ -155,8 +178,7 @@ def check_gradients(student, check, rng, layer, *inputs):
         leaf.requires_grad_()
 
     def formula(**knobs):
-        result = layer.formula(w, *inputs, **knobs)
-        return [result] if isinstance(result, torch.Tensor) else list(result)
+        return listed(layer.formula(w, *inputs, **knobs))
 
     def gradients(**knobs):
         result = formula(**knobs)
@@ -170,7 +192,11 @@ def check_gradients(student, check, rng, layer, *inputs):
     mistakes = {
         "a query that may attend to nothing gets NaN": lambda: formula(empty=math.nan),
         "a query that may attend to nothing attends to every key alike": lambda: formula(empty=1 / inputs[1].shape[-2]),
+        **of_nothing(lambda knobs: lambda: formula(**knobs), outputs, expected),
         "a query that may attend to nothing loses the bias of proj": lambda: formula(finish=without_bias),
+        "float64 is rounded to float32 on the way; it should stay float64": lambda: only_if(
+            nearly(outputs, expected), outputs
+        ),
     }
     check(outputs, expected, mistakes=mistakes)
     mistakes = {
@@ -178,6 +204,9 @@ def check_gradients(student, check, rng, layer, *inputs):
         "no gradient flows through the attention weights": lambda: gradients(detach=True),
         "the gradients are NaN where a query may attend to nothing": lambda: only_if(has_nan(grads), grads),
         "an input or a weight gets no gradient: something detaches it": lambda: only_if(has_zeros(grads), grads),
+        "float64 is rounded to float32 on the way; it should stay float64": lambda: only_if(
+            nearly(grads, expected_grads), grads
+        ),
     }
     check(grads, expected_grads, mistakes=mistakes)
 
@@ -187,6 +216,14 @@ def only_if(it_is_so, value):
     if not it_is_so:
         raise ValueError("another mistake")
     return value
+
+
+def nearly(tensors, truth, within=1e-5):
+    """Whether they are right but for the rounding of float32, or whatever else is `within`."""
+    return all(
+        x.shape == y.shape and x.double().allclose(y.double(), rtol=within, atol=within)
+        for x, y in zip(tensors, truth, strict=True)
+    )
 
 
 def has_zeros(tensors):

@@ -7,7 +7,7 @@ import torch
 # (B, H, Tq, Tk, Dh, block_size): tiles that fit, that leave a rest, that are larger than the sequence, of one element
 SIZES = [
     (2, 3, 8, 8, 4, 4),
-    (1, 2, 7, 5, 6, 3),
+    (1, 2, 7, 8, 6, 3),
     (2, 1, 5, 9, 3, 4),
     (2, 2, 6, 11, 5, 1),
     (3, 2, 9, 4, 1, 64),

@@ -99,7 +99,9 @@ def qkv(rng, *leading, queries=4, keys=6):
 
 @scaled
 @pytest.mark.points(3)
-@pytest.mark.parametrize("leading", [(), (2,), (2, 3), (2, 1, 3), (1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "leading", [(), (2, 3), (2,), (2, 1, 3), (1, 1)], ids=str
+)  # with (2,) dimension 1 is the queries
 def test_scaled_dot_product_is_a_weighted_mean_of_the_values(student, check, rng, leading):
     """The output is softmax(q kᵀ / temperature) v, with any number of leading dimensions."""
     mistakes = {

@@ -113,7 +113,7 @@ def test_no_finite_number_is_below_all_scores(student, check, rng):
 
     hidden = "what hides the future is not low enough: real scores can be lower"
     mistakes = {
-        "the running maximum starts at a number that scores can be below: it starts at -inf": lambda: online(
+        "scores far below zero vanish; the running maximum should start at -inf and be subtracted": lambda: online(
             q, k, v, 3, "", causal=True, start=-1e4
         ),
         hidden: lambda: online(q, k, v, 3, "", causal=True, hidden_score=-1e4),

@@ -69,7 +69,7 @@ def adamw(task, *, root=0.5, eps="outside", decay="first", corrected=(True, True
             g = torch.zeros_like(p) if g is None else g.double()
             g = g + s["weight_decay"] * p if decay == "coupled" else g
             t[i] += 1
-            step = t[i] if clock == "own" else ticks
+            step = {"own": t[i], "late": max(t[i] - 1, 1)}.get(clock, ticks)
             m[i] = beta1 * m[i] + (1 - beta1 if fresh else 1) * g
             v[i] = beta2 * v[i] + (1 - beta2) * g**2
             m_hat = m[i] / (1 - beta1**step) if corrected[0] else m[i]
@@ -100,6 +100,10 @@ def adamw_mistakes(task):
         "the second moment is not corrected for its start at zero": made(corrected=(True, False)),
         "eps is added under the square root: it is added to the root": made(eps="inside"),
         "eps is added to the root before its correction: it is added to the corrected root": made(eps="before"),
+        "eps is added before the correction, and weight decay comes last; both should be as in the formula": made(
+            eps="before", decay="last"
+        ),
+        "the correction of the moments is a step behind: it should take t, counted from 1": made(clock="late"),
         "eps is not added": made(eps="none"),
         "the square root of the second moment is missing": made(root=1.0),
         "the two betas are swapped": made(swapped=True),
@@ -141,7 +145,7 @@ def check_adamw(check, task, history, truth):
 
 @ADAMW
 @pytest.mark.points(4)
-@pytest.mark.parametrize("settings", [{}, OWN], ids=["defaults", "own"])
+@pytest.mark.parametrize("settings", [OWN, {}], ids=["own", "defaults"])  # with small settings some mistakes look alike
 def test_updates_equal_those_of_torch(student, check, rng, settings):
     """Every update is that of torch.optim.AdamW, with the default settings and with others."""
     work = task(rng, settings)
@@ -260,10 +264,14 @@ def cosine_mistakes(made, warmup, total, high, low):
     """made(**wrong) -> what the tested thing gives with this mistake of `cosine`."""
     return {
         "the warmup begins at 1 / warmup_steps: it begins at 0": made(rise=lambda share: share + 1 / warmup),
+        "the warmup is (step + 1) / (warmup_steps + 1); it should be step / warmup_steps": made(
+            rise=lambda share: (share * warmup + 1) / (warmup + 1)
+        ),
         "there is no warmup": made(rise=lambda share: 1.0),
         "the warmup rises from min_lr: it rises from 0": made(rise=lambda share: low / high + (1 - low / high) * share),
         "the decay is counted from step 0: it begins after the warmup": made(start=0),
         "the decay takes total_steps: it takes total_steps - warmup_steps": made(top=total + warmup),
+        "the decay ends a step early: it should take total_steps - warmup_steps": made(top=total - 1),
         "the rate rises again after total_steps: p is at most 1": made(clamp=False),
         "min_lr is ignored": made(low=0.0),
         "min_lr is added to the whole cosine: its height is max_lr - min_lr": made(shape=lambda p: half_cosine(p) * high / (high - low)),
@@ -356,7 +364,7 @@ def test_noam_schedule_peaks_after_the_warmup(student, check, rng):
         return [noam_schedule(step, d_model, warmup) for step in steps]
 
     d_model, warmup = within(rng, 30, 600), within(rng, 10, 50)
-    steps = [1, 2, warmup - 1, warmup, warmup + 1, 4 * warmup, 1000]
+    steps = [1, 2, warmup - 1, warmup, warmup + 1, 4 * warmup, 1000, 2 * warmup**3]
     rates = student.run(probe, steps, d_model, warmup)
 
     def made(choose=min, width=d_model**-0.5, late=-0.5, early=-1.5, offset=0):
@@ -415,6 +423,7 @@ def clip_mistakes(gradients, max_norm):
         "each gradient is clipped by itself: one factor is for all of them": made(each=lambda g: g * min(1.0, max_norm / float(g.norm()))),
         "the norm is not the root of the sum of squares: the root is missing": made(total**2),
         "the norms of the gradients are added: their squares are": made(sum(norms)),
+        "the norm is the mean of the gradients' norms; it should be the root of the sum of squares": made(sum(norms) / len(norms)),
         "the norm is the sum of the absolute values: it is the root of the sum of squares": made(sum(float(g.abs().sum()) for g in given)),
         "the norm is the greatest absolute value: it is the root of the sum of squares": made(max(float(g.abs().max()) for g in given)),
         "the norm is that of the last gradient: it is that of all of them": made(norms[-1]),
@@ -562,26 +571,36 @@ def test_first_weights_follow_the_seed(student, check):
 # ---------------------------------------------------------------------------------------------- label smoothing
 
 
-def smoothed(logits, targets, smoothing=0.1, ignore=-100, *, others=False, everywhere=False, mean="real", over="mean"):
+def smoothed(logits, targets, smoothing=0.1, ignore=-100, *, others=0, everywhere=False, mean="real", over="mean"):
     """The loss by its formula; the keywords are what one can get wrong."""
     logits, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
     real, V = targets != ignore, logits.shape[-1]
     log_p = logits.log_softmax(-1)
     nll = -log_p.gather(-1, targets.where(real, torch.zeros_like(targets))[:, None])[:, 0]
     spread = -log_p.mean(-1) if over == "mean" else -log_p.sum(-1)
-    spread = (-log_p.sum(-1) - nll) / (V - 1) if others else spread
+    spread = (-log_p.sum(-1) - nll) / (V - others) if others else spread
     loss = (1 - smoothing) * nll * real + smoothing * spread * (1 if everywhere else real)
     return loss.sum() / {"real": real.sum(), "all": real.numel(), "sum": 1}[mean]
 
 
 def smoothing_mistakes(logits, targets, smoothing=0.1, ignore=-100):
+    def entropy():
+        V = logits.shape[-1]
+        shares = torch.full((V,), smoothing / V, dtype=torch.float64)
+        shares[0] += 1 - smoothing
+        return torch.special.entr(shares).sum()
+
     def made(smoothing=smoothing, ignore=ignore, change=lambda loss: loss, **wrong):
         return lambda: change(smoothed(logits.double(), targets, smoothing, ignore, **wrong))
 
     return {
         "there is no smoothing": made(0.0),
         "smoothing is always 0.1: that is only its default": made(0.1),
-        "the smoothing goes to the other tokens only: the right one has its share of it too": made(others=True),
+        "the smoothing goes to the other tokens only: the right one has its share of it too": made(others=1),
+        "the smoothing is divided among V - 2 tokens; it should be divided among all V": made(others=2),
+        "the entropy of the smoothed targets is subtracted, as KLDivLoss does; it should stay in the loss": made(
+            change=lambda loss: loss - entropy()
+        ),
         "the smoothing sums over the vocabulary: it is the mean": made(over="sum"),
         "smoothing and 1 - smoothing are swapped": made(1 - smoothing),
         "ignored places count in the mean": made(mean="all"),

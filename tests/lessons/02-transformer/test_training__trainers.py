@@ -37,7 +37,8 @@ def batch(rng, lengths, Ts=4, pad=0):
 def toy_step(w, batches, pad=0, *, smoothing=0.0, counts="real", predict=slice(1, None), longest=math.inf, factor=1.0, mixed=False):  # fmt: skip
     """The loss of inside.Toy over all batches together and its gradients: (float, {name: tensor}).
 
-    counts: "real" tokens, "all" places with the padding, "each" place but its loss is 0 at padding, "sum" without a mean,
+    counts: "real" tokens, "all" places with the padding, "each" place but its loss is 0 at padding, "sum" without a mean, or
+    divided by the number of "sentences",
     the mean of the means of "batches" or "rows", or of batches weighted by "sequences". Gradients are clipped to longest
     and multiplied by factor. mixed: the last layer computes in bfloat16.
     """
@@ -59,7 +60,10 @@ def toy_step(w, batches, pad=0, *, smoothing=0.0, counts="real", predict=slice(1
         elif counts == "rows":
             top, bottom = top + (loss.sum(1) / real).sum(), bottom + len(src)
         else:
-            top, bottom = top + loss.sum(), bottom + {"each": loss.numel(), "sum": 0}.get(counts, real.sum())
+            top, bottom = (
+                top + loss.sum(),
+                bottom + {"each": loss.numel(), "sum": 0, "sentences": len(src)}.get(counts, real.sum()),
+            )
     loss = top / (bottom or 1)
     gradients = torch.autograd.grad(loss, list(w.values()))
     factor *= min(1.0, longest / float(torch.cat([gradient.flatten() for gradient in gradients]).norm()))
@@ -101,6 +105,9 @@ def check_shape_of_step(check, row):
     judge(check, type(row["loss"]) is float, "the loss is no float: return loss.item()")
 
 
+PER_SENTENCE = (
+    "the sum of the losses is divided by the number of sequences; it should be divided by the number of tokens"
+)
 LATE = "the loss after the update is returned: it is the one before"
 
 
@@ -135,6 +142,7 @@ def test_a_step_learns_to_predict_the_next_token(student, check, rng, pad, lengt
         "pad_id is always 0: that is only its default": made(pad=0),
         "padding counts in the number of tokens": made(counts="each"),
         "the losses are added: it is their mean": made(counts="sum"),
+        PER_SENTENCE: made(counts="sentences"),
         "the mean is taken of each sequence first: all tokens have the same weight": made(counts="rows"),
         "labels are smoothed": made(smoothing=0.1),
         "gradients are clipped to 1": made(longest=1.0),
@@ -250,6 +258,7 @@ def test_n_micro_batches_make_one_update(student, check, rng, N, calls):
             "padding counts in the number of tokens": made(counts="each"),
             "the gradients are sums over the tokens: they are divided by the number of tokens": made(counts="sum"),
             "the sum is divided by N, not by the number of tokens": made(counts="sum", factor=1 / N),
+            PER_SENTENCE: made(counts="sentences"),
             "gradients from before the last update are still there: zero_grad comes after it": {
                 name: before[name] + truth[name] for name in truth
             },

@@ -74,6 +74,7 @@ EMPTY_MISTAKES = {
     "a query that may attend to nothing gets NaN": {"empty": math.nan},
     "a query that may attend to nothing attends to every key alike": {"empty": 0.25},
 }
+BY_OR = "the causal mask and the other one are joined by or, which shows what either of them shows; it should be and"
 EMBEDDING_MISTAKES = DEPTH_MISTAKES | {sentence: {"embedding": wrong} for sentence, wrong in {
     "the embedding is not multiplied by the square root of d_model": {"scale": 1.0},
     "the embedding is multiplied by d_model, not by its square root": {"scale": D},
@@ -330,6 +331,7 @@ def test_the_decoder_joins_its_mask_with_the_causal_one(compare, rng):
     compare("Decoder", made_with(2), calls, partial(decoder, rows=rows[0]), TWO_MASK_MISTAKES | {
         "the causal mask is dropped where a tgt_mask is given: both apply": {"joined": everything},
         "there is no causal mask": {"causal": everything},
+        BY_OR: {"join": torch.logical_or},
     }, rows)  # fmt: skip
 
 
@@ -358,6 +360,7 @@ def test_the_transformer_never_attends_to_padding(compare, rng, pad, where):
         "the decoder attends to the padding of the source": {"in_memory": never},
         "the padding of the source is attended to": {"in_encoder": never, "in_memory": never},
         "the padding of the target is attended to": {"in_target": never},
+        BY_OR: {"join": torch.logical_or},
         "pad_id is ignored: the token 0 is hidden": {"pad": 0},
         "no padding is hidden": {"in_encoder": never, "in_memory": never, "in_target": never},
     }, rows)  # fmt: skip

@@ -65,6 +65,7 @@ def test_gpt_is_a_causal_pre_norm_stack(compare, rng, B, T, layers, d_ff):
         "the norm after the last layer is missing": {"last": lambda x, *_: x},
         "the positions are missing": {"rows": [token, 0 * position]},
         "positions are counted from 1": {"rows": [token, position.roll(-1, 0)]},
+        "positions begin at 2, as behind a padding index; they should begin at 0": {"rows": [token, position.roll(-2, 0)]},
         "the positions are sinusoidal: here they are learned": {"rows": [token, waves(MAX_LEN)]},
     }, rows, within=5e-6)  # fmt: skip
 
@@ -122,6 +123,7 @@ def test_bert_is_three_embeddings_a_norm_and_a_post_norm_stack(compare, rng, B, 
         "there is no norm after the embeddings": {"first_norm": lambda x, *_: x},
         "the positions are missing": {"rows": [token, 0 * position, kinds]},
         "positions are counted from 1": {"rows": [token, position.roll(-1, 0), kinds]},
+        "positions begin at 2, as behind a padding index; they should begin at 0": {"rows": [token, position.roll(-2, 0), kinds]},
         "the types are not added": {"rows": [token, position, 0 * kinds]},
         "token_type_ids is ignored": lambda ids, types=None: (ids,),
         "the second argument is taken for the attention mask: it is token_type_ids": lambda ids, types: (ids, None, types),

@@ -1,6 +1,7 @@
 """What the hidden tests of transformer share: the layers as the papers write them, and how values are compared with them."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -114,7 +115,14 @@ STYLES = {
 }
 
 
-def layer(w, x, memory, mask, memory_mask, *, steps, style="post", act=torch.relu, eps=1e-5, source=None, **wrong):
+def own_norm(x, pair, eps, bottom=lambda x: x.std(-1, keepdim=True)):
+    """A layer norm as one may write it, which divides by the deviation of D - 1 numbers, or by something else."""
+    return pair[0].double() * (x - x.mean(-1, keepdim=True)) / (bottom(x) + eps) + pair[1].double()
+
+
+def layer(
+    w, x, memory, mask, memory_mask, *, steps, style="post", act=torch.relu, eps=1e-5, source=None, norm=norm, **wrong
+):  # fmt: skip
     """Sub-layers in `steps`, each joined to x in a style: one for all, or {step: style, "other": style}."""
     sub_layers = {
         "self": lambda y: attend(w["self"], y, y, mask, **wrong),
@@ -163,10 +171,11 @@ def decoder(
     steps=DECODER,
     causal=past,
     joined=None,
+    join=torch.logical_and,
     **wrong,
 ):
     """`joined` is what the causal mask is where a tgt_mask is given."""
-    visible = causal(ids.shape[1]) if tgt_mask is None else (joined or causal)(ids.shape[1]) & (tgt_mask != 0)
+    visible = causal(ids.shape[1]) if tgt_mask is None else join((joined or causal)(ids.shape[1]), tgt_mask != 0)
     return stack(embed(ids, rows, **dict(embedding)), memory, visible, memory_mask, steps=steps, **wrong)
 
 
@@ -258,6 +267,10 @@ def style_mistakes(steps, style="post"):
         "the norms inside the layer are missing": {"style": "no norm"},
         **{f"the norm of the {STEPS[s]} is missing": {"style": {s: "no norm", "other": style}} for s in steps},
         **{f"the {STEPS[s]} is left out": {"steps": [other for other in steps if other != s]} for s in steps},
+        "a norm divides by the deviation of D - 1 numbers; it should divide by that of all D": {"norm": own_norm},
+        "a norm divides by the variance; it should divide by its root": {
+            "norm": partial(own_norm, bottom=lambda x: x.var(-1, keepdim=True, unbiased=False))
+        },
         "the sub-layers come in the wrong order": {"steps": steps[::-1]},
         "the feed-forward uses ReLU: here it is GELU": {"act": torch.relu},
         "the feed-forward has nothing between its two linear maps": {"act": lambda x: x},

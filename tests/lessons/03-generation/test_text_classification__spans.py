@@ -241,4 +241,9 @@ def test_places_with_minus_infinity_are_in_no_answer(student, check, rng):
         scores = sorted((score for _, score in spans(start.tolist(), end.tolist(), 3)), reverse=True)
         if scores[0] > scores[1]:
             cases.append((start, end, 3))
+    # The best start and the best end are too far apart for a span; with an end before its start the sum is greater.
+    start, end = torch.full((12,), -9.0), torch.full((12,), -9.0)
+    start[[2, 7]], end[[5, 9]] = torch.tensor([5.0, 4.0]), torch.tensor([4.5, 5.0])
+    start[[0, -1]], end[[0, -1]] = -math.inf, -math.inf
+    cases.append((start, end, 3))
     check_spans(student, check, cases)

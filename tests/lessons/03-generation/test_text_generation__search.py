@@ -23,6 +23,7 @@ from text_generation_helpers import (
     leaves_models_alone,
     randn,
     refuses_lengths,
+    together,
     tokens,
 )
 
@@ -121,9 +122,9 @@ def generated(table, ids, num_beams, max_length, eos, penalty):
     return sequences.masked_fill(sequences == padding, eos or 0), output.sequences_scores.double()
 
 
-def all_beams(log_probs, ids, *settings, **wrong):
+def all_beams(log_probs, ids, *settings, search=beams, **wrong):
     """(ids, scores) of all rows."""
-    rows = [beams(log_probs, row, *settings, **wrong) for row in ids.tolist()]
+    rows = [search(log_probs, row, *settings, **wrong) for row in ids.tolist()]
     width, eos = max(len(sequence) for sequence, _, _ in rows), settings[2]
     filled = [sequence + [eos or 0] * (width - len(sequence)) for sequence, _, _ in rows]
     return torch.tensor(filled), torch.tensor([score for _, score, _ in rows], dtype=torch.float64)
@@ -154,20 +155,30 @@ def beam_mistakes(table, ids, *settings):
         "hypotheses are compared by their log-likelihood: it is divided by their number of tokens ** length_penalty":
             made(norm="none"),
         "eos does not count in the length of a hypothesis: it does": made(norm="no eos"),
+        "eos does not count in the length of what it ends, but counts while a beam runs; it should count in both":
+            made(norm="finished without eos"),
         "the length of a hypothesis is one too great": made(norm="next"),
         "the log-likelihood is multiplied by the length ** length_penalty: it is divided": made(norm="multiplied"),
         "length_penalty is not used": lambda: all_beams(log_probs, ids, *settings[:3], 1.0),
         "eos ends no beam": made(eos_ends=False),
         "logits are added up: it is log-probabilities": lambda: all_beams(table, ids, *settings),
+        "probabilities are added up; their logarithms should be": lambda: all_beams(log_probs.exp(), ids, *settings),
         "an eos in the prompt ends its row: only a generated one does": made(prompt_ends=True),
         "the search stops as soon as num_beams hypotheses have ended: better ones may come": made(stop="full"),
         "the search stops at the first hypothesis that ends: better ones may come": made(stop="first"),
+        "the search stops when the best candidate is eos; it should stop when no beam can beat the finished ones":
+            made(stop="best ends"),
         "the search goes on for longer than early_stopping=False does": made(stop="never"),
         "all hypotheses that end are kept, so that the worst of them lets the search go on: keep the best num_beams":
             made(stop="worst of all"),
         "beams that end take the places of others: num_beams that do not end go on": made(keep=1),
         "a hypothesis that ends outside of the best num_beams counts: it does not": made(among="all"),
-        "a beam that ends outside of the best num_beams goes on after its eos": made(revived=True),
+        "a beam that ends outside of the best num_beams goes on after its eos": made(revived="outside"),
+        "a beam that has ended is continued after its eos; only beams without eos should go on": made(revived="all"),
+        "ended beams keep their places among the num_beams; they should make room for beams that go on":
+            made(search=together),
+        "the length of an ended beam grows with the others; it should be the number of tokens up to eos":
+            made(search=together, padded=True),
         "beams that reach max_length do not count where others have ended: they do": made(last=False),
         "the best hypothesis is chosen by its log-likelihood alone": made(choose="likeliest"),
         "all beams start with the prompt's score, so that they stay the same": made(first=False),
@@ -177,7 +188,7 @@ def beam_mistakes(table, ids, *settings):
 
 SUBTLE = [
     {"keep": 1}, {"stop": "full"}, {"stop": "never"}, {"among": "all"}, {"last": False}, {"choose": "likeliest"},
-    {"revived": True}, {"stop": "worst of all"},
+    {"revived": "outside"}, {"revived": "all"}, {"stop": "worst of all"}, {"stop": "best ends"},
 ]  # fmt: skip
 
 
@@ -234,8 +245,18 @@ def check_beams(student, check, table, cases):
             results.append((found[0], found[1].double()))
         return results
 
-    for result, (ids, *settings) in zip(student.run(probe, table, cases), cases, strict=True):
-        check(result, generated(table, ids, *settings), within=1e-4, mistakes=beam_mistakes(table, ids, *settings))
+    results = student.run(probe, table, cases)
+
+    truth = [generated(table, *case) for case in cases]
+    of_cases = [beam_mistakes(table, *case) for case in cases]
+    sentences = {sentence for of_case in of_cases for sentence in of_case}
+
+    def made(sentence):  # of all cases together: in a single one, some mistakes give the same
+        return lambda: [
+            of_case.get(sentence, lambda right=right: right)() for of_case, right in zip(of_cases, truth, strict=True)
+        ]
+
+    check(results, truth, within=1e-4, mistakes={sentence: made(sentence) for sentence in sorted(sentences)})
 
 
 @BEAM

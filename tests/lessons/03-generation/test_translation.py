@@ -7,6 +7,7 @@ compared in which all of these agree.
 """
 
 import functools
+from itertools import combinations
 
 import pytest
 import torch
@@ -61,7 +62,8 @@ def follow(table):
 
 
 def telling(student, rng, options, rows, depth, spread, calls, judge, hidden=()):
-    """The judge's (value, expected, mistakes) for weights with which the mistakes show, but those that begin as `hidden`.
+    """The judge's (value, expected, mistakes) for weights with which the mistakes show, each as something else than the
+    others. Those that begin as `hidden` need not: they are left out where they give the same as another.
 
     Which weights are such ones depends on how wide the student's model is, so some are tried. judge: (rows of what the model
     says as functions, the same with the source's padding, translations) -> (value, expected, mistakes).
@@ -70,13 +72,18 @@ def telling(student, rng, options, rows, depth, spread, calls, judge, hidden=())
         src, seed = sources(rng, rows, options["pad_id"]), int(torch.randint(0, 2**31, (), generator=rng))
         said, shown, results = student.run(translations, {**SIZES, **options}, seed, src, depth, spread, calls)
         value, right, mistakes = judge([follow(row) for row in said], [follow(row) for row in shown], results)
-        if all(text.startswith(tuple(hidden)) or differs(wrong(), right) for text, wrong in mistakes.items()):
+        shown = [right, *(wrong() for text, wrong in mistakes.items() if not text.startswith(tuple(hidden)))]
+        if all(differs(*pair) for pair in combinations(shown, 2)):
             break
+    may_hide = {text: wrong() for text, wrong in mistakes.items() if text.startswith(tuple(hidden))}
+    for text, wrong in may_hide.items():
+        if not all(differs(wrong, other) for other in [*shown, *may_hide.values()] if other is not wrong):
+            del mistakes[text]
     return value, right, mistakes
 
 
 def differs(wrong, right):
-    return not all(
+    return len(wrong) != len(right) or not all(
         one.shape == other.shape and torch.equal(one, other) for one, other in zip(wrong, right, strict=True)
     )
 
@@ -105,11 +112,15 @@ def anything(tokens):
     return True
 
 
-def search(logp, length, eos, beams, *, late=False, stop="hopeless", slots=False, score=mean_score, among=anything):
+def search(
+    logp, length, eos, beams, *, late=False, stop="hopeless", slots=False, score=mean_score, among=anything, revived=False
+):  # fmt: skip
     """Beam search as `generate(…, early_stopping=False)` has it, and as others may.
 
     late: an eos counts also where num_beams better candidates go on. stop: "hopeless" as transformers 5, "candidates"
-    as version 4, which hopes for those that end too; "full" when num_beams are finished; "never". slots: what is finished takes a beam for good. among: what may win, if there is any.
+    as version 4, which hopes for those that end too; "full" when num_beams are
+    finished; "first" when one is; "never". slots: what is finished takes a beam for good. among: what may win, if there is
+    any. revived: what is finished goes on.
     """
     live, done = [((), 0.0)], []
     for n in range(1, length):
@@ -118,9 +129,10 @@ def search(logp, length, eos, beams, *, late=False, stop="hopeless", slots=False
         over = [pair for pair in candidates[: None if late else beams] if pair[0][-1] == eos or n == length - 1]
         done += [pair for pair in over if among(pair[0])]
         done = sorted(done, key=lambda pair: -score(*pair))[:beams]
-        live = [pair for pair in candidates if pair[0][-1] != eos][:beams]
+        live = [pair for pair in candidates if revived or pair[0][-1] != eos][:beams]
         full, hopes = len(done) == beams, {"hopeless": live, "candidates": candidates}.get(stop)
-        if not live or (full and (stop == "full" or (hopes and hopes[0][1] / n <= score(*done[-1])))):
+        full = full or (stop == "first" and done)
+        if not live or (full and (stop in ("full", "first") or (hopes and hopes[0][1] / n <= score(*done[-1])))):
             break
     return list((done or live)[0][0])
 
@@ -225,14 +237,16 @@ def test_a_translation_is_the_argmax_at_each_step(student, check, rng):
 @pytest.mark.points(2)
 def test_bos_may_be_the_token_that_ends(student, check, rng):
     """Where bos_id is eos_id, the bos at the beginning ends nothing."""
-    check_greedy(student, check, rng, {"bos_id": 4, "eos_id": 4, "pad_id": 0}, hidden=["an ended row is filled with 0"])
+    check_greedy(
+        student, check, rng, {"bos_id": 4, "eos_id": 4, "pad_id": 0}, hidden=["an ended row is filled with 0"]
+    )  # which is pad_id
 
 
 @question("TransformerTranslator")
 @pytest.mark.points(1)
 def test_the_first_token_may_be_the_one_that_ends(student, check, rng):
     """eos_id may be 0."""
-    check_greedy(student, check, rng, {"bos_id": 4, "eos_id": 0, "pad_id": 2}, hidden=())
+    check_greedy(student, check, rng, {"bos_id": 4, "eos_id": 0, "pad_id": 2}, hidden=["an ended row is filled with 0"])
 
 
 @question("TransformerTranslator")
@@ -416,7 +430,7 @@ def check_beams(student, check, rng, calls, rows, hidden, unlike=None):
         def score(tokens, total):
             return (total - (logp(tokens[:-1])[eos] if tokens[-1] == eos else 0.0)) / len(tokens)
 
-        return best(logp, length, eos, score)
+        return search(logp, length, eos, beams, score=score)
 
     def agreed(logp, length, beams):
         answers = [search(logp, length, eos, beams, **variant) for variant in VARIANTS]
@@ -447,13 +461,18 @@ def check_beams(student, check, rng, calls, rows, hidden, unlike=None):
             kept(results),
             of(find())(),
             {
-                "num_beams is ignored: this is the greedy translation": of(
+                "the translation is the greedy one; num_beams different beginnings should be kept": of(
                     lambda logp, length, _: greedy(logp, length, [eos])
                 ),
                 "the log-likelihood is not divided by the number of tokens": of(find(lambda t, s: s)),
                 "the number of tokens counts bos": of(find(lambda t, s: s / (len(t) + 1))),
                 "the number of tokens does not count eos": of(find(lambda t, s: s / max(len(t) - (t[-1] == eos), 1))),
-                "the log-likelihood does not count eos": of(without_end),
+                # With so many beams that nothing is lost, both end with eos at once.
+                **({"the log-likelihood does not count eos": of(without_end)} if unlike else {}),
+                (FIRST if unlike else ONLY_EOS): of(beams_of(int, stop="first")),
+                "a beam that has ended is continued after its eos; only beams without eos should go on": of(
+                    beams_of(int, revived=True)
+                ),
                 "a translation that reached max_length without eos cannot win": of(find(among=lambda t: t[-1] == eos)),
                 "only translations as long as max_length can win": of(find(among=lambda t: t[-1] != eos)),
                 "the worst translation is returned": of(by(lambda t, s: -s / len(t))),
@@ -478,11 +497,16 @@ def fit(result, width, pad):
     return torch.nn.functional.pad(result, (0, width - result.shape[1]), value=pad)
 
 
+FIRST = (
+    "the search ends with the first sentence that is finished; it should end when no beam can beat the finished ones"
+)
+ONLY_EOS = "eos alone wins: the search ends with the first finished sentence, or the log-likelihood does not count eos"
 SCORES = [
     "the number of tokens",
     "the log-likelihood does not",
     "a translation that reached",
     "only translations as long",
+    FIRST,
 ]
 COUNTS = ["there is one beam", "all beginnings are kept"]
 

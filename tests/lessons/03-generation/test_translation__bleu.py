@@ -27,7 +27,7 @@ def closest(hypothesis, lengths):
 
 def bleu_like(
     hypotheses, references, *, split=str.split, orders=4, known=lambda a, b: a | b, clip=True, nearest=closest,
-    penalty=lambda c, r: math.exp(min(0.0, 1 - r / c)), mean=lambda p: math.exp(sum(map(math.log, p)) / len(p)), add=0.0,
+    at_least=0, penalty=lambda c, r: math.exp(min(0.0, 1 - r / c)), mean=lambda p: math.exp(sum(map(math.log, p)) / len(p)), add=0.0,
     each=None, distinct=False, skip=False, scale=100.0,
 ):  # fmt: skip
     """BLEU with what can go wrong in it. each: how the numbers of single sentences are joined, where that is done."""
@@ -41,6 +41,7 @@ def bleu_like(
         singles = [bleu_like([h], [[r] for r in rs], **options) for h, *rs in zip(hypotheses, *references, strict=True)]
         return sum(singles) / len(singles)
     found, total, c, r = [0] * orders, [0] * orders, 0, 0
+    pool = [split(other) for sentences in references for other in sentences] if each == "pooled" else None
     for hypothesis, *others in zip(hypotheses, *references, strict=True):
         tokens, others = split(hypothesis), [split(other) for other in others]
         if skip and not tokens:
@@ -49,9 +50,9 @@ def bleu_like(
         for n in range(orders):
             own = grams(tokens, n + 1)
             own = Counter(set(own)) if distinct else own
-            all_known = functools.reduce(known, [grams(other, n + 1) for other in others])
+            all_known = functools.reduce(known, [grams(other, n + 1) for other in pool or others])
             found[n] += sum(min(k, all_known[g]) if clip else k * (g in all_known) for g, k in own.items())
-            total[n] += sum(own.values())
+            total[n] += max(at_least, sum(own.values()))
     shares = [
         (f + add * (n > 0)) / max(t + add * (n > 0), 1) for n, (f, t) in enumerate(zip(found, total, strict=True))
     ]
@@ -61,12 +62,17 @@ def bleu_like(
 BLEU_MISTAKES = {
     "the scores of the sentences are averaged: matches and lengths are summed over the corpus first": {"each": "mean"},
     "the sentences are joined to one: n-grams are counted in each, and clipped by its own references": {"each": "joined"},
+    "n-grams of a sentence are looked for in the references of all sentences; its own should count": {"each": "pooled"},
     "references[k] is read as the references of sentence k: it is the k-th reference of each sentence": {"each": "turned"},
     "n-grams are not clipped: one counts as often as the hypothesis has it": {"clip": False},
     "each n-gram counts once, however often it occurs": {"distinct": True},
     "an empty hypothesis is left out: the length of its reference counts": {"skip": True},
     "there is no brevity penalty": {"penalty": lambda c, r: 1.0},
     "the brevity penalty punishes long hypotheses, not short ones": {"penalty": lambda c, r: math.exp(min(0.0, 1 - c / r))},
+    "the brevity penalty is exp(1 - c / r) where c < r, which rewards short hypotheses; it should be exp(1 - r / c)":
+        {"penalty": lambda c, r: math.exp(1 - c / r) if c < r else 1.0},
+    "a hypothesis without n-grams of some length counts as one with one n-gram; it should add nothing to the total":
+        {"at_least": 1},
     "hypotheses that are too long are rewarded: the penalty is 1 at most": {"penalty": lambda c, r: math.exp(1 - r / c)},
     "the brevity penalty is c / r: it is an exponential": {"penalty": lambda c, r: min(1.0, c / r)},
     "the precisions' arithmetic mean is taken: it is the geometric one": {"mean": lambda p: sum(p) / len(p)},
@@ -155,9 +161,11 @@ def test_bleu_is_that_of_the_corpus(student, check, rng):
 @pytest.mark.points(3)
 def test_several_references_are_joined(student, check, rng):
     """references may be a list of lists: an n-gram is clipped by its greatest count, the nearest length counts."""
-    square = [sentence(rng, 14), sentence(rng, 12)], [sentence(rng, 11), sentence(rng, 15)]
-    square = text(words[:9] for words in square[0]), [text(square[0]), text(square[1])]
-    check_bleu(student, check, [square])
+    # As many references as sentences, and lengths whose sums differ: of the first, the mean, the longest. The long
+    # hypotheses tell a penalty that is missing from one for the wrong side.
+    first, second = [sentence(rng, 14), sentence(rng, 12)], [sentence(rng, 11), sentence(rng, 16)]
+    short, long = text(words[:9] for words in first), text([*words, *sentence(rng, 6)] for words in first)
+    check_bleu(student, check, [(hypotheses, [text(first), text(second)]) for hypotheses in (short, long)])
     corpora = []
     for longer in (-2, 2):
         first = [sentence(rng, 12 + k) for k in range(4)]
