@@ -182,6 +182,8 @@ def beam_mistakes(table, ids, *settings):
         "beams that reach max_length do not count where others have ended: they do": made(last=False),
         "the best hypothesis is chosen by its log-likelihood alone": made(choose="likeliest"),
         "all beams start with the prompt's score, so that they stay the same": made(first=False),
+        "a token is appended to the beam at its own place; it should be appended to the beam that it continues":
+            made(parents=False),
         "each beam is continued by itself: the best of all beams' continuations go on": made(own=True),
     }  # fmt: skip
 
