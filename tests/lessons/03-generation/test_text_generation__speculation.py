@@ -61,9 +61,10 @@ def speculated(tables, prompt, count, num_draft, *, accept="ratio", correction="
                 out[(*placed, y)] += weight * chance * law_after((*context, y), left - len(placed) - 1)
             return
         for x in range(4):
-            p = of(target, {"before": context, "after": (*context, x), "early": context[:-1]}[reads])
+            judged = of(target, {"before": context, "early": context[:-1]}.get(reads, (*context, x)))
+            p = of(target, context) if reads == "decided after" else judged
             taken = float({
-                "ratio": min(1.0, p[x] / q[x]), "all": 1.0, "inverse": min(1.0, q[x] / p[x]), "p": p[x],
+                "ratio": min(1.0, judged[x] / q[x]), "all": 1.0, "inverse": min(1.0, q[x] / p[x]), "p": p[x],
                 "greater": p[x] >= q[x],
             }[accept])  # fmt: skip
             judge_draft(out, (*context, x), (*placed, x), left, weight * q[x] * taken)
@@ -112,6 +113,9 @@ def speculation_mistakes(*case):
         ),
         "tokens behind a rejected one are still counted; the round should end at the first rejection": behind,
         "the target's logits are read one position too late: logits at t are about token t + 1": made(reads="after"),
+        "whether a token is accepted is decided by the target's logits one position too late": made(
+            reads="decided after"
+        ),
         "the target's logits are read one position too early": made(reads="early"),
         "the target's likeliest tokens come out: its distribution is wanted": lambda: speculated(
             [case[0][0] * 1000, case[0][1]], *case[1:]
