@@ -243,14 +243,14 @@ def check_beams(student, check, table, cases):
 
     truth = [generated(table, *case) for case in cases]
     of_cases = [beam_mistakes(table, *case) for case in cases]
-    sentences = {sentence for of_case in of_cases for sentence in of_case}
+    sentences = dict.fromkeys(sentence for of_case in of_cases for sentence in of_case)
 
     def made(sentence):  # of all cases together: in a single one, some mistakes give the same
         return lambda: [
             of_case.get(sentence, lambda right=right: right)() for of_case, right in zip(of_cases, truth, strict=True)
         ]
 
-    check(results, truth, within=1e-4, mistakes={sentence: made(sentence) for sentence in sorted(sentences)})
+    check(results, truth, within=1e-4, mistakes={sentence: made(sentence) for sentence in sentences})
 
 
 @BEAM
