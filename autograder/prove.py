@@ -216,18 +216,18 @@ A line is as old as the last run for its module: tests and samples that came lat
 
 @dataclass
 class ProofTable:
-    """docs/proof.md: one line a module, kept for the modules that were not proved anew."""
+    """docs/proof.md: one line a module, kept for the modules that were not proved anew; `sections`, which follow, are kept."""
 
     path: Path
     lines: dict[tuple[str, str], str] = field(default_factory=dict)
+    sections: str = ""
 
     @classmethod
     def read(cls, path: Path) -> "ProofTable":
-        rows = (
-            re.findall(r"^\| (\d\d-\S+) \| (\S+) \|.*$", path.read_text("utf-8"), re.MULTILINE) if path.exists() else []
-        )
         text = path.read_text("utf-8") if path.exists() else ""
-        return cls(path, {row: re.search(rf"^\| {row[0]} \| {row[1]} \|.*$", text, re.MULTILINE)[0] for row in rows})
+        table, heading, rest = text.partition("\n## ")
+        lines = re.finditer(r"^\| (\d\d-\S+) \| (\S+) \|.*$", table, re.MULTILINE)
+        return cls(path, {(line[1], line[2]): line[0] for line in lines}, heading + rest)
 
     def put(self, lesson: Lesson, proof: Proof) -> None:
         figures = [
@@ -241,4 +241,4 @@ class ProofTable:
         self.lines[lesson.name, proof.module] = f"| {lesson.name} | {proof.module} | {' | '.join(map(str, figures))} |"
 
     def write(self) -> None:
-        write(self.path, _HEAD + "\n".join(self.lines[key] for key in sorted(self.lines)) + "\n")
+        write(self.path, _HEAD + "\n".join(self.lines[key] for key in sorted(self.lines)) + "\n" + self.sections)

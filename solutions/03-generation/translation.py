@@ -83,7 +83,8 @@ class TransformerTranslator(nn.Module):
         All modules are in eval mode meanwhile, and each has its own mode again afterwards.
 
         Raises:
-            ValueError: max_length (bos included) leaves no room for a token, or is above the model's max_len.
+            ValueError: max_length (bos included) leaves no room for a token, or is above the model's max_len. The message
+                names max_length.
         """
         _checked(max_length, self.max_len)
         modes = [(module, module.training) for module in self.modules()]  # one by one: they may differ

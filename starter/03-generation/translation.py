@@ -61,7 +61,8 @@ class TransformerTranslator(nn.Module):
         All modules are in eval mode meanwhile, and each has its own mode again afterwards.
 
         Raises:
-            ValueError: max_length (bos included) leaves no room for a token, or is above the model's max_len.
+            ValueError: max_length (bos included) leaves no room for a token, or is above the model's max_len. The message
+                names max_length.
         """
         # TODO(student): check max_length; in eval mode, without gradients: greedy or beams; then give the modes back
         raise NotImplementedError("TransformerTranslator.translate is not implemented yet")

@@ -189,3 +189,19 @@ def test_the_table_keeps_the_lines_of_other_modules(lesson, tmp_path):
     table.write()
 
     assert ProofTable.read(path).lines == table.lines
+
+
+def test_the_table_keeps_the_sections_that_follow_it(tmp_path):
+    path = tmp_path / "proof.md"
+    line, section = (
+        "| 98-other | x | 1 | 2 | 3 | 100.0 % | 0 | 0 |",
+        "\n## Bugs\n\n| 98-other | x | one bug | another |\n",
+    )
+    path.write_text(f"| lesson |\n|---|\n{line}\n{section}")
+
+    table = ProofTable.read(path)
+    table.lines["99-toy", "toy"] = line.replace("98-other | x", "99-toy | toy")
+    table.write()
+
+    assert list(ProofTable.read(path).lines.values()) == [line, table.lines["99-toy", "toy"]]
+    assert path.read_text().endswith(section)

@@ -71,8 +71,11 @@ def test_causal_queries_see_the_keys_up_to_their_own_place(student, check, rng, 
     q, k, v, _ = qkv(rng, *size[:-1])
     result = student.call("flash_attention.flash_attention_forward", q, k, v, causal=True, block_size=size[-1])
 
-    mistakes = part(causal_mistakes(q, k, v, size[-1]), 0)
-    check(either(result, 0), attend(q, k, v, True)[0], dtype=torch.float32, mistakes=mistakes)
+    truth, mistakes = attend(q, k, v, True)[0], part(causal_mistakes(q, k, v, size[-1]), 0)
+    mistakes["a tile that is hidden whole gives NaN, as -inf - -inf does; it should be skipped, or change nothing"] = (
+        lambda: truth.masked_fill(either(result, 0).isnan(), math.nan)
+    )
+    check(either(result, 0), truth, dtype=torch.float32, mistakes=mistakes)
 
 
 @FORWARD

@@ -108,6 +108,7 @@ def check_shape_of_step(check, row):
 PER_SENTENCE = (
     "the sum of the losses is divided by the number of sequences; it should be divided by the number of tokens"
 )
+CLEARED = "the optimizer finds no gradients: they are cleared between backward and step"
 LATE = "the loss after the update is returned: it is the one before"
 
 
@@ -148,6 +149,8 @@ def test_a_step_learns_to_predict_the_next_token(student, check, rng, pad, lengt
         "gradients are clipped to 1": made(longest=1.0),
         "gradients are clipped to 0.5": made(longest=0.5),
         LATE: lambda: (toy_step(row["after"], [(src, tgt)], pad)[0], gradients),
+        CLEARED: (loss, dict.fromkeys(gradients)),
+        CLEARED + ", or scaled to nothing": (loss, {name: 0 * gradient for name, gradient in gradients.items()}),
     })  # fmt: skip
 
 

@@ -262,7 +262,8 @@ def style_mistakes(steps, style="post"):
         "the norm follows the residual connection (post-norm): here it comes before each sub-layer": {"style": "post"},
         "there is a norm before each sub-layer, and one after it": {"style": "pre and post"},
         "the norm is applied to the sub-layer's output, before the residual is added": {"style": "branch"},
-        **{f"the residual connection around the {STEPS[s]} is missing": {"style": {s: bare, "other": style}} for s in steps},
+        # The known weights let all vectors point one way: where one residual connection is missing, others may not show.
+        **{f"the residual connection around the {STEPS[s]} is missing, or all are": {"style": {s: bare, "other": style}} for s in steps},
         "the residual connections are missing": {"style": bare},
         "the norms inside the layer are missing": {"style": "no norm"},
         **{f"the norm of the {STEPS[s]} is missing": {"style": {s: "no norm", "other": style}} for s in steps},

@@ -182,6 +182,8 @@ def beam_mistakes(table, ids, *settings):
         "beams that reach max_length do not count where others have ended: they do": made(last=False),
         "the best hypothesis is chosen by its log-likelihood alone": made(choose="likeliest"),
         "all beams start with the prompt's score, so that they stay the same": made(first=False),
+        "a token is appended to the beam at its own place; it should be appended to the beam that it continues":
+            made(parents=False),
         "each beam is continued by itself: the best of all beams' continuations go on": made(own=True),
     }  # fmt: skip
 
@@ -249,14 +251,14 @@ def check_beams(student, check, table, cases):
 
     truth = [generated(table, *case) for case in cases]
     of_cases = [beam_mistakes(table, *case) for case in cases]
-    sentences = {sentence for of_case in of_cases for sentence in of_case}
+    sentences = dict.fromkeys(sentence for of_case in of_cases for sentence in of_case)
 
     def made(sentence):  # of all cases together: in a single one, some mistakes give the same
         return lambda: [
             of_case.get(sentence, lambda right=right: right)() for of_case, right in zip(of_cases, truth, strict=True)
         ]
 
-    check(results, truth, within=1e-4, mistakes={sentence: made(sentence) for sentence in sorted(sentences)})
+    check(results, truth, within=1e-4, mistakes={sentence: made(sentence) for sentence in sentences})
 
 
 @BEAM

@@ -173,7 +173,7 @@ def check_ends(check, results, table):
 
 def beams(log_probs, prompt, num_beams, max_length, eos, penalty, *,
           norm="generated", stop="heuristic", keep=2, among="best", eos_ends=True,
-          first=True, own=False, last=True, prompt_ends=False, choose="normalized", revived="none"):  # fmt: skip
+          first=True, own=False, last=True, prompt_ends=False, choose="normalized", revived="none", parents=True):  # fmt: skip
     """(sequence, score, margin) of one row; the keywords are what one can get wrong.
 
     margin: the least difference of two scores whose order mattered. stop: "version 4" stops as transformers 4 does.
@@ -207,7 +207,9 @@ def beams(log_probs, prompt, num_beams, max_length, eos, penalty, *,
         grown = [max(row) for row in grown] if own and length > start + 1 else [item for row in grown for item in row]
         grown = sorted(grown, key=lambda item: -item[0])
         margin = min(margin, gap([total for total, _ in grown[: 2 * num_beams + 1]]))
-        best, running = grown[: keep * num_beams], []
+        best, before, running = grown[: keep * num_beams], running, []
+        if not parents:  # each token is appended to the beam that was at its place
+            best = [(total, [*before[i % len(before)][1], sequence[-1]]) for i, (total, sequence) in enumerate(best)]
         for rank, (total, sequence) in enumerate(best):
             ends = eos_ends and sequence[-1] == eos
             over = (ends or (length == max_length and (last or not done))) and (rank < num_beams or among == "all")
