@@ -486,6 +486,8 @@ def test_layers_leave_everything_else_alone(student, check, rng, layer):
     check(inputs_after, inputs, otherwise="an argument is changed in place")
     # Its own results are what they are compared with: whether these are right is for other tests to say.
     of_strided, of_later, fresh, plain = results
+    outputs = [result if isinstance(result, torch.Tensor) else result[0] for result in (of_strided, of_later)]
+    check(torch.equal(*outputs), False, mistakes={"the output is the same whatever the inputs are": True})
     check(of_strided, plain, otherwise="inputs with another layout in memory give another result")
     check(of_later, fresh, otherwise="a call uses what the layer kept of an earlier one")
     mistakes = {
@@ -504,12 +506,15 @@ def test_layers_and_causal_mask_stay_on_one_device(student, check, rng):
         from attention import causal_mask
 
         found = {"causal_mask": inside.on_meta(lambda: causal_mask(length=3, device="meta"))}
+        of_cpu = causal_mask(length=3, device="cpu")
         for name, sizes, inputs in layers:
             found[name] = inside.on_meta(inside.attention_layer(name, sizes).to("meta"), *inputs)
-        return found
+        return found, of_cpu
 
     layers = [(layer.name, layer.sizes, inputs_of(layer, rng)) for layer in ALL_LAYERS]
-    found = student.on(timeout=30).run(probe, layers)  # its first operation on meta makes torch import 800 modules
+    found, of_cpu = student.on(timeout=30).run(
+        probe, layers
+    )  # its first operation on meta makes torch import 800 modules
 
     for name, problem in found.items():
         mistakes = {
@@ -517,6 +522,7 @@ def test_layers_and_causal_mask_stay_on_one_device(student, check, rng):
             f"{name} returns a tensor that is not on the device asked for": "leaves the device",
         }
         check(problem, "", mistakes=mistakes)
+    check(of_cpu, past(3))
     check(sorted(found), sorted(["causal_mask", *(layer.name for layer in ALL_LAYERS)]))
 
 

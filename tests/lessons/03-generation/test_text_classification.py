@@ -18,6 +18,14 @@ def tokens(rng, *shape):
     return torch.randint(0, V, shape, generator=rng)
 
 
+CONSTANT = "the logits are the same for all texts"
+
+
+def check_not_constant(check, logits):
+    """What is compared with itself must be something: logits (B, C) of different texts differ."""
+    check(same(logits[0], logits[1]), False, mistakes={CONSTANT: True})
+
+
 def agree(check, value, expected, mistakes=None, within=1e-6, otherwise=None):
     """check in float64, but only to `within` of the size: some parts of a model may be worked out in float32."""
     terms = within / (8 * torch.finfo(torch.float64).eps)
@@ -68,6 +76,7 @@ def facts(name, arguments, ids, mask, defaults):
         "defaults": {key: parameters[key].default for key in defaults if key in parameters},
         "reloaded": torch.allclose(other(ids, mask)[real], logits[real], atol=1e-4),
         "strided": torch.allclose(model(ids, mask)[real], logits[real], atol=1e-4),
+        "constant": torch.allclose(logits[0], logits[1], atol=1e-6),
         "inputs": strided,
         "seeded": seeded,
         "torch_changed": state
@@ -131,6 +140,7 @@ def check_manners(student, check, rng, name):
     few, more, most = seen["sizes"]
     check(few < more < most, True, mistakes={"num_layers is ignored, or the layers are in a plain list": False})
     check(seen["reloaded"], True, mistakes={"a model that loads another one's state_dict gives other logits": False})
+    check(seen["constant"], False, mistakes={CONSTANT: True})
     check(seen["strided"], True, mistakes={"ids that lie otherwise in memory give other logits": False})
     check(seen["inputs"], [ids, mask], mistakes={})
     check(seen["torch_changed"], False, mistakes={"forward changes a setting of torch": True})
@@ -274,6 +284,7 @@ def test_padding_is_left_out_of_the_mean(student, check, rng):
     alone = [(row[keep][None],) for row, keep in zip(ids, mask, strict=True)]
     padded, unmasked, *single = student.run(runs, CLASSIFIER, (V, D, 0, H, C, MAX_LEN), [(ids, mask), (ids,), *alone])
 
+    check_not_constant(check, torch.cat(single))
     agree(check, padded, torch.cat(single), mistakes={
         "padding is counted in the mean": unmasked,
     }, otherwise="the mean over the real tokens depends on the padding")  # fmt: skip
@@ -292,6 +303,7 @@ def test_padding_changes_nothing(student, check, rng):
     )
 
     unmasked, full, single, padded = results[0], results[1], torch.cat(results[2:6]), results[6:]
+    check_not_constant(check, single)
     agree(check, full, single[2:3], otherwise="a mask of ones is not the same as no mask")
     for value in padded:
         seen = "padding changes the logits: the attention looks at it, or the mean counts it"
@@ -407,6 +419,7 @@ def test_padding_changes_no_real_token(student, check, rng):
 
     assert all(r.dim() == 3 and r.shape[-1] == C for r in results), "the shape of the logits is not (B, T, C)"
     unmasked, full, single, padded = results[0], results[1], torch.cat([r[0] for r in results[2:6]]), results[6:]
+    check_not_constant(check, single)
     wide = padded.pop()
     check(
         list(wide.shape), [4, 9, C], mistakes={"the result is as wide as the longest text, not as input_ids": [4, 7, C]}

@@ -270,6 +270,7 @@ def test_a_source_is_translated_alike_however_it_is_padded(student, check, rng):
     )
 
     width = one.shape[1]
+    check(one[:, 0], torch.full((len(src),), IDS["bos_id"]), otherwise="bos_id is missing at the beginning")
     check([wide_one, wide_two], [one, two], otherwise="padding of the source changes translations")
     filled_up = [torch.nn.functional.pad(row, (0, width - row.shape[1]), value=IDS["pad_id"]) for row in alone]
     check(torch.cat(filled_up), one, otherwise="a source alone is translated otherwise")

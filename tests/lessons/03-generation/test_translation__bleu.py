@@ -210,8 +210,9 @@ def test_without_a_match_bleu_is_zero(student, check):
         ([""], ["a b c d"]), (["", ""], ["", ""]), (["a b c d"], [""]), (["", "a b c"], [["a b c d", "a b c"], ["", "b c d"]]),
         ([], []), ([], [[]]), ([], [[], []]), ([" \t"], ["a b c d"]),
     ]  # fmt: skip
-    results = student.run(probe, corpora)
+    *results, of_equals = student.run(probe, [*corpora, (["a b c d e"], ["a b c d e"])])
 
+    check(of_equals, 100.0, mistakes={"every text gets 0, that which is its reference too": 0.0})
     for value, (hypotheses, references) in zip(results, corpora, strict=True):
         if hypotheses and " ".join(hypotheses).strip():
             assert truth(hypotheses, references) == 0.0

@@ -249,17 +249,20 @@ class CreativeTextGenerator:
     def _count(self, text):
         return len(self.tokenizer.encode(text))
 
-    def _sampled(self, context, count):
+    def _sampled(self, context, count, kept=0):
+        """The first `kept` ids stay where the model's window is too narrow for all."""
         ids = torch.tensor(self.tokenizer.encode(context))[None]
         start, limit = ids.size(1), getattr(self.model, "max_len", 10**9)
         for _ in range(count):
-            logits = self.model(ids[:, -limit:])[:, -1].detach()
+            head = ids[:, :kept]
+            tail = ids[:, kept:][:, -max(1, limit - kept) :]
+            logits = self.model(torch.cat([head, tail], dim=1))[:, -1].detach()
             ids = torch.cat([ids, sample_next_token(logits, temperature=0.8, top_k=20)[None]], dim=1)
         return ids[0, start:].tolist()
 
     def _with(self, beginning, context, max_length):
         room = max_length - self._count(beginning)
-        said = self._sampled(context + beginning, room)
+        said = self._sampled(context + beginning, room, self._count(context))
         texts = (beginning + self.tokenizer.decode(said[:n]) for n in range(room, -1, -1))
         return next(text for text in texts if self._count(text) <= max_length)
 

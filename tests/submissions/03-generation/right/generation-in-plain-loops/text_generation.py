@@ -255,8 +255,8 @@ class CreativeTextGenerator:
         """Adds tokens to the text while text and ending are short enough."""
         limit, said, grown = getattr(self.model, "max_len", None), [], text
         for _ in range(max_length):
-            ids = (self.encode(before + text) + said) or self.encode(" ")
-            window = ids if limit is None else ids[-limit:]
+            head, tail = self.encode(before), (self.encode(text) + said) or self.encode(" ")
+            window = head + (tail if limit is None else tail[-max(1, limit - len(head)) :])
             with torch.no_grad():
                 said.append(int(self.model(torch.tensor([window]))[0, -1].argmax()))
             if len(self.encode(text + self.decode(said) + ending)) > max_length:
