@@ -1,6 +1,7 @@
 """A folder of submissions: every entry is a student's or is named, once; names stay whole; sites' names are understood."""
 
 import os
+import shutil
 import tempfile
 import unicodedata
 from pathlib import Path
@@ -89,6 +90,19 @@ def test_what_belongs_to_no_student_is_named(tmp_path, name, why):
 def test_a_folder_that_holds_one_submission_says_so(tmp_path):
     with pytest.raises(SubmissionError, match=r"holds no submission.*it holds attention\.py, but it is called like"):
         take_in_each(laid(tmp_path, {"attention.py": CODE}), MODULES)
+
+
+@pytest.mark.parametrize("entry", ["bob/attention.py", "bob.zip", "bob.py"])
+def test_what_vanished_since_it_was_listed_costs_one_student(tmp_path, entry):
+    laid(tmp_path, {"ada/attention.py": CODE, entry: ZIP})
+    found = take_in_each(tmp_path, MODULES).sources
+    shutil.rmtree(tmp_path / "bob") if "/" in entry else (tmp_path / entry).unlink()
+
+    ada, bob = (take_in(source, MODULES) for source in found)
+
+    assert ada.files == {"attention.py": CODE}
+    assert bob.student == "bob"
+    assert bob.problem.endswith("is left out: it cannot be read (no such file or directory)")
 
 
 _PEOPLE = [
