@@ -87,6 +87,12 @@ def test_what_belongs_to_no_student_is_named(tmp_path, name, why):
     assert reason.startswith(why)
 
 
+def test_a_student_who_sends_results_along_is_a_student(tmp_path):
+    files = {"ada/attention.py": CODE, "ada/results/scorecard.json": b"{}"}
+
+    assert set(taken(laid(tmp_path, files))) == {"ada"}
+
+
 def test_a_folder_that_holds_one_submission_says_so(tmp_path):
     with pytest.raises(SubmissionError, match=r"holds no submission.*it holds attention\.py, but it is called like"):
         take_in_each(laid(tmp_path, {"attention.py": CODE}), MODULES)
