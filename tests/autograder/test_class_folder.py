@@ -1,22 +1,29 @@
 """A folder of submissions: every entry is a student's or is named, once; names stay whole; sites' names are understood."""
 
+import io
 import os
 import shutil
 import tempfile
+import textwrap
 import unicodedata
 from pathlib import Path
 
 import pytest
+from conftest import TOY_SOLUTION as TOY_TEXT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packing import laid, tarred, zipped
+from rich.console import Console
 
+from autograder import batch, table
 from autograder.errors import SubmissionError
+from autograder.exports import render
 from autograder.intake import kinds
 from autograder.intake.students import MOST_BYTES, harmless, student_name, told_apart
 from autograder.submission import Submission, take_in, take_in_again, take_in_each
 
 CODE = b"def f():\n    return 1\n"
+TOY_SOLUTION = textwrap.dedent(TOY_TEXT).encode()
 MODULES = ("attention",)
 ZIP, TAR = zipped({"hw/attention.py": CODE}), tarred({"hw/attention.py": CODE}, "w:xz")
 
@@ -194,6 +201,30 @@ def _made(path, content):
 def _is_named(folder, entry):
     (folder / "somebody").mkdir(exist_ok=True)
     return len(take_in_each(folder, MODULES).sources) == 1
+
+
+def test_every_card_is_in_the_table_and_in_every_export(tmp_path, toy):
+    files = {
+        "ada/toy.py": TOY_SOLUTION,
+        "bob.ZIP": zipped({"toy.py": b"x = 1"}),
+        "doejane_12345_67890_toy.py": b"x = 1",
+        "eve.ipynb": b'{"cells": []}',
+        "fay.7z": b"7z\xbc\xaf\x27\x1c",
+        "guy.tar.gz": b"\x1f\x8b cut",
+        "hal.pdf": b"%PDF",
+    }
+    found = take_in_each(laid(tmp_path, files), toy)
+
+    cards = [card for _, card in batch.run(toy, batch.jobs_of(found.sources, seed=1))]
+
+    students = {"ada", "bob", "doejane", "eve", "fay", "guy", "hal"}
+    assert {card.student: card.score for card in cards} == {name: 4 * (name == "ada") for name in students}
+    assert not [row for card in cards for row in card.grader_errors]
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(table.many(cards))
+    texts = [console.export_text(), *(render(name, cards) for name in ("csv", "gradescope", "otter"))]
+    assert [name for text in texts for name in students if name not in text] == []
+    assert "fay.7z, a 7z archive" in texts[2]
 
 
 # ---------------------------------------------------------------------------------------------- sites
