@@ -92,8 +92,10 @@ def _of_no_student(path, modules):
 
 
 def _has_scorecards(path):
+    """Whether it is what `grade --each` writes: folders with a scorecard each, and nothing else."""
     try:
-        return next(path.glob("*/scorecard.json"), None) is not None
+        inside = [item for item in path.iterdir() if not kinds.is_of_the_system(item.name)]
+        return bool(inside) and all((item / "scorecard.json").is_file() for item in inside)
     except OSError:
         return False
 

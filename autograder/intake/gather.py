@@ -152,7 +152,7 @@ def _harmless(name: str) -> tuple[str, str]:
     """A name as it is used from here on, and why it cannot be."""
     parts = [part for part in unicodedata.normalize("NFC", name).replace("\\", "/").split("/") if part not in ("", ".")]
     clean = "/".join(parts)
-    if not parts or name.startswith(("/", "\\")) or ".." in parts or parts[0][1:2] == ":":
+    if not parts or name.startswith(("/", "\\")) or ".." in parts or any(part[1:2] == ":" for part in parts):
         return name, "its name leads out of the submission"
     if any(len(part.encode("utf-8", "replace")) > MAX_NAME for part in parts) or len(name) > reader.MAX_NAME // 4:
         return clean, "its name is too long"

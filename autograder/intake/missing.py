@@ -7,7 +7,7 @@ from .choose import Chosen, Wanted, is_the_starter
 from .entries import listed, shown_name
 from .gather import Gathered
 from .kinds import is_archive_name
-from .naming import meant, words_of
+from .naming import meant, nearly, words_of
 
 
 def why_missing(found: Gathered, wanted: Wanted, chosen: Chosen) -> dict[str, str]:
@@ -98,7 +98,7 @@ def _other_python(module, found, wanted, chosen):
     ours = sorted(name for name in chosen.files if name.removesuffix(".py") in wanted.modules)
     if paths and not ours:
         return f"found {listed(paths)}: the file must be called {module}.py"
-    return ours and f"found {listed(ours, 5)}"
+    return ours and f"found {listed([*ours, *paths], 5)}"
 
 
 def _anything(module, found, wanted, chosen):
@@ -128,7 +128,8 @@ def _stands_for(path, module, wanted):
     words = words_of(path)
     if _is_a_test(path) or _module_of(path) in {*wanted.modules, *wanted.elsewhere} - {module}:
         return False
-    fitting = [name for name in {*wanted.modules, module} if _within(words_of(name), words)]
+    modules = {*wanted.modules, module}
+    fitting = [name for name in modules if _within(words_of(name), words) or nearly(path, name)]
     return module in fitting and max(fitting, key=len) == module
 
 

@@ -5,6 +5,8 @@ front, and a suffix behind ".py" are accidents. Everything else ("attention_fina
 """
 
 import re
+import unicodedata
+from difflib import SequenceMatcher
 from pathlib import PurePosixPath
 
 from .sites import parsed
@@ -18,7 +20,7 @@ _LESSER = re.compile(r"\(\d+\)|\s\d{1,2}$|\b(copy|kopie|copie|copia|old|backup|b
 def meant(name: str) -> str:
     """The module's file that a name most plausibly stands for: "attention.py"; empty if it is not Python."""
     site = parsed(name)
-    name = (site.file if site and site.file else name).casefold().replace("\u00a0", " ").strip()
+    name = unicodedata.normalize("NFKC", site.file if site and site.file else name).casefold().rstrip(" .").lstrip()
     before, seen = None, False
     while before != name:  # .py.txt, .py.py, .py (1).txt
         before = name
@@ -52,3 +54,9 @@ def words_of(name: str) -> list[str]:
     """["my", "attention", "v2"] of "My-attention_v2.py"."""
     stem = PurePosixPath(name).name.casefold().split(".")[0]
     return [word for word in re.split(r"[^a-z0-9]+", stem) if word]
+
+
+def nearly(name: str, module: str) -> bool:
+    """Whether a file is called like a module but for a slip of the keyboard: attentoin.py."""
+    stem = meant(PurePosixPath(name).name).removesuffix(".py")
+    return SequenceMatcher(None, stem, module).ratio() >= 0.85

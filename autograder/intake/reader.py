@@ -137,6 +137,7 @@ def _read(file, sender):
     import tarfile
     import zipfile
 
+    file.seek(0)
     head = file.read(6)
     if head.startswith((b"PK\3\4", b"PK\5\6", b"PK\7\x08")):
         return _zip(zipfile, file, sender)

@@ -28,7 +28,7 @@ class Named:
     late: bool = False
 
 
-_CANVAS = re.compile(r"(?P<student>[^_]+)_(?P<late>LATE_)?(?P<mark>\d{2,})_\d{2,}_(?P<file>.+)", re.DOTALL)
+_CANVAS = re.compile(r"(?P<student>[^_]+)_(?P<late>LATE_)?(?P<mark>\d{3,})_\d{3,}_(?P<file>.+)", re.DOTALL)
 _MOODLE = re.compile(
     r"(?P<student>.+?)_(?P<mark>\d+)_assignsubmission_(?:file|onlinetext)(?:_(?P<file>.*))?", re.DOTALL
 )

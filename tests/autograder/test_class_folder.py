@@ -1,21 +1,29 @@
 """A folder of submissions: every entry is a student's or is named, once; names stay whole; sites' names are understood."""
 
+import io
 import os
+import shutil
 import tempfile
+import textwrap
 import unicodedata
 from pathlib import Path
 
 import pytest
+from conftest import TOY_SOLUTION as TOY_TEXT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packing import laid, tarred, zipped
+from rich.console import Console
 
+from autograder import batch, table
 from autograder.errors import SubmissionError
+from autograder.exports import render
 from autograder.intake import kinds
 from autograder.intake.students import MOST_BYTES, harmless, student_name, told_apart
 from autograder.submission import Submission, take_in, take_in_again, take_in_each
 
 CODE = b"def f():\n    return 1\n"
+TOY_SOLUTION = textwrap.dedent(TOY_TEXT).encode()
 MODULES = ("attention",)
 ZIP, TAR = zipped({"hw/attention.py": CODE}), tarred({"hw/attention.py": CODE}, "w:xz")
 
@@ -86,9 +94,28 @@ def test_what_belongs_to_no_student_is_named(tmp_path, name, why):
     assert reason.startswith(why)
 
 
+def test_a_student_who_sends_results_along_is_a_student(tmp_path):
+    files = {"ada/attention.py": CODE, "ada/results/scorecard.json": b"{}"}
+
+    assert set(taken(laid(tmp_path, files))) == {"ada"}
+
+
 def test_a_folder_that_holds_one_submission_says_so(tmp_path):
     with pytest.raises(SubmissionError, match=r"holds no submission.*it holds attention\.py, but it is called like"):
         take_in_each(laid(tmp_path, {"attention.py": CODE}), MODULES)
+
+
+@pytest.mark.parametrize("entry", ["bob/attention.py", "bob.zip", "bob.py"])
+def test_what_vanished_since_it_was_listed_costs_one_student(tmp_path, entry):
+    laid(tmp_path, {"ada/attention.py": CODE, entry: ZIP})
+    found = take_in_each(tmp_path, MODULES).sources
+    shutil.rmtree(tmp_path / "bob") if "/" in entry else (tmp_path / entry).unlink()
+
+    ada, bob = (take_in(source, MODULES) for source in found)
+
+    assert ada.files == {"attention.py": CODE}
+    assert bob.student == "bob"
+    assert bob.problem.endswith("is left out: it cannot be read (no such file or directory)")
 
 
 _PEOPLE = [
@@ -174,6 +201,30 @@ def _made(path, content):
 def _is_named(folder, entry):
     (folder / "somebody").mkdir(exist_ok=True)
     return len(take_in_each(folder, MODULES).sources) == 1
+
+
+def test_every_card_is_in_the_table_and_in_every_export(tmp_path, toy):
+    files = {
+        "ada/toy.py": TOY_SOLUTION,
+        "bob.ZIP": zipped({"toy.py": b"x = 1"}),
+        "doejane_12345_67890_toy.py": b"x = 1",
+        "eve.ipynb": b'{"cells": []}',
+        "fay.7z": b"7z\xbc\xaf\x27\x1c",
+        "guy.tar.gz": b"\x1f\x8b cut",
+        "hal.pdf": b"%PDF",
+    }
+    found = take_in_each(laid(tmp_path, files), toy)
+
+    cards = [card for _, card in batch.run(toy, batch.jobs_of(found.sources, seed=1))]
+
+    students = {"ada", "bob", "doejane", "eve", "fay", "guy", "hal"}
+    assert {card.student: card.score for card in cards} == {name: 4 * (name == "ada") for name in students}
+    assert not [row for card in cards for row in card.grader_errors]
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(table.many(cards))
+    texts = [console.export_text(), *(render(name, cards) for name in ("csv", "gradescope", "otter"))]
+    assert [name for text in texts for name in students if name not in text] == []
+    assert "fay.7z, a 7z archive" in texts[2]
 
 
 # ---------------------------------------------------------------------------------------------- sites

@@ -324,6 +324,29 @@ def test_a_box_that_breaks_costs_one_submission_and_no_other(root, monkeypatch):
     assert [len(card.grader_errors) for card in cards] == [0, 1, 0]
 
 
+def test_a_fault_of_ours_in_the_intake_is_nobodys_zero(root, monkeypatch):
+    from autograder import batch
+    from autograder.lesson import load
+    from autograder.submission import take_in_each
+
+    for name in ("ada", "bob"):
+        (root / "class" / name).mkdir(parents=True)
+        (root / "class" / name / "toy.py").write_text(textwrap.dedent(TOY_SOLUTION))
+    real = batch.take_in
+
+    def failing(source, lesson):
+        if source.student == "ada":
+            raise ZeroDivisionError("a bug")
+        return real(source, lesson)
+
+    monkeypatch.setattr(batch, "take_in", failing)
+    jobs = batch.jobs_of(take_in_each(root / "class").sources)
+    cards = {card.student: card for _, card in batch.run(load("99"), jobs)}
+
+    assert [row.message for row in cards["ada"].grader_errors] == ["ZeroDivisionError: a bug"]
+    assert cards["bob"].score == 4
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no process keeps to a core here")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_each_process_of_the_pool_keeps_to_one_core(root, processes):

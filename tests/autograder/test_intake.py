@@ -50,7 +50,7 @@ def course(tmp_path):
     "name",
     """Attention.py|ATTENTION.PY|attention.PY|attention (1).py|attention(2).py|attention-1.py|attention .py| attention.py
     |Copy of attention.py|attention copy.py|attention copy 2.py|attention - Copy.py|attention - Copy (3).py
-    |attention.py.txt|attention.py.py|attention (1).py.txt|attention.py (1).txt|attention.py.download
+    |attention.py.txt|attention.py.py|attention.py |attention.py.|ａttention.py|attention (1).py.txt|attention.py (1).txt|attention.py.download
     |doejane_12345_67890_attention.py|roe_LATE_12345_67890_attention-2.py|Attention/Attention.py""".replace(
         "\n    ", ""
     ).split("|"),
@@ -88,6 +88,10 @@ def test_accidents_of_equal_content_are_one(submitted):
         ({"my_attention.py": CODE}, "found my_attention.py: rename it to attention.py"),
         ({"attention2.py": CODE}, "found attention2.py: rename it to attention.py"),
         ({"attention.py.bak": CODE}, "found attention.py.bak: rename it to attention.py"),
+        ({"attentoin.py": CODE}, "found attentoin.py: rename it to attention.py"),
+        ({"аttention.py": CODE}, "found аttention.py: rename it to attention.py"),  # a Cyrillic а
+        ({"attention.pyw": CODE}, "found attention.pyw: save the code as attention.py"),
+        ({"flash_attention.py": CODE, "model.py": CODE}, "found flash_attention.py and model.py"),
         ({"main.py": CODE}, "found main.py: the file must be called attention.py"),
         ({"test_attention.py": CODE}, "found only test_attention.py"),
         ({"attention.ipynb": NOTEBOOK}, "found the notebook attention.ipynb: put the module's code into a file attention.py"),

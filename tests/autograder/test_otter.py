@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT, write_lesson
 from otter.test_files import GradingResults
 from otter_ways import attention_zip, in_a_fork
+from packing import tarred
 
 from autograder.errors import UsageError
 from autograder.exports import gradescope
@@ -57,6 +58,11 @@ def wrong():
     return {"positional_encoding.py": wrong_sample().submission().files["positional_encoding.py"]}
 
 
+def packed():
+    """The same in the archive that Gradescope does not unpack."""
+    return {"work.tar.gz": tarred({f"hw/{name}": content for name, content in wrong().items()})}
+
+
 def broken():
     """attention.py is missing, the others cannot be imported."""
     return {"positional_encoding.py": b"def broken(:\n", "flash_attention.py": b"import no_such_package\n"}
@@ -92,7 +98,7 @@ class _Marking:
         return pickle.dumps(self)
 
 
-SUBMISSIONS = {function.__name__: function for function in (solution, stub, right, wrong, broken, endless)}
+SUBMISSIONS = {function.__name__: function for function in (solution, stub, right, wrong, packed, broken, endless)}
 
 
 # ---------------------------------------------------------------------------------------------- grading them
@@ -189,6 +195,11 @@ def test_a_known_mistake_is_named_and_costs_what_autograder_grade_says(on_grades
     assert graded.card.digests == card.digests
     assert 0 < graded.results["score"] == card.score < card.max_score
     assert sample.expect.mistake is None or sample.expect.mistake in graded.outputs()
+
+
+@pytest.mark.slow
+def test_an_archive_is_graded_as_what_is_in_it(on_gradescope):
+    assert on_gradescope("packed").rows() == on_gradescope("wrong").rows()
 
 
 @pytest.mark.slow
@@ -409,6 +420,26 @@ def test_a_submission_that_cannot_be_taken_in_fails_with_the_reason(tmp_path):
     assert {row.message for row in card.outcomes} == {
         f"the submission: toy.py has {3 << 20} bytes, at most {2 << 20} are taken in"
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("hw.tar.gz", b"\x1f\x8b cut", "hw.tar.gz is cut off or damaged: pack it again and submit it again"),
+        ("hw.7z", b"7z\xbc\xaf", "found hw.7z, a 7z archive, which cannot be opened here: submit a .zip"),
+        ("Toy_final.py", b"x = 1", "found Toy_final.py: rename it to toy.py"),
+    ],
+)
+def test_what_a_student_reads_names_no_folder_of_the_grader(tmp_path, name, content, said):
+    write_lesson(tmp_path / "course")
+    (tmp_path / "submission").mkdir()
+    (tmp_path / "submission" / name).write_bytes(content)
+
+    card = _grade(load("99-toy", tmp_path / "course"), tmp_path / "submission", "ada")
+
+    (message,) = {row.message for row in card.outcomes}
+    assert message.endswith(said)
+    assert str(tmp_path) not in card.to_json()
 
 
 # ---------------------------------------------------------------------------------------------- setting aside
