@@ -1,6 +1,7 @@
 """The command `autograder`: one subcommand a verb, no logic.
 
-Exit codes: 0 graded (whatever the scores), 1 a grader error, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM.
+Exit codes: 0 graded (whatever the scores), 1 a grader error, 2 wrong use or a scorecard that had to be left out, 130 stopped
+by Ctrl-C or SIGTERM.
 """
 
 import os
