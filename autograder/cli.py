@@ -193,7 +193,8 @@ def replay(
             submission.write(Path(folder))
             outcomes = [row for each in options for row in grade_in_process(lesson, Path(folder), **each)]
     else:
-        again = [each for _, each in run(lesson, [Job(submission, each) for each in options])]
+        own = card.digests.get("prerequisites") == "own"
+        again = [each for _, each in run(lesson, [Job(submission, each) for each in options], own_prerequisites=own)]
         outcomes = [row for each in again for row in each.outcomes]
         console.print(escape("".join(each.student_output for each in again)))
     for row in outcomes:
