@@ -1,6 +1,7 @@
 """The command `autograder`: one subcommand a verb, no logic.
 
-Exit codes: 0 graded (whatever the scores), 1 a grader error, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM.
+Exit codes: 0 graded (whatever the scores), 1 a grader error, 2 wrong use or a scorecard that had to be left out, 130 stopped
+by Ctrl-C or SIGTERM.
 """
 
 import os
@@ -191,7 +192,8 @@ def replay(
             submission.write(Path(folder))
             outcomes = [row for each in options for row in grade_in_process(lesson, Path(folder), **each)]
     else:
-        again = [each for _, each in run(lesson, [Job(submission, each) for each in options])]
+        own = card.digests.get("prerequisites") == "own"
+        again = [each for _, each in run(lesson, [Job(submission, each) for each in options], own_prerequisites=own)]
         outcomes = [row for each in again for row in each.outcomes]
         console.print(escape("".join(each.student_output for each in again)))
     for row in outcomes:

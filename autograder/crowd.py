@@ -7,7 +7,8 @@ the starter. It is one student's all the same
 - where their names say that they are parts or versions of one work: part1 and part2, hw and hw (1), old and new, the
   lesson's or a module's name.
 
-Only names and checksums are read here: folders, the directory of a zip, the headers of a tar (of its first 32 MB).
+Only names and checksums are read here: folders, the directory of a zip, the headers of a tar (of its first 32 MB). An archive
+that cannot be read here may hold anything.
 """
 
 import bz2
@@ -57,7 +58,7 @@ def refuse_one_student(path: Path, lesson: Lesson) -> None:
         UsageError: `path` is the folder of one submission, or of a folder of them.
     """
     found = _found(_files(path, lesson)) if path.is_dir() else {}
-    if not found or _archives_in(path) or _canvas_names(path):
+    if not found or _archives_in(path, lesson) or _canvas_names(path):
         return
     folder, students = _students(path, lesson)
     parts = [name for name in found if name]
@@ -77,8 +78,10 @@ def _students(path, lesson):
     if len(loose) > 1:
         return path, loose
     files = _files(path, lesson)
-    folder, files = _below_one_folder(path, files) if not _archives_in(path) else (path, files)
-    found, starter = _found(files), _starter(lesson)
+    folder, found, starter = path, _found(files), _starter(lesson)
+    if not _archives_in(path, lesson) and not _packed(path, found, lesson):
+        folder, files = _below_one_folder(path, files)
+        found = _found(files)
     if "" in found:
         return folder, []
     holders: dict[str, list[str]] = {}
@@ -86,7 +89,10 @@ def _students(path, lesson):
         for module, checksum in modules.items():
             if checksum not in starter.get(module, ()):
                 holders.setdefault(module, []).append(part)
-    for part in _archives_in(folder):  # they may hold any module: what is in them is for the intake to read
+    for part in (
+        *_archives_in(folder, lesson),
+        *_packed(folder, found, lesson),
+    ):  # any module may be in them: the intake reads them
         for module in lesson.modules:
             holders.setdefault(module, []).append(part)
     crowds = [_persons(parts, lesson) for parts in holders.values()]
@@ -95,21 +101,47 @@ def _students(path, lesson):
 
 def _persons(parts, lesson):
     """Of names side by side, those that are not parts or versions of one work."""
-    return {_COPY.sub("", part) for part in parts if not _is_part(part, lesson)}
+    return {_COPY.sub("", _without_suffix(part)) for part in parts if not _is_part(part, lesson)}
+
+
+def _without_suffix(name):
+    while Path(name).suffix.lower() in _ARCHIVES:
+        name = Path(name).stem
+    return name
 
 
 def _is_part(name, lesson):
-    stem = name.split(".")[0]
+    stem = _without_suffix(name)
     known = [word for word in (lesson.name, lesson.name.partition("-")[2], *lesson.modules) if word in stem]
     for word in sorted(known, key=len, reverse=True):
         stem = stem.replace(word, "")
     return _WORDS.fullmatch(stem) is not None and (bool(known) or any(map(str.isalpha, stem)))  # 1001 is somebody
 
 
-def _archives_in(path):
+def _archives_in(path, lesson):
+    """The archives right in a folder in which a module may be: those that hold one, and those that cannot be read here."""
     if not path.is_dir():
         return []
-    return [item.name for item in sorted(path.iterdir()) if item.suffix.lower() in _ARCHIVES and item.is_file()]
+    archives = [item for item in sorted(path.iterdir()) if item.suffix.lower() in _ARCHIVES and item.is_file()]
+    return [item.name for item in archives if _may_hold_a_module(item, lesson)]
+
+
+def _may_hold_a_module(archive, lesson):
+    wanted = {f"{module}.py" for module in lesson.modules}
+    try:
+        return any(PurePosixPath(name).name in wanted for name, _ in islice(_in_archive(archive), _MOST_ENTRIES))
+    except Exception:  # broken, encrypted, of a kind that is not read here
+        return True
+
+
+def _packed(path, found, lesson):
+    """The folders that hold no module but an archive, as Moodle's do."""
+    folders = [item for item in sorted(path.iterdir()) if item.is_dir()] if path.is_dir() else []
+    return [
+        item.name
+        for item in folders
+        if item.name not in found and not _hidden(item.name) and _archives_in(item, lesson)
+    ]
 
 
 def _canvas_names(path):

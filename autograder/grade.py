@@ -132,7 +132,7 @@ class Grader:
             seed=seed,
             outcomes=outcomes,
             submission=submission.source,
-            digests={"suite": self.lesson.digest(), "submission": submission.digest},
+            digests=self._digests(submission),
             environment=self._environment(time.monotonic() - started, session),
             layers=self._sandbox.layers,
             visibility=self.lesson.feedback.visibility,
@@ -166,6 +166,11 @@ class Grader:
                 f"{self.lesson.name} has no module {unknown[0]!r}: it has {', '.join(self.lesson.modules)}"
             )
         return chosen
+
+    def _digests(self, submission):
+        """What was graded with what: cards whose digests are equal may be joined."""
+        own = {"prerequisites": "own"} if self._own else {}
+        return {"suite": self.lesson.digest(), "submission": submission.digest, **own}
 
     def _coverage(self, graded, whole):
         """What the scorecard says of the modules that were graded with all their tests, and of the others."""

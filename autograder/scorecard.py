@@ -68,7 +68,8 @@ class Scorecard:
     Attributes:
         lesson, student, submission: names; submission is where it was taken from.
         seed: of all random inputs: with it the grading can be replayed. Instructors only.
-        digests: of the lesson's suite and of the submission: what was graded with what.
+        digests: of the lesson's suite and of the submission: what was graded with what; "prerequisites" is "own" where the
+            student's modules of used lessons were taken.
         environment: versions of Python, torch and the package. layers: what confined the student's code.
         visibility: when students may see the hidden tests' rows (Gradescope's words).
         scale_to: what the lesson's points are scaled to in exports' totals, or None.
@@ -200,8 +201,8 @@ def _outcome(row):
 
 def same_work(first: Scorecard, second: Scorecard) -> bool:
     """Whether they grade one submission under one suite, so that their rows belong together."""
-    digests = [card.digests.get(what) for card in (first, second) for what in ("suite", "submission")]
-    return first.lesson == second.lesson and None not in digests and digests[:2] == digests[2:]
+    known = all(first.digests.get(what) for what in ("suite", "submission"))  # none where the grading itself failed
+    return known and first.lesson == second.lesson and first.digests == second.digests
 
 
 def merge(first: Scorecard, second: Scorecard) -> Scorecard:
@@ -215,7 +216,7 @@ def merge(first: Scorecard, second: Scorecard) -> Scorecard:
             raise ValueError(
                 f"the scorecards are of different {what}s: {getattr(first, what)} and {getattr(second, what)}"
             )
-    for what in ("suite", "submission"):
+    for what in ("suite", "submission", "prerequisites"):
         if first.digests.get(what) != second.digests.get(what):
             raise ValueError(f"the scorecards are of another {what} each: grade the same {what} on both machines")
     return _merged(first, second)

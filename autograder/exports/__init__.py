@@ -62,7 +62,7 @@ def by_student(cards: Sequence[Scorecard]) -> dict[str, Scorecard]:
         UsageError: two cards are of one student, of different lessons, of different suites, or graded in different parts:
             their totals do not compare.
     """
-    _same_for_all(cards, "suite", lambda card: card.digests.get("suite"), lambda suite: f"the suite {suite}")
+    _same_for_all(cards, "suite", _suite, lambda suite: f"the suite {suite}")
     _same_for_all(cards, "part", lambda card: card.partial, lambda part: part or "the whole lesson")
     students: dict[str, Scorecard] = {}
     for card in cards:
@@ -72,6 +72,11 @@ def by_student(cards: Sequence[Scorecard]) -> dict[str, Scorecard]:
             raise UsageError(f"two scorecards of {card.student!r} for {card.lesson}: give one of them")
         students[card.student] = card
     return students
+
+
+def _suite(card):
+    own = card.digests.get("prerequisites") == "own"
+    return card.digests.get("suite", "") + (" with the student's own prerequisites" if own else "")
 
 
 def _same_for_all(cards, what, key, shown):

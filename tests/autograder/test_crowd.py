@@ -22,6 +22,9 @@ CLASSES = {
     "student1": ["student1/attention.py", "student2/attention.py"],
     "gradescope": ["submission_1/attention.py", "submission_2/attention.py"],
     "moodle": ["Ada Lovelace_12_file_/attention.py", "Bob_13_file_/deep/er/attention.py"],
+    "moodle's archives": ["Ada_12_assignsubmission_file_/hw1.zip", "Bob_13_assignsubmission_file_/hw1.zip"],
+    "a folder and a packed one": ["ada/attention.py", "Bob_13_assignsubmission_file_/hw1.7z"],
+    "names with dots": ["j.doe/attention.py", "j.roe/attention.py"],
     "archives": ["ada.zip", "bob.tar.gz"],
     "an archive and a folder": ["ada/attention.py", "bob.ZIP"],
     "canvas": ["doejane_1_2_attention.py", "roe_LATE_3_4_attention-1.py"],
@@ -36,6 +39,8 @@ ONES = {
     "copies of a folder of any name": ["ada/attention.py", "ada (1)/attention.py", "ada-2/attention.py"],
     "the starter beside it": ["given/attention.py=starter", "mine/attention.py"],
     "an archive a module": ["attention.zip", "flash_attention.zip"],
+    "copies of an archive": ["ada.zip", "ada (1).zip", "ada_final.tar.gz"],
+    "archives of parts": ["part1/hw.zip", "part2/hw.zip"],
     "one folder": ["ada/attention.py", "ada/flash_attention.py"],
     "an environment": ["mine/attention.py", ".venv/lib/attention.py", "venv/attention.py"],
     "nothing": [],
@@ -84,6 +89,14 @@ def test_archives_are_looked_into(tmp_path, packed):
     refuse_a_class(packed(lay(tmp_path / "parts", ONES["parts"])), LESSON)
     with pytest.raises(UsageError, match="--each"):
         refuse_a_class(packed(lay(tmp_path / "many", CLASSES["folders"])), LESSON)
+
+
+def test_an_archive_of_something_else_is_nobodys_work(tmp_path):
+    work = lay(tmp_path / "work", ["mine/attention.py"])
+    zipped(lay(tmp_path / "figures", ["loss.png", "table.csv"])).rename(work / "figures.zip")
+    zipped(lay(tmp_path / "more", ["x.txt"])).rename(work / "mine" / "more.zip")
+
+    refuse_a_class(work, LESSON)
 
 
 def test_a_broken_archive_is_for_the_intake_to_name(tmp_path):

@@ -118,6 +118,14 @@ def test_a_part_of_other_work_leaves_the_card_alone_and_is_kept_as_a_part(tmp_pa
     assert kept.below([tmp_path]) == [tmp_path / "ada" / "scorecard.json"], "an export reads the whole card only"
 
 
+def test_gradings_with_the_students_own_prerequisites_are_kept_apart(tmp_path):
+    own = replace(PART, digests={**PART.digests, "prerequisites": "own"})
+    kept.keep(WHOLE, tmp_path)
+    kept.keep(own, tmp_path)
+
+    assert in_folder(tmp_path) == {"ada/scorecard.json": WHOLE, "ada/partial.json": own}
+
+
 def test_parts_of_other_work_replace_the_card_once_they_are_whole(tmp_path):
     kept.keep(WHOLE, tmp_path)
     for name in MODULES:
@@ -218,6 +226,10 @@ def test_what_is_in_the_way_of_one_student_is_noticed(tmp_path, in_the_way):
     ("other", "words"),
     [
         (replace(WHOLE, student="bob", digests={"suite": "x2"}), "more than one suite: .* of the suite x"),
+        (
+            replace(WHOLE, student="bob", digests={**WHOLE.digests, "prerequisites": "own"}),
+            "more than one suite: .*own prerequisites",
+        ),
         (replace(PART, student="bob"), "more than one part: .*only attention.*the whole lesson|the whole.*only att"),
     ],
 )
