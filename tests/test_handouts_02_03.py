@@ -146,6 +146,36 @@ print(f"{smallest * 1e8:.0f}")
     ),
     (
         "02-transformer",
+        "But bfloat16 has only § digits, so an update of $10^{-4}$ times a weight would vanish",
+        """
+import math, torch
+weight = torch.tensor(3.0, dtype=torch.bfloat16)
+assert weight - 1e-4 * weight == weight
+digits = -math.log10(torch.finfo(torch.bfloat16).eps)
+print(math.floor(digits), "to", math.ceil(digits))
+""",
+    ),
+    (
+        "02-transformer",
+        "float16 has § digit more than bfloat16",
+        """
+import math, torch
+more = math.log10(torch.finfo(torch.bfloat16).eps / torch.finfo(torch.float16).eps)
+print({1: "one"}[round(more)])
+""",
+    ),
+    (
+        "03-generation",
+        "their sum of §?",
+        """
+import torch
+start, end = torch.tensor([0.1, 0.2, 0.0, 3.0, 0.1, 2.5]), torch.tensor([0.0, 4.0, 0.1, 2.0, 0.1, 2.4])
+assert (start.argmax(), end.argmax()) == (3, 1)
+print(round((start.max() + end.max()).item()))
+""",
+    ),
+    (
+        "02-transformer",
         "there it is § half",
         """
 from transformer import DecoderLayer, EncoderLayer
