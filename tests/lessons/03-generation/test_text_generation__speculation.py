@@ -7,6 +7,7 @@ import torch
 
 from text_generation_helpers import (
     INF,
+    check_all_drawn,
     check_drawn,
     check_randomness,
     judge,
@@ -157,6 +158,7 @@ def test_speculation_has_the_distribution_of_the_target(student, check, rng):
         target, draft = (inside.Table(table) for table in tables)
         return inside.a_tensor(speculative_sample(target, draft, torch.tensor([prompt] * rows), 6, count))
 
+    firsts, wholes = [], []
     for count, tables in laws:
         ids = student.on(timeout=60).run(probe, count, tables, prompt, rows)
 
@@ -164,11 +166,13 @@ def test_speculation_has_the_distribution_of_the_target(student, check, rng):
         judge(check, (ids[:, :3] == torch.tensor(prompt)).all(), "the rows do not begin with their prompts")
         a, b, c = ids[:, 3:].T
         drawn = (a * 16 + b * 4 + c).bincount(minlength=64).view(4, 4, 4)
-        case, other = (tables, prompt, 3, count), "the tokens do not have the target's distribution"
+        case = tables, prompt, 3, count
         expected = speculated(*case)
-        # How the others are cut into rounds is open, so that mistakes are told by the first token.
-        check_drawn(check, drawn.sum((1, 2)), expected.sum((1, 2)), speculation_mistakes(*case), other)
-        check_drawn(check, drawn, expected, {}, other)
+        firsts.append((drawn.sum((1, 2)), expected.sum((1, 2)), speculation_mistakes(*case)))
+        wholes.append((drawn, expected, {}))
+    # How the tokens after the first are cut into rounds is open, so that mistakes are told by the first.
+    check_all_drawn(check, firsts, "the tokens do not have the target's distribution")
+    check_all_drawn(check, wholes, "the tokens do not have the target's distribution")
 
 
 def rounds(p, q, count, taken, replaced, added):
@@ -188,7 +192,7 @@ def test_speculation_in_few_rows_has_the_distribution_of_the_target(student, che
     orders, one_order = contexts(rng), torch.randperm(4, generator=rng).expand(4, 4, 4)
     narrow = [0.3, 0.3, 0.2, 0.2], [0.5, 0.5, 0.0, 0.0]
     cases = [
-        ([[2, 2]], 1000, 1, one_order, narrow),  # first: here no two mistakes come near each other
+        ([[2, 2]], 1000, 1, one_order, narrow),
         ([[1, 2], [3, 0]], 400, 3, orders, (WANTED, PROPOSED)),
         ([[0, 1]], 1200, 3, orders, TAILED),
     ]
@@ -199,6 +203,7 @@ def test_speculation_in_few_rows_has_the_distribution_of_the_target(student, che
         target, draft = (inside.Table(table) for table in tables)
         return inside.a_tensor(speculative_sample(target, draft, torch.tensor(prompt), length, count))
 
+    drawn = []
     for prompt, length, count, orders, laws in cases:
         ids = student.on(timeout=60).run(probe, prompt, length, count, two_tables(orders, *laws))
 
@@ -209,7 +214,7 @@ def test_speculation_in_few_rows_has_the_distribution_of_the_target(student, che
         mix = partial(rounds, p, q, count, replaced=surplus, added=p)
         # Each token's place in the law of its own context: these are independent, whatever the tokens are.
         places = orders[ids[:, :-2], ids[:, 1:-1], ids[:, 2:]]
-        check_drawn(check, places.flatten().bincount(minlength=4), law(*p), {
+        drawn.append((places.flatten().bincount(minlength=4), law(*p), {
             "the token after a round without rejection is drawn from the draft: draw it from the target":
                 mix(ratio, added=q),
             "a rejected token is replaced by a draw from p: it is drawn from max(0, p - q), normalized":
@@ -222,7 +227,8 @@ def test_speculation_in_few_rows_has_the_distribution_of_the_target(student, che
                 law(*(count * q + p)),
             "draft tokens are drawn after a filter such as top-p, but judged by what the draft said before it":
                 cut_rounds(p, q, count),
-        }, "the tokens do not have the target's distribution where a batch is small")  # fmt: skip
+        }))  # fmt: skip
+    check_all_drawn(check, drawn, "the tokens do not have the target's distribution where a batch is small")
 
 
 @SPECULATIVE

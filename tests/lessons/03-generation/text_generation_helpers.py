@@ -41,12 +41,31 @@ def chance(counts, probs):
 
 def check_drawn(check, counts, probs, mistakes, other="the tokens are not drawn with the right probabilities"):
     """mistakes: sentence -> the probabilities that this mistake gives, or a function of them."""
+    check_all_drawn(check, [(counts, probs, mistakes)], other)
+
+
+def check_all_drawn(check, cases, other):
+    """Judges each (counts, probs, mistakes), and names the mistake that fits the draws of all cases together best.
+
+    In one case two mistakes may come near each other; in all of them they do not. A mistake that fits no case that is
+    wrong is not named.
+    """
+    wrong = [chance(counts, probs) <= 1e-9 for counts, probs, _ in cases]
     found = None
-    if chance(counts, probs) <= 1e-9:
-        chances = {s: chance(counts, wrong() if callable(wrong) else wrong) for s, wrong in mistakes.items()}
-        found = max(chances, key=lambda sentence: round(chances[sentence], 4), default=other)  # the first of equals
-        found = found if chances.get(found, 0.0) > 1e-5 else other
+    if any(wrong):
+        fits = {sentence: _fit(cases, wrong, sentence) for sentence in cases[0][2]}
+        found = max(fits, key=lambda sentence: fits[sentence], default=other)  # the first of equals
+        found = found if fits.get(found, -math.inf) > -math.inf else other
     check(found, None, mistakes={found: found} if found else None)
+
+
+def _fit(cases, wrong, sentence):
+    """The logarithm of the chance of all draws, of which a single case cannot say much; rounded, so that equals are equal."""
+    laws = [(counts, mistakes[sentence]) for counts, _, mistakes in cases]
+    chances = [chance(counts, law() if callable(law) else law) for counts, law in laws]
+    if not any(fits > 1e-5 for fits, is_wrong in zip(chances, wrong, strict=True) if is_wrong):
+        return -math.inf
+    return round(sum(math.log(max(fits, 1e-6)) for fits in chances), 2)
 
 
 def check_randomness(check, facts):
