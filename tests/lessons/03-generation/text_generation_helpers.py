@@ -1,7 +1,7 @@
 """What the hidden tests of text_generation share: draws and the chi-square test for them, models of sure next tokens.
 
 A test of drawn tokens is a chi-square test at 1e-9: all of them together fail a right solution less than once in 10^6.
-A mistake is named where its own law passes at 1e-5, and passes better than that of any other mistake.
+A mistake is named where its own law passes at 1e-5, and no other is a hundred times as likely.
 """
 
 import math
@@ -54,18 +54,19 @@ def check_all_drawn(check, cases, other):
     found = None
     if any(wrong):
         fits = {sentence: _fit(cases, wrong, sentence) for sentence in cases[0][2]}
-        found = max(fits, key=lambda sentence: fits[sentence], default=other)  # the first of equals
-        found = found if fits.get(found, -math.inf) > -math.inf else other
+        best = max(fits.values(), default=-math.inf)
+        near = best - math.log(100)  # the first of those that are about as likely
+        found = next(sentence for sentence in fits if fits[sentence] >= near) if best > -math.inf else other
     check(found, None, mistakes={found: found} if found else None)
 
 
 def _fit(cases, wrong, sentence):
-    """The logarithm of the chance of all draws, of which a single case cannot say much; rounded, so that equals are equal."""
+    """The logarithm of the chance of all draws, of which no single case decides alone."""
     laws = [(counts, mistakes[sentence]) for counts, _, mistakes in cases]
     chances = [chance(counts, law() if callable(law) else law) for counts, law in laws]
     if not any(fits > 1e-5 for fits, is_wrong in zip(chances, wrong, strict=True) if is_wrong):
         return -math.inf
-    return round(sum(math.log(max(fits, 1e-6)) for fits in chances), 2)
+    return sum(math.log(max(fits, 1e-6)) for fits in chances)
 
 
 def check_randomness(check, facts):
