@@ -373,7 +373,7 @@ def test_the_layer_has_two_linear_layers(student, check, rng):
         from flash_attention import FlashAttention
 
         layer = FlashAttention(6, 2)
-        shapes, dtype = inside.linear_shapes(layer, ("qkv", "proj")), layer.double()(x.double()).dtype
+        shapes, dtype = inside.linear_shapes(layer, ("qkv", "proj")), inside.a_tensor(layer.double()(x.double())).dtype
         return shapes, dtype, inside.on_meta(layer.to("meta"), x.double(), True)
 
     shapes, dtype, on_meta = student.run(probe, torch.randn(2, 5, 6, generator=rng))

@@ -158,7 +158,7 @@ def test_a_sequence_without_real_tokens_harms_nobody(student, check, rng):
         from transformer import BERTModel
 
         model = inside.filled(BERTModel(13, 24, 2, 3, 32, 9, 0.1, len(rows[2])), rows)
-        output = model(ids, types, mask)
+        output = inside.a_tensor(model(ids, types, mask))
         output[mask != 0].sum().backward()
         grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
         return output, [bool(grad.isfinite().all()) for grad in grads]
@@ -383,7 +383,8 @@ def test_nothing_else_happens(student, check, rng):
         for name, args, inputs in classes:
             kind = getattr(transformer, name)
             model, _, *making = inside.manners(kind, *args)
-            told[name] = model.eval()(*inputs), inside.manners(model, *inputs), making, inside.on_meta(model, *inputs)
+            output = inside.a_tensor(model.eval()(*inputs))
+            told[name] = output, inside.manners(model, *inputs), making, inside.on_meta(model, *inputs)
         return told
 
     classes = made(rng, masked=True)

@@ -195,7 +195,7 @@ def test_loading_copies_and_never_shares(student, check, rng, kind, config, stat
         before = len(list(ours.parameters()))
         _, _, torch_changed, printed = inside.manners(ours.load_huggingface, theirs)
         learns = len(list(ours.parameters())) == before and all(weight.requires_grad for weight in ours.parameters())
-        states, outputs = [inside.named(theirs, state)], [ours(ids)]
+        states, outputs = [inside.named(theirs, state)], [inside.a_tensor(ours(ids))]
         for weight in theirs.parameters():
             weight.data.mul_(-2.0)
         outputs.append(ours(ids))

@@ -66,6 +66,13 @@ def randomness(draw):
     return {"seed": equal[0], "other seed": equal[1], "torch used": used, "torch's seed": equal[2], "next": equal[3]}
 
 
+def a_text(value):
+    """The same for a text."""
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"the text is {'None' if value is None else type(value).__name__}, it should be a str")
+
+
 # ---------------------------------------------------------------------------------------------- models
 
 

@@ -463,7 +463,7 @@ def test_the_model_sees_the_style_and_the_text_does_not_hold_it(student, check, 
         model = inside.Speaker(say)
         if max_len is not None:
             model.max_len = max_len  # no window drops the style
-        text = CreativeTextGenerator(model).generate_with_style_transfer(prompt, style, max_length)
+        text = inside.a_text(CreativeTextGenerator(model).generate_with_style_transfer(prompt, style, max_length))
         prompted = any(prompt.encode() in bytes(row) for row in model.contexts)
         return text, prompted, any(style.encode() in bytes(row) for row in model.contexts)
 
@@ -498,7 +498,7 @@ def test_a_style_may_be_empty(student, check):
             model.one.eval()
             before.append(inside.modes(model))
             text = getattr(CreativeTextGenerator(model), name)(prompt, argument, 20)
-            during.append((prompt, text, bool(model.calls)))
+            during.append((prompt, inside.a_text(text), bool(model.calls)))
             after.append(inside.modes(model))
         return before, during, after
 
@@ -533,7 +533,7 @@ def test_bytes_that_are_no_text_do_not_make_it_too_long(student, check, max_leng
                 creative.generate_with_style_transfer("né", "ß", max_length),
                 creative.generate_with_constraints("né", ["ö"], max_length),
             ):
-                results.append((text, len(text.encode())))
+                results.append((text, len(inside.a_text(text).encode())))
         return results
 
     results = student.run(probe, max_length)
@@ -567,7 +567,7 @@ def test_the_tokenizer_encodes_and_counts(student, check):
                 creative.generate_with_style_transfer("12 3", "#4#", 17),
                 creative.generate_with_constraints("12 3", ["567"], max_length=17),
             )
-            results += [(text, len(tokenizer.encode(text))) for text in texts]
+            results += [(text, len(tokenizer.encode(inside.a_text(text)))) for text in texts]
         return results
 
     results = student.run(probe)
@@ -589,7 +589,7 @@ def constrained(student, prompt, constraints, max_length):
             [*constraints],
         )
         try:
-            text = creative.generate_with_constraints(prompt, constraints, max_length)
+            text = inside.a_text(creative.generate_with_constraints(prompt, constraints, max_length))
         except ValueError:
             return None, 0, constraints == before
         return text, len(text.encode()), constraints == before

@@ -244,7 +244,7 @@ def check_beams(student, check, table, cases):
         for ids, num_beams, max_length, eos_id, length_penalty in cases:
             model = inside.Table(table, max_len=max_length)
             found = beam_search(model, ids, num_beams, max_length, eos_id=eos_id, length_penalty=length_penalty)
-            results.append((found[0], found[1].double()))
+            results.append((found[0], inside.a_tensor(found[1], "the scores").double()))
         return results
 
     results = student.run(probe, table, cases)
@@ -301,7 +301,7 @@ def test_many_beams_find_the_likeliest_sequence(student, check, rng):
         from text_generation import beam_search
 
         ids, scores = beam_search(inside.Table(table), prompt, num_beams=16, max_length=5)
-        return ids, scores.double(), beam_search(inside.Table(table), prompt, 1, 7)[0]
+        return ids, inside.a_tensor(scores, "the scores").double(), beam_search(inside.Table(table), prompt, 1, 7)[0]
 
     ids, scores, greedy = student.run(probe, table, prompt)
 

@@ -1,0 +1,45 @@
+"""What submissions get whose functions return nothing of use: hardly a point, and never a complaint about our own helpers."""
+
+import re
+
+import pytest
+from conftest import ROOT
+
+from autograder.batch import Job, run
+from autograder.hollow import AS_NOTHING, AS_NUMPY, AS_TEXT, ZEROS, hollow
+from autograder.lesson import load_all
+from autograder.submission import Submission
+
+pytestmark = pytest.mark.slow
+MODULES = [(lesson, module) for lesson in load_all(ROOT) for module in lesson.modules]
+each_module = pytest.mark.parametrize(
+    ("lesson", "module"), MODULES, ids=[f"{lesson.name}-{module}" for lesson, module in MODULES]
+)
+
+
+def graded(lesson, module, kind):
+    files = lesson.solution_files()
+    files[f"{module}.py"] = hollow(files[f"{module}.py"].decode(), kind).encode()
+    ((_, card),) = run(lesson, [Job(Submission(kind, "", files), {"modules": (module,), "seed": 3})], processes=1)
+    return card
+
+
+@each_module
+def test_zeros_of_the_right_shape_earn_less_than_a_tenth(lesson, module):
+    card = graded(lesson, module, ZEROS)
+
+    assert card.score < card.max_score / 10, [row.test for row in card.outcomes if row.points]
+
+
+@each_module
+@pytest.mark.parametrize("kind", [AS_NUMPY, AS_TEXT, AS_NOTHING])
+def test_results_of_another_kind_are_the_students_fault_and_named_as_such(lesson, module, kind):
+    card = graded(lesson, module, kind)
+
+    ours = [
+        (row.test, row.message)
+        for row in card.outcomes
+        if "AttributeError" in row.message and not re.search(rf"\({module}\.py:\d+ in ", row.message)
+    ]
+    assert card.grader_errors == ()
+    assert ours == []
