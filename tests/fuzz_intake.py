@@ -5,6 +5,7 @@ the intake is left in a file, which is named.
 """
 
 import argparse
+import io
 import random
 import resource
 import struct
@@ -13,6 +14,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,11 +73,11 @@ def monsters() -> dict[str, bytes]:
         "long names.tar.gz": _gzipped(longs),
         "a pax header of 8 GB.tar": _header(b"x", 8 << 30) + b"30 mtime=1\n",
         "a name of 8 GB.tar": _header(b"L", 8 << 30) + b"n" * 512,
-        "a name of 1 GB, which is there.tar.gz": _gzipped(_header(b"L", 1 << 30) + bytes(1 << 30)),
+        "a name of 1 GB, which is there.tar.gz": _gzipped(_header(b"L", 1 << 30), zeros_mb=1024),
         "a file of 8 GB.tar": _header(b"0", 8 << 30, b"attention.py") + CODE,
         "negative.tar": _header(b"0", -1, b"attention.py") + CODE,
-        "a bomb.zip": zipped({"attention.py": bytes(300 << 20)}),
-        "a bomb.tar.gz": tarred({"data.bin": bytes(300 << 20), "attention.py": CODE}),
+        "a bomb.zip": _bomb(300),
+        "a bomb.tar.gz": _gzipped(_header(b"0", 300 << 20, b"data.bin"), 300, tarred({"attention.py": CODE}, "w:")),
         "announced gigabytes.zip": bytes(announced),
         "twice.zip": _twice(),
         "many.zip": zipped({f"{i}.txt": b"" for i in range(20_000)}),
@@ -94,10 +96,20 @@ def _header(kind, size, name=b"././@LongLink"):
     return entry.tobuf(tarfile.GNU_FORMAT)
 
 
-def _gzipped(content):
-    import gzip
+def _gzipped(start, zeros_mb=0, end=b""):
+    """Compressed piece by piece: the fuzzer measures its own memory."""
+    packer = zlib.compressobj(1, wbits=31)
+    pieces = [packer.compress(start)]
+    pieces += [packer.compress(bytes(1 << 20)) for _ in range(zeros_mb)]
+    return b"".join([*pieces, packer.compress(end), packer.flush()])
 
-    return gzip.compress(content, 1)
+
+def _bomb(zeros_mb):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("attention.py", "w") as file:
+        for _ in range(zeros_mb):
+            file.write(bytes(1 << 20))
+    return stream.getvalue()
 
 
 def _twice():
@@ -172,8 +184,8 @@ def main():
     dice = random.Random(options.seed)
     end = time.monotonic() + options.seconds
     folder = Path(tempfile.mkdtemp(prefix="fuzz-intake-"))
-    counts, before = Counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    queue = [*monsters().values()]
+    counts, queue = Counter(), [*monsters().values()]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     stream = mutants(dice)
     while time.monotonic() < end:
         path = folder / dice.choice(("work.zip", "work.tar", "work.tar.gz", "work.py"))
