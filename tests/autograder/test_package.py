@@ -18,7 +18,7 @@ from autograder.lesson import load
 
 ENVELOPE = """environment.yml files/driver.ipynb otter_config.json run_autograder run_otter.py setup.sh
     tests/placeholder.py""".split()
-GRADING = """__init__ otter_plugin lesson submission scorecard errors student local_ranks check plugin rules grade
+GRADING = """__init__ otter_plugin points lesson submission scorecard errors student local_ranks check plugin rules grade
     exports/__init__ exports/gradescope exports/otter""".split()
 INTAKE = [f"intake/{path.stem}" for path in (ROOT / "autograder" / "intake").glob("*.py")]
 BOX = [f"box/{path.stem}" for path in (ROOT / "autograder" / "box").glob("*.py")]
