@@ -1,6 +1,9 @@
 """What several test files share: a small lesson of its own, and a warm grader for it."""
 
+import subprocess
+import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -70,6 +73,18 @@ def write_lesson(root: Path, solution: str = TOY_SOLUTION, suite: str = TOY_SUIT
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+@contextmanager
+def busy(count: int):
+    """So many other processes that compute without end."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture(scope="session")

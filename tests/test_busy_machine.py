@@ -1,12 +1,9 @@
 """A verdict depends on the submission alone: the slowest right work keeps its points on a machine that is busy."""
 
 import os
-import subprocess
-import sys
-from contextlib import contextmanager
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, busy
 
 from autograder.grade import Grader
 from autograder.lesson import load
@@ -31,17 +28,6 @@ def two_cores():
     os.sched_setaffinity(0, sorted(before)[:2])
     yield
     os.sched_setaffinity(0, before)
-
-
-@contextmanager
-def busy(count):
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 @pytest.mark.slow

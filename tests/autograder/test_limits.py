@@ -1,12 +1,10 @@
 """Limits of time: what counts is the processor time of the submission, whoever else is busy on the machine."""
 
-import multiprocessing
 import os
 import time
-from contextlib import contextmanager
 
 import pytest
-from conftest import write_lesson
+from conftest import busy, write_lesson
 
 from autograder.box import clock, cpu
 from autograder.box.clock import Clock, Limits, Usage
@@ -109,24 +107,6 @@ def ask(slot, function, *args, timeout):
         channel.close()
 
 
-def _spin():
-    while True:
-        pass
-
-
-@contextmanager
-def busy(count):
-    processes = [multiprocessing.get_context("spawn").Process(target=_spin, daemon=True) for _ in range(count)]
-    for process in processes:
-        process.start()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-
-
 # ---------------------------------------------------------------------------------------------- in the box
 
 
@@ -180,6 +160,26 @@ def test_bytes_that_drip_in_set_nothing_back(slot):
     with pytest.raises(StudentTimeout):
         ask(slot, "drip", timeout=Limits(5.0, 30.0, 2.0))
     assert time.monotonic() - started < 5
+
+
+def test_orphans_count_where_slots_have_no_user_of_their_own(one_core):
+    with (
+        Sandbox(without=["uid"]) as sandbox,
+        sandbox.slot({"work.py": WORK.encode()}) as slot,
+        pytest.raises(StudentTimeout, match="used more than 1 s of processor time"),
+    ):
+        ask(slot, "in_a_grandchild", timeout=1.0)
+
+
+def test_what_one_slot_uses_is_not_counted_in_another(sandbox, slot):
+    if "uid" not in sandbox.layers:
+        pytest.skip("orphans belong to any slot where slots have no users of their own")
+    with sandbox.slot({"work.py": WORK.encode()}) as other:
+        ask(other, "burn", 0.0, timeout=1.0)
+        with pytest.raises(StudentTimeout):
+            ask(slot, "in_a_grandchild", timeout=1.0)
+
+        assert other.usage().cpu_s < 0.5 < slot.usage().cpu_s
 
 
 def test_ranks_compute_together(sandbox):
@@ -343,6 +343,7 @@ def test_one_overrun_costs_its_own_test(grade):
     assert card.environment["student_cpu_seconds"] < 3  # its other cases were not tried
 
 
+@pytest.mark.slow
 def test_many_overruns_cost_their_own_tests(grade):
     card = grade({name: "while True: pass" if name in "ac" else "time.sleep(99)" for name in "aceg"})
 
@@ -350,6 +351,7 @@ def test_many_overruns_cost_their_own_tests(grade):
     assert "after 2 that took too long" not in card.outcomes[2].message
 
 
+@pytest.mark.slow
 def test_where_everything_loops_the_whole_is_bounded(grade):
     card = grade(dict.fromkeys(FUNCTIONS, "while True: pass"))
 
@@ -358,6 +360,7 @@ def test_where_everything_loops_the_whole_is_bounded(grade):
     assert card.environment["student_cpu_seconds"] < 2 * (1.0 + 0.6) + 6 * (LEAST_S.calls + 0.6)
 
 
+@pytest.mark.slow
 def test_where_everything_sleeps_the_whole_is_bounded(grade, monkeypatch):
     monkeypatch.setattr(clock, "LEAST_IDLE_S", 1.0)
     card = grade(dict.fromkeys(FUNCTIONS, "time.sleep(99)"))
@@ -366,6 +369,7 @@ def test_where_everything_sleeps_the_whole_is_bounded(grade, monkeypatch):
     assert card.environment["seconds"] < 30
 
 
+@pytest.mark.slow
 def test_slow_work_beside_busy_neighbours_passes(grade):
     burning = (
         "import math; end = time.process_time() + 0.3\n    while time.process_time() < end: pass\n    return x + 1"
@@ -384,6 +388,7 @@ def test_an_import_that_loops_is_told_to_each_test(grade):
     assert card.environment["student_cpu_seconds"] < 3
 
 
+@pytest.mark.slow
 def test_the_tests_own_time_is_processor_time_too(tmp_path, monkeypatch):
     monkeypatch.setattr("autograder.grade.TEST_S", 0.5)
     suite = """
@@ -406,6 +411,7 @@ def test_the_tests_own_time_is_processor_time_too(tmp_path, monkeypatch):
     assert [row.status for row in card.outcomes] == [PASSED, "grader_error"]  # the solution too keeps it busy
 
 
+@pytest.mark.slow
 def test_a_test_can_ask_what_a_call_cost(tmp_path):
     suite = """
         import pytest
