@@ -1,7 +1,7 @@
 """What a test's own code may take of the grader: what a student returned must not grow without end in it.
 
 An alarm does not ring in C code, so memory has a bound of its own; it ends what a loop in C makes of a reply, too. What one
-reply may hold is bounded before that (box/codec.py, REPLY).
+reply may hold is bounded before that (box/caps.py).
 """
 
 import sys
