@@ -19,7 +19,7 @@ def receive(connection: socket.socket, timeout: float, doing: str, caps: wire.Ca
     except wire.DeadlinePassed:
         raise StudentTimeout(f"{doing} took more than {round(timeout, 1):g} s") from None
     except wire.TooMuch as error:
-        raise BadReply(f"{doing} returned too much: {error}") from None
+        raise BadReply(f"your code returned too much: {error}") from None
     except wire.ProtocolError as error:
         raise BadReply(f"{doing} sent something that is not a reply: {error}") from None
     except (EOFError, OSError):

@@ -133,7 +133,7 @@ def check_layer(student, check, rng, layer, *inputs, mistakes=COMMON_MISTAKES):
         return lambda: layer.formula(w, *inputs, **knobs)
 
     values = {sentence: formula(knobs) for sentence, knobs in mistakes.items()}
-    check(result, layer.formula(w, *inputs), dtype=torch.float32, mistakes=values)
+    check(result, layer.formula(w, *inputs), dtype=torch.float32, names=("output", "weights"), mistakes=values)
 
 
 def check_gradients(student, check, rng, layer, *inputs):
