@@ -1,11 +1,16 @@
 """What a test's own code may take of the grader: what a student returned must not grow without end in it.
 
 An alarm does not ring in C code, so memory has a bound of its own; it ends what a loop in C makes of a reply, too. What one
-reply may hold is bounded before that (box/codec.py, REPLY).
+reply may hold is bounded before that (box/caps.py).
 """
 
 import sys
 from contextlib import contextmanager
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 TEST_MEMORY_MB = 1024  # that a test may take above what the grader has when it starts
 
@@ -17,11 +22,9 @@ def bounded_memory(megabytes: int = TEST_MEMORY_MB, gpu: bool = False):
     Args:
         gpu: whether the test may use one: there is no bound then, because CUDA maps more than any.
     """
-    if gpu or not sys.platform.startswith("linux"):
+    if gpu or resource is None or not sys.platform.startswith("linux"):
         yield
         return
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     bound = _data_now() + (megabytes << 20)
     unbounded = resource.RLIM_INFINITY

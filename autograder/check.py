@@ -63,13 +63,13 @@ class Check:
             otherwise: sentence for every other difference, where only one mistake is possible: an input that came back
                 changed, two results of the student's that should be one.
             what: what is compared, in the student's words ("the mask"): the message begins with it.
-            names: of expected's items ("output", "weights"), instead of "item 0".
+            names: of expected's items ("output", "weights"), instead of "item 0"; not used where it has none.
 
         Raises:
             CheckFailed: with the first of `mistakes` that agrees with value and not with expected, or `otherwise`.
         """
-        if names and not (isinstance(expected, (list, tuple)) and len(names) == len(expected)):
-            raise AuthorError(f"check(names=…) names {len(names)} items: expected must be a list or tuple of as many")
+        if names and isinstance(expected, (list, tuple)) and len(names) != len(expected):
+            raise AuthorError(f"check(names=…) names {len(names)} items, and {len(expected)} are expected")
         tolerance = _Tolerance(terms, within, scale)
         problem = _difference(value, expected, dtype, tolerance, self._device)
         if problem is None:
@@ -168,7 +168,7 @@ class _Problem:
         """ "weights: every value is wrong", "item 0 of item 2: the shape is …"."""
         path = list(self.path)
         if names and path:
-            path[0] = names[path[0] or 0]
+            path[0] = names[path[0] or 0] if not isinstance(path[0], str) else path[0]
         steps = [step if isinstance(step, str) else f"item {step}" for step in path if step is not None]
         place = " of ".join([*reversed(steps), *filter(None, [what])])
         return f"{place}: {self.text}" if place else self.text

@@ -19,7 +19,7 @@ def receive(connection: socket.socket, clock: Clock, doing: str, caps: wire.Caps
     except wire.DeadlinePassed:
         raise StudentTimeout(f"{doing} {clock.over}") from None
     except wire.TooMuch as error:
-        raise BadReply(f"{doing} returned too much: {error}") from None
+        raise BadReply(f"your code returned too much: {error}") from None
     except wire.ProtocolError as error:
         raise BadReply(f"{doing} sent something that is not a reply: {error}") from None
     except (EOFError, OSError):

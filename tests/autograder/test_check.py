@@ -292,9 +292,13 @@ def test_nested_items_are_named_from_the_inside():
 
 
 def test_names_that_do_not_fit_are_the_authors_error():
-    for expected in ((1, 2), 1):
-        with pytest.raises(AuthorError, match="names 1 items"):
-            check((1, 3), expected, names=("one",))
+    with pytest.raises(AuthorError, match="names 1 items, and 2 are expected"):
+        check((1, 3), (1, 2), names=("one",))
+
+
+def test_names_are_not_used_where_nothing_has_items():
+    assert str(failure(1, 2, names=("one", "two"))) == "the int has the wrong value"
+    assert str(failure({"a": 1}, {"a": 2}, names=("one", "two"))) == "'a': the int has the wrong value"
 
 
 # ---------------------------------------------------------------------------------------------- values of no kind

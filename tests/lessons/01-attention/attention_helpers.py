@@ -141,7 +141,8 @@ def check_layer(student, check, rng, layer, *inputs, mistakes=COMMON_MISTAKES):
         return lambda: layer.formula(w, *inputs, **knobs)
 
     truth, values = layer.formula(w, *inputs), {sentence: formula(knobs) for sentence, knobs in mistakes.items()}
-    check(result, truth, dtype=torch.float32, mistakes=values | of_nothing(formula, result, truth))
+    names = () if isinstance(truth, torch.Tensor) else ("output", "weights")
+    check(result, truth, dtype=torch.float32, names=names, mistakes=values | of_nothing(formula, result, truth))
 
 
 def of_nothing(formula, result, truth):
