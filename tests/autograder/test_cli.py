@@ -159,7 +159,7 @@ def test_an_out_folder_that_cannot_be_written_is_noticed_before_grading(
     class_of_two, root, autograder, monkeypatch, out, each
 ):
     (root / "file").write_text("")
-    monkeypatch.setattr(cli, "run", lambda *_, **__: pytest.fail("it was graded"))
+    monkeypatch.setattr(cli.grading, "run", lambda *_, **__: pytest.fail("it was graded"))
 
     work = [class_of_two, "--each"] if each else ["ada"]
     code, said = autograder("grade", *work, "--lesson", "99", "--out", out)

@@ -1,0 +1,88 @@
+"""For authors of lessons: new-lesson, and what a suite is worth: mutants, flaky, idle."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from ..batch import default_processes
+from ..lesson import find_root, load
+from .shared import Processes, app, console, progress, relative
+
+
+@app.command("new-lesson")
+def new_lesson_command(
+    name: Annotated[str, typer.Argument(help="Two digits and words: 10-tokenizers.")],
+    modules: Annotated[list[str], typer.Argument(help="Its modules.")],
+) -> None:
+    """Write the skeleton of a lesson, which works and is to be written over (docs/authors.md)."""
+    from ..skeleton import new_lesson
+
+    lesson = new_lesson(find_root(), name, modules)
+    console.print(
+        f"wrote {relative(lesson.assignment)}, its solution, starter, tests and samples; docs/authors.md goes on"
+    )
+
+
+@app.command()
+def mutants(
+    lesson: Annotated[str, typer.Argument(help="The lesson.")],
+    module: Annotated[list[str] | None, typer.Option("--module", help="This module only.")] = None,
+    processes: Processes = 0,
+) -> None:
+    """Grade systematic mutants of a lesson's solutions, list those that survive, and write docs/proof.md."""
+    from ..prove import ProofTable, as_entry, prove
+
+    chosen = load(lesson)
+    chosen.require(module or ())
+    table_of_proofs = ProofTable.read(chosen.root / "docs" / "proof.md")
+    unexplained = 0
+    for name in module or chosen.modules:
+        with progress(name) as on_progress:
+            proof = prove(chosen, name, processes or default_processes(), on_progress)
+        solution = (chosen.solution / f"{name}.py").read_text("utf-8")
+        for mutant in proof.survivors:
+            print(mutant.diff(solution, f"{name}.py"), as_entry(name, mutant), sep="\n", end="\n\n")
+        for old, new in proof.stale:
+            print(
+                f"equivalent.toml explains a mutant of {name} that does not survive: {old!r} -> {new!r}: remove the entry"
+            )
+        console.print(
+            f"{name}: {proof.killed} of {proof.mutants} killed, {len(proof.explained)} explained, {len(proof.survivors)} survive: {proof.share:.1f} %"
+        )
+        table_of_proofs.put(chosen, proof)
+        unexplained += len(proof.survivors) + len(proof.stale)
+    table_of_proofs.write()
+    raise typer.Exit(1 if unexplained else 0)
+
+
+@app.command()
+def flaky(
+    lesson: Annotated[str, typer.Argument(help="The lesson.")],
+    seeds: Annotated[int, typer.Option("-n", help="How many seeds.", min=1)] = 30,
+    processes: Processes = 0,
+) -> None:
+    """Grade the solution and every right sample under many seeds: one lost point fails."""
+    from ..prove import lost_points
+
+    with progress(f"{seeds} seeds") as on_progress:
+        lost = lost_points(load(lesson), range(seeds), processes or default_processes(), on_progress)
+    for name, seed, test, message in lost:
+        console.print(escape(f"{name}, seed {seed}: {test}: {message}"))
+    console.print(f"{len(lost)} points lost under {seeds} seeds")
+    raise typer.Exit(1 if lost else 0)
+
+
+@app.command()
+def idle(
+    lesson: Annotated[str, typer.Argument(help="The lesson.")],
+    processes: Processes = 0,
+) -> None:
+    """List the tests that no wrong sample and no mutant fails: they carry no weight."""
+    from ..prove import idle_tests
+
+    with progress("samples and mutants") as on_progress:
+        found = idle_tests(load(lesson), processes or default_processes(), on_progress)
+    for module, tests in found.items():
+        console.print(*(f"{module}.{test}" for test in sorted(tests)), sep="\n")
+    console.print(f"{sum(map(len, found.values()))} tests carry no weight")

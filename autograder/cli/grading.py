@@ -1,0 +1,195 @@
+"""For instructors: grade, merge, replay, export."""
+
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from .. import kept, table
+from ..batch import Job, default_processes, jobs_of, run
+from ..crowd import refuse_a_class, refuse_one_student
+from ..errors import UsageError, nearest
+from ..files import can_write, write
+from ..grade import grade_in_process
+from ..lesson import Lesson, load
+from ..scorecard import GRADER_ERROR, STATUSES, Scorecard
+from ..submission import source_of, take_in_again, take_in_each
+from .shared import LessonName, OutFolder, Processes, app, console, exit_with
+
+
+@app.command()
+def grade(
+    submission: Annotated[
+        Path, typer.Argument(help="A folder of .py files, a zip or a tar; with --each a folder of them.")
+    ],
+    lesson: LessonName,
+    out: OutFolder,
+    each: Annotated[bool, typer.Option("--each", help="Grade every submission in the folder.")] = False,
+    module: Annotated[list[str] | None, typer.Option("--module", help="Grade this module only.")] = None,
+    processes: Processes = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of all inputs; without it a secret one is drawn.")] = None,
+    require: Annotated[str, typer.Option(help="Layers of the box that must be there: landlock,seccomp,uid,…")] = "",
+    gpu_only: Annotated[bool, typer.Option("--gpu-only", help="Run nothing but the GPU tests, for `merge`.")] = False,
+    gpu_device: Annotated[str, typer.Option(help="What GPU tests run on; by default cuda where there is one.")] = "",
+    prerequisites: Annotated[
+        str, typer.Option(help="Modules of used lessons: reference, or the student's own.")
+    ] = "reference",
+    everything: Annotated[bool, typer.Option("--all", help="Show every test, not only what failed.")] = False,
+) -> None:
+    """Grade a submission, or a folder of them, into OUT/<student>/scorecard.json."""
+    chosen = load(lesson)
+    chosen.require(module or ())
+    options = {"modules": tuple(module) if module else None, "seed": seed}
+    grader = {
+        "require": tuple(filter(None, require.split(","))),
+        "gpu_device": gpu_device or _found_gpu(),
+        "only_gpu": gpu_only,
+        "own_prerequisites": prerequisites == "own",
+    }
+    if prerequisites not in ("reference", "own"):
+        suggestion = nearest(prerequisites, ("reference", "own"))
+        raise UsageError(f"--prerequisites is {prerequisites!r}: give reference or own{suggestion}")
+    if gpu_only and not grader["gpu_device"]:
+        raise UsageError("--gpu-only needs a GPU, and torch finds none here")
+    if each:
+        refuse_one_student(submission, chosen)
+        found = take_in_each(submission, chosen)
+        jobs = jobs_of(found.sources, **options)
+        kept.ready(out, [job.student for job in jobs], chosen.name)
+        cards, said = _grade_each(chosen, jobs, out, processes or default_processes(), grader)
+        console.print(table.many(cards))
+        for name, why in found.named:
+            console.print(escape(f"not graded: {name}: {why}"))
+    else:
+        refuse_a_class(submission, chosen)
+        job = Job(source_of(submission), options)
+        kept.ready(out, [job.student], chosen.name)
+        cards = [card for _, card in run(chosen, [job], **grader)]
+        said = [kept.keep(cards[0], out)]
+        console.print(table.one(cards[0], everything))
+    for sentence in filter(None, said):
+        console.print(escape(sentence))
+    exit_with(cards)
+
+
+def _grade_each(lesson: Lesson, jobs: list[Job], out: Path, processes: int, grader: dict):
+    """The scorecards, and what is to be said of earlier ones in the folder."""
+    columns = [
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[counts]}"),
+    ]
+    cards: list[Scorecard] = []
+    said: list[str] = []
+    with Progress(*columns, console=console) as progress, _saying_what_is_kept(cards, len(jobs), out):
+        task = progress.add_task("grading", total=len(jobs), counts="")
+        for _, card in run(lesson, jobs, processes=processes, **grader):
+            said.append(kept.keep(card, out))
+            cards.append(card)
+            counts = {status: sum(card.count(status) for card in cards) for status in STATUSES}
+            progress.update(
+                task, advance=1, counts=" ".join(f"{name} {count}" for name, count in counts.items() if count)
+            )
+    return cards, said
+
+
+@contextmanager
+def _saying_what_is_kept(cards, of, out):
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print(
+            f"stopped: {len(cards)} of {of} submissions are graded, their scorecards are in {escape(str(out))}"
+        )
+        raise
+
+
+def _found_gpu() -> str | None:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else None
+
+
+@app.command()
+def merge(
+    first: Annotated[Path, typer.Argument(help="A scorecard.json in which tests wait for a GPU, or a folder of them.")],
+    second: Annotated[Path, typer.Argument(help="The same work's from a machine with a GPU, a scorecard or a folder.")],
+    out: OutFolder,
+    everything: Annotated[bool, typer.Option("--all", help="Show every test, not only what failed.")] = False,
+) -> None:
+    """Join the scorecards of a machine without a GPU and of one with it."""
+    merging = kept.merged(first, second)
+    kept.ready(out, [card.student for card in merging.cards], merging.cards[0].lesson)
+    said = [kept.keep(card, out) for card in merging.cards]
+    console.print(table.many(merging.cards) if first.is_dir() else table.one(merging.cards[0], everything))
+    for sentence in filter(None, (*merging.said, *said)):
+        console.print(escape(sentence))
+    exit_with(merging.cards, wrong=merging.problems)
+
+
+@app.command()
+def replay(
+    scorecard: Annotated[Path, typer.Argument(help="A scorecard.json that grade has written.")],
+    test: Annotated[str, typer.Option("--test", help="The test function to run again.")],
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Outside the box, for a debugger. Runs student code here!")
+    ] = False,
+) -> None:
+    """Run one test again on the same submission and the same inputs, and show all that there is to see."""
+    card = kept.read(scorecard)
+    lesson = load(card.lesson)
+    rows = [row for row in card.outcomes if row.test == test]
+    if not rows:
+        names = [row.test for row in card.outcomes]
+        raise UsageError(f"{scorecard} has no test {test!r} among its {len(names)}{nearest(test, names)}")
+    if not card.submission:
+        raise UsageError(f"{scorecard} does not say where its submission was: grade it again")
+    submission = take_in_again(card.submission, lesson)
+    if submission.digest != card.digests.get("submission"):
+        raise UsageError(f"{card.submission} has changed since {scorecard} was written: grade it again")
+    options = [{"modules": [row.module], "tests": [test], "seed": card.seed_of(row)} for row in rows]
+    if in_process:
+        with tempfile.TemporaryDirectory() as folder:
+            submission.write(Path(folder))
+            outcomes = [row for each in options for row in grade_in_process(lesson, Path(folder), **each)]
+    else:
+        own = card.digests.get("prerequisites") == "own"
+        again = [each for _, each in run(lesson, [Job(submission, each) for each in options], own_prerequisites=own)]
+        outcomes = [row for each in again for row in each.outcomes]
+        console.print(escape("".join(each.student_output for each in again)))
+    for row in outcomes:
+        console.print(table.detail(row))
+    raise typer.Exit(int(any(row.status == GRADER_ERROR for row in outcomes)))
+
+
+@app.command()
+def export(
+    cards: Annotated[list[Path], typer.Argument(help="scorecard.json files, or folders with some below.")],
+    format: Annotated[str, typer.Option("--format", help="gradescope, otter or csv.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The file to write; without it, standard output.")] = None,
+) -> None:
+    """Write scorecards in another system's format; one that cannot be read is named, and the others are written."""
+    from ..exports import encoded
+
+    if out is not None and out.is_dir():
+        raise UsageError(f"{out} is a folder: --out names the file that export writes")
+    read, problems = kept.read_all(kept.below(cards))
+    content = encoded(format, read)
+    if out is not None:
+        can_write(out.parent)
+        write(out, content)
+    elif hasattr(sys.stdout, "buffer"):
+        sys.stdout.buffer.write(content)  # UTF-8 whatever the locale says
+        sys.stdout.buffer.flush()
+    else:
+        sys.stdout.write(content.decode())
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    raise typer.Exit(2 if problems else 0)
