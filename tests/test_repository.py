@@ -17,7 +17,7 @@ LAYERS = [
     "rehearse otter_plugin package skeleton",
     "handout",
     "prove",
-    "batch table mutants",
+    "batch table mutants hollow",
     "exports.gradescope exports.otter exports.csv samples grade",
     "plugin rules stub",
     "local_ranks",
