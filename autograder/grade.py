@@ -68,10 +68,8 @@ class Grader:
         self.lesson, self._require, self._without = lesson, require, without
         self._gpu_device, self._only_gpu, self._own = gpu_device, only_gpu, own_prerequisites
         self._wall_s = WALL_FACTOR * lesson.deadline_s if wall_s is None else wall_s
-        self._needed: dict[
-            tuple[str, str], Cost
-        ] = {}  # by the solution, for each test of the modules that were measured
-        self._measured: set[str] = set()
+        self._needed: dict[tuple[str, str], Cost] = {}  # what tests cost the solution
+        self._measured: set[str] = set()  # modules of which all tests are among them
         self.witness = Witness(self._run_on_the_solution, self._import_of_the_solution)
         self._open()
 
@@ -234,24 +232,25 @@ class Grader:
             raise plugin.box_error
 
     def _needed_by_the_solution(self, modules, seed):
-        """What each test costs the solution here, in processor time: measured for the first submission that is too slow."""
+        """What each test costs the solution here, in processor time: as the witness measured it, or measured now."""
         new = [module for module in modules if module not in self._measured]
         if new:
-            files = self.lesson.solution_files()
-            with Session(lambda: self._slot(files)) as session:
-                budget = Budget(self.lesson.call_timeout_s, test_s=TEST_S, usage=session.usage, exact=True)
-                budget.needed = {}
-                self._run_with(self._plugin(_Connect(session, files), budget, seed), new, None)
-            self._needed |= budget.costs
-            self._measured |= set(new)
+            self._run_on_the_solution(seed, new, None)
         return self._needed
 
     # ------------------------------------------------------------------------------------------ the witness
 
     def _run_on_the_solution(self, seed, modules, tests):
+        """Its outcomes; what each test costs it is kept."""
+        limits = (self.lesson.call_timeout_s, self.lesson.deadline_s, self._wall_s, TEST_S)
         with self._session_of_the_solution() as session:
-            connect = _Connect(session, self.lesson.solution_files())
-            return self._run(connect, seed, modules, tests).outcomes
+            budget = Budget(*limits, usage=session.usage, exact=True)
+            budget.needed = {}
+            plugin = self._plugin(_Connect(session, self.lesson.solution_files()), budget, seed)
+            self._run_with(plugin, modules, tests)
+        self._needed |= budget.costs
+        self._measured |= set(modules) if tests is None else set()
+        return plugin.outcomes
 
     def _import_of_the_solution(self, module):
         with self._session_of_the_solution() as session:
