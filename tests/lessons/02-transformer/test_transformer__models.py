@@ -423,7 +423,7 @@ def test_sizes_that_do_not_fit_are_refused(student, rng):
             name,
             (*args[:heads], 5, *args[heads + 1 :]),
             inputs,
-            says=("num_heads", "n_head", "d_model", D, 5),
+            says=("d_model", "num_heads", "n_head", D, 5),
         )
         for place in [n for n, letter in enumerate(CLASSES[name][1]) if letter in "ij"]:
             longer = [*inputs[:place], torch.ones(2, MAX_LEN + 1, dtype=torch.int64), *inputs[place + 1 :]]
