@@ -7,26 +7,21 @@ the starter. It is one student's all the same
 - where their names say that they are parts or versions of one work: part1 and part2, hw and hw (1), old and new, the
   lesson's or a module's name.
 
-Only names and checksums are read here: folders, the directory of a zip, the headers of a tar (of its first 32 MB). An archive
+Only names and checksums count here; an archive is opened by the reader of the intake. An archive
 that cannot be read here may hold anything.
 """
 
-import bz2
-import gzip
 import os
 import re
-import tarfile
-import zipfile
 import zlib
-from io import BytesIO
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from .errors import UsageError
+from .intake.opening import Refused, entries_of
 from .lesson import Lesson
 
 _MOST_ENTRIES = 20_000
-_MOST_BYTES = 32 << 20  # of an archive, unpacked
 _MOST_SOURCE = 2 << 20  # bytes of a module that are read
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".7z", ".rar")
 _ONE_WORK = r"""parts? attempts? versions? v tries try drafts? finals? old new backups? bak cop(y|ies) src source starters? stubs?
@@ -175,7 +170,7 @@ def _files(path, lesson) -> dict[tuple[str, ...], int]:
             parts = PurePosixPath(name.replace("\\", "/")).parts
             if parts and parts[-1] in wanted and not any(map(_hidden, parts)):
                 files[parts] = checksum
-    except Exception:  # whatever a broken archive makes of these libraries: the intake says what is wrong with it
+    except (Refused, OSError):  # the intake says what is wrong with it
         pass
     return files
 
@@ -193,19 +188,10 @@ def _in_folder(top, wanted):
 
 
 def _in_archive(path):
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            yield from ((entry.filename, entry.CRC) for entry in archive.infolist())
-        return
-    with open(path, "rb") as stream:
-        head = stream.read(3)
-    opener = gzip.open if head[:2] == b"\x1f\x8b" else bz2.open if head == b"BZh" else open
-    with opener(path, "rb") as stream:
-        unpacked = BytesIO(stream.read(_MOST_BYTES))
-    with tarfile.open(fileobj=unpacked, mode="r:") as archive:
-        for entry in archive:
-            if entry.isreg() and entry.size <= _MOST_SOURCE:
-                yield entry.name, zlib.crc32(archive.extractfile(entry).read())
+    """The reader of the intake opens it, so that nothing in it can end this process."""
+    for entry in entries_of([(path, path.name)], path.name):
+        if entry.content is not None:
+            yield entry.name, zlib.crc32(entry.content)
 
 
 def _starter(lesson):
