@@ -22,8 +22,8 @@ import torch
 from . import __version__, rules
 from .box.choose import open_box
 from .box.clock import WALL_FACTOR, Limits
+from .box.inside.worker import seed_everything
 from .box.session import Processes, Session
-from .box.worker import seed_everything
 from .cases import ASK_FOR_A_REGRADE
 from .errors import GraderFault, NotSubmitted, StudentFault, UsageError
 from .lesson import Lesson

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from .box.clock import Limits
 from .box.local import LocalProcess
+from .box.ranks.team import Member, Team
 from .box.replies import receive
-from .box.team import Member, Team
 
 
 class LocalRanks:

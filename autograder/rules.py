@@ -14,7 +14,7 @@ from .lesson import Forbidden
 from .scorecard import FAILED, GRADER_ERROR, Evidence, Outcome
 from .student import Student
 
-_SCAN = (Path(__file__).parent / "box" / "scan.py").read_text("utf-8")
+_SCAN = (Path(__file__).parent / "box" / "inside" / "scan.py").read_text("utf-8")
 _SCAN_S = 10.0
 
 

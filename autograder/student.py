@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .box import replies, wire, worker
+from .box import replies, wire
+from .box.inside import worker
 from .errors import AuthorError, BadReply, CheckFailed, StudentRaised
 
 DEFAULT_TIMEOUT = 10.0  # seconds of processor time that a call may take
@@ -37,7 +38,7 @@ class Student:
         device: where tensors among the arguments are put before the call.
         timeout: seconds of processor time that one call may take; a sleep or a deadlock may last as long.
         ranks: 0 is one process; above, as many of one torch.distributed process group.
-        traffic: with ranks: what they sent to each other during the last call (box/post.py, Message), in order.
+        traffic: with ranks: what they sent to each other during the last call (box/ranks/post.py, Message), in order.
         cpu: what cpu_s gives.
     """
 

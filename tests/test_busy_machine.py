@@ -5,9 +5,9 @@ import os
 import pytest
 from conftest import ROOT, busy
 
+from autograder.author.samples import RIGHT, load_samples
 from autograder.grade import Grader
 from autograder.lesson import load
-from autograder.samples import RIGHT, load_samples
 from autograder.scorecard import PASSED, PENDING_GPU
 
 NEIGHBOURS = 6

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from autograder.skeleton import new_lesson
+from autograder.author.skeleton import new_lesson
 
 SECTIONS = [
     "Goals",

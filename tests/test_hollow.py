@@ -5,8 +5,8 @@ import re
 import pytest
 from conftest import ROOT
 
+from autograder.author.hollow import AS_NOTHING, AS_NUMPY, AS_TEXT, ZEROS, hollow
 from autograder.batch import Job, run
-from autograder.hollow import AS_NOTHING, AS_NUMPY, AS_TEXT, ZEROS, hollow
 from autograder.lesson import load_all
 from autograder.submission import Submission
 

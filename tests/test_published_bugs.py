@@ -4,8 +4,8 @@ import re
 
 from conftest import ROOT
 
+from autograder.author.samples import WRONG, load_samples
 from autograder.lesson import load_all
-from autograder.samples import WRONG, load_samples
 
 SAMPLES = {(lesson.name, sample.name): sample for lesson in load_all(ROOT) for sample in load_samples(lesson, (WRONG,))}
 MODULES = {(lesson.name, module) for lesson in load_all(ROOT) for module in lesson.modules}

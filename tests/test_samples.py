@@ -8,11 +8,11 @@ from functools import cache
 import pytest
 from conftest import ROOT
 
+from autograder.author.samples import load_samples
+from autograder.author.stub import starter_text
 from autograder.batch import Job, default_processes, run
 from autograder.lesson import load, load_all
-from autograder.samples import load_samples
 from autograder.scorecard import PASSED, PENDING_GPU
-from autograder.stub import starter_text
 from autograder.submission import Submission
 
 LESSONS = load_all(ROOT)

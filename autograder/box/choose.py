@@ -23,6 +23,6 @@ def own_users(without: Iterable[str] = ()) -> bool:
     """Whether each slot has a user of its own here."""
     if not hasattr(os, "fork"):
         return False
-    from .confine import available
+    from .zygote.confine import available
 
     return "uid" in available(set(without))

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import cpu, wire, worker
+from . import cpu, wire
 from .clock import Usage
+from .inside import worker
 
 _END_S = 2.0  # for a process that was told to end
 _RESEED_S = 60.0  # for one that only waits for requests: it answers at once, if the machine is not very busy
@@ -90,7 +91,7 @@ def _serve(requests, messages, folders, path, seed, rank, size, prepare, output)
     """What the process runs."""
     import torch
 
-    from . import group
+    from .inside import group
 
     if output is not None:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

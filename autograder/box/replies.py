@@ -55,7 +55,7 @@ def read(reply) -> Reply:
     """A reply that was received. It comes from the student's process, which can send anything: no field is trusted.
 
     Raises:
-        BadReply: it is not of the form that box/worker.py gives a reply.
+        BadReply: it is not of the form that box/inside/worker.py gives a reply.
     """
     if type(reply) is not dict or len({"value", "error"} & set(reply)) != 1 or not set(reply) <= _FIELDS:
         raise BadReply("your code's process sent something that is not a reply")

@@ -5,7 +5,7 @@
     Slot         its copy of the files, its scratch, its worker (slot.py); started anew after a hang
     BoxedWorker  the process that has imported the submission (boxed.py): forked by the zygote, confined, forked for each test
     Channel      one test (slot.py): a fresh fork of the worker, asked until the test is over
-    Team         the same for a test that asks for ranks (team.py), and the broker between them (broker.py)
+    Team         the same for a test that asks for ranks (ranks/team.py), and the broker between them (ranks/broker.py)
 
 The grader never runs or imports student code: it sends requests and decodes plain data. Every wait has an absolute
 limit of time (clock.py). Whatever a slot did, closing it kills all of its processes and removes its files.
@@ -24,13 +24,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import BoxError
-from . import confine, wire
+from . import wire
 from .boxed import BoxedWorker
 from .slot import Slot, remove_tree
+from .zygote import confine
 
 _START_S = 120.0  # a zygote imports torch, on a slow disk
-_ZYGOTE = "import sys; sys.path.insert(0, sys.argv[1]); from autograder.box import zygote; sys.path.pop(0); "
-_ZYGOTE += "zygote.main(int(sys.argv[2]), sys.argv[3].split(','), sys.argv[4:])"
+_ZYGOTE = "import sys; sys.path.insert(0, sys.argv[1]); from autograder.box.zygote import loop; sys.path.pop(0); "
+_ZYGOTE += "loop.main(int(sys.argv[2]), sys.argv[3].split(','), sys.argv[4:])"
 LIMITS = {"memory_mb": 1500, "cpu_s": 600, "processes": 64, "file_mb": 64, "scratch_mb": 256}
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from .clock import Limits, Usage, total
+from .ranks.team import Team
 from .slot import Channel, Slot
-from .team import Team
 
 
 class Session(ExitStack):

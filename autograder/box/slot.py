@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import BoxError, StudentDied, StudentFault, StudentTimeout, shown
 from . import replies, wire
 from .clock import Clock, Limits, Usage
-from .team import Member
+from .ranks.team import Member
 
 OUTPUT_CAP = 65536  # bytes kept of what a submission prints
 

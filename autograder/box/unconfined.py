@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import BoxError
-from . import tripwires, uncompiled, wire
+from . import wire
 from .clock import Usage, total
+from .inside import tripwires, uncompiled
 from .local import LocalProcess
 from .slot import Slot, remove_tree
 

@@ -16,7 +16,7 @@ def new_lesson_command(
     modules: Annotated[list[str], typer.Argument(help="Its modules.")],
 ) -> None:
     """Write the skeleton of a lesson, which works and is to be written over (docs/authors.md)."""
-    from ..skeleton import new_lesson
+    from ..author.skeleton import new_lesson
 
     lesson = new_lesson(find_root(), name, modules)
     console.print(
@@ -31,7 +31,7 @@ def mutants(
     processes: Processes = 0,
 ) -> None:
     """Grade systematic mutants of a lesson's solutions, list those that survive, and write docs/proof.md."""
-    from ..prove import ProofTable, as_entry, prove
+    from ..author.prove import ProofTable, as_entry, prove
 
     chosen = load(lesson)
     chosen.require(module or ())
@@ -63,7 +63,7 @@ def flaky(
     processes: Processes = 0,
 ) -> None:
     """Grade the solution and every right sample under many seeds: one lost point fails."""
-    from ..prove import lost_points
+    from ..author.prove import lost_points
 
     with progress(f"{seeds} seeds") as on_progress:
         lost = lost_points(load(lesson), range(seeds), processes or default_processes(), on_progress)
@@ -79,7 +79,7 @@ def idle(
     processes: Processes = 0,
 ) -> None:
     """List the tests that no wrong sample and no mutant fails: they carry no weight."""
-    from ..prove import idle_tests
+    from ..author.prove import idle_tests
 
     with progress("samples and mutants") as on_progress:
         found = idle_tests(load(lesson), processes or default_processes(), on_progress)

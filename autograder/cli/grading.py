@@ -10,12 +10,13 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from .. import kept, table
+from .. import kept
 from ..batch import Job, default_processes, jobs_of, run
-from ..crowd import refuse_a_class, refuse_one_student
 from ..errors import UsageError, nearest
+from ..exports import table
 from ..files import can_write, write
 from ..grade import grade_in_process
+from ..intake.crowd import refuse_a_class, refuse_one_student
 from ..lesson import Lesson, load
 from ..scorecard import GRADER_ERROR, STATUSES, Scorecard
 from ..submission import source_of, take_in_again, take_in_each

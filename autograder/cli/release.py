@@ -5,7 +5,8 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from .. import kept, table
+from .. import kept
+from ..exports import table
 from ..files import can_write, write
 from .shared import DistFolder, Names, OutFolder, app, chosen, console, exit_with, relative
 
@@ -13,7 +14,7 @@ from .shared import DistFolder, Names, OutFolder, app, chosen, console, exit_wit
 @app.command()
 def starter(lessons: Names = None) -> None:
     """Cut the starters from the solutions."""
-    from ..handout import write_starter
+    from ..author.starter import write_starter
 
     for lesson in chosen(lessons):
         console.print(f"wrote {relative(write_starter(lesson))}")
@@ -22,7 +23,7 @@ def starter(lessons: Names = None) -> None:
 @app.command()
 def handouts(lessons: Names = None, out: OutFolder = Path("dist")) -> None:
     """Build the zips that students get."""
-    from ..handout import build_handout
+    from ..release.handout import build_handout
 
     can_write(out)
     for lesson in chosen(lessons):
@@ -32,7 +33,7 @@ def handouts(lessons: Names = None, out: OutFolder = Path("dist")) -> None:
 @app.command()
 def zips(lessons: Names = None, out: OutFolder = Path("dist")) -> None:
     """Build the Otter zips that grade on Gradescope."""
-    from ..package import build_zip
+    from ..release.otter_zip import build_zip
 
     can_write(out)
     for lesson in chosen(lessons):
@@ -45,7 +46,7 @@ def rehearse_zips(lessons: Names = None, dist: DistFolder = Path("dist"), out: O
 
     Exits with 1 where the solution does not get everything or the stub gets something.
     """
-    from ..rehearse import rehearse, showpieces, surprises
+    from ..release.rehearse import rehearse, showpieces, surprises
 
     can_write(out)
     cards, wrong = [], []

@@ -23,7 +23,7 @@ def attention_zip() -> Path:
     from conftest import ROOT
 
     from autograder.lesson import load
-    from autograder.package import build_zip
+    from autograder.release.otter_zip import build_zip
 
     _FOLDERS.append(tempfile.TemporaryDirectory(prefix="zip-"))
     return build_zip(load("01-attention", ROOT), Path(_FOLDERS[-1].name))

@@ -6,11 +6,11 @@ import shutil
 import pytest
 from conftest import ROOT
 
+from autograder.author.prove import idle_tests, prove
+from autograder.author.samples import load_samples
+from autograder.author.skeleton import new_lesson
+from autograder.author.starter import write_starter
 from autograder.batch import Job, run
-from autograder.handout import write_starter
-from autograder.prove import idle_tests, prove
-from autograder.samples import load_samples
-from autograder.skeleton import new_lesson
 from autograder.submission import Submission
 
 GUIDE = (ROOT / "docs" / "authors.md").read_text()

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autograder.box import broker as module
-from autograder.box.broker import Broker
+from autograder.box.ranks import broker as module
+from autograder.box.ranks.broker import Broker
 from autograder.errors import BadReply
 
 NUMBERS = itertools.count()

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from packing import laid, tarred, zipped
 from rich.console import Console
 
-from autograder import batch, table
+from autograder import batch
 from autograder.errors import SubmissionError
-from autograder.exports import render
+from autograder.exports import render, table
 from autograder.intake import kinds
 from autograder.intake.students import MOST_BYTES, harmless, student_name, told_apart
 from autograder.submission import Submission, take_in, take_in_again, take_in_each

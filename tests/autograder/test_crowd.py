@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from autograder.crowd import refuse_a_class, refuse_one_student
 from autograder.errors import UsageError
+from autograder.intake.crowd import refuse_a_class, refuse_one_student
 
 STARTER = b"raise NotImplementedError\n"
 LESSON = SimpleNamespace(

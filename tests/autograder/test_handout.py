@@ -13,8 +13,10 @@ import pytest
 from packaging.requirements import Requirement
 
 import autograder
-from autograder import handout, lesson, progress, stub
+from autograder import lesson, progress
+from autograder.author import starter, stub
 from autograder.errors import LessonError
+from autograder.release import handout
 
 PACKAGE = Path(autograder.__file__).parent
 REPOSITORY = lesson.load_all(PACKAGE.parent)
@@ -259,22 +261,22 @@ def lines_of(contents):
 
 def test_a_starter_is_fresh_once_it_is_written(course):
     masks = lesson.load("98-masks", course)
-    before = handout.starter_is_fresh(masks)
+    before = starter.starter_is_fresh(masks)
 
-    folder = handout.write_starter(masks)
+    folder = starter.write_starter(masks)
 
-    assert (before, handout.starter_is_fresh(masks)) == (False, True)
+    assert (before, starter.starter_is_fresh(masks)) == (False, True)
     assert folder == course / "starter" / "98-masks"
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("masks.py", stub.starter_text(MASKS))]
 
 
 def test_a_starter_that_was_changed_by_hand_is_not_fresh(course):
     masks = lesson.load("98-masks", course)
-    starter = handout.write_starter(masks) / "masks.py"
+    cut = starter.write_starter(masks) / "masks.py"
 
-    starter.write_text(starter.read_text() + "\n")
+    cut.write_text(cut.read_text() + "\n")
 
-    assert not handout.starter_is_fresh(masks)
+    assert not starter.starter_is_fresh(masks)
 
 
 def test_a_module_that_the_lesson_no_longer_has_goes_from_the_starter(course):
@@ -282,7 +284,7 @@ def test_a_module_that_the_lesson_no_longer_has_goes_from_the_starter(course):
     masks.starter.mkdir(parents=True)
     (masks.starter / "renamed.py").write_text("# an old module\n")
 
-    handout.write_starter(masks)
+    starter.write_starter(masks)
 
     assert [path.name for path in masks.starter.iterdir()] == ["masks.py"]
 
@@ -559,7 +561,7 @@ def test_the_next_todo_is_the_first_function_that_still_raises(source, todo):
 def test_the_next_todo_of_a_stub_is_there_and_that_of_a_solution_is_not(name):
     known = lesson.load(name, PACKAGE.parent)
 
-    assert all(map(progress.next_todo, handout.starter_files(known).values()))
+    assert all(map(progress.next_todo, starter.starter_files(known).values()))
     assert not any(map(progress.next_todo, known.solution_files().values()))
 
 

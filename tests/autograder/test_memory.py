@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 
 from autograder.lesson import load_all
-from autograder.package import build_zip
-from autograder.rehearse import lay_out
+from autograder.release.otter_zip import build_zip
+from autograder.release.rehearse import lay_out
 
 pytestmark = pytest.mark.slow
 

@@ -5,10 +5,10 @@ import textwrap
 import pytest
 from conftest import TOY_SOLUTION, write_lesson
 
+from autograder.author.mutants import mutants_of
+from autograder.author.prove import ProofTable, as_entry, idle_tests, lost_points, prove
 from autograder.errors import LessonError
 from autograder.lesson import load
-from autograder.mutants import mutants_of
-from autograder.prove import ProofTable, as_entry, idle_tests, lost_points, prove
 
 
 def changes(source, operator=None):

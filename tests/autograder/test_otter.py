@@ -18,14 +18,14 @@ from otter.test_files import GradingResults
 from otter_ways import attention_zip, in_a_fork
 from packing import tarred
 
+from autograder.author.samples import RIGHT, WRONG, load_samples
+from autograder.author.starter import starter_files
 from autograder.errors import UsageError
 from autograder.exports import gradescope
 from autograder.grade import Grader
-from autograder.handout import starter_files
 from autograder.lesson import load
-from autograder.otter_plugin import DRIVER, OtterPlugin, _grade, _put_back, _set_aside_late, _student, set_aside
-from autograder.rehearse import lay_out
-from autograder.samples import RIGHT, WRONG, load_samples
+from autograder.release.otter_plugin import DRIVER, OtterPlugin, _grade, _put_back, _set_aside_late, _student, set_aside
+from autograder.release.rehearse import lay_out
 from autograder.scorecard import FAILED, GRADER_ERROR, PASSED, PENDING_GPU, Outcome, Scorecard
 
 SCHEMA = json.loads((Path(__file__).parent / "data" / "gradescope_results.schema.json").read_text())
@@ -77,7 +77,7 @@ def shadowing(marker: Path):
     mark = f"open({str(marker)!r}, 'a').write(__name__ + ' ')\n"
     cell = {"id": "cell", "cell_type": "code", "metadata": {}, "source": mark, "outputs": [], "execution_count": None}
     notebook = json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
-    names = """torch.py otter/__init__.py autograder/__init__.py autograder/otter_plugin.py ipykernel_launcher.py
+    names = """torch.py otter/__init__.py autograder/__init__.py autograder/release/otter_plugin.py ipykernel_launcher.py
         ipykernel/__init__.py conftest.py sitecustomize.py pandas.py dill.py nbconvert.py __init__.py
         tests/placeholder.py tests/test_mine.py"""
     hostile = {name: mark for name in names.split()} | {DRIVER: notebook}
@@ -369,7 +369,7 @@ def test_the_scorecard_travels_with_otters_results(plugin):
 
     plugin.after_grading(results)
 
-    assert Scorecard.from_json(results.get_plugin_data("autograder.otter_plugin.OtterPlugin")) == CARD
+    assert Scorecard.from_json(results.get_plugin_data("autograder.release.otter_plugin.OtterPlugin")) == CARD
 
 
 def test_a_grader_error_is_in_otters_output_and_in_results_json(plugin):

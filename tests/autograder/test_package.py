@@ -12,9 +12,10 @@ from conftest import ROOT, TOY_SUITE, write_lesson
 from otter_ways import attention_zip
 from packaging.requirements import Requirement
 
-from autograder import __version__, package
+from autograder import __version__
 from autograder.errors import LessonError, UsageError
 from autograder.lesson import load
+from autograder.release import otter_zip as package
 
 ENVELOPE = """environment.yml files/driver.ipynb otter_config.json run_autograder run_otter.py setup.sh
     tests/placeholder.py""".split()
@@ -95,7 +96,7 @@ def test_otter_is_told_the_lesson_and_the_version(contents):
     config = json.loads(contents["otter_config.json"])
 
     assert config == {
-        "plugins": [{"autograder.otter_plugin.OtterPlugin": {"lesson": "01-attention", "version": __version__}}]
+        "plugins": [{"autograder.release.otter_plugin.OtterPlugin": {"lesson": "01-attention", "version": __version__}}]
     }
 
 

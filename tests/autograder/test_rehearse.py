@@ -6,11 +6,11 @@ import pytest
 from conftest import ROOT, TOY_SOLUTION, TOY_SUITE, write_lesson
 
 from autograder import cli
-from autograder import rehearse as rehearse_module
+from autograder.author.stub import starter_text
 from autograder.grade import Grader
 from autograder.lesson import load
-from autograder.rehearse import Rehearsal
-from autograder.stub import starter_text
+from autograder.release import rehearse as rehearse_module
+from autograder.release.rehearse import Rehearsal
 from autograder.submission import Submission
 
 SAMPLE = """

@@ -5,7 +5,7 @@ import textwrap
 import pytest
 from conftest import write_lesson
 
-from autograder.box.scan import find
+from autograder.box.inside.scan import find
 from autograder.grade import Grader
 from autograder.lesson import load
 from autograder.scorecard import FAILED, PASSED

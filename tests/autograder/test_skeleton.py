@@ -3,11 +3,11 @@
 import pytest
 from conftest import write_lesson
 
+from autograder.author.samples import load_samples
+from autograder.author.skeleton import new_lesson
+from autograder.author.starter import starter_is_fresh
 from autograder.batch import Job, run
 from autograder.errors import UsageError
-from autograder.handout import starter_is_fresh
-from autograder.samples import load_samples
-from autograder.skeleton import new_lesson
 from autograder.submission import Submission
 
 

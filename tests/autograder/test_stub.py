@@ -8,8 +8,8 @@ from textwrap import dedent
 
 import pytest
 
+from autograder.author.stub import LINE_LENGTH, solution_lines, starter_text
 from autograder.errors import StubError
-from autograder.stub import LINE_LENGTH, solution_lines, starter_text
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from autograder import table
+from autograder.exports import table
 from autograder.scorecard import FAILED, PASSED, PENDING_GPU, Evidence, Outcome, Scorecard
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from autograder import exports, table
+from autograder import exports
+from autograder.exports import table
 from autograder.scorecard import FAILED, PASSED, PENDING_GPU, STATUSES, Outcome, Scorecard
 
 WEIGHTS = st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 7.0, 1 / 3, 2.675, 13.37, 0.001]) | st.floats(0, 50)

@@ -20,9 +20,9 @@ sys.path.insert(0, str(ROOT))
 from watch import CANARY, Watch, WatchedSandbox  # noqa: E402
 
 from autograder import grade  # noqa: E402
+from autograder.author.samples import HOSTILE, load_samples  # noqa: E402
 from autograder.batch import Job, run  # noqa: E402
 from autograder.lesson import load  # noqa: E402
-from autograder.samples import HOSTILE, load_samples  # noqa: E402
 
 LESSON = "01-attention"
 TESTS = {

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from autograder.author.samples import HOSTILE, load_samples
 from autograder.lesson import load
-from autograder.samples import HOSTILE, load_samples
 
 HOSTILE_FOLDER = Path(__file__).parent
 LESSON = load("01-attention", ROOT)

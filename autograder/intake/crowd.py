@@ -17,9 +17,9 @@ import zlib
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from .errors import UsageError
-from .intake.opening import Refused, entries_of
-from .lesson import Lesson
+from ..errors import UsageError
+from ..lesson import Lesson
+from .opening import Refused, entries_of
 
 _MOST_ENTRIES = 20_000
 _MOST_SOURCE = 2 << 20  # bytes of a module that are read

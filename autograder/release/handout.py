@@ -1,4 +1,4 @@
-"""A lesson -> what its students get: the starter, and the zip that they unpack.
+"""A lesson -> the zip that its students unpack.
 
     NN-lesson/
         README.md            assignments/NN-lesson/handout.md, with the points of the suite where it says <!-- points -->
@@ -15,19 +15,20 @@ folders of those handouts, so students build on their own work.
 import ast
 from pathlib import Path
 
-from .errors import LessonError
-from .files import write, zipped
-from .lesson import Lesson
-from .points import added, number
-from .scorecard import Scorecard
-from .stub import starter_text
+from ..author.starter import starter_files
+from ..errors import LessonError
+from ..files import write, zipped
+from ..lesson import Lesson
+from ..points import added, number
+from ..scorecard import Scorecard
 
-HERE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 COPIED = (
     *("errors.py", "check.py", "student.py", "local_ranks.py", "progress.py"),
-    *("box/__init__.py", "box/caps.py", "box/clock.py", "box/codec.py", "box/wire.py", "box/worker.py"),
-    *("box/cpu.py", "box/local.py", "box/replies.py", "box/group.py", "box/team.py"),
-    *("box/broker.py", "box/post.py", "box/collectives.py"),
+    *("box/__init__.py", "box/caps.py", "box/clock.py", "box/codec.py", "box/cpu.py"),
+    *("box/local.py", "box/replies.py", "box/wire.py"),
+    *("box/inside/__init__.py", "box/inside/group.py", "box/inside/worker.py"),
+    *(f"box/ranks/{name}.py" for name in ("__init__", "broker", "collectives", "post", "team")),
 )
 
 _GRADING = '''"""What the public tests need of the course's autograder. The files here are copies: changing them changes no grade."""
@@ -191,8 +192,8 @@ def _column(module, scored, gpu):
 
 def _collected(lesson, only_gpu=False):
     """The suite as a scorecard: nothing is run."""
-    from .grade import run_suite  # torch: `autograder starter` does without
-    from .plugin import GradingPlugin
+    from ..grade import run_suite  # torch: `autograder starter` does without
+    from ..plugin import GradingPlugin
 
     plugin = GradingPlugin(None, only_gpu=only_gpu)
     run_suite(plugin, lesson, lesson.modules, options=["--collect-only"])
@@ -204,7 +205,7 @@ def _collected(lesson, only_gpu=False):
 
 def _grading(lesson, with_inside):
     """The folder whose relative imports work as they do in the package."""
-    files = {f"grading/{name}": (HERE / name).read_bytes() for name in COPIED}
+    files = {f"grading/{name}": (PACKAGE / name).read_bytes() for name in COPIED}
     if with_inside:
         files["grading/inside.py"] = _read(lesson.tests / "inside.py")
     return {"grading/__init__.py": _GRADING.encode(), **files}
@@ -212,31 +213,6 @@ def _grading(lesson, with_inside):
 
 def _uses_inside(test: bytes) -> bool:
     return any(isinstance(node, ast.Name) and node.id == "inside" for node in ast.walk(ast.parse(test)))
-
-
-# ---------------------------------------------------------------------------------------------- starter
-
-
-def starter_files(lesson: Lesson) -> dict[str, bytes]:
-    """Name -> content of the modules as students get them, cut from the solution."""
-    solutions = lesson.solution_files()
-    return {name: starter_text(text.decode(), str(lesson.solution / name)).encode() for name, text in solutions.items()}
-
-
-def write_starter(lesson: Lesson) -> Path:
-    """Brings the lesson's folder in starter/ up to date and returns it; modules that the lesson no longer has go."""
-    files = starter_files(lesson)
-    for name, content in files.items():
-        write(lesson.starter / name, content)
-    for path in lesson.starter.glob("*.py"):
-        if path.name not in files:
-            path.unlink()
-    return lesson.starter
-
-
-def starter_is_fresh(lesson: Lesson) -> bool:
-    """Whether starter/ holds what write_starter would write, and no module more."""
-    return {path.name: path.read_bytes() for path in lesson.starter.glob("*.py")} == starter_files(lesson)
 
 
 # ---------------------------------------------------------------------------------------------- files

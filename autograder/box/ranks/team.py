@@ -13,10 +13,10 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..errors import StudentFault, StudentTimeout
-from . import wire
+from ...errors import StudentFault, StudentTimeout
+from .. import wire
+from ..clock import Clock, Limits, Usage, total
 from .broker import Broker
-from .clock import Clock, Limits, Usage, total
 
 
 @dataclass(frozen=True)

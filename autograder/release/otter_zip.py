@@ -23,13 +23,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from . import __version__
-from .errors import LessonError, UsageError
-from .files import write, zipped
-from .lesson import Lesson
+from .. import __version__
+from ..errors import LessonError, UsageError
+from ..files import write, zipped
+from ..lesson import Lesson
 
 DISTRIBUTION = "llm-autograder"
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # without CUDA the image is a tenth of the size
 _IMAGE = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}  # where the zip is used
 
@@ -46,7 +46,7 @@ GRADER.chmod(0o700)
 sys.path[:] = [str(GRADER), *(path for path in sys.path if path not in ("", ".", str(SOURCE)))]
 
 if __name__ == "__main__":
-    from autograder.otter_plugin import run
+    from autograder.release.otter_plugin import run
 
     run(SOURCE.parent)
 '''
@@ -68,7 +68,7 @@ _DRIVER = {
             "cell_type": "markdown",
             "metadata": {},
             "source": [
-                "Otter runs this notebook. The submission is graded elsewhere: grader/autograder/otter_plugin.py."
+                "Otter runs this notebook. The submission is graded elsewhere: grader/autograder/release/otter_plugin.py."
             ],
         }
     ],
@@ -102,7 +102,7 @@ def _grader(lesson: Lesson) -> dict[str, bytes]:
 
 def _needed_modules() -> set[Path]:
     """The files of this package that grading needs: what Otter loads, with all that it imports now or later, and the box."""
-    found, todo = set(), [_PACKAGE / "otter_plugin.py", *_PACKAGE.glob("box/*.py")]
+    found, todo = set(), [_PACKAGE / "release" / "otter_plugin.py", *_PACKAGE.glob("box/**/*.py")]
     while todo:
         path = todo.pop()
         if path.is_file() and path not in found:
@@ -171,7 +171,9 @@ def _edited(text: bytes, edits: dict[str, str]) -> bytes:
 
 
 def _otter_generate(lesson, folder):
-    config = {"plugins": [{"autograder.otter_plugin.OtterPlugin": {"lesson": lesson.name, "version": __version__}}]}
+    config = {
+        "plugins": [{"autograder.release.otter_plugin.OtterPlugin": {"lesson": lesson.name, "version": __version__}}]
+    }
     (folder / "otter_config.json").write_text(json.dumps(config))
     (folder / "requirements.txt").write_text("\n".join(_requirements(lesson)) + "\n")
     (folder / "driver.ipynb").write_text(json.dumps(_DRIVER, indent=1) + "\n")

@@ -23,12 +23,12 @@ from otter.test_files import GradingResults, TestCase
 from otter.test_files.abstract_test import TestCaseResult
 from otter.test_files.ottr_test import OttrTestFile
 
-from . import __version__
-from .errors import UsageError
-from .exports import gradescope, otter
-from .lesson import Lesson, load
-from .scorecard import Scorecard
-from .submission import take_in
+from .. import __version__
+from ..errors import UsageError
+from ..exports import gradescope, otter
+from ..lesson import Lesson, load
+from ..scorecard import Scorecard
+from ..submission import take_in
 
 SCORECARD = "scorecard.json"  # beside results.json, for instructors
 DRIVER = "driver.ipynb"  # the notebook that Otter runs
@@ -133,7 +133,7 @@ def _put_back(aside, submission):
 
 
 def _grade(lesson: Lesson, folder: Path, student: str) -> Scorecard:
-    from .grade import Grader  # torch: not for `otter generate`, which loads this module too
+    from ..grade import Grader  # torch: not for `otter generate`, which loads this module too
 
     submission = take_in(folder, lesson, shown="the submission")
     with Grader(lesson, wall_s=lesson.wall_s) as grader:  # Gradescope ends what takes longer, and shows nothing

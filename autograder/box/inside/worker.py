@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 
-from . import wire
+from .. import wire
 
 TEXT_CAP = 2000  # characters of an exception's text
 TRACEBACK_CAP = 6000

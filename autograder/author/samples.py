@@ -15,10 +15,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import LessonError
-from .lesson import Lesson
-from .scorecard import PASSED, PENDING_GPU, Scorecard
-from .submission import Submission
+from ..errors import LessonError
+from ..lesson import Lesson
+from ..scorecard import PASSED, PENDING_GPU, Scorecard
+from ..submission import Submission
 
 RIGHT, WRONG, HOSTILE = "right", "wrong", "hostile"
 

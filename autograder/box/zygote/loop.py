@@ -23,7 +23,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from . import confine, cpu, group, libraries, pages, processes, seccomp, tripwires, uncompiled, wire, worker
+from .. import cpu, wire
+from ..inside import group, tripwires, uncompiled, worker
+from . import confine, libraries, pages, processes, seccomp
 
 _POLL_S = 0.1
 

@@ -6,9 +6,9 @@ tests/test_repository.py asks for, so that a new lesson is green from its first 
 
 from pathlib import Path
 
-from .errors import UsageError
-from .handout import write_starter
-from .lesson import Lesson, lesson_names, load
+from ..errors import UsageError
+from ..lesson import Lesson, lesson_names, load
+from .starter import write_starter
 
 _LESSON = """\
 title = "{title}"

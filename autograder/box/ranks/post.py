@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import BadReply
+from ...errors import BadReply
 from .collectives import COLLECTIVES, REDUCING, ROOTED
 
 _LONGEST_NAME = 200  # of a group: the broker keeps it

@@ -14,11 +14,11 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import GraderFault
-from .lesson import Lesson
-from .samples import WRONG, load_samples
-from .scorecard import Scorecard
-from .submission import Submission
+from ..author.samples import WRONG, load_samples
+from ..errors import GraderFault
+from ..lesson import Lesson
+from ..scorecard import Scorecard
+from ..submission import Submission
 
 SOLUTION, STUB = "solution", "stub"
 

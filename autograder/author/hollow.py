@@ -15,7 +15,7 @@ AS_NUMPY, AS_TEXT, AS_NOTHING = (
 
 _APPENDIX = """
 
-# ---- appended by autograder/hollow.py
+# ---- appended by autograder/author/hollow.py
 
 import copy as _copy, functools as _functools, inspect as _inspect, torch as _torch
 

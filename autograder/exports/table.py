@@ -14,8 +14,8 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from .points import added, number
-from .scorecard import CAUSES, FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome, Scorecard
+from ..points import added, number
+from ..scorecard import CAUSES, FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome, Scorecard
 
 _MOST_MISTAKES = 12
 _MOST_TITLES = 3  # of tests that failed with one message

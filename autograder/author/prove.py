@@ -16,14 +16,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .batch import Job, run
-from .errors import LessonError
-from .files import write
-from .lesson import Lesson
+from ..batch import Job, run
+from ..errors import LessonError
+from ..files import write
+from ..lesson import Lesson
+from ..scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Scorecard
+from ..submission import Submission
 from .mutants import Mutant, mutants_of
 from .samples import RIGHT, WRONG, load_samples
-from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Scorecard
-from .submission import Submission
 
 _CALL_TIMEOUT_S = (
     4.0  # of processor time, as in lesson.toml: a mutant that hangs is found all the same, and no slow one
@@ -204,7 +204,7 @@ def _every_test(lesson):
 _HEAD = """# Proof
 
 What shows that the hidden suites find mistakes. `make mutants LESSON=…` writes a lesson's lines: systematic mutants of each
-solution (autograder/mutants.py), graded by the module's suite. *Explained* are survivors that no test can or should find,
+solution (autograder/author/mutants.py), graded by the module's suite. *Explained* are survivors that no test can or should find,
 each with its reason in `tests/submissions/<lesson>/equivalent.toml`; killed is the share of the others.
 
 A line is as old as the last run for its module: tests and samples that came later are not counted in it.

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ..errors import BadReply
+from ...errors import BadReply
 from .collectives import Disagreement, combine
 from .post import Message, read, size_of
 

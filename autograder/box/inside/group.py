@@ -20,7 +20,7 @@ import threading
 import torch
 import torch.distributed as dist
 
-from . import wire
+from .. import wire
 
 _REDUCTIONS = {
     "sum": dist.ReduceOp.SUM,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import libcst as cst
 from libcst.metadata import ByteSpanPositionProvider, MetadataWrapper
 
-from .errors import LessonError
+from ..errors import LessonError
 
 
 @dataclass(frozen=True)
