@@ -193,9 +193,10 @@ def _column(module, scored, gpu):
 def _collected(lesson, only_gpu=False):
     """The suite as a scorecard: nothing is run."""
     from ..grade import run_suite  # torch: `autograder starter` does without
+    from ..limits import Budget
     from ..plugin import GradingPlugin
 
-    plugin = GradingPlugin(None, only_gpu=only_gpu)
+    plugin = GradingPlugin(None, Budget(), only_gpu=only_gpu)
     run_suite(plugin, lesson, lesson.modules, options=["--collect-only"])
     if plugin.collection_errors:
         file, problem = plugin.collection_errors[0]
