@@ -19,10 +19,12 @@ from autograder.release import otter_zip as package
 
 ENVELOPE = """environment.yml files/driver.ipynb otter_config.json run_autograder run_otter.py setup.sh
     tests/placeholder.py""".split()
-GRADING = """__init__ otter_plugin points lesson submission scorecard errors student local_ranks check plugin rules grade
-    exports/__init__ exports/gradescope exports/otter""".split()
-INTAKE = [f"intake/{path.stem}" for path in (ROOT / "autograder" / "intake").glob("*.py")]
-BOX = [f"box/{path.stem}" for path in (ROOT / "autograder" / "box").glob("*.py")]
+GRADING = """__init__ bounds cases check errors grade lesson limits local_ranks plugin points rules scorecard student submission
+    witness exports/__init__ exports/gradescope exports/otter release/__init__ release/otter_plugin""".split()
+INTAKE = [f"intake/{path.stem}" for path in (ROOT / "autograder" / "intake").glob("*.py") if path.stem != "crowd"]
+BOX = [
+    str(path.relative_to(ROOT / "autograder").with_suffix("")) for path in (ROOT / "autograder" / "box").rglob("*.py")
+]
 
 
 @pytest.fixture(scope="module")
