@@ -1,13 +1,14 @@
 """What submissions get whose functions return nothing of use: hardly a point, and never a complaint about our own helpers."""
 
 import re
+from functools import cache
 
 import pytest
 from conftest import ROOT
 
 from autograder.author.hollow import AS_NOTHING, AS_NUMPY, AS_TEXT, ZEROS, hollow
-from autograder.batch import Job, run
-from autograder.lesson import load_all
+from autograder.batch import Job, default_processes, run
+from autograder.lesson import load, load_all
 from autograder.submission import Submission
 
 pytestmark = pytest.mark.slow
@@ -17,16 +18,28 @@ each_module = pytest.mark.parametrize(
 )
 
 
-def graded(lesson, module, kind):
+@cache
+def cards(lesson_name: str) -> dict:
+    """(module, kind) -> scorecard: all of a lesson are graded side by side."""
+    lesson = load(lesson_name, ROOT)
+    jobs = {
+        (module, kind): _job(lesson, module, kind)
+        for module in lesson.modules
+        for kind in (ZEROS, AS_NUMPY, AS_TEXT, AS_NOTHING)
+    }
+    done = run(lesson, list(jobs.values()), processes=default_processes())
+    return {list(jobs)[index]: card for index, card in done}
+
+
+def _job(lesson, module, kind):
     files = lesson.solution_files()
     files[f"{module}.py"] = hollow(files[f"{module}.py"].decode(), kind).encode()
-    ((_, card),) = run(lesson, [Job(Submission(kind, "", files), {"modules": (module,), "seed": 3})], processes=1)
-    return card
+    return Job(Submission(kind, "", files), {"modules": (module,), "seed": 3})
 
 
 @each_module
 def test_zeros_of_the_right_shape_earn_less_than_a_tenth(lesson, module):
-    card = graded(lesson, module, ZEROS)
+    card = cards(lesson.name)[module, ZEROS]
 
     assert card.score < card.max_score / 10, [row.test for row in card.outcomes if row.points]
 
@@ -34,7 +47,7 @@ def test_zeros_of_the_right_shape_earn_less_than_a_tenth(lesson, module):
 @each_module
 @pytest.mark.parametrize("kind", [AS_NUMPY, AS_TEXT, AS_NOTHING])
 def test_results_of_another_kind_are_the_students_fault_and_named_as_such(lesson, module, kind):
-    card = graded(lesson, module, kind)
+    card = cards(lesson.name)[module, kind]
 
     ours = [
         (row.test, row.message)
