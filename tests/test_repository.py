@@ -123,6 +123,27 @@ def test_architecture_page_draws_the_layers():
     assert "\n".join(layer for layer in LAYERS) in page
 
 
+def definitions(path: Path) -> set[str]:
+    """Names of the functions and classes of a file, methods as Class.method."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{item.name}" for item in node.body if isinstance(item, ast.FunctionDef)}
+    return found
+
+
+def test_the_life_of_a_grading_names_what_there_is():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    life = page.partition("## The life of a grading")[2].partition("\n## ")[0]
+    steps = re.findall(r"`([\w/]+\.py):([\w.]+)`", life)
+
+    assert [number for number in range(1, 11) if f"\n{number}. " not in life] == []
+    assert len(steps) >= 20
+    assert [step for step in steps if step[1] not in definitions(ROOT / "autograder" / step[0])] == []
+
+
 def test_files_can_be_read_in_a_sitting():
     lengths = {name: len(source.splitlines()) for name, source in package_sources().items()}
 
