@@ -22,8 +22,9 @@ TOY_SOLUTION = '''
     import torch
 
 
-    def causal_mask(length):  # student: a lower triangle
+    def causal_mask(length):
         """(T, T) bool: true where a position may attend."""
+        # student: a lower triangle
         if length < 1:
             raise ValueError(f"length must be at least 1, not {length}")
         return torch.ones(length, length, dtype=torch.bool).tril()

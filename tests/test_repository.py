@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from autograder.author.mutants import mutants_of
 from autograder.lesson import Lesson, load, load_all
 
 # Imports go down only: a module may import from layers below its own, never from its own or above.
@@ -214,6 +215,18 @@ def test_starters_are_fresh(lesson):
     from autograder.author.starter import starter_is_fresh
 
     assert starter_is_fresh(lesson), "run `make starter`"
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
+def test_every_explained_mutant_is_still_made(lesson):
+    explained = tomllib.loads((lesson.samples / "equivalent.toml").read_text())["equivalent"]
+    made = {
+        (module, mutant.old, mutant.new)
+        for module in lesson.modules
+        for mutant in mutants_of((lesson.solution / f"{module}.py").read_text(), f"{module}.py")
+    }
+
+    assert [entry for entry in explained if (entry["module"], entry["old"], entry["new"]) not in made] == []
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)

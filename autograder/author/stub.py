@@ -1,9 +1,13 @@
 """Solution text -> starter text: what the students write is cut out, what they are given stays.
 
-Two marks, each the comment that ends its line, say what happens:
+Two marks say what happens. The first stands where the TODO will stand, the second ends its line:
 
-    def f(x: Tensor) -> Tensor:  # student: hint     the body goes; signature, decorators and docstring stay
-    def helper(x):  # solution only                  goes altogether; so on a class, an import, an assignment
+    def f(x: Tensor) -> Tensor:
+        "Docstring."
+        # student: hint                the body goes from here; signature, decorators and docstring stay
+        return x
+
+    def helper(x):  # solution only    goes altogether; so on a class, an import, an assignment
 
 What goes takes along its decorators and the comments directly above it. All other text stays byte for byte,
 and a solution that was formatted gives a starter that is formatted. A mark that would do nothing is an error,
@@ -11,13 +15,13 @@ since a mark that was overlooked gives the solution away. Two passes over libcst
 refuses, `_Cutter` writes. Not covered: a module that calls a cut function while it is imported.
 """
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 import libcst as cst
-from libcst import matchers as m
 from libcst.metadata import MetadataWrapper, PositionProvider
 
 from autograder.errors import StubError
@@ -30,13 +34,6 @@ LIKE_A_MARK_OF_A_DEF = re.compile(r"#\s*(students?|solutions?)\b", re.IGNORECASE
 LINE_LENGTH = 120  # as in pyproject.toml, [tool.ruff]
 SHORTEST_SECRET = 12  # a shorter line, such as `return x`, gives nothing away
 NO_SECRETS = {"super().__init__()", "with torch.no_grad():"}  # nor do these, which any handout may show
-
-# How ruff breaks a signature whose line the mark makes too long; a comma at an inner line's end is the author's.
-BREAKS_OF_SIGNATURE = (
-    re.compile(r"( -> )\(\n[ \t]*([^\n]*[^,\n])\n\)(:)$"),  # -> (
-    re.compile(r"( -> [^\n]*\[)\n[ \t]*([^\n]*[^,\n])\n(\]:)$"),  # -> Callable[
-    re.compile(r"^([^\n]*\()\n[ \t]*([^\n]*[^,\n])\n(\)[^\n]*:)$"),  # def f(
-)
 
 Lines = list[cst.EmptyLine]
 
@@ -53,7 +50,7 @@ def starter_text(source: str, filename: str = "<solution>") -> str:
     if not marks.cuts and not marks.removed:
         raise StubError(
             f"{filename}: no function is marked, so the starter would be the solution. "
-            "End the def lines of what students write with '# student: hint'."
+            "Put '# student: hint' below the docstrings of what students write."
         )
 
     starter = wrapper.module.visit(_Cutter(marks, wrapper.module.default_indent))
@@ -120,11 +117,13 @@ class _Marks(cst.CSTVisitor):
         self._read: set[cst.Comment] = set()
 
     def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
-        comment = _comment_of_header(node)
+        if comment := _comment_of_header(node):
+            self._read_solution_only(node, comment, LIKE_A_MARK_OF_A_DEF)
+        comment = _first_comment_of_body(node)
         if comment and (mark := STUDENT.fullmatch(comment.value)):
             self._read_student(node, comment, mark["hint"].strip())
-        elif comment:
-            self._read_solution_only(node, comment, LIKE_A_MARK_OF_A_DEF)
+        elif comment and (LIKE_A_MARK_OF_A_DEF.search(comment.value) or _is_misspelt(comment.value)):
+            self._refuse_misspelt(comment)
         self._around.append(node)
 
     def visit_ClassDef(self, node: cst.ClassDef) -> None:
@@ -164,11 +163,7 @@ class _Marks(cst.CSTVisitor):
         elif STUDENT.fullmatch(comment.value):
             self._refuse_misplaced(comment)
         elif suspicious.search(comment.value):
-            self._refuse(
-                comment,
-                f"{comment.value!r} is no mark. Write exactly '# student: hint' or '# solution only', "
-                "or begin an ordinary comment with another word.",
-            )
+            self._refuse_misspelt(comment)
 
     def _full_name(self, node: cst.FunctionDef) -> str:
         """The function's name behind those of its classes, but not of a function around them."""
@@ -189,11 +184,18 @@ class _Marks(cst.CSTVisitor):
                     "Take one of the two marks away.",
                 )
 
+    def _refuse_misspelt(self, comment: cst.Comment) -> NoReturn:
+        self._refuse(
+            comment,
+            f"{comment.value!r} is not a mark. Write exactly '# student: hint' or '# solution only', "
+            "or begin an ordinary comment with another word.",
+        )
+
     def _refuse_misplaced(self, comment: cst.Comment) -> NoReturn:
         self._refuse(
             comment,
-            f"{comment.value!r} marks nothing here. '# student: hint' belongs behind the colon that ends a "
-            "def's signature; '# solution only' there, on a class line, or behind an import's or assignment's end.",
+            f"{comment.value!r} marks nothing here. '# student: hint' belongs on a line of its own, directly below a "
+            "function's docstring or signature; '# solution only' at the end of a def, class, import or assignment line.",
         )
 
     def _refuse(self, comment: cst.Comment, problem: str) -> NoReturn:
@@ -222,13 +224,12 @@ class _Cutter(cst.CSTTransformer):
             return updated
         indent = original.body.indent if isinstance(original.body, cst.IndentedBlock) else None
         width = cut.column + len(indent or self.default_indent)
-        header = _end_of_header(original)
         body = cst.IndentedBlock(
-            header=header.with_changes(whitespace=cst.SimpleWhitespace(""), comment=None),
+            header=_end_of_header(original),
             indent=indent,
             body=[*_docstring(original), _not_implemented(cut, width)],
         )
-        return _with_signature_joined(updated.with_changes(body=body), cut.column)
+        return updated.with_changes(body=body)
 
     def leave_IndentedBlock(self, original: cst.IndentedBlock, updated: cst.IndentedBlock) -> cst.IndentedBlock:
         if self.removed.isdisjoint(original.body):
@@ -295,23 +296,19 @@ def _comment_of_header(node: cst.FunctionDef | cst.ClassDef) -> cst.Comment | No
     return _end_of_header(node).comment
 
 
-def _with_signature_joined(node: cst.FunctionDef, column: int) -> cst.FunctionDef:
-    """The signature without the line breaks that ruff made only because the mark made a line too long."""
-    no_body = cst.SimpleStatementSuite([])  # libcst writes it as "pass"
-    alone = node.with_changes(leading_lines=[], decorators=[], lines_after_decorators=[], body=no_body)
-    if m.findall(alone, m.Comment()) or m.matches(alone, m.FunctionDef(returns=m.Annotation(m.Tuple()))):
-        return node
-    text = broken = cst.Module([alone]).code.removesuffix(" pass\n")
-    for pattern in BREAKS_OF_SIGNATURE:
-        joined = pattern.sub(r"\1\2\3", text)
-        if max(map(len, joined.split("\n"))) + column <= LINE_LENGTH:
-            text = joined
-    if text == broken:
-        return node
-    again = cst.ensure_type(cst.parse_statement(f"{text} pass"), cst.FunctionDef)
-    return node.with_changes(
-        params=again.params, returns=again.returns, whitespace_before_params=again.whitespace_before_params
-    )
+def _first_comment_of_body(node: cst.FunctionDef) -> cst.Comment | None:
+    """The first comment on a line of its own, below the docstring if there is one and above the first statement."""
+    if not isinstance(node.body, cst.IndentedBlock):
+        return None
+    statements = node.body.body[1:] if node.get_docstring(clean=False) is not None else node.body.body
+    lines = statements[0].leading_lines if statements else node.body.footer
+    return next((line.comment for line in lines if line.comment), None)
+
+
+def _is_misspelt(comment: str) -> bool:
+    """Whether a comment where the mark should stand begins with nearly its word: `# stduent: hint`."""
+    word = re.match(r"#\s*(\w+)\s*:", comment)
+    return word is not None and bool(difflib.get_close_matches(word[1].lower(), ["student"], cutoff=0.7))
 
 
 def _docstring(node: cst.FunctionDef) -> list[cst.SimpleStatementLine]:

@@ -11,7 +11,7 @@ Sizes: B batch, T length, V = vocab_size.
 import torch
 
 
-def training_pairs(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # student: shift by one, wrap nothing
+def training_pairs(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets of next-token prediction: targets[..., t] is the token that follows inputs[..., t].
 
     Args:
@@ -20,6 +20,7 @@ def training_pairs(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # s
     Returns:
         inputs and targets, each (T - 1,) or (B, T - 1), in the dtype of ids.
     """
+    # student: shift by one, wrap nothing
     return ids[..., :-1], ids[..., 1:]
 
 
@@ -40,15 +41,17 @@ class BigramLanguageModel:
         ValueError: smoothing is negative. Every method refuses token ids outside [0, V) with a ValueError.
     """
 
-    def __init__(self, vocab_size: int, smoothing: float = 1.0):  # student: an empty table of counts
+    def __init__(self, vocab_size: int, smoothing: float = 1.0):
+        # student: an empty table of counts
         if smoothing < 0:
             raise ValueError(f"smoothing={smoothing} is negative")
         self.vocab_size = vocab_size
         self.smoothing = smoothing
         self._count = torch.zeros(vocab_size, vocab_size, dtype=torch.int64)  # (V, V): row a, column b
 
-    def fit(self, ids: torch.Tensor) -> "BigramLanguageModel":  # student: count each pair of neighbours, from zero
+    def fit(self, ids: torch.Tensor) -> "BigramLanguageModel":
         """Counts the pairs of neighbours in ids (T,); whatever was counted before is forgotten. Returns the model."""
+        # student: count each pair of neighbours, from zero
         self._check(ids, "ids")
         first, second = training_pairs(ids)
         V = self.vocab_size
@@ -57,19 +60,20 @@ class BigramLanguageModel:
         self._count = torch.bincount(pair, minlength=V * V).reshape(V, V)
         return self
 
-    def next_token_probabilities(self, token: int) -> torch.Tensor:  # student: the formula; a uniform row for 0 / 0
+    def next_token_probabilities(self, token: int) -> torch.Tensor:
         """p(b | token) for every b: (V,), in the default dtype. Without any count and smoothing the row is uniform.
 
         Raises:
             ValueError: token is outside [0, V).
         """
+        # student: the formula; a uniform row for 0 / 0
         if not 0 <= token < self.vocab_size:
             raise ValueError(f"token={token} is outside [0, {self.vocab_size})")
         return self._rows(token).to(torch.get_default_dtype())
 
     def generate(
         self, prompt: torch.Tensor, max_new_tokens: int, generator: torch.Generator | None = None
-    ) -> torch.Tensor:  # student: draw from the row of the last token, append, repeat
+    ) -> torch.Tensor:
         """Continues a prompt: each new token is drawn from the probabilities that follow the token before it.
 
         Args:
@@ -83,6 +87,7 @@ class BigramLanguageModel:
         Raises:
             ValueError: the prompt is empty or has ids outside [0, V); max_new_tokens is negative.
         """
+        # student: draw from the row of the last token, append, repeat
         self._check(prompt, "prompt")
         if prompt.numel() == 0:
             raise ValueError("prompt is empty: it needs a token to start from")
@@ -96,7 +101,7 @@ class BigramLanguageModel:
             new.append(token)
         return torch.cat([prompt, torch.tensor(new, dtype=prompt.dtype, device=prompt.device)])
 
-    def perplexity(self, ids: torch.Tensor) -> float:  # student: average logarithms, never multiply probabilities
+    def perplexity(self, ids: torch.Tensor) -> float:
         """exp(-1 / (T - 1) · Σ log p(ids[t + 1] | ids[t])) for ids (T,): how many tokens the model wavers between.
 
         The uniform model has V, and a model that is always sure and right has 1. A text with a transition of probability
@@ -105,6 +110,7 @@ class BigramLanguageModel:
         Raises:
             ValueError: ids has fewer than two tokens, or tokens outside [0, V).
         """
+        # student: average logarithms, never multiply probabilities
         self._check(ids, "ids")
         if ids.numel() < 2:
             raise ValueError(f"ids has {ids.numel()} tokens: a transition takes two")

@@ -45,9 +45,8 @@ class BPETokenizer:
         ValueError: a special token is the empty string.
     """
 
-    def __init__(
-        self, vocab: dict[int, bytes], merges: list[Pair], special_tokens: Sequence[str] = ()
-    ):  # student: keep copies, give ids to the special tokens, and prepare what encode looks up
+    def __init__(self, vocab: dict[int, bytes], merges: list[Pair], special_tokens: Sequence[str] = ()):
+        # student: keep copies, give ids to the special tokens, and prepare what encode looks up
         self.vocab = dict(vocab)
         self.merges = [tuple(pair) for pair in merges]
         self.special_tokens = _distinct(special_tokens)
@@ -61,9 +60,7 @@ class BPETokenizer:
         self._rank = {pair: rank for rank, pair in enumerate(self.merges)}
 
     @classmethod
-    def train(
-        cls, text: str, vocab_size: int, special_tokens: Sequence[str] = ()
-    ) -> "BPETokenizer":  # student: count the pairs once, then update only the counts that a merge changes
+    def train(cls, text: str, vocab_size: int, special_tokens: Sequence[str] = ()) -> "BPETokenizer":
         """Learns merges from a text. Sennrich et al. 2016, algorithm 1.
 
         While there is room in the vocabulary, the pair of neighbours that occurs most often becomes a token. Pairs are
@@ -84,6 +81,7 @@ class BPETokenizer:
         Raises:
             ValueError: vocab_size is below 256 + the number of special tokens; a special token is empty.
         """
+        # student: count the pairs once, then update only the counts that a merge changes
         special_tokens = _distinct(special_tokens)
         num_merges = vocab_size - 256 - len(special_tokens)
         if num_merges < 0:
@@ -100,13 +98,14 @@ class BPETokenizer:
         tokens = [bytes([byte]) for byte in range(256)] + [left + right for left, right in merges]
         return cls(dict(enumerate(tokens)), merges, special_tokens)
 
-    def encode(self, text: str) -> list[int]:  # student: split, then merge each pre-token in the order of the merges
+    def encode(self, text: str) -> list[int]:
         """The ids of a text.
 
         Special tokens are split off first: from left to right the leftmost one wins, and of several that start at one
         place the longest. What is between them is cut into pre-tokens; in each pre-token the merges are carried out in
         the order in which they were learned, and within a merge from left to right.
         """
+        # student: split, then merge each pre-token in the order of the merges
         ids = []
         for piece, is_special in _split(text, self.special_tokens):
             if is_special:
@@ -124,12 +123,13 @@ class BPETokenizer:
                 return symbols
             symbols = _merge(symbols, min(known, key=self._rank.__getitem__))
 
-    def decode(self, ids: Iterable[int]) -> str:  # student: join the bytes of all tokens before you decode them
+    def decode(self, ids: Iterable[int]) -> str:
         """The text of any iterable of ids. A token may be part of a character; malformed UTF-8 becomes U+FFFD.
 
         Raises:
             ValueError: an id is not in vocab.
         """
+        # student: join the bytes of all tokens before you decode them
         tokens = []
         for id in ids:
             if id not in self.vocab:
@@ -137,13 +137,15 @@ class BPETokenizer:
             tokens.append(self.vocab[id])
         return b"".join(tokens).decode("utf-8", errors="replace")
 
-    def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:  # student: a generator; keep nothing
+    def encode_iterable(self, strings: Iterable[str]) -> Iterator[int]:
         """Yields the ids of each string in turn, as `encode` gives them, for texts that are too large for memory."""
+        # student: a generator; keep nothing
         for string in strings:
             yield from self.encode(string)
 
-    def save(self, path: str) -> None:  # student: one file at exactly this path; tokens are bytes, not always text
+    def save(self, path: str) -> None:
         """Writes the tokenizer to one file, in a format that `load` reads."""
+        # student: one file at exactly this path; tokens are bytes, not always text
         content = {
             "vocab": {id: token.hex() for id, token in self.vocab.items()},
             "merges": [[left.hex(), right.hex()] for left, right in self.merges],
@@ -153,8 +155,9 @@ class BPETokenizer:
             json.dump(content, file)
 
     @classmethod
-    def load(cls, path: str) -> "BPETokenizer":  # student: the inverse of save; mind the types
+    def load(cls, path: str) -> "BPETokenizer":
         """The tokenizer that `save` wrote to path."""
+        # student: the inverse of save; mind the types
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
         vocab = {int(id): bytes.fromhex(token) for id, token in content["vocab"].items()}  # JSON's keys are strings
@@ -162,12 +165,13 @@ class BPETokenizer:
         return cls(vocab, merges, content["special_tokens"])
 
 
-def count_tokens(text: str, tokenizer) -> int:  # student: what a text costs is the number of its ids
+def count_tokens(text: str, tokenizer) -> int:
     """How many tokens a text takes; tokenizer is any object with `encode`."""
+    # student: what a text costs is the number of its ids
     return len(tokenizer.encode(text))
 
 
-def truncate_to_context(text: str, tokenizer, max_tokens: int) -> str:  # student: cut the ids, not the characters
+def truncate_to_context(text: str, tokenizer, max_tokens: int) -> str:
     """The beginning of a text that its first max_tokens tokens hold.
 
     Args:
@@ -182,6 +186,7 @@ def truncate_to_context(text: str, tokenizer, max_tokens: int) -> str:  # studen
     Raises:
         ValueError: max_tokens is negative.
     """
+    # student: cut the ids, not the characters
     if max_tokens < 0:
         raise ValueError(f"max_tokens={max_tokens} is negative")
     ids = tokenizer.encode(text)

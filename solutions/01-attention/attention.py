@@ -17,17 +17,18 @@ import torch
 from torch import nn
 
 
-def causal_mask(length, device=None):  # student: True on and below the diagonal
+def causal_mask(length, device=None):
     """The mask of a decoder: position i may attend to the positions j <= i.
 
     length: the number of positions T.
     device: where the mask is made; torch's default device if None.
     Returns a boolean tensor (T, T), lower triangular with the diagonal.
     """
+    # student: True on and below the diagonal
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
-def padding_mask(lengths, max_length=None):  # student: True at the positions that are less than the length
+def padding_mask(lengths, max_length=None):
     """Hides the padding behind sequences of different lengths.
 
     lengths: how many positions of each sequence are real: an integer tensor (B,) or a list of B integers, all >= 1.
@@ -35,6 +36,7 @@ def padding_mask(lengths, max_length=None):  # student: True at the positions th
     Returns a boolean tensor (B, 1, 1, T), which broadcasts over heads and queries, on the device of lengths.
     Raises ValueError if a length is more than max_length.
     """
+    # student: True at the positions that are less than the length
     lengths = torch.as_tensor(lengths)
     longest = int(lengths.max())
     if max_length is None:
@@ -54,20 +56,22 @@ class ScaledDotProductAttention(nn.Module):
     attn_dropout: the probability with which a weight is dropped in train mode; 0 drops nothing.
     """
 
-    def __init__(self, temperature, attn_dropout=0.1):  # student: refuse a temperature <= 0, keep it, make the dropout
+    def __init__(self, temperature, attn_dropout=0.1):
+        # student: refuse a temperature <= 0, keep it, make the dropout
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be more than 0, not {temperature}")
         self.temperature = temperature
         self.dropout = nn.Dropout(attn_dropout)
 
-    def forward(self, q, k, v, mask=None):  # student: scores, mask, softmax over the keys, dropout, mean of the values
+    def forward(self, q, k, v, mask=None):
         """q (..., Tq, d_k), k (..., Tk, d_k), v (..., Tk, d_v) -> output (..., Tq, d_v), weights (..., Tq, Tk).
 
         mask: broadcasts to (..., Tq, Tk) by torch's rules; boolean or any dtype that holds 0 and 1.
         A query that may attend to nothing gets zero weights and a zero output; its gradients are zero too.
         The weights are returned as they multiply v: after the dropout.
         """
+        # student: scores, mask, softmax over the keys, dropout, mean of the values
         scores = q @ k.transpose(-2, -1) / self.temperature  # (..., Tq, Tk)
 
         if mask is None:
@@ -114,7 +118,8 @@ class MultiHeadAttention(nn.Module):
     Head h owns the h-th block of d_k (or d_v) rows.
     """
 
-    def __init__(self, n_head, d_model, d_k, d_v, dropout=0.1):  # student: w_q, w_k, w_v, w_o, all without bias
+    def __init__(self, n_head, d_model, d_k, d_v, dropout=0.1):
+        # student: w_q, w_k, w_v, w_o, all without bias
         super().__init__()
         self.n_head = n_head
         self.w_q = nn.Linear(d_model, n_head * d_k, bias=False)
@@ -123,12 +128,13 @@ class MultiHeadAttention(nn.Module):
         self.w_o = nn.Linear(n_head * d_v, d_model, bias=False)
         self.attention = ScaledDotProductAttention(math.sqrt(d_k), dropout)
 
-    def forward(self, q, k, v, mask=None):  # student: project, split into heads, attend, join the heads, project
+    def forward(self, q, k, v, mask=None):
         """q (B, Tq, D), k and v (B, Tk, D) -> output (B, Tq, D), weights (B, H, Tq, Tk).
 
         mask: (Tq, Tk), or (B or 1, Tq, Tk) for all heads alike, or (B, H, Tq, Tk), or what broadcasts to the last.
         The scores are divided by √d_k. A query that may attend to nothing gets zeros.
         """
+        # student: project, split into heads, attend, join the heads, project
         q = _split_heads(self.w_q(q), self.n_head)  # (B, H, Tq, d_k)
         k = _split_heads(self.w_k(k), self.n_head)  # (B, H, Tk, d_k)
         v = _split_heads(self.w_v(v), self.n_head)  # (B, H, Tk, d_v)
@@ -150,7 +156,8 @@ class CausalAttention(nn.Module):
     proj: Linear(D, D).
     """
 
-    def __init__(self, d_model, num_heads, dropout=0.1):  # student: check that D is divisible by H; qkv, proj
+    def __init__(self, d_model, num_heads, dropout=0.1):
+        # student: check that D is divisible by H; qkv, proj
         super().__init__()
         head_width = _head_width(d_model, num_heads)
         self.num_heads = num_heads
@@ -158,8 +165,9 @@ class CausalAttention(nn.Module):
         self.proj = nn.Linear(d_model, d_model)
         self.attention = ScaledDotProductAttention(math.sqrt(head_width), dropout)
 
-    def forward(self, x):  # student: q, k and v of x, attention under the causal mask, join the heads, project
+    def forward(self, x):
         """x (B, T, D) -> output (B, T, D), weights (B, H, T, T). The scores are divided by √Dh."""
+        # student: q, k and v of x, attention under the causal mask, join the heads, project
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # (B, T, D) each
         q, k, v = (_split_heads(part, self.num_heads) for part in (q, k, v))  # (B, H, T, Dh) each
 
@@ -179,7 +187,8 @@ class CrossAttention(nn.Module):
     Head h owns the h-th block of Dh rows in each of q, k and v.
     """
 
-    def __init__(self, d_model, num_heads, dropout=0.1):  # student: check that D is divisible by H; q, kv, proj
+    def __init__(self, d_model, num_heads, dropout=0.1):
+        # student: check that D is divisible by H; q, kv, proj
         super().__init__()
         head_width = _head_width(d_model, num_heads)
         self.num_heads = num_heads
@@ -188,12 +197,13 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(d_model, d_model)
         self.attention = ScaledDotProductAttention(math.sqrt(head_width), dropout)
 
-    def forward(self, x, context, context_mask=None):  # student: q of x, k and v of the context; mask its padding
+    def forward(self, x, context, context_mask=None):
         """x (B, Tq, D), context (B, Tk, D) -> output (B, Tq, D), weights (B, H, Tq, Tk).
 
         context_mask: (B, Tk), true at the positions of the context that may be seen, by every query and head.
         The scores are divided by √Dh. A query that may attend to nothing gets the bias of proj.
         """
+        # student: q of x, k and v of the context; mask its padding
         k, v = self.kv(context).chunk(2, dim=-1)  # (B, Tk, D) each
         q, k, v = (_split_heads(part, self.num_heads) for part in (self.q(x), k, v))  # (B, H, T, Dh) each
 
@@ -216,7 +226,8 @@ class GroupedQueryAttention(nn.Module):
     Weights, all without bias: q: Linear(D, H·Dh); k, v: Linear(D, KV·Dh); proj: Linear(D, D).
     """
 
-    def __init__(self, d_model, num_heads, num_kv_heads, dropout=0.0):  # student: check both divisions; q, k, v, proj
+    def __init__(self, d_model, num_heads, num_kv_heads, dropout=0.0):
+        # student: check both divisions; q, k, v, proj
         super().__init__()
         head_width = _head_width(d_model, num_heads)
         if num_heads % num_kv_heads != 0:
@@ -229,8 +240,9 @@ class GroupedQueryAttention(nn.Module):
         self.proj = nn.Linear(d_model, d_model, bias=False)
         self.attention = ScaledDotProductAttention(math.sqrt(head_width), dropout)
 
-    def forward(self, x, causal=True):  # student: repeat every kv head for its group of query heads, then attend
+    def forward(self, x, causal=True):
         """x (B, T, D) -> output (B, T, D). Query head h uses kv head h // (H / KV); scores are divided by √Dh."""
+        # student: repeat every kv head for its group of query heads, then attend
         q = _split_heads(self.q(x), self.num_heads)  # (B, H, T, Dh)
         k = _split_heads(self.k(x), self.num_kv_heads)  # (B, KV, T, Dh)
         v = _split_heads(self.v(x), self.num_kv_heads)  # (B, KV, T, Dh)

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 def flash_attention_forward(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False, block_size: int = 64
-) -> tuple[torch.Tensor, torch.Tensor]:  # student: for each tile of queries, the online softmax over the tiles of keys
+) -> tuple[torch.Tensor, torch.Tensor]:
     """softmax(q kᵀ / sqrt(Dh)) v, tile by tile. Dao 2023, algorithm 1.
 
     Args:
@@ -41,6 +41,7 @@ def flash_attention_forward(
     Raises:
         ValueError: block_size is less than 1.
     """
+    # student: for each tile of queries, the online softmax over the tiles of keys
     _check_block_size(block_size)
     B, H, Tq, Dh = q.shape  # the tiles of one head do not depend on those of another: B and H ride along
     Tk = k.shape[2]
@@ -85,8 +86,9 @@ class FlashAttentionFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, causal, block_size):  # student: save what backward needs, return the output
+    def forward(ctx, q, k, v, causal, block_size):
         """-> output (B, H, Tq, Dh); arguments as those of `flash_attention`."""
+        # student: save what backward needs, return the output
         output, logsumexp = flash_attention_forward(q, k, v, causal, block_size)
         ctx.save_for_backward(q, k, v, output, logsumexp)
         ctx.causal, ctx.block_size = causal, block_size
@@ -94,8 +96,9 @@ class FlashAttentionFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):  # student: the formulas above, tile by tile; one gradient per argument
+    def backward(ctx, grad_output):
         """grad_output (B, H, Tq, Dh) -> gradients of q, k and v in their dtypes, None for causal and block_size."""
+        # student: the formulas above, tile by tile; one gradient per argument
         q, k, v, output, logsumexp = ctx.saved_tensors
         causal, block_size = ctx.causal, ctx.block_size
         wide = logsumexp.dtype
@@ -127,7 +130,7 @@ class FlashAttentionFunction(torch.autograd.Function):
 
 def flash_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False, block_size: int = 64
-) -> torch.Tensor:  # student: FlashAttentionFunction.apply takes no keyword arguments
+) -> torch.Tensor:
     """softmax(q kᵀ / sqrt(Dh)) v in memory that grows with T, not T^2, with first derivatives.
 
     For T >= 4 * block_size no operation, forward or backward, makes a tensor of B * H * Tq * Tk / 2 elements or more,
@@ -142,6 +145,7 @@ def flash_attention(
     Raises:
         ValueError: block_size is less than 1.
     """
+    # student: FlashAttentionFunction.apply takes no keyword arguments
     return FlashAttentionFunction.apply(q, k, v, causal, block_size)
 
 
@@ -163,9 +167,8 @@ class FlashAttention(nn.Module):
         ValueError: d_model is not divisible by num_heads, or block_size is less than 1.
     """
 
-    def __init__(
-        self, d_model: int, num_heads: int, dropout: float = 0.1, block_size: int = 64
-    ):  # student: check the arguments, make qkv, proj and the dropout
+    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.1, block_size: int = 64):
+        # student: check the arguments, make qkv, proj and the dropout
         super().__init__()
         if d_model % num_heads:
             raise ValueError(f"d_model={d_model} is not divisible by num_heads={num_heads}")
@@ -176,10 +179,9 @@ class FlashAttention(nn.Module):
         self.proj = nn.Linear(d_model, d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: torch.Tensor, causal: bool = False
-    ) -> torch.Tensor:  # student: project, split into heads, flash_attention, join the heads, project, drop out
+    def forward(self, x: torch.Tensor, causal: bool = False) -> torch.Tensor:
         """x (B, T, D) -> output (B, T, D)."""
+        # student: project, split into heads, flash_attention, join the heads, project, drop out
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.num_heads, D // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, Dh)

@@ -33,20 +33,20 @@ class PositionalEncoding(nn.Module):
         pe: (1, max_len, D) float32, right to 1e-5 at every position. It is saved with the state and is not a parameter.
     """
 
-    def __init__(
-        self, d_model: int, max_len: int = 5000, dropout: float = 0.0
-    ):  # student: work the angles out in float64 and keep the table as a float32 buffer
+    def __init__(self, d_model: int, max_len: int = 5000, dropout: float = 0.0):
+        # student: work the angles out in float64 and keep the table as a float32 buffer
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         # A buffer moves with the module from device to device and is saved, but no optimizer will ever change it.
         self.register_buffer("pe", _sinusoidal_code(max_len, d_model).float()[None])  # (1, max_len, D)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # student: add the first T rows in the dtype of x; then dropout
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, T, D) -> dropout(x + pe[:, :T]) (B, T, D), in the dtype of x.
 
         Raises:
             ValueError: T is greater than max_len.
         """
+        # student: add the first T rows in the dtype of x; then dropout
         _check_length(x, max_len=self.pe.shape[1])
         return self.dropout(x + self.pe[:, : x.shape[1]].to(x.dtype))
 
@@ -64,24 +64,24 @@ class LearnedPositionalEmbedding(nn.Module):
         embedding: nn.Embedding of max_len vectors of size D.
     """
 
-    def __init__(self, d_model: int, max_len: int):  # student: an nn.Embedding with a row for each position
+    def __init__(self, d_model: int, max_len: int):
+        # student: an nn.Embedding with a row for each position
         super().__init__()
         self.embedding = nn.Embedding(max_len, d_model)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # student: look up the positions 0..T-1, add in the dtype of x
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, T, D) -> x + embedding of the positions 0..T-1 (B, T, D), in the dtype of x.
 
         Raises:
             ValueError: T is greater than max_len.
         """
+        # student: look up the positions 0..T-1, add in the dtype of x
         _check_length(x, max_len=self.embedding.num_embeddings)
         positions = torch.arange(x.shape[1], device=x.device)  # (T,)
         return x + self.embedding(positions).to(x.dtype)
 
 
-def relative_positional_encoding(
-    seq_len: int, d_model: int, max_relative_position: int = 32
-) -> torch.Tensor:  # student: the distance j - i, clipped and shifted by m, picks a row of the table
+def relative_positional_encoding(seq_len: int, d_model: int, max_relative_position: int = 32) -> torch.Tensor:
     """A code for the distance of every pair of positions. After Shaw et al. 2018.
 
     "Self-Attention with Relative Position Representations" learns two vectors for each distance, one that is added to the
@@ -98,6 +98,7 @@ def relative_positional_encoding(
     Returns:
         (T, T, D), on the CPU, in the default dtype.
     """
+    # student: the distance j - i, clipped and shifted by m, picks a row of the table
     m = max_relative_position
     position = torch.arange(seq_len)
     distance = position[None, :] - position[:, None]  # (T, T): j - i, negative for the past
@@ -105,9 +106,7 @@ def relative_positional_encoding(
     return code[distance.clamp(-m, m) + m].to(torch.get_default_dtype())  # (T, T, D)
 
 
-def alibi_bias(
-    num_heads: int, seq_len: int
-) -> torch.Tensor:  # student: the slopes, then -slope * (i - j) for each pair, and -inf above the diagonal
+def alibi_bias(num_heads: int, seq_len: int) -> torch.Tensor:
     """What ALiBi adds to causal attention scores. Press et al. 2022, "Train Short, Test Long".
 
         bias[h, i, j] = -slope_h * (i - j)   for j <= i
@@ -123,6 +122,7 @@ def alibi_bias(
     Returns:
         (H, T, T), on the CPU, in the default dtype; add it to scores that are already divided by sqrt(d_k).
     """
+    # student: the slopes, then -slope * (i - j) for each pair, and -inf above the diagonal
     slopes = torch.tensor(_alibi_slopes(num_heads))[:, None, None]  # (H, 1, 1)
     position = torch.arange(seq_len)
     distance = position[:, None] - position[None, :]  # (T, T): i - j, how far back the key lies

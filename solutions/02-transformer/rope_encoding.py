@@ -17,9 +17,7 @@ import torch
 from torch import nn
 
 
-def rope_frequencies(
-    dim: int, base: float = 10000.0, scaling: dict | None = None
-) -> torch.Tensor:  # student: theta first, then what the type of scaling makes of it
+def rope_frequencies(dim: int, base: float = 10000.0, scaling: dict | None = None) -> torch.Tensor:
     """How far each pair turns from one position to the next, in radians. Su et al. 2021, section 3.2.2.
 
         theta_i = base^(-2i / dim)   for i = 0..dim/2 - 1
@@ -50,12 +48,13 @@ def rope_frequencies(
     Raises:
         ValueError: dim is odd, the type is unknown, or a key is missing.
     """
+    # student: theta first, then what the type of scaling makes of it
     return _frequencies(dim, base, scaling).float()
 
 
 def apply_rope(
     x: torch.Tensor, positions: torch.Tensor, base: float = 10000.0, interleaved: bool = True
-) -> torch.Tensor:  # student: the angles in float64, (T, dim / 2), then turn every pair
+) -> torch.Tensor:
     """Turns the pairs of x by the angles of their positions. Su et al. 2021, equation 34.
 
         (a, b) -> (a cos - b sin, a sin + b cos)   with the angle position · theta_i
@@ -74,6 +73,7 @@ def apply_rope(
     Raises:
         ValueError: dim is odd.
     """
+    # student: the angles in float64, (T, dim / 2), then turn every pair
     angles = _angles(positions, _frequencies(x.shape[-1], base))  # (T, dim / 2) or (B, T, dim / 2)
     return _turned(x, angles.cos(), angles.sin(), interleaved)
 
@@ -91,9 +91,8 @@ class RoPEEncoding(nn.Module):
         ValueError: d_model is odd.
     """
 
-    def __init__(
-        self, d_model: int, max_len: int = 2048, base: float = 10000.0, interleaved: bool = True
-    ):  # student: keep cosines and sines as buffers that are not saved
+    def __init__(self, d_model: int, max_len: int = 2048, base: float = 10000.0, interleaved: bool = True):
+        # student: keep cosines and sines as buffers that are not saved
         super().__init__()
         if d_model % 2:
             raise ValueError(f"d_model={d_model} is odd: RoPE turns pairs of numbers")
@@ -105,9 +104,7 @@ class RoPEEncoding(nn.Module):
         self.register_buffer("cos", angles.cos().float(), persistent=False)
         self.register_buffer("sin", angles.sin().float(), persistent=False)
 
-    def forward(
-        self, x: torch.Tensor, positions: torch.Tensor | None = None
-    ) -> torch.Tensor:  # student: look the rows of the positions up and turn x
+    def forward(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
         """x (B, T, D) or (B, H, T, D) -> the same shape and dtype, turned as `apply_rope` does.
 
         Args:
@@ -118,6 +115,7 @@ class RoPEEncoding(nn.Module):
         Raises:
             ValueError: T is greater than max_len, or a position is outside 0..max_len - 1.
         """
+        # student: look the rows of the positions up and turn x
         T = x.shape[-2]
         if self.max_len < T:
             raise ValueError(f"x has {T} positions, more than max_len={self.max_len}")

@@ -42,13 +42,12 @@ class AdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
-    ):  # student: the settings are the defaults of the parameter groups
+    ):
+        # student: the settings are the defaults of the parameter groups
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(
-        self, closure: Callable[[], torch.Tensor] | None = None
-    ):  # student: keep t, m and v of each parameter in self.state[parameter]
+    def step(self, closure: Callable[[], torch.Tensor] | None = None):
         """Updates every parameter that has a gradient; one without stays as it is, and its t does not count on.
 
         Args:
@@ -57,6 +56,7 @@ class AdamW(torch.optim.Optimizer):
         Returns:
             What closure returned, or None.
         """
+        # student: keep t, m and v of each parameter in self.state[parameter]
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -88,9 +88,7 @@ class AdamW(torch.optim.Optimizer):
         parameter.sub_(lr * m_hat / (v_hat.sqrt() + group["eps"]))
 
 
-def cosine_schedule(
-    step: int, warmup_steps: int, total_steps: int, max_lr: float, min_lr: float = 0.0
-) -> float:  # student: the straight line up, then half a cosine down
+def cosine_schedule(step: int, warmup_steps: int, total_steps: int, max_lr: float, min_lr: float = 0.0) -> float:
     """The learning rate of a step: linear warmup, then half a cosine. Loshchilov & Hutter 2017, "SGDR".
 
         max_lr · step / warmup_steps                            for step < warmup_steps
@@ -105,6 +103,7 @@ def cosine_schedule(
         warmup_steps: may be 0.
         total_steps: with the warmup; greater than warmup_steps.
     """
+    # student: the straight line up, then half a cosine down
     if step < warmup_steps:
         return max_lr * step / warmup_steps
     p = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
@@ -119,37 +118,34 @@ class CosineAnnealingWarmupScheduler:
         warmup_steps, total_steps, min_lr: see `cosine_schedule`.
     """
 
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, min_lr: float = 0
-    ):  # student: remember the lr of each group as it is now
+    def __init__(self, optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, min_lr: float = 0):
+        # student: remember the lr of each group as it is now
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.total_steps = total_steps
         self.min_lr = min_lr
         self.max_lrs = [group["lr"] for group in optimizer.param_groups]
 
-    def step(self, step: int) -> None:  # student: one lr for each group
+    def step(self, step: int) -> None:
         """Sets the rates for this step, whichever was set before; the optimizer itself takes no step."""
+        # student: one lr for each group
         for group, max_lr in zip(self.optimizer.param_groups, self.max_lrs, strict=True):
             group["lr"] = cosine_schedule(step, self.warmup_steps, self.total_steps, max_lr, self.min_lr)
 
 
-def noam_schedule(
-    step: int, d_model: int, warmup_steps: int
-) -> float:  # student: the smaller of the two, times d_model^-0.5
+def noam_schedule(step: int, d_model: int, warmup_steps: int) -> float:
     """The learning rate of "Attention Is All You Need", section 5.3, for step >= 1.
 
         d_model^-0.5 · min(step^-0.5, step · warmup_steps^-1.5)
 
     It rises linearly for warmup_steps, then falls with the square root of the step.
     """
+    # student: the smaller of the two, times d_model^-0.5
     return d_model**-0.5 * min(step**-0.5, step * warmup_steps**-1.5)
 
 
 @torch.no_grad()
-def clip_grad_norm(
-    parameters: torch.Tensor | Iterable[torch.Tensor], max_norm: float
-) -> torch.Tensor:  # student: one norm over all gradients, then one factor for all of them
+def clip_grad_norm(parameters: torch.Tensor | Iterable[torch.Tensor], max_norm: float) -> torch.Tensor:
     """Scales all gradients in place so that together they are no longer than max_norm. Pascanu et al. 2013.
 
         total = sqrt(Σ over all parameters of |g|²)
@@ -164,6 +160,7 @@ def clip_grad_norm(
     Returns:
         total, as it was before clipping: a tensor without dimensions. 0 if there are no gradients.
     """
+    # student: one norm over all gradients, then one factor for all of them
     if isinstance(parameters, torch.Tensor):
         parameters = [parameters]
     # A list: a generator could be run through only once, and it is needed for the norm and for the scaling.
@@ -177,7 +174,7 @@ def clip_grad_norm(
     return total
 
 
-def init_weights(module: nn.Module) -> None:  # student: go through module.modules(), torch.nn.init does the rest
+def init_weights(module: nn.Module) -> None:
     """Gives every layer inside module (and module itself) its first weights.
 
     - nn.Linear: Xavier uniform (Glorot & Bengio 2010), U(-a, a) with a = sqrt(6 / (fan_in + fan_out)); zero bias
@@ -186,6 +183,7 @@ def init_weights(module: nn.Module) -> None:  # student: go through module.modul
 
     Other layers are left as they are, and so is a weight or bias that a layer was made without.
     """
+    # student: go through module.modules(), torch.nn.init does the rest
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
@@ -202,7 +200,7 @@ def init_weights(module: nn.Module) -> None:  # student: go through module.modul
 
 def label_smoothed_cross_entropy(
     logits: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.1, ignore_index: int = -100
-) -> torch.Tensor:  # student: log-probabilities of the real places, then the mixture of the two losses
+) -> torch.Tensor:
     """Cross-entropy against softened targets. Szegedy et al. 2016, section 7; Vaswani et al. 2017, section 5.4.
 
     The target distribution is 1 - ε on the right token plus ε / V on every token, the right one among them:
@@ -220,6 +218,7 @@ def label_smoothed_cross_entropy(
     Returns:
         A tensor of no dimensions, in the dtype of logits.
     """
+    # student: log-probabilities of the real places, then the mixture of the two losses
     logits, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)  # (N, V), (N,)
     real = targets != ignore_index  # before the lookup: ignore_index need not be a token
     log_p = F.log_softmax(logits[real], dim=-1)  # (n, V)
@@ -241,18 +240,15 @@ class TransformerTrainer:
         optimizer: AdamW of all parameters of the model.
     """
 
-    def __init__(
-        self, model: nn.Module, src_vocab_size: int, tgt_vocab_size: int, lr: float = 1e-4, pad_id: int = 0
-    ):  # student: keep what train_step needs, and make the optimizer
+    def __init__(self, model: nn.Module, src_vocab_size: int, tgt_vocab_size: int, lr: float = 1e-4, pad_id: int = 0):
+        # student: keep what train_step needs, and make the optimizer
         self.model = model
         self.src_vocab_size = src_vocab_size
         self.tgt_vocab_size = tgt_vocab_size
         self.pad_id = pad_id
         self.optimizer = AdamW(model.parameters(), lr=lr)
 
-    def train_step(
-        self, src: torch.Tensor, tgt: torch.Tensor
-    ) -> float:  # student: train mode, shift, loss, backward, update
+    def train_step(self, src: torch.Tensor, tgt: torch.Tensor) -> float:
         """One update with one batch: from tgt[:, :-1] the model predicts tgt[:, 1:].
 
         Args:
@@ -261,6 +257,7 @@ class TransformerTrainer:
         Returns:
             The mean cross-entropy over the target tokens that are not padding, before the update.
         """
+        # student: train mode, shift, loss, backward, update
         self.model.train()
         self.optimizer.zero_grad()
         total, tokens = self._loss(src, tgt)
@@ -307,7 +304,8 @@ class OptimizedTransformerTrainer(TransformerTrainer):
         use_mixed_precision: bool = False,
         use_gradient_accumulation: bool = False,
         accumulation_steps: int = 4,
-    ):  # student: the trainer above, the settings, the gradient scaler, and counters of micro-batches and tokens
+    ):
+        # student: the trainer above, the settings, the gradient scaler, and counters of micro-batches and tokens
         super().__init__(model, src_vocab_size, tgt_vocab_size, lr, pad_id)
         self.use_mixed_precision = use_mixed_precision
         self.accumulation_steps = accumulation_steps if use_gradient_accumulation else 1
@@ -317,9 +315,7 @@ class OptimizedTransformerTrainer(TransformerTrainer):
         self.tokens = 0  # in these
         self.unit = 1  # tokens of the first of these
 
-    def train_step(
-        self, src: torch.Tensor, tgt: torch.Tensor
-    ) -> float:  # student: add up the gradients of summed losses, divide by the tokens in the N-th call
+    def train_step(self, src: torch.Tensor, tgt: torch.Tensor) -> float:
         """One micro-batch; every accumulation_steps-th call updates the weights.
 
         Args:
@@ -328,6 +324,7 @@ class OptimizedTransformerTrainer(TransformerTrainer):
         Returns:
             The mean cross-entropy over the real target tokens of this micro-batch.
         """
+        # student: add up the gradients of summed losses, divide by the tokens in the N-th call
         self.model.train()
         on_gpu = src.is_cuda
         with torch.autocast(

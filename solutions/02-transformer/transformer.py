@@ -35,14 +35,16 @@ class PositionwiseFeedForward(nn.Module):
     Weights: w_1: Linear(D, d_ff), w_2: Linear(d_ff, D).
     """
 
-    def __init__(self, d_model, d_ff, dropout=0.1):  # student: w_1, w_2 and the dropout
+    def __init__(self, d_model, d_ff, dropout=0.1):
+        # student: w_1, w_2 and the dropout
         super().__init__()
         self.w_1 = nn.Linear(d_model, d_ff)
         self.w_2 = nn.Linear(d_ff, d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x):  # student: w_1, ReLU, dropout, w_2
+    def forward(self, x):
         """x (B, T, D) -> (B, T, D)."""
+        # student: w_1, ReLU, dropout, w_2
         hidden = self.w_1(x).relu()  # (B, T, d_ff)
         return self.w_2(self.dropout(hidden))
 
@@ -62,7 +64,8 @@ class EncoderLayer(nn.Module):
     dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
     """
 
-    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):  # student: attention, feed-forward, a norm for each
+    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):
+        # student: attention, feed-forward, a norm for each
         super().__init__()
         self.self_attention = _multi_head(d_model, num_heads, dropout)
         self.feed_forward = PositionwiseFeedForward(d_model, d_ff, dropout)
@@ -70,8 +73,9 @@ class EncoderLayer(nn.Module):
         self.norm_2 = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, mask=None):  # student: both sub-layers: residual connection first, then the norm
+    def forward(self, x, mask=None):
         """x (B, T, D), mask broadcasting to (B, H, T, T) -> (B, T, D)."""
+        # student: both sub-layers: residual connection first, then the norm
         attended, _ = self.self_attention(x, x, x, mask)
         x = self.norm_1(x + self.dropout(attended))
         return self.norm_2(x + self.dropout(self.feed_forward(x)))
@@ -86,7 +90,8 @@ class DecoderLayer(nn.Module):
     dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
     """
 
-    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):  # student: two attentions, feed-forward, three norms
+    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):
+        # student: two attentions, feed-forward, three norms
         super().__init__()
         self.self_attention = _multi_head(d_model, num_heads, dropout)
         self.cross_attention = _multi_head(d_model, num_heads, dropout)
@@ -96,11 +101,12 @@ class DecoderLayer(nn.Module):
         self.norm_3 = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, memory, tgt_mask=None, memory_mask=None):  # student: three sub-layers, post-norm
+    def forward(self, x, memory, tgt_mask=None, memory_mask=None):
         """x (B, Tt, D), memory (B, Ts, D) -> (B, Tt, D).
 
         tgt_mask broadcasts to (B, H, Tt, Tt), memory_mask to (B, H, Tt, Ts).
         """
+        # student: three sub-layers, post-norm
         attended, _ = self.self_attention(x, x, x, tgt_mask)
         x = self.norm_1(x + self.dropout(attended))
         attended, _ = self.cross_attention(x, memory, memory, memory_mask)  # x asks, the source answers
@@ -125,17 +131,17 @@ class Encoder(nn.Module):
     acts on the sum of embedding and positions.
     """
 
-    def __init__(
-        self, vocab_size, d_model, num_layers, num_heads, d_ff, max_len=5000, dropout=0.1
-    ):  # student: embedding, positions, layers
+    def __init__(self, vocab_size, d_model, num_layers, num_heads, d_ff, max_len=5000, dropout=0.1):
+        # student: embedding, positions, layers
         super().__init__()
         self.d_model = d_model
         self.embedding = _embedding(vocab_size, d_model)
         self.position = PositionalEncoding(d_model, max_len, dropout)
         self.layers = nn.ModuleList(EncoderLayer(d_model, num_heads, d_ff, dropout) for _ in range(num_layers))
 
-    def forward(self, ids, mask=None):  # student: embed, scale, add positions; every layer gets the mask
+    def forward(self, ids, mask=None):
         """ids (B, T) integers, mask broadcasting to (B, H, T, T) -> (B, T, D)."""
+        # student: embed, scale, add positions; every layer gets the mask
         x = self.position(self.embedding(ids) * math.sqrt(self.d_model))  # (B, T, D)
         for layer in self.layers:
             x = layer(x, mask)
@@ -149,21 +155,21 @@ class Decoder(nn.Module):
     acts on the sum of embedding and positions.
     """
 
-    def __init__(
-        self, vocab_size, d_model, num_layers, num_heads, d_ff, max_len=5000, dropout=0.1
-    ):  # student: embedding, positions, layers
+    def __init__(self, vocab_size, d_model, num_layers, num_heads, d_ff, max_len=5000, dropout=0.1):
+        # student: embedding, positions, layers
         super().__init__()
         self.d_model = d_model
         self.embedding = _embedding(vocab_size, d_model)
         self.position = PositionalEncoding(d_model, max_len, dropout)
         self.layers = nn.ModuleList(DecoderLayer(d_model, num_heads, d_ff, dropout) for _ in range(num_layers))
 
-    def forward(self, ids, memory, tgt_mask=None, memory_mask=None):  # student: join tgt_mask with the causal mask
+    def forward(self, ids, memory, tgt_mask=None, memory_mask=None):
         """ids (B, Tt) integers, memory (B, Ts, D) -> (B, Tt, D).
 
         tgt_mask broadcasts to (B, H, Tt, Tt), memory_mask to (B, H, Tt, Ts). A position attends to what both tgt_mask
         and the causal mask allow.
         """
+        # student: join tgt_mask with the causal mask
         visible = causal_mask(ids.shape[1], device=ids.device)  # (Tt, Tt)
         if tgt_mask is not None:
             visible = visible & (tgt_mask != 0)  # the mask may hold 0 and 1 in any dtype
@@ -193,26 +199,30 @@ class Transformer(nn.Module):
         max_len=5000,
         dropout=0.1,
         pad_id=0,
-    ):  # student: an encoder, a decoder, and a Linear from D to the target vocabulary
+    ):
+        # student: an encoder, a decoder, and a Linear from D to the target vocabulary
         super().__init__()
         self.pad_id = pad_id
         self.encoder = Encoder(src_vocab_size, d_model, num_layers, num_heads, d_ff, max_len, dropout)
         self.decoder = Decoder(tgt_vocab_size, d_model, num_layers, num_heads, d_ff, max_len, dropout)
         self.output = nn.Linear(d_model, tgt_vocab_size)
 
-    def forward(self, src, tgt):  # student: encode, then decode with the mask of the source's padding
+    def forward(self, src, tgt):
         """src (B, Ts), tgt (B, Tt) integers -> logits (B, Tt, V) of the token that follows each one of tgt."""
+        # student: encode, then decode with the mask of the source's padding
         return self.decode(tgt, self.encode(src), src != self.pad_id)
 
-    def encode(self, src):  # student: the encoder, with the padding hidden
+    def encode(self, src):
         """src (B, Ts) -> memory (B, Ts, D)."""
+        # student: the encoder, with the padding hidden
         return self.encoder(src, (src != self.pad_id)[:, None, None, :])
 
-    def decode(self, tgt, memory, src_mask=None):  # student: src_mask may have two dimensions; hide tgt's padding too
+    def decode(self, tgt, memory, src_mask=None):
         """tgt (B, Tt), memory (B, Ts, D) -> logits (B, Tt, V).
 
         src_mask: (B, Ts) or (B, 1, 1, Ts), true where the source may be attended to; None means everywhere.
         """
+        # student: src_mask may have two dimensions; hide tgt's padding too
         if src_mask is not None and src_mask.dim() == 2:
             src_mask = src_mask[:, None, None, :]  # (B, 1, 1, Ts)
         tgt_mask = (tgt != self.pad_id)[:, None, None, :]  # (B, 1, 1, Tt); the decoder adds the causal mask
@@ -280,7 +290,8 @@ class GPTModel(nn.Module):
         d_ff=None,
         max_len=1024,
         dropout=0.1,
-    ):  # student: embeddings, blocks, a last norm, a Linear tied to the token embedding, and the start
+    ):
+        # student: embeddings, blocks, a last norm, a Linear tied to the token embedding, and the start
         super().__init__()
         d_ff = 4 * d_model if d_ff is None else d_ff
         self.max_len, self.num_heads, self.d_ff = max_len, num_heads, d_ff
@@ -297,8 +308,9 @@ class GPTModel(nn.Module):
             for last in (block.attention.proj, block.feed_forward[-1]):
                 nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * num_layers))
 
-    def forward(self, input_ids):  # student: token + position, the blocks, the last norm, the output
+    def forward(self, input_ids):
         """input_ids (B, T) integers -> logits (B, T, V). ValueError if T > max_len."""
+        # student: token + position, the blocks, the last norm, the output
         if input_ids.shape[1] > self.max_len:
             raise ValueError(f"input_ids has {input_ids.shape[1]} positions, more than max_len={self.max_len}")
         x = self.dropout(self.position(self.token(input_ids)))  # (B, T, D)
@@ -306,12 +318,13 @@ class GPTModel(nn.Module):
             x = block(x)
         return self.lm_head(self.norm(x))
 
-    def load_huggingface(self, model):  # student: refuse other sizes, then copy; GPT-2 keeps its matrices transposed
+    def load_huggingface(self, model):
         """Copies the weights and the layer-norm eps of a transformers.GPT2LMHeadModel; returns self.
 
         Nothing is shared with model afterwards. In eval mode the logits are then those of model.
         Raises ValueError if a size of model differs.
         """
+        # student: refuse other sizes, then copy; GPT-2 keeps its matrices transposed
         config, source = model.config, model.transformer
         _refuse_other_sizes(
             vocab_size=(self.token.num_embeddings, config.vocab_size),
@@ -397,7 +410,8 @@ class BERTModel(nn.Module):
         max_len=512,
         dropout=0.1,
         type_vocab_size=2,
-    ):  # student: three embeddings and their norm, the layers
+    ):
+        # student: three embeddings and their norm, the layers
         super().__init__()
         self.max_len, self.num_heads, self.d_ff = max_len, num_heads, d_ff
         self.token = nn.Embedding(vocab_size, d_model)
@@ -408,12 +422,13 @@ class BERTModel(nn.Module):
         self.layers = nn.ModuleList(_BERTLayer(d_model, num_heads, d_ff, dropout) for _ in range(num_layers))
         self.apply(_start_like_transformers)
 
-    def forward(self, input_ids, token_type_ids=None, attention_mask=None):  # student: embeddings, norm, layers
+    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
         """input_ids (B, T) integers -> (B, T, D). ValueError if T > max_len.
 
         token_type_ids: (B, T) integers, 0 everywhere if None.
         attention_mask: (B, T), true (1) at real tokens; None means that all are real.
         """
+        # student: embeddings, norm, layers
         if input_ids.shape[1] > self.max_len:
             raise ValueError(f"input_ids has {input_ids.shape[1]} positions, more than max_len={self.max_len}")
         if token_type_ids is None:
@@ -425,12 +440,13 @@ class BERTModel(nn.Module):
             x = layer(x, attention_mask)
         return x
 
-    def load_huggingface(self, model):  # student: refuse other sizes, then copy, with the layer-norm eps
+    def load_huggingface(self, model):
         """Copies the weights and the layer-norm eps of a transformers.BertModel, without its pooler; returns self.
 
         Nothing is shared with model afterwards. In eval mode the outputs are then model's `.last_hidden_state`.
         Raises ValueError if a size of model differs.
         """
+        # student: refuse other sizes, then copy, with the layer-norm eps
         config = model.config
         _refuse_other_sizes(
             vocab_size=(self.token.num_embeddings, config.vocab_size),

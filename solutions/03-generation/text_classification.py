@@ -48,15 +48,14 @@ class TransformerClassifier(nn.Module):
         num_classes: int = 2,
         max_len: int = 512,
         dropout: float = 0.1,
-    ):  # student: an encoder of your choice, and a Linear from D to the classes
+    ):
+        # student: an encoder of your choice, and a Linear from D to the classes
         super().__init__()
         self.encoder = Encoder(vocab_size, d_model, num_layers, num_heads, 4 * d_model, max_len, dropout)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(d_model, num_classes)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None
-    ) -> Tensor:  # student: encode with the padding hidden, then the mean over the real tokens, then the head
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """input_ids (B, T) integers -> logits (B, C), not probabilities.
 
         attention_mask: (B, T), boolean or 0 and 1 of any dtype, true at real tokens. Padding is on the right: neither what
@@ -65,6 +64,7 @@ class TransformerClassifier(nn.Module):
         Raises:
             ValueError: T is greater than max_len.
         """
+        # student: encode with the padding hidden, then the mean over the real tokens, then the head
         real = _real_tokens(input_ids, attention_mask)  # (B, T)
         states = self.encoder(input_ids, real[:, None, None, :])  # (B, T, D); the mask is the same for all queries
 
@@ -89,15 +89,14 @@ class TokenClassifier(nn.Module):
         num_classes: int = 2,
         max_len: int = 512,
         dropout: float = 0.1,
-    ):  # student: the same parts as in TransformerClassifier
+    ):
+        # student: the same parts as in TransformerClassifier
         super().__init__()
         self.encoder = Encoder(vocab_size, d_model, num_layers, num_heads, 4 * d_model, max_len, dropout)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(d_model, num_classes)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None
-    ) -> Tensor:  # student: encode with the padding hidden; the head works on the states as they are
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """input_ids (B, T) integers -> logits (B, T, C) of each token.
 
         attention_mask: as in TransformerClassifier. What the logits are at padded places does not matter.
@@ -105,14 +104,13 @@ class TokenClassifier(nn.Module):
         Raises:
             ValueError: T is greater than max_len.
         """
+        # student: encode with the padding hidden; the head works on the states as they are
         real = _real_tokens(input_ids, attention_mask)  # (B, T)
         states = self.encoder(input_ids, real[:, None, None, :])  # (B, T, D)
         return self.head(self.dropout(states))
 
 
-def decode_bio(
-    tags: list[int], labels: list[str]
-) -> list[tuple[str, int, int]]:  # student: walk through the tags and remember which entity is open
+def decode_bio(tags: list[int], labels: list[str]) -> list[tuple[str, int, int]]:
     """The entities that a sequence of tags marks, in their order (IOB2; Tjong Kim Sang & Veenstra 1999, "Representing Text
     Chunks").
 
@@ -126,6 +124,7 @@ def decode_bio(
     Returns:
         (type, start, end) of each entity, the end exclusive: tags[start:end] are its tags.
     """
+    # student: walk through the tags and remember which entity is open
     entities = []
     open_type, start = None, 0
     for t, tag in enumerate(tags):
@@ -140,9 +139,7 @@ def decode_bio(
     return entities
 
 
-def best_answer_span(
-    start_logits: Tensor, end_logits: Tensor, max_answer_length: int
-) -> tuple[int, int]:  # student: the best start + end among the pairs that are spans
+def best_answer_span(start_logits: Tensor, end_logits: Tensor, max_answer_length: int) -> tuple[int, int]:
     """The span with the greatest start_logits[start] + end_logits[end] (Devlin et al. 2018, section 4.2).
 
     The best start and the best end, each on its own, often do not form a span: the end may be before the start.
@@ -154,6 +151,7 @@ def best_answer_span(
     Returns:
         (start, end), Python ints, the end inclusive: start <= end < start + max_answer_length. The first of equals.
     """
+    # student: the best start + end among the pairs that are spans
     if max_answer_length < 1:
         raise ValueError(f"max_answer_length must be at least 1, not {max_answer_length}")
     T = start_logits.shape[0]

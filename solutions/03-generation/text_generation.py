@@ -25,25 +25,27 @@ from transformer import GPTModel
 # ---------------------------------------------------------------------------------------------- filters
 
 
-def filter_top_k(logits, k):  # student: find the k-th greatest of each row; what is less becomes -inf
+def filter_top_k(logits, k):
     """Keeps the k greatest logits of each row (Fan et al. 2018, "Hierarchical Neural Story Generation", section 5.1).
 
     logits (B, V) -> (B, V), with -inf where a token was removed. Tokens that tie with the k-th stay.
     k: at least 1, else ValueError; if it is more than V all tokens stay.
     """
+    # student: find the k-th greatest of each row; what is less becomes -inf
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     kth = logits.topk(min(k, logits.shape[-1]), dim=-1).values[:, -1:]  # (B, 1)
     return logits.masked_fill(logits < kth, -torch.inf)
 
 
-def filter_top_p(logits, p):  # student: sort, sum up the softmax, remove what comes after the token that crosses p
+def filter_top_p(logits, p):
     """Nucleus: the fewest most likely tokens whose probabilities reach p (Holtzman et al. 2020, "The Curious Case of
     Neural Text Degeneration", equation 2). The token that crosses p stays, so there is always one.
 
     logits (B, V) -> (B, V), with -inf where a token was removed.
     p: more than 0 and at most 1, else ValueError.
     """
+    # student: sort, sum up the softmax, remove what comes after the token that crosses p
     if not 0 < p <= 1:
         raise ValueError(f"p must be more than 0 and at most 1, not {p}")
     if p == 1:
@@ -54,20 +56,21 @@ def filter_top_p(logits, p):  # student: sort, sum up the softmax, remove what c
     return logits.masked_fill(removed, -torch.inf)
 
 
-def filter_min_p(logits, p):  # student: the threshold is p times the greatest probability of the row
+def filter_min_p(logits, p):
     """Keeps the tokens with at least p times the probability of the likeliest (Nguyen et al. 2024, "Turning Up the
     Heat: Min-p Sampling", section 3). A sure model leaves few tokens, an unsure one many.
 
     logits (B, V) -> (B, V), with -inf where a token was removed.
     p: from 0 to 1, else ValueError.
     """
+    # student: the threshold is p times the greatest probability of the row
     if not 0 <= p <= 1:
         raise ValueError(f"p must be from 0 to 1, not {p}")
     probs = logits.softmax(dim=-1)
     return logits.masked_fill(probs < p * probs.amax(dim=-1, keepdim=True), -torch.inf)
 
 
-def apply_repetition_penalty(logits, ids, penalty):  # student: divide positive logits, multiply negative ones
+def apply_repetition_penalty(logits, ids, penalty):
     """Makes the tokens that were there before less likely (after Keskar et al. 2019, "CTRL", section 4.1).
 
     CTRL divides the logits of these tokens by the penalty, which makes one with a negative logit likelier. The rule
@@ -76,6 +79,7 @@ def apply_repetition_penalty(logits, ids, penalty):  # student: divide positive 
 
     logits (B, V), ids (B, T) -> (B, V). penalty: more than 0, else ValueError; 1 changes nothing.
     """
+    # student: divide positive logits, multiply negative ones
     if penalty <= 0:
         raise ValueError(f"penalty must be more than 0, not {penalty}")
     seen = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, ids, True)  # (B, V)
@@ -86,15 +90,14 @@ def apply_repetition_penalty(logits, ids, penalty):  # student: divide positive 
 # ---------------------------------------------------------------------------------------------- sampling
 
 
-def sample_next_token(
-    logits, temperature=1.0, top_k=None, top_p=None, generator=None
-):  # student: temperature, top-k, top-p, softmax, multinomial
+def sample_next_token(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
     """Draws a token for each row: first the temperature, then top-k, then top-p of what top-k has left.
 
     logits (B, V) -> (B,) int64. temperature: what logits are divided by; less than 1 sharpens. ValueError if it is not
     more than 0, top_k < 1, or top_p not in (0, 1]. None switches a filter off.
     generator: a torch.Generator to draw from; torch's own if None.
     """
+    # student: temperature, top-k, top-p, softmax, multinomial
     if temperature <= 0:
         raise ValueError(f"temperature must be more than 0, not {temperature}")
     if top_k is not None and top_k < 1:
@@ -138,9 +141,7 @@ def _decode(next_tokens, ids, max_length, eos_id):  # solution only
 
 
 @torch.no_grad()
-def greedy_search(
-    model, ids, max_length, eos_id=None
-):  # student: append the argmax of the last logits, again and again
+def greedy_search(model, ids, max_length, eos_id=None):
     """The most likely token at each step.
 
     model: ids (B, T) -> logits (B, T, V). ids: the prompts (B, T0). max_length: the longest result, prompt included.
@@ -148,6 +149,7 @@ def greedy_search(
     Returns (B, <= max_length), as wide as the longest row, shorter ones filled with eos_id.
     Raises ValueError if T0 >= max_length, or max_length is more than model.max_len, if model has one.
     """
+    # student: append the argmax of the last logits, again and again
     _check_lengths(ids.shape[1], max_length, _max_len(model))
     return _decode(lambda ids: model(ids)[:, -1].argmax(dim=-1), ids, max_length, eos_id)
 
@@ -158,9 +160,7 @@ def _pick(sequences, index):  # solution only
 
 
 @torch.no_grad()
-def beam_search(
-    model, ids, num_beams, max_length, eos_id=None, length_penalty=1.0
-):  # student: keep the best num_beams beams; finished ones go to a list of their own
+def beam_search(model, ids, num_beams, max_length, eos_id=None, length_penalty=1.0):
     """Keeps the num_beams likeliest beginnings of each row, one token longer at each step (Graves 2012, "Sequence
     Transduction with Recurrent Neural Networks"). Dividing by a power of the length is one of the ways that Wu et al.
     2016, "GNMT", section 7, compare; the one that they choose in the end is another.
@@ -178,6 +178,7 @@ def beam_search(
     Returns the best finished sequence of each row: ids (B, <= max_length), as wide as the longest of them and filled up
     with eos_id, and their scores (B,).
     """
+    # student: keep the best num_beams beams; finished ones go to a list of their own
     _check_lengths(ids.shape[1], max_length, _max_len(model))
     if num_beams < 1:
         raise ValueError(f"num_beams must be at least 1, not {num_beams}")
@@ -244,9 +245,7 @@ class SpeculativeStats(NamedTuple):
 
 
 @torch.no_grad()
-def speculative_sample(
-    target, draft, ids, max_length, num_draft_tokens=4, generator=None, return_stats=False
-):  # student: the draft proposes, one call of the target judges, the first rejected token is drawn from (p - q)⁺
+def speculative_sample(target, draft, ids, max_length, num_draft_tokens=4, generator=None, return_stats=False):
     """Samples from target with fewer calls of it (Leviathan et al. 2023, "Fast Inference from Transformers via
     Speculative Decoding", algorithm 1). The result is distributed as if each token were drawn from target's softmax.
 
@@ -259,6 +258,7 @@ def speculative_sample(
     Returns ids (B, max_length); with return_stats=True also SpeculativeStats.
     Raises ValueError if T0 >= max_length, or max_length is more than the max_len of a model that has one.
     """
+    # student: the draft proposes, one call of the target judges, the first rejected token is drawn from (p - q)⁺
     for model in (target, draft):
         _check_lengths(ids.shape[1], max_length, _max_len(model))
     if num_draft_tokens < 1:
@@ -331,14 +331,13 @@ class GPTTextGenerator(nn.Module):
     Attribute model: the GPTModel.
     """
 
-    def __init__(self, vocab_size, d_model=512, num_layers=6, num_heads=8, max_len=1024):  # student: self.model
+    def __init__(self, vocab_size, d_model=512, num_layers=6, num_heads=8, max_len=1024):
+        # student: self.model
         super().__init__()
         self.model = GPTModel(vocab_size, d_model, num_layers, num_heads, max_len=max_len)
 
     @torch.no_grad()
-    def generate(
-        self, prompt, max_length, temperature=1.0, top_k=None, top_p=None, eos_id=None, generator=None
-    ):  # student: sample_next_token in a loop, in eval mode; every module gets its own mode back
+    def generate(self, prompt, max_length, temperature=1.0, top_k=None, top_p=None, eos_id=None, generator=None):
         """Samples a continuation of each row, in eval mode; afterwards every module is in the mode it was in.
 
         prompt (B, T0) -> (B, <= max_length), as wide as the longest row, shorter ones filled with eos_id.
@@ -346,6 +345,7 @@ class GPTTextGenerator(nn.Module):
         eos_id: a token that ends its row once it is generated; None means none does.
         Raises ValueError if T0 >= max_length, or max_length is more than the model's max_len.
         """
+        # student: sample_next_token in a loop, in eval mode; every module gets its own mode back
         _check_lengths(prompt.shape[1], max_length, self.model.max_len)
         modes = {module: module.training for module in self.modules()}
         self.eval()
@@ -369,27 +369,28 @@ class HuggingFaceTextGenerator:
     Strings that it returns hold the prompt, and no special tokens such as <|endoftext|>.
     """
 
-    def __init__(self, model_name="gpt2"):  # student: AutoTokenizer and AutoModelForCausalLM, in eval mode
+    def __init__(self, model_name="gpt2"):
+        # student: AutoTokenizer and AutoModelForCausalLM, in eval mode
         from transformers import AutoModelForCausalLM, AutoTokenizer  # here, since importing them takes seconds
 
         self.tokenizer = AutoTokenizer.from_pretrained(model_name)
         self.model = AutoModelForCausalLM.from_pretrained(model_name).eval()
 
-    def generate_text(
-        self, prompt, max_length=50, temperature=1.0, num_return_sequences=1
-    ):  # student: generate with do_sample=True; switch its default top_k=50 off
+    def generate_text(self, prompt, max_length=50, temperature=1.0, num_return_sequences=1):
         """Samples from the model's full distribution.
 
         prompt: str. max_length: in tokens, prompt included. -> a list of num_return_sequences strings.
         Raises ValueError if temperature is not more than 0, or the prompt has max_length tokens or more.
         """
+        # student: generate with do_sample=True; switch its default top_k=50 off
         if temperature <= 0:
             raise ValueError(f"temperature must be more than 0, not {temperature}")
         how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         return self._generate(prompt, max_length, **how, num_return_sequences=num_return_sequences)
 
-    def generate_with_beam_search(self, prompt, max_length=50, num_beams=5):  # student: do_sample=False, num_beams
+    def generate_with_beam_search(self, prompt, max_length=50, num_beams=5):
         """The best beam, as a list of one string. Arguments and errors as in generate_text."""
+        # student: do_sample=False, num_beams
         return self._generate(prompt, max_length, do_sample=False, num_beams=num_beams)
 
     def _generate(self, prompt, max_length, **how):  # solution only
@@ -411,13 +412,12 @@ class CreativeTextGenerator:
     may not be UTF-8, and a text may be encoded in other tokens, and more, than those it was decoded from.
     """
 
-    def __init__(self, model, tokenizer=None):  # student: keep both
+    def __init__(self, model, tokenizer=None):
+        # student: keep both
         self.model = model
         self.tokenizer = tokenizer
 
-    def generate_with_style_transfer(
-        self, prompt, style, max_length
-    ):  # student: the model continues style and prompt; the text is prompt and continuation, cut until it fits
+    def generate_with_style_transfer(self, prompt, style, max_length):
         """Continues the prompt after the style, which the text does not hold.
 
         The model sees the style as context before each token: where the context is longer than the model's max_len, what
@@ -426,18 +426,18 @@ class CreativeTextGenerator:
         prompt, style: any strings. max_length: tokens of the text; the style does not count. -> str
         Raises ValueError if the prompt has max_length tokens or more, or max_length is more than the model's max_len.
         """
+        # student: the model continues style and prompt; the text is prompt and continuation, cut until it fits
         room = self._room(prompt, max_length)
         return self._fitted(prompt, [self._continued(style + " " + prompt, room, style)], [], "", max_length)
 
-    def generate_with_constraints(
-        self, prompt, constraints, max_length
-    ):  # student: reserve room for the phrases that the prompt lacks; generate before each one and after the last
+    def generate_with_constraints(self, prompt, constraints, max_length):
         """Continues the prompt to a text that holds every phrase of constraints.
 
         prompt: a string. constraints: a list of strings. max_length: tokens of the text. -> str
         Raises ValueError if the prompt and the phrases that it lacks are together longer than max_length, the prompt
         has max_length tokens or more, or max_length is more than the model's max_len.
         """
+        # student: reserve room for the phrases that the prompt lacks; generate before each one and after the last
         phrases = [phrase for phrase in dict.fromkeys(constraints) if phrase not in prompt]
         room = self._room(prompt, max_length) - sum(len(self._encode(phrase)) for phrase in phrases)
         if room < 0:

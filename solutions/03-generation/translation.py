@@ -51,7 +51,8 @@ class TransformerTranslator(nn.Module):
         bos_id: int = 1,
         eos_id: int = 2,
         pad_id: int = 0,
-    ):  # student: lesson 2's Transformer as self.model; remember the ids
+    ):
+        # student: lesson 2's Transformer as self.model; remember the ids
         super().__init__()
         self.bos_id, self.eos_id, self.pad_id = bos_id, eos_id, pad_id
         self.max_len = 5000
@@ -66,11 +67,7 @@ class TransformerTranslator(nn.Module):
             pad_id=pad_id,
         )
 
-    def translate(
-        self, src: Tensor, max_length: int, num_beams: int = 1
-    ) -> (
-        Tensor
-    ):  # student: check max_length; in eval mode, without gradients: greedy or beams; then give the modes back
+    def translate(self, src: Tensor, max_length: int, num_beams: int = 1) -> Tensor:
         """src (B, Ts) integers, filled up with pad_id -> translations (B, T), T <= max_length.
 
         Each row begins with bos_id, ends with its first eos_id after that, if one comes before the row is max_length long,
@@ -86,6 +83,7 @@ class TransformerTranslator(nn.Module):
             ValueError: max_length (bos included) leaves no room for a token, or is above the model's max_len. The message
                 names max_length.
         """
+        # student: check max_length; in eval mode, without gradients: greedy or beams; then give the modes back
         _checked(max_length, self.max_len)
         modes = [(module, module.training) for module in self.modules()]  # one by one: they may differ
         self.eval()
@@ -140,9 +138,7 @@ class TransformerTranslator(nn.Module):
         return finished[0][1]
 
 
-def bleu(
-    hypotheses: list[str], references: list[str] | list[list[str]]
-) -> float:  # student: sum matches, n-grams and lengths over the corpus, and only then divide
+def bleu(hypotheses: list[str], references: list[str] | list[list[str]]) -> float:
     """Corpus BLEU-4, 0 to 100 (Papineni et al. 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation").
 
         BLEU = 100 · BP · (p_1 · p_2 · p_3 · p_4)^(1/4),   BP = 1 if c > r, else e^(1 - r/c)
@@ -163,6 +159,7 @@ def bleu(
     Raises:
         ValueError: hypotheses and references (or a list of these) differ in length.
     """
+    # student: sum matches, n-grams and lengths over the corpus, and only then divide
     if not references or isinstance(references[0], str):
         references = [references]
     for sentences in references:

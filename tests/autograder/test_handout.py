@@ -29,8 +29,9 @@ MASKS = '''"""Masks."""
 import torch
 
 
-def causal_mask(length):  # student: the lower triangle
+def causal_mask(length):
     """True where a position may attend."""
+    # student: the lower triangle
     if length < 1:
         raise ValueError(f"length must be at least 1, not {length}")
     return torch.ones(length, length, dtype=torch.bool).tril()
@@ -84,8 +85,9 @@ MODEL = '''"""A model."""
 from masks import causal_mask
 
 
-def visible(length):  # student: how many pairs see each other
+def visible(length):
     """The number of pairs."""
+    # student: how many pairs see each other
     return int(causal_mask(length).sum())
 '''
 MODEL_PUBLIC = """def test_three_positions_see_six(student, check):

@@ -14,7 +14,8 @@ NEXT = """
     from toy import causal_mask
 
 
-    def count(length):  # student: how many pairs may attend
+    def count(length):
+        # student: how many pairs may attend
         return int(causal_mask(length).sum())
 """
 SUITE = """
