@@ -7,7 +7,7 @@ READY := .venv/.ready
 LESSON ?=
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup lock starter handouts zips release grade test test-fast mutants flaky idle test-gpu test-hostile fuzz lint format bench clean
+.PHONY: help setup lock starter handouts zips release grade test test-fast mutants flaky idle test-gpu test-thorough test-hostile fuzz lint format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,7 +45,7 @@ test: setup  ## all tests
 	$(BIN)/python -m pytest -q
 
 test-fast: setup  ## the tests that take a moment
-	$(BIN)/python -m pytest -q -m "not slow and not hostile"
+	$(BIN)/python -m pytest -q -m "not slow and not hostile and not thorough"
 
 mutants: setup  ## systematic mutants of LESSON= must fail its suites; writes docs/proof.md
 	$(BIN)/autograder mutants $(LESSON) $(if $(MODULE),--module $(MODULE))
@@ -59,6 +59,9 @@ idle: setup  ## the tests of LESSON= that carry no weight
 test-gpu: setup  ## grade solution and GPU tests of every lesson where there is a GPU
 	@$(BIN)/python -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || { echo "torch finds no GPU here"; exit 2; }
 	@for lesson in $(or $(LESSON),$(notdir $(wildcard assignments/??-*))); do 	    $(BIN)/autograder grade solutions/$$lesson --lesson $$lesson --gpu-only --out results/gpu/$$lesson || exit 1; done
+
+test-thorough: setup  ## all of what `make test` tries a random part of
+	$(BIN)/python -m pytest -q tests -m thorough
 
 test-hostile: setup  ## attacks on the box, in three modes
 	$(BIN)/python -m pytest -q tests/hostile -m hostile

@@ -2,7 +2,7 @@
 
 Nothing is run in a box: the student is a function that answers every request with the same thing. Here a random tenth of all
 pairs (a hidden test's case, a kind of nonsense) is tried, of a seed that is printed; all of them with
-`pytest -m slow tests/test_nonsense.py`.
+`make test-thorough`.
 """
 
 import math
@@ -23,6 +23,7 @@ from autograder.cases import case_of
 from autograder.errors import BadReply
 from autograder.grade import run_suite
 from autograder.lesson import load_all
+from autograder.limits import Budget
 from autograder.plugin import GradingPlugin
 from autograder.scorecard import GRADER_ERROR
 
@@ -97,8 +98,10 @@ class Nonsense(GradingPlugin):
     """
 
     def __init__(self, lesson, share, seed):
-        super().__init__(lambda module, seed: self.student_of_ours, inside=lesson.inside, gpu_device="cpu")
-        self.student_of_ours = SimpleNamespace(ask=self._ask, ask_ranks=self._ask_ranks, close=lambda: None)
+        super().__init__(lambda *_: self.student_of_ours, Budget(), inside=lesson.inside, gpu_device="cpu")
+        self.student_of_ours = SimpleNamespace(
+            ask=self._ask, ask_ranks=self._ask_ranks, prepare=lambda ranks: None, close=lambda: None
+        )
         self._replies, self._share, self._random = each_reply(), share, random.Random(seed)
         self._name = ""
         self.tried, self.problems = 0, []
@@ -157,7 +160,7 @@ def test_some_nonsense_ends_in_a_verdict(lesson, module):
     assert tried(lesson, module, 0.1, seed)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(("lesson", "module"), MODULES, ids=ids)
 def test_all_nonsense_ends_in_a_verdict(lesson, module):
     assert tried(lesson, module, 1.1, 0) > 1000
