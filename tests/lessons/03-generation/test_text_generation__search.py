@@ -220,8 +220,9 @@ def telling_prompts(rng, table, count, settings, unseen):
 
 
 def beam_cases(rng, eos, all_settings):
-    """A table and cases for check_beams; with eos it is drawn until all subtle mistakes show somewhere."""
-    for _ in range(20):
+    """A table and cases for check_beams; with eos all subtle mistakes show somewhere, or as many as 60 tables can show."""
+    best = None
+    for _ in range(60):
         table, cases, unseen = randn(rng, 9, 9, 9) * 1.5, [], SUBTLE if eos is not None else []
         if eos is not None:
             table[:, :, eos] += 1.0
@@ -229,9 +230,11 @@ def beam_cases(rng, eos, all_settings):
             settings = num_beams, max_length, eos, penalty
             ids, unseen = telling_prompts(rng, table, 30, settings, unseen)
             cases.append((ids, *settings))
+        if best is None or len(unseen) < len(best[2]):
+            best = table, cases, unseen
         if not unseen:
             break
-    return table, cases
+    return best[:2]
 
 
 def check_beams(student, check, table, cases):
@@ -272,7 +275,7 @@ def test_beams_agree_with_transformers_without_eos(student, check, rng):
 @pytest.mark.points(4)
 def test_beams_agree_with_transformers_with_eos(student, check, rng):
     """Hypotheses end with eos_id and are compared by log-likelihood / number of tokens ** length_penalty."""
-    check_beams(student, check, *beam_cases(rng, 2, [(3, 10, 1.0), (3, 8, 0.0), (2, 9, 1.0), (4, 8, 2.0)]))
+    check_beams(student, check, *beam_cases(rng, 2, [(3, 10, 1.0), (3, 8, 0.0), (2, 9, 1.0), (4, 8, 2.0), (2, 9, 3.0)]))
 
 
 @BEAM
