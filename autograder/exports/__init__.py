@@ -1,4 +1,4 @@
-"""Scorecards -> text: a format is a module of this folder with `render(cards) -> str`.
+"""Scorecards -> text: a format is a module of this folder with `render(cards) -> str`; table.py shows them on a terminal.
 
 To add one, write the module and name its file in FORMATS. `render` is a pure function: it reads and writes no file, and
 the same cards give the same text. The cards are of one lesson, one a student. Every figure comes from `card.scored`: whole

@@ -129,7 +129,8 @@ def test_a_student_of_two_cards_is_named(results, monkeypatch, capsys):
 
 SHOW = """
 import sys
-from autograder import cli, kept, table
+from autograder import cli, kept
+from autograder.exports import table
 from pathlib import Path
 cards = [kept.read(path) for path in kept.below([Path("out")])]
 sys.argv = ["autograder", "export", "n\\xf6where", "--format", "csv"]
