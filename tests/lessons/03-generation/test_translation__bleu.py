@@ -64,6 +64,7 @@ BLEU_MISTAKES = {
     "the sentences are joined to one: n-grams are counted in each, and clipped by its own references": {"each": "joined"},
     "n-grams of a sentence are looked for in the references of all sentences; its own should count": {"each": "pooled"},
     "references[k] is read as the references of sentence k: it is the k-th reference of each sentence": {"each": "turned"},
+    "the counts of several references are added: the greatest of them clips": {"known": lambda a, b: a + b},  # before the next, which it comes near
     "n-grams are not clipped: one counts as often as the hypothesis has it": {"clip": False},
     "each n-gram counts once, however often it occurs": {"distinct": True},
     "an empty hypothesis is left out: the length of its reference counts": {"skip": True},
@@ -89,7 +90,6 @@ BLEU_MISTAKES = {
     "punctuation is split off: tokens are what whitespace separates":
         {"split": lambda s: s.replace(",", " , ").replace(".", " . ").split()},
     "of several references only the first counts": {"known": lambda a, b: a},
-    "the counts of several references are added: the greatest of them clips": {"known": lambda a, b: a + b},
     "of several references only what all share counts": {"known": lambda a, b: a & b},
     "the shortest reference's length counts, not the nearest": {"nearest": lambda h, lengths: min(lengths)},
     "the longest reference's length counts, not the nearest": {"nearest": lambda h, lengths: max(lengths)},
