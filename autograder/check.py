@@ -7,6 +7,7 @@ nothing. This file is copied into every handout: it imports torch and the standa
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -14,6 +15,17 @@ from .errors import AuthorError, CheckFailed
 
 FACTOR = 8  # how many roundings of one term count as the same value
 FLOAT_RELATIVE = 1e-5  # of a Python float, where nothing else is said: it may have been worked out in float32
+
+
+_ANY = object()
+
+
+@dataclass(frozen=True)
+class When:
+    """The value of a mistake that was made only where `condition` is True; without a value, the condition tells it alone."""
+
+    condition: bool
+    value: object = _ANY
 
 
 class Check:
@@ -37,6 +49,7 @@ class Check:
         dtype: torch.dtype | None = None,
         terms: int = 64,
         within: float | None = None,
+        relative: float | None = None,
         scale: float | None = None,
         mistakes: dict[str, object] | None = None,
         otherwise: str | None = None,
@@ -56,10 +69,12 @@ class Check:
                 (torch.float64 asks for an exact one).
             terms: how many terms were summed, roughly.
             within: an absolute error that the contract states, instead of the rule above.
+            relative: the share of |expected| + rms(expected) that may be wrong, instead of 8 · terms · eps, where the
+                contract leaves open more than rounding. Of a Python float it is a share of |expected|.
             scale: the size of what was summed, instead of rms(expected), where results are small by cancellation.
             mistakes: sentence for the student -> the value that this mistake gives, or a function that gives it. It is
                 never computed from value: that would agree with any wrong one. One that cannot be computed or compared
-                is not the mistake that was made.
+                is not the mistake that was made. check.when(condition, value) is a mistake under a condition.
             otherwise: sentence for every other difference, where only one mistake is possible: an input that came back
                 changed, two results of the student's that should be one.
             what: what is compared, in the student's words ("the mask"): the message begins with it.
@@ -70,7 +85,9 @@ class Check:
         """
         if names and isinstance(expected, (list, tuple)) and len(names) != len(expected):
             raise AuthorError(f"check(names=…) names {len(names)} items, and {len(expected)} are expected")
-        tolerance = _Tolerance(terms, within, scale)
+        if relative is not None and within is not None:
+            raise AuthorError("check() takes relative= or within=, not both")
+        tolerance = _Tolerance(terms, within, scale, relative=relative)
         problem = _difference(value, expected, dtype, tolerance, self._device)
         if problem is None:
             return
@@ -83,6 +100,26 @@ class Check:
         if otherwise is not None:
             raise CheckFailed(otherwise, mistake=otherwise, detail="\n".join(shown))
         raise CheckFailed(said, detail="\n".join(places))
+
+    def that(self, fact: bool, otherwise: str) -> None:
+        """Passes if `fact` is True; nothing else is, so that no reply which merely counts as true passes.
+
+        Raises:
+            CheckFailed: with `otherwise`, which says what is wrong then.
+        """
+        if fact is not True:
+            raise CheckFailed(otherwise, mistake=otherwise)
+
+    @staticmethod
+    def when(condition: bool, value=_ANY) -> When:
+        """One of `mistakes` that was made only where `condition` is True, which may be a fact about the student's value.
+
+        Args:
+            condition: so narrow that no other wrong value fulfils it: there is a NaN, only the dtype is wrong. Where it
+                cannot be worked out for every value, the mistake is a function: `lambda: check.when(…)`.
+            value: what this mistake gives, or a function that gives it; without it, the condition alone tells the mistake.
+        """
+        return When(condition, value)
 
 
 _NO_MATCH = (
@@ -101,12 +138,20 @@ _NO_MATCH = (
 def _is_mistake(wrong, value, expected, dtype, tolerance, problem):
     """Whether value is what a mistake gives, and expected is not. A value of no kind that we know is none of them."""
     try:
-        wrong = wrong() if callable(wrong) and not isinstance(wrong, torch.Tensor) else wrong
+        wrong = _worked_out(wrong)
+        if isinstance(wrong, When):
+            if wrong.condition is not True or wrong.value is _ANY:
+                return wrong.condition is True
+            wrong = _worked_out(wrong.value)
         if _agrees(wrong, expected, None, tolerance) and not _same_dtype(value, wrong, problem):
             return False
         return _agrees(value, wrong, dtype, tolerance)
     except _NO_MATCH:
         return False
+
+
+def _worked_out(wrong):
+    return wrong() if callable(wrong) and not isinstance(wrong, torch.Tensor) else wrong
 
 
 def _same_dtype(value, wrong, problem):
@@ -131,16 +176,17 @@ def _precision(dtype):
 class _Tolerance:
     """How far two numbers may lie apart and still be the same number."""
 
-    def __init__(self, terms, within, scale, floor=0.0):
-        self.terms, self.within, self.scale, self.floor = terms, within, scale, floor
+    def __init__(self, terms, within, scale, floor=0.0, relative=None):
+        self.terms, self.within, self.scale, self.floor, self.share = terms, within, scale, floor, relative
 
     def at_least(self, dtype):
         eps = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
-        return _Tolerance(self.terms, self.within, self.scale, eps)
+        return _Tolerance(self.terms, self.within, self.scale, eps, self.share)
 
-    def relative(self, share):
-        """The same, where `share` of a number's size is allowed; an error that the contract states (within) stays."""
-        return _Tolerance(1, self.within, 0.0 if self.scale is None else self.scale, share / FACTOR)
+    def of_floats(self):
+        """The same for Python floats: a share of the number's own size; an error that the contract states stays."""
+        share = FLOAT_RELATIVE if self.share is None else self.share
+        return _Tolerance(1, self.within, 0.0 if self.scale is None else self.scale, relative=share)
 
     def of(self, expected: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The allowed error at each place; expected is float64 and finite."""
@@ -149,7 +195,9 @@ class _Tolerance:
         size = (
             self.scale if self.scale is not None else expected.abs().square().mean().sqrt() if expected.numel() else 0.0
         )
-        return FACTOR * self.terms * max(torch.finfo(dtype).eps, self.floor) * (expected.abs() + size)
+        eps = max(torch.finfo(dtype).eps, self.floor)
+        share = FACTOR * self.terms * eps if self.share is None else max(self.share, FACTOR * eps)
+        return share * (expected.abs() + size)
 
 
 # ---------------------------------------------------------------------------------------------- differences
@@ -206,7 +254,7 @@ def _float_difference(value, expected, dtype, tolerance):
         return f"the result is {kind_of(value)}, it should be a float"
     pair = torch.tensor([value, expected], dtype=torch.float64)
     if dtype is None:
-        dtype, tolerance = torch.float64, tolerance.relative(FLOAT_RELATIVE)
+        dtype, tolerance = torch.float64, tolerance.of_floats()
     return _closeness(pair[:1], pair[1:], dtype, tolerance)
 
 
