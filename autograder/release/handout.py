@@ -24,7 +24,7 @@ from ..scorecard import Scorecard
 
 PACKAGE = Path(__file__).parents[1]
 COPIED = (
-    *("errors.py", "check.py", "student.py", "local_ranks.py", "progress.py"),
+    *("errors.py", "check.py", "differences.py", "student.py", "local_ranks.py", "progress.py"),
     *("box/__init__.py", "box/caps.py", "box/clock.py", "box/codec.py", "box/cpu.py"),
     *("box/local.py", "box/replies.py", "box/wire.py"),
     *("box/inside/__init__.py", "box/inside/group.py", "box/inside/worker.py"),
