@@ -208,7 +208,7 @@ def _grading(lesson, with_inside):
     """The folder whose relative imports work as they do in the package."""
     files = {f"grading/{name}": (PACKAGE / name).read_bytes() for name in COPIED}
     if with_inside:
-        files["grading/inside.py"] = _read(lesson.tests / "inside.py")
+        files["grading/inside.py"] = lesson.inside.encode()
     return {"grading/__init__.py": _GRADING.encode(), **files}
 
 
