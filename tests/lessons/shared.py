@@ -5,8 +5,14 @@ Nothing here takes `check`: a function gives values, facts or sentences, and the
 """
 
 import math
+from functools import partial
 
 import torch
+import torch.nn.functional as F
+
+from autograder.check import Check
+
+when = Check.when  # a mistake under a condition: where there is no check
 
 # ---------------------------------------------------------------------------------------------- random inputs
 
@@ -38,6 +44,46 @@ def random_mask(rng, *shape):
 def past(length):
     """(T, T) bool: true where a position may attend in causal attention."""
     return torch.ones(length, length, dtype=torch.bool).tril()
+
+
+def linear_weights(rng, width_in, width_out, bias=True, dtype=torch.float32):
+    """Weight (out, in) and bias (out,) or None of a Linear, so large that every part of a formula shows."""
+    weight = randn(rng, width_out, width_in, dtype=dtype) * 1.5 / width_in**0.5
+    return weight, randn(rng, width_out, dtype=dtype) if bias else None
+
+
+# ---------------------------------------------------------------------------------------------- attention in float64
+
+
+def weigh(scores, hidden, *, over=-1, low=-math.inf, empty=0.0):
+    """Scores (…, Tq, Tk) -> weights of the keys that are not hidden; those of a query that sees none are `empty`."""
+    nothing = hidden.all(dim=-1, keepdim=True)
+    return scores.masked_fill(hidden & ~nothing, low).softmax(over).masked_fill(nothing, empty)
+
+
+def attend(q, k, v, mask=None, *, scale=None, weigh=weigh):
+    """softmax(q kᵀ / scale) v and the weights, in float64. mask is 0 or False where a key is hidden; scale is √Dh."""
+    scores = q.double() @ k.double().mT / (q.shape[-1] ** 0.5 if scale is None else scale)
+    hidden = torch.zeros_like(scores, dtype=torch.bool) if mask is None else (mask == 0).expand_as(scores)
+    weights = weigh(scores, hidden)
+    return weights @ v.double(), weights
+
+
+def linear(x, weight, bias=None):
+    return F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+
+
+def split_heads(x, heads):
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, T, H·d) -> (B, H, T, d)
+
+
+def split_by_view(x, heads):
+    """As it is often done, which mixes positions."""
+    return x.reshape(x.shape[0], heads, x.shape[1], -1)
+
+
+def join_heads(x):
+    return x.transpose(1, 2).flatten(2)  # (B, H, T, d) -> (B, T, H·d)
 
 
 # ---------------------------------------------------------------------------------------------- values
@@ -74,6 +120,11 @@ def nearly(values, truth, within=1e-5):
 def has_nan(values):
     """Whether there is a NaN in a tensor, or in one of several."""
     return any(isinstance(tensor, torch.Tensor) and bool(tensor.isnan().any()) for tensor in as_list(values))
+
+
+def on_inputs(mistakes, *inputs):
+    """A table of mistakes, sentence -> a function of the inputs, as `check` takes them."""
+    return {sentence: partial(wrong, *inputs) for sentence, wrong in mistakes.items()}
 
 
 def each(mistakes, change):
