@@ -211,7 +211,7 @@ def backward(student, rng, layer, *inputs):
     ]
 
 
-def dropout_runs(student, rng, layer, *inputs):
+def runs_with_dropout(student, rng, layer, *inputs):
     """Lists of outputs and weights: inside.dropout_runs at a rate of 0.5, then two in train mode at the default rate and
     two at a rate of 0."""
 
@@ -224,7 +224,7 @@ def dropout_runs(student, rng, layer, *inputs):
 
 
 def facts_of_dropout(runs, by_default=True):
-    """Facts about dropout_runs: dropout is there in train mode only, with its rate; the weights are those after it.
+    """Facts about runs_with_dropout: dropout is there in train mode only, with its rate; the weights are those after it.
 
     With 126 weights or more and a rate of 0.1, two calls drop the same by chance in one grading of 10¹⁰.
     """

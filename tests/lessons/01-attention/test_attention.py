@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 
-from attention_helpers import COMMON_MISTAKES, SCALED, backward, dropout_runs, facts_of_dropout, forward, masks
+from attention_helpers import COMMON_MISTAKES, SCALED, backward, facts_of_dropout, forward, masks, runs_with_dropout
 from shared import attend, has_nan, past, randn, random_mask, weigh
 
 # ---------------------------------------------------------------------------------------------- masks
@@ -198,7 +198,7 @@ def test_scaled_dot_product_is_stable_for_large_scores(student, check):
 def test_scaled_dot_product_drops_weights_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode only; the weights that it leaves multiply v and are returned."""
     q, k, v = scaled_inputs(rng, 2, 3)
-    runs = dropout_runs(student, rng, SCALED, q, k, v)
+    runs = runs_with_dropout(student, rng, SCALED, q, k, v)
 
     for fact in facts_of_dropout(runs):
         check.that(*fact)

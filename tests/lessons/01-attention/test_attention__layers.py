@@ -10,7 +10,7 @@ from attention_helpers import (
     SCALED,
     Layer,
     backward,
-    dropout_runs,
+    runs_with_dropout,
     facts_of_dropout,
     forward,
     project_and_attend,
@@ -208,7 +208,7 @@ def test_multi_head_attention_has_the_listed_weights(student, check):
 @pytest.mark.points(1)
 def test_multi_head_attention_drops_weights_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode only, and the weights are returned after it."""
-    runs = dropout_runs(student, rng, MULTI_HEAD, *sequences(rng, 2, 5, 6, 6, width=7))
+    runs = runs_with_dropout(student, rng, MULTI_HEAD, *sequences(rng, 2, 5, 6, 6, width=7))
 
     for fact in facts_of_dropout(runs):
         check.that(*fact)
@@ -279,7 +279,7 @@ def test_causal_attention_has_the_listed_weights_and_refuses_a_width_that_the_he
 @pytest.mark.points(1)
 def test_causal_attention_drops_weights_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode only, and the weights are returned after it."""
-    runs = dropout_runs(student, rng, CAUSAL, *sequences(rng, 2, 6))
+    runs = runs_with_dropout(student, rng, CAUSAL, *sequences(rng, 2, 6))
 
     for fact in facts_of_dropout(runs):
         check.that(*fact)
@@ -354,7 +354,7 @@ def test_cross_attention_has_the_listed_weights_and_refuses_a_width_that_the_hea
 @pytest.mark.points(1)
 def test_cross_attention_drops_weights_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode only, and the weights are returned after it."""
-    runs = dropout_runs(student, rng, CROSS, *sequences(rng, 2, 4, 6))
+    runs = runs_with_dropout(student, rng, CROSS, *sequences(rng, 2, 4, 6))
 
     for fact in facts_of_dropout(runs):
         check.that(*fact)
@@ -434,7 +434,7 @@ def test_grouped_query_attention_has_the_listed_weights_and_refuses_sizes_that_d
 @pytest.mark.points(1)
 def test_grouped_query_attention_drops_weights_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode only, and not at all by default."""
-    runs = dropout_runs(student, rng, grouped(6, 2), *sequences(rng, 2, 6))
+    runs = runs_with_dropout(student, rng, grouped(6, 2), *sequences(rng, 2, 6))
 
     for fact in facts_of_dropout(runs, by_default=False):
         check.that(*fact)

@@ -178,6 +178,7 @@ def test_the_forward_has_its_defaults_and_leaves_its_inputs_alone(student, check
 
 @FORWARD
 @pytest.mark.points(2)
+@pytest.mark.needs("test_the_output_is_that_of_attention")
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("size", [(2, 2, 32, 32, 3, 8), (1, 2, 32, 64, 3, 8), (1, 2, 256, 256, 4, None)], ids=str)
 def test_the_forward_never_holds_the_matrix_of_scores(student, check, rng, size, causal):

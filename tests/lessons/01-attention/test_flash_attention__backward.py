@@ -262,6 +262,7 @@ def test_memory_grows_with_the_length_not_its_square(student, check, rng, size, 
 @BACKWARD
 @pytest.mark.gpu
 @pytest.mark.points(1)
+@pytest.mark.needs("test_bfloat16_gradients_are_as_right_as_bfloat16_is")
 def test_flash_attention_in_bfloat16_on_the_gpu(student, check, device, rng):
     """On a GPU, in bfloat16, the output and the gradients stay there and are as right as bfloat16 is."""
     q, k, v, g = (x.bfloat16() for x in qkv(rng, 1, 2, 150, 130, 16))

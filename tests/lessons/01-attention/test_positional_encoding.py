@@ -307,6 +307,7 @@ def test_the_encoding_leaves_its_input_alone_and_lets_gradients_through(student,
 @ENCODING
 @pytest.mark.gpu
 @pytest.mark.points(1)
+@pytest.mark.needs("test_the_result_has_the_dtype_of_x")
 def test_positions_on_the_gpu(student, check, rng, device):
     """On a GPU, in bfloat16, the fixed and the learned positions are added there."""
 
