@@ -10,10 +10,10 @@ from attention_helpers import (
     SCALED,
     Layer,
     backward,
-    runs_with_dropout,
     facts_of_dropout,
     forward,
     project_and_attend,
+    runs_with_dropout,
 )
 from shared import MANNERS, past, randn, random_mask
 
