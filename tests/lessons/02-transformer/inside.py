@@ -108,13 +108,14 @@ def _of_parts(parts, tables, heard):
     """
     import transformer
 
-    notes = []
+    made, notes = {}, []
     for name, inputs in heard:
         with contextlib.suppress(Exception):
-            part = filled(getattr(transformer, name)(*parts[name]), tables)
-            _listen(part, parts, [])
+            if name not in made:
+                made[name] = filled(getattr(transformer, name)(*parts[name]), tables)
+                _listen(made[name], parts, [])
             torch.manual_seed(1)
-            notes.append((name, inputs, a_tensor(part(*_copies(inputs)))))
+            notes.append((name, inputs, a_tensor(made[name](*_copies(inputs)))))
     return notes
 
 

@@ -25,6 +25,7 @@ from transformer_helpers import (
     MAX_LEN,
     OF_SOURCE,
     D,
+    H,
     V,
     compared,
     decode,
@@ -223,9 +224,9 @@ def test_a_decoder_layer_has_three_sub_layers_in_post_norm(student, check, rng):
     check(**compared(student, "DecoderLayer", LAYER, calls, partial(decoder_layer, KNOWN), mistakes))
 
 
-def with_two_masks(rng, x, memory):
+def with_two_masks(rng, x, memory, heads=H):
     """Calls with both masks, in all their forms, and with one alone."""
-    pairs = list(zip(masks(rng, 2, 5, 5), masks(rng, 2, 5, 6), strict=True))
+    pairs = list(zip(masks(rng, 2, 5, 5, heads), masks(rng, 2, 5, 6, heads), strict=True))
     return [(x, memory, *pair) for pair in (*pairs, (pairs[0][0], None), (None, pairs[0][1]))]
 
 
@@ -310,7 +311,7 @@ def test_the_decoder_is_causal_of_its_own_accord(student, check, rng, B, Tt, Ts,
 @pytest.mark.points(4)
 def test_the_decoder_joins_its_mask_with_the_causal_one(student, check, rng):
     """A position attends to what tgt_mask and the causal mask both show, and to what memory_mask shows of memory."""
-    rows, calls = tables(rng, V), with_two_masks(rng, ids_of(rng, 2, 5), wide(rng, 2, 6))
+    rows, calls = tables(rng, V), with_two_masks(rng, ids_of(rng, 2, 5), wide(rng, 2, 6), heads=1)
     calls.append(
         (ids_of(rng, 4, 4), wide(rng, 4, 6), masks(rng, 4, 4, 4)[1], None)
     )  # (T, T), though (B, T) is as large

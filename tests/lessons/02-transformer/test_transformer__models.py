@@ -226,10 +226,10 @@ def made(rng, names=tuple(CLASSES), masked=False):
     inputs = {"x": randn(rng, 2, 20, D), "m": randn(rng, 2, 7, D)}
     inputs |= {"i": ids_of(rng, 2, MAX_LEN), "j": ids_of(rng, 2, 7, pad=0)}
     extra = {
-        "EncoderLayer": masks(rng, 2, 20, 20)[2:],
-        "DecoderLayer": [masks(rng, 2, 20, 20)[2], masks(rng, 2, 20, 7)[2]],
-        "Encoder": masks(rng, 2, MAX_LEN, MAX_LEN)[2:],
-        "Decoder": masks(rng, 2, MAX_LEN, MAX_LEN)[2:],
+        "EncoderLayer": masks(rng, 2, 20, 20, 1)[2:],
+        "DecoderLayer": [masks(rng, 2, 20, 20, 1)[2], masks(rng, 2, 20, 7, 1)[2]],
+        "Encoder": masks(rng, 2, MAX_LEN, MAX_LEN, 1)[2:],
+        "Decoder": masks(rng, 2, MAX_LEN, MAX_LEN, 1)[2:],
     }
     given = {name: [inputs[key] for key in CLASSES[name][1]] for name in names}
     return [(name, CLASSES[name][0], given[name] + (extra.get(name, []) if masked else [])) for name in names]

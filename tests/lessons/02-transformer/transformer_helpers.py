@@ -53,9 +53,9 @@ def tables(rng, *rows, size=1.0):
     return [randn(rng, count, D, dtype=torch.float64) * size for count in rows]
 
 
-def masks(rng, B, Tq, Tk):
+def masks(rng, B, Tq, Tk, heads=H):
     """One for the keys of each sequence, one for pairs of query and key, one for each head, in different dtypes."""
-    shapes = {torch.bool: (B, 1, 1, Tk), torch.int64: (Tq, Tk), torch.float32: (B, H, Tq, Tk)}
+    shapes = {torch.bool: (B, 1, 1, Tk), torch.int64: (Tq, Tk), torch.float32: (B, heads, Tq, Tk)}
     return [random_mask(rng, *shape).to(dtype) for dtype, shape in shapes.items()]
 
 
