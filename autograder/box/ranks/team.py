@@ -73,7 +73,7 @@ class Team:
 
     def _ask(self, request, clock):
         self._broker.begin()
-        replies = {}
+        replies: dict[int, object] = {}
         with selectors.DefaultSelector() as selector:
             for rank, member in enumerate(self._members):
                 self._send(member.requests, request, clock)
