@@ -40,7 +40,7 @@ LAYERS = [
     "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.uncompiled box.inside.scan box.inside.group",
     "box.wire box.ranks.collectives",
     "box.codec box.clock box.cpu",
-    "files points progress options intake.reader box.caps box.policy",
+    "differences files points progress options intake.reader box.caps box.policy",
     "errors",
 ]
 LESSONS = load_all(ROOT)
