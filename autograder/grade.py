@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from . import __version__, rules
+from .box.budget import TEST_S, Allowed, Budget, Cost, Test
 from .box.choose import open_box
 from .box.clock import WALL_FACTOR
 from .box.policy import Policy
@@ -28,7 +29,6 @@ from .cases import ASK_FOR_A_REGRADE
 from .errors import GraderFault, NotSubmitted, StudentFault, UsageError
 from .in_process import InProcess
 from .lesson import Lesson
-from .limits import TEST_S, Allowed, Budget, Cost, Test
 from .options import ALL, AS_USUAL, Asked, GraderOptions
 from .plugin import GradingPlugin
 from .scorecard import FAILED, GRADER_ERROR, Outcome, Scorecard

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from .bounds import bounded_memory
+from .box.budget import Budget, Test
 from .box.seam import Processes
 from .cases import NOTHING, Case, Row, case_of
 from .check import Check
 from .errors import BoxError, StudentTimeout
-from .limits import Budget, Test
 from .scorecard import NOT_REACHED, PASSED, PENDING_GPU, Outcome
 from .student import Student
 

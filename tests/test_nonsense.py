@@ -17,13 +17,13 @@ from conftest import ROOT
 
 from autograder.bounds import bounded_memory
 from autograder.box import replies, wire
+from autograder.box.budget import Budget
 from autograder.box.caps import REPLY
 from autograder.box.codec import DTYPES, Opaque
 from autograder.cases import case_of
 from autograder.errors import BadReply
 from autograder.grade import run_suite
 from autograder.lesson import load_all
-from autograder.limits import Budget
 from autograder.plugin import GradingPlugin
 from autograder.scorecard import GRADER_ERROR
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from ..limits import Allowed, Budget, Test
+from .budget import Allowed, Budget, Test
 from .clock import Limits, Usage, total
 from .ranks.post import Message
 from .ranks.team import Member, Team

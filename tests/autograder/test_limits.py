@@ -7,13 +7,13 @@ import pytest
 from conftest import busy, write_lesson
 
 from autograder.box import clock, cpu
+from autograder.box.budget import LEAST_S, TIMES, Allowed, Budget, Cost
 from autograder.box.clock import Clock, Limits, Usage
 from autograder.box.sandbox import Sandbox
 from autograder.box.session import Session
 from autograder.errors import StudentTimeout
 from autograder.grade import Grader
 from autograder.lesson import load
-from autograder.limits import LEAST_S, TIMES, Allowed, Budget, Cost
 from autograder.options import Asked
 from autograder.scorecard import FAILED, PASSED
 from autograder.student import Student

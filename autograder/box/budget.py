@@ -10,7 +10,7 @@ code as this process has it. A busy machine costs nobody a point.
 
 What is slow costs its own test. Once two tests took too long, or half of the lesson's time is used up, a test gets
 LEAST_S + TIMES x what the solution needs for it on this machine: so the whole stays bounded, and what is as fast as it
-should be still passes. Behind each limit stand those of box/clock.py, for code that waits instead of computing, and
+should be still passes. Behind each limit stand those of clock.py, for code that waits instead of computing, and
 behind all of them a limit on the wall for everything: `wall_s` of lesson.toml in the zip, which keeps a grading below the
 ten minutes that Gradescope gives it, and WALL_FACTOR x `deadline_s` elsewhere.
 """
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .box.clock import Limits, Usage
+from .clock import Limits, Usage
 
 Test = tuple[str, str]  # module, function
 
