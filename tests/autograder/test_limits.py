@@ -10,7 +10,7 @@ from autograder.box import clock, cpu
 from autograder.box.budget import LEAST_S, TIMES, Allowed, Budget, Cost
 from autograder.box.clock import Clock, Limits, Usage
 from autograder.box.sandbox import Sandbox
-from autograder.box.session import Session
+from autograder.box.session import MOST_NOTES, Session
 from autograder.errors import StudentTimeout
 from autograder.grade import Grader
 from autograder.lesson import load
@@ -287,6 +287,28 @@ def test_one_failed_import_is_one_overrun():
         budget.overran(error)
 
     assert not budget.is_tight
+
+
+def test_what_comes_before_any_test_is_limited_and_nobodys():
+    used = iter([Usage(0.0), Usage(3.0), Usage(3.0), Usage(4.0)])
+    budget = Budget(Allowed(10, 100, 1000, 60), usage=lambda: next(used), exact=True)
+
+    assert budget.for_a_call(10).cpu_s == 10
+    budget.for_a_call(10)
+    budget.begin(("m", "a"))
+    budget.for_a_call(10)
+    budget.end(0.5)
+    assert budget.costs == {("m", "a"): Cost(calls=1.0, own=0.5)}
+
+
+def test_a_session_notes_so_many_calls_of_a_test_and_no_more():
+    session = Session(lambda: None)
+    calls = tuple(f"name (work.py:{line})" for line in range(2 * MOST_NOTES))
+
+    session.note(("m", "a"), calls[:3])
+    session.note(("m", "a"), calls)  # a process sends all that it has noted with every reply
+    session.note(("m", "b"), ())
+    assert session.used == {("m", "a"): set(calls[:MOST_NOTES])}
 
 
 def test_half_of_the_lessons_time_makes_it_tight():

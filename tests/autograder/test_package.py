@@ -173,6 +173,12 @@ def test_what_the_hidden_suite_imports_is_in_the_image(tmp_path):
     assert {"sacrebleu", "tokenizers", "transformers"} <= set(package._requirements(load("99-toy", tmp_path)))
 
 
+def test_a_suite_may_import_the_package_that_the_zip_holds(tmp_path):
+    write_lesson(tmp_path, suite="from autograder.check import Check\n" + textwrap.dedent(TOY_SUITE))
+
+    assert "llm-autograder" not in package._distributions_of(load("99-toy", tmp_path))
+
+
 def test_an_import_that_no_image_could_have_is_refused(tmp_path):
     write_lesson(tmp_path, suite="import no_such_package\n" + textwrap.dedent(TOY_SUITE))
 

@@ -231,6 +231,37 @@ def test_a_stub_does_not_pass_as_an_error(student):
             student.raises(error, "student_work.not_yet")
 
 
+# ---------------------------------------------------------------------------------------------- this process
+
+
+def test_what_came_back_is_noted_whichever_options_asked_for_it(student):
+    fresh = Student(student.processes)
+
+    fresh.on(timeout=3).call("student_work.Layer.make")
+    assert [reply.value for reply in fresh.replies] == [7]
+    for _ in range(3):
+        fresh.call("student_work.Layer.make")
+    assert len(fresh.replies) == 2  # that there were several is all that anybody asks
+
+
+def test_a_seed_makes_the_draws_of_this_process(tmp_path):
+    def draw():
+        import random
+
+        return float(torch.rand(())), random.random()
+
+    first, second, other = (Student(InProcess(tmp_path, seed)).run(draw) for seed in (3, 3, 4))
+
+    assert first == second != other
+
+
+def test_without_a_seed_the_generators_are_left_alone(tmp_path):
+    before = torch.get_rng_state()
+    InProcess(tmp_path)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # ---------------------------------------------------------------------------------------------- replies
 
 
