@@ -311,7 +311,7 @@ def test_in_a_pool_one_process_hears_it_before_any_runs_a_submission(lesson, tmp
     made = lesson(SUITE + noting, SOLUTION + who.format("solution"))
     jobs = [Job(work(SLOPPY + who.format("student"), f"student{index}")) for index in range(4)]
 
-    cards = [card for _, card in run(made, jobs, processes=2, without=("uid",))]
+    cards = [card for _, card in run(made, jobs, processes=2, options=GraderOptions(without=("uid",)))]
 
     assert [statuses(card)["test_fifth"] for card in cards] == [FAILED] * 4
     lines = [line.split()[1] for line in log.read_text().splitlines()]
