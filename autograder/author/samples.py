@@ -1,11 +1,12 @@
 """Samples prove a suite: each is a submission with the verdict that it must get.
 
-    tests/submissions/NN-lesson/right/<name>/    another correct implementation: full points
-    tests/submissions/NN-lesson/wrong/<name>/    one realistic mistake: loses at least the tests of expect.toml
-    tests/submissions/NN-lesson/hostile/<name>/  an attack on the grader: gets the verdict of expect.toml (tests/hostile)
+    tests/submissions/NN-lesson/wrong/<module>/<name>.toml  one realistic mistake: loses at least the tests that it names
+    tests/submissions/NN-lesson/right/<name>/               another correct implementation: full points
+    tests/submissions/NN-lesson/hostile/<name>/             an attack on the grader: gets its verdict (tests/hostile)
 
-A sample is laid over the solution: the files beside expect.toml replace whole modules, and each [[change]] of expect.toml
-replaces a piece of text that occurs exactly once. So a sample shows the mistake, and nothing but the mistake.
+A sample is laid over the solution: each [[change]] replaces a piece of text that occurs exactly once, in the module that
+the file lies under where it names no other. So a sample shows the mistake, and nothing but the mistake. A sample that is a
+folder replaces whole modules by the files beside its expect.toml.
 """
 
 import tomllib
@@ -26,13 +27,13 @@ RIGHT, WRONG, HOSTILE = "right", "wrong", "hostile"
 class Change(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str
+    file: str = ""  # the module that the sample lies under
     old: str
     new: str
 
 
 class Expectation(BaseModel):
-    """expect.toml: why the sample is what it is, the tests it must fail, the mistake that must be named.
+    """What a sample's file says: why it is what it is, the tests it must fail, the mistake that must be named.
 
     Of a hostile sample also its `row` in the threat catalogue, what must hold of it (`verdict`: no test passes; ends at a
     limit; passes, as right values do however they are made), whether it `beats_in_process`, that is an ordinary pytest,
@@ -56,13 +57,13 @@ class Sample:
     lesson: Lesson
     kind: str
     name: str
-    folder: Path
+    path: Path  # its .toml file, or its folder
     expect: Expectation
 
     @property
     def modules(self) -> tuple[str, ...]:
         """The modules that differ from the solution: only their tests are run."""
-        changed = {change.file for change in self.expect.change} | {path.name for path in self.folder.glob("*.py")}
+        changed = {change.file for change in self.expect.change} | {path.name for path in self.path.glob("*.py")}
         return tuple(module for module in self.lesson.modules if f"{module}.py" in changed)
 
     @property
@@ -77,18 +78,16 @@ class Sample:
             LessonError: a change's text does not occur exactly once.
         """
         files = self.lesson.solution_files()
-        files |= {path.name: path.read_bytes() for path in sorted(self.folder.glob("*.py"))}
+        files |= {path.name: path.read_bytes() for path in sorted(self.path.glob("*.py"))}
         for change in self.expect.change:
             files[change.file] = self._changed(files, change)
-        return Submission(self.name, str(self.folder), files)
+        return Submission(self.name, str(self.path), files)
 
     def _changed(self, files, change):
         text = files[change.file].decode() if change.file in files else ""
         count = text.count(change.old)
         if count != 1:
-            raise LessonError(
-                f"{self.folder / 'expect.toml'}: {change.old!r} occurs {count} times in {change.file}, not once"
-            )
+            raise LessonError(f"{self.path}: {change.old!r} occurs {count} times in {change.file}, not once")
         return text.replace(change.old, change.new).encode()
 
     def problems(self, card: Scorecard) -> list[str]:
@@ -108,23 +107,49 @@ def load_samples(lesson: Lesson, kinds: tuple[str, ...] = (RIGHT, WRONG)) -> lis
     """All samples of a lesson, by kind and name.
 
     Raises:
-        LessonError: an expect.toml is missing or wrong.
+        LessonError: a sample is not complete, or two have the same name.
     """
-    folders = [(kind, path) for kind in kinds for path in sorted((lesson.samples / kind).glob("*")) if path.is_dir()]
-    return [_load(lesson, kind, folder) for kind, folder in folders]
+    samples = [_load(lesson, kind, path, module) for kind in kinds for path, module in _places(lesson, kind)]
+    seen: dict[tuple[str, str], Sample] = {}
+    for sample in samples:
+        other = seen.setdefault((sample.kind, sample.name), sample)
+        if other is not sample:
+            raise LessonError(f"{sample.path} and {other.path} have the same name: rename one")
+    return sorted(samples, key=lambda sample: (kinds.index(sample.kind), sample.name))
 
 
-def _load(lesson, kind, folder):
-    path = folder / "expect.toml"
+def _places(lesson, kind):
+    """(path, module or "") of each sample of a kind: a .toml file or a folder, under a module or not."""
+    home = lesson.samples / kind
+    modules = [module for module in lesson.modules if (home / module).is_dir()]
+    for folder, module in [(home, ""), *((home / module, module) for module in modules)]:
+        for path in sorted(folder.glob("*")):
+            if path.suffix == ".toml" or path.is_dir() and not (folder == home and path.name in modules):
+                yield path, module
+
+
+def _load(lesson, kind, path, module):
+    file = path / "expect.toml" if path.is_dir() else path
     try:
-        expect = Expectation(**tomllib.loads(path.read_text("utf-8")))
+        expect = Expectation(**_with_files(tomllib.loads(file.read_text("utf-8")), module))
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
-        raise LessonError(f"{path}: {error}") from error
-    sample = Sample(lesson, kind, folder.name, folder, expect)
+        raise LessonError(f"{file}: {error}") from error
+    if not all(change.file for change in expect.change):
+        raise LessonError(f"{file}: a change names no file, and the sample lies under no module of {lesson.name}")
+    sample = Sample(lesson, kind, path.stem, path, expect)
     if not sample.modules:
-        raise LessonError(f"{folder} changes no module of {lesson.name}")
+        raise LessonError(f"{path} changes no module of {lesson.name}")
+    if module and module not in sample.modules:
+        raise LessonError(f"{path} changes {', '.join(sample.modules)}: move it there from {module}/")
     if kind == WRONG and not expect.fails:
-        raise LessonError(f"{path}: fails is empty: a wrong sample names the tests that it must fail")
+        raise LessonError(f"{file}: fails is empty: a wrong sample names the tests that it must fail")
     if kind == HOSTILE and not (expect.row and expect.verdict):
-        raise LessonError(f"{path}: a hostile sample names its row of the catalogue and its verdict")
+        raise LessonError(f"{file}: a hostile sample names its row of the catalogue and its verdict")
     return sample
+
+
+def _with_files(content, module):
+    """The same, where changes without a file are made to the module's."""
+    if not module or "change" not in content:
+        return content
+    return {**content, "change": [{"file": f"{module}.py", **change} for change in content["change"]]}

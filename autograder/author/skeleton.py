@@ -159,7 +159,6 @@ fails = ["test_rows_sum_to_one"]
 mistake = "the sum runs over the rows, not within each"
 
 [[change]]
-file = "{module}.py"
 old = "x.sum(dim=-1, keepdim=True)"
 new = "x.sum(dim=0, keepdim=True)"
 """
@@ -196,7 +195,7 @@ def _write_module(root, lesson, module):
     _write(tests / f"test_{module}_public.py", _PUBLIC.format(module=module))
     _write(samples / "right" / f"{module}-row-by-row" / f"{module}.py", _RIGHT)
     _write(samples / "right" / f"{module}-row-by-row" / "expect.toml", 'why = "Rows are scaled one by one."\n')
-    _write(samples / "wrong" / f"{module}-sum-over-rows" / "expect.toml", _WRONG.format(module=module))
+    _write(samples / "wrong" / module / f"{module}-sum-over-rows.toml", _WRONG)
 
 
 def _refuse_bad_names(root, name, modules):

@@ -39,7 +39,7 @@ def rehearse(tmp_path, monkeypatch, capsys):
         lesson = load("99-toy", tmp_path)
         lesson.starter.mkdir(parents=True)
         (lesson.starter / "toy.py").write_text(starter_text(lesson.solution_files()["toy.py"].decode(), "toy.py"))
-        sample = lesson.samples / "wrong" / "transposed" / "expect.toml"
+        sample = lesson.samples / "wrong" / "toy" / "transposed.toml"
         sample.parent.mkdir(parents=True)
         sample.write_text(SAMPLE)
         monkeypatch.setenv("AUTOGRADER_ROOT", str(tmp_path))
