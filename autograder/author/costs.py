@@ -149,7 +149,7 @@ class CostTables:
             MUCHES,
             lesson.name,
             module,
-            [[loss.name, number(loss.points), number(loss.of), loss.reason or "none is given"] for loss in much],
+            [[loss.name, number(loss.points), number(loss.of), loss.reason or "none yet"] for loss in much],
         )
 
     def write(self) -> None:
