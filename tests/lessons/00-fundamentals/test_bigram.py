@@ -246,8 +246,9 @@ def test_the_smoothing_is_1_by_default(student, check, rng):
     def probe(ids, V):
         from bigram import BigramLanguageModel
 
-        with_1 = inside.table(inside.fitted(V, 1.0, ids), V)
-        return inside.table(BigramLanguageModel(V).fit(ids), V), with_1
+        with_1, model = inside.table(inside.fitted(V, 1.0, ids), V), BigramLanguageModel(V)
+        model.fit(ids)
+        return inside.table(model, V), with_1
 
     found, with_1 = student.run(probe, ids, V)
 
@@ -306,13 +307,19 @@ def test_answers_follow_the_last_fit(student, check, rng):
                 perplexities += [model.perplexity(text)]
                 own.zero_()  # of the caller, who may do with it what he likes
                 tables += [inside.table(model, V)]
-                generated += [sure.fit(cycle).generate(cycle[:1], 12)]
+                sure.fit(cycle)
+                generated += [sure.generate(cycle[:1], 12)]
             return tables, perplexities, generated
 
+        def new(smoothing, ids):
+            model = BigramLanguageModel(V, smoothing=smoothing)
+            model.fit(ids)
+            return model
+
         found = inside.manners(work)
-        models = [inside.fitted(V, 0.5, ids) for ids in (first, second)]
+        models = [new(0.5, ids) for ids in (first, second)]
         tables = [inside.table(model, V) for model in models]
-        runs = [inside.fitted(V, 0.0, cycle).generate(cycle[:1], 12) for cycle in cycles]
+        runs = [new(0.0, cycle).generate(cycle[:1], 12) for cycle in cycles]
         return *found, tables, [model.perplexity(text) for model in models], runs
 
     # What a new model answers is right enough: what is asked here is whether an old one answers the same.
