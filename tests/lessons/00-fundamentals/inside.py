@@ -1,36 +1,12 @@
-"""Helpers for the probes of this lesson: they run in the student's process, with torch and the standard library only."""
+"""Helpers for the probes of this lesson, which run in the student's process, with torch and the standard library only."""
 
-import contextlib
-import io
 import os
 import tempfile
 from collections.abc import Mapping
 
 import torch
 
-# ---------------------------------------------------------------------------------------------- any function
-
-
-def a_tensor(value, what="the result"):
-    """The value, if it is a tensor; else whoever returned it is told what it is, not what a helper could not do with it."""
-    if isinstance(value, torch.Tensor):
-        return value
-    name = type(value).__name__
-    kind = "None" if value is None else f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
-    raise TypeError(f"{what} is {kind}, it should be a tensor")
-
-
-def manners(work):
-    """What work() does besides returning: (result, "" or what it did that no function may)."""
-    before, printed = _torch_state(), io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        result = work()
-    return result, "prints" if printed.getvalue() else "changes torch" if _torch_state() != before else ""
-
-
-def _torch_state():
-    return torch.initial_seed(), torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
-
+from ..inside import a_tensor
 
 # ---------------------------------------------------------------------------------------------- tokenization
 
@@ -59,7 +35,7 @@ def state(tokenizer):
     }
 
 
-def parts(tokenizer):
+def state_as_pairs(tokenizer):
     """The attributes, with the merges as a list of pairs also where they are kept as a dict from pair to rank.
 
     In what form they are kept is the matter of one test.
@@ -150,7 +126,7 @@ def _counts_two_pairs(model):
         return False
 
 
-def table(model, vocab_size):
+def probabilities(model, vocab_size):
     """The probabilities after each token: (V, V)."""
     rows = [model.next_token_probabilities(token) for token in range(vocab_size)]
     return torch.stack([a_tensor(row, "what next_token_probabilities returns") for row in rows])

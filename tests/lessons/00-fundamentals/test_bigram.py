@@ -10,6 +10,8 @@ from itertools import pairwise
 import pytest
 import torch
 
+from shared import MANNERS, wrong_law
+
 PAIRS = pytest.mark.question("training_pairs")
 MODEL = pytest.mark.question("BigramLanguageModel.fit and next_token_probabilities")
 GENERATE = pytest.mark.question("BigramLanguageModel.generate")
@@ -83,23 +85,13 @@ def table_mistakes(ids, s):
     }  # fmt: skip
 
 
-def check_manners(check, rude):
-    """What `inside.manners` saw."""
-    check(rude, "", mistakes={
-        "something is printed: return values only": "prints",
-        "torch's global state is changed: its seed, default dtype, threads or grad mode": "changes torch",
-    })  # fmt: skip
+def single_table(value):
+    """Probabilities may be float32 or float64, which the contract leaves open: compared as float32, in which float64 may
+    have been worked out."""
+    return value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.float64 else value
 
 
-def check_table(check, value, expected, mistakes=None):
-    """Probabilities may be float32 or float64, which the contract leaves open."""
-    if isinstance(value, torch.Tensor):
-        assert value.dtype in (torch.float32, torch.float64), "the probabilities are neither float32 nor float64"
-        value = value.float()  # float64 may hold what was worked out in float32
-    check(value, expected, dtype=torch.float32, mistakes=mistakes)
-
-
-def own(found, right):
+def own_table(found, right):
     """The student's own probabilities (V, V) in float64 where they may stand for the right ones, else the right ones.
 
     Whether generate and perplexity follow the model's probabilities is one question, whether these are right another. What
@@ -152,7 +144,7 @@ def test_a_single_token_has_no_pairs(student, check):
     def probe(*batches):
         from bigram import training_pairs
 
-        found, rude = inside.manners(lambda: [training_pairs(ids) for ids in batches])
+        found, _, rude = inside.manners(lambda: [training_pairs(ids) for ids in batches])
         return found, batches, rude
 
     batches = torch.tensor([4]), torch.tensor([[4], [2]]), torch.arange(12).reshape(4, 3).T
@@ -164,7 +156,7 @@ def test_a_single_token_has_no_pairs(student, check):
         "the pairs lose the dtype of the ids": [(inputs.long(), targets.long()) for inputs, targets in pairs],
     })  # fmt: skip
     check(after, batches)
-    check_manners(check, rude)
+    check(rude, "", mistakes=MANNERS)
 
 
 # ---------------------------------------------------------------------------------------------- fit and next_token_probabilities
@@ -178,11 +170,11 @@ def test_probabilities_are_smoothed_shares(student, check, rng, smoothing):
     ids = random_ids(rng, 60)
 
     def probe(ids, V, smoothing):
-        return inside.table(inside.fitted(V, smoothing, ids), V)
+        return inside.probabilities(inside.fitted(V, smoothing, ids), V)
 
     found = student.run(probe, ids, V, smoothing)
 
-    check_table(check, found, table(ids, smoothing), table_mistakes(ids, smoothing))
+    check(single_table(found), table(ids, smoothing), dtype=torch.float32, mistakes=table_mistakes(ids, smoothing))
 
 
 @MODEL
@@ -194,9 +186,9 @@ def test_counts_have_room(student, check, rng):
     many = torch.cat([torch.randint(256, (200,), generator=rng), torch.tensor([299, 40, 298])])
 
     def probe(ids, V, many):
-        table = inside.table(inside.fitted(V, 1, ids), V)
+        table = inside.probabilities(inside.fitted(V, 1, ids), V)
         rows = [inside.fitted(300, 1, many).next_token_probabilities(token) for token in (40, 43, 299)]
-        return table, torch.stack(rows), inside.table(inside.fitted(1, 0, torch.zeros(3, dtype=torch.int64)), 1)
+        return table, torch.stack(rows), inside.probabilities(inside.fitted(1, 0, torch.zeros(3, dtype=torch.int64)), 1)
 
     # No one says how fast fit is: a Python loop that indexes tensors takes four seconds here.
     found, rows, of_one = student.on(timeout=40).run(probe, ids, V, many)
@@ -207,12 +199,17 @@ def test_counts_have_room(student, check, rng):
         return ((counts + 1) / (counts + 1).sum(1, keepdim=True))[[40, 43, 299]]
 
     overflown = "counts overflow: use a larger type of integer"
-    check_table(check, found, table(ids, 1.0), {
+    check(single_table(found), table(ids, 1.0), dtype=torch.float32, mistakes={
         overflown: lambda: table(ids, 1.0, most=1 << 8),
         overflown + ", of two bytes": lambda: table(ids, 1.0, most=1 << 16),
     })  # fmt: skip
-    check_table(check, rows, rows_of(many), {"ids overflow: use a larger type of integer": rows_of(many % 256)})
-    check_table(check, of_one, torch.ones(1, 1, dtype=torch.float64), {
+    check(
+        single_table(rows),
+        rows_of(many),
+        dtype=torch.float32,
+        mistakes={"ids overflow: use a larger type of integer": rows_of(many % 256)},
+    )
+    check(single_table(of_one), torch.ones(1, 1, dtype=torch.float64), dtype=torch.float32, mistakes={
         "with one token in the vocabulary the probabilities have the wrong number of dimensions": torch.ones(1, dtype=torch.float64),
     })  # fmt: skip
 
@@ -224,17 +221,19 @@ def test_without_smoothing_unseen_pairs_are_impossible(student, check, rng):
     ids = random_ids(rng, 40)
 
     def probe(ids, V):
-        return inside.table(inside.fitted(V, 0, ids), V), inside.table(inside.fitted(V, 0.0, ids[:1]), V)
+        return inside.probabilities(inside.fitted(V, 0, ids), V), inside.probabilities(
+            inside.fitted(V, 0.0, ids[:1]), V
+        )
 
     found, of_one_token = student.run(probe, ids, V)
 
-    check_table(check, found, table(ids, 0.0), {
+    check(single_table(found), table(ids, 0.0), dtype=torch.float32, mistakes={
         "a row without any count is NaN; it should be uniform": table(ids, 0.0, empty=math.nan),
         "a token that nothing follows repeats itself; its row should be uniform": table(ids, 0.0).index_put(
             (torch.tensor([V - 2, V - 1]),), torch.eye(V, dtype=torch.float64)[V - 2 :]
         ),
     } | table_mistakes(ids, 0.0))  # fmt: skip
-    check_table(check, of_one_token, torch.full((V, V), 1 / V, dtype=torch.float64))
+    check(single_table(of_one_token), torch.full((V, V), 1 / V, dtype=torch.float64), dtype=torch.float32)
 
 
 @MODEL
@@ -246,14 +245,19 @@ def test_the_smoothing_is_1_by_default(student, check, rng):
     def probe(ids, V):
         from bigram import BigramLanguageModel
 
-        with_1, model = inside.table(inside.fitted(V, 1.0, ids), V), BigramLanguageModel(V)
+        with_1, model = inside.probabilities(inside.fitted(V, 1.0, ids), V), BigramLanguageModel(V)
         model.fit(ids)
-        return inside.table(model, V), with_1
+        return inside.probabilities(model, V), with_1
 
     found, with_1 = student.run(probe, ids, V)
 
-    right = own(with_1, table(ids, 1.0))
-    check_table(check, found, right, {"the smoothing is 0 by default; it should be 1": table(ids, 0.0)})
+    right = own_table(with_1, table(ids, 1.0))
+    check(
+        single_table(found),
+        right,
+        dtype=torch.float32,
+        mistakes={"the smoothing is 0 by default; it should be 1": table(ids, 0.0)},
+    )
 
 
 @MODEL
@@ -265,8 +269,8 @@ def test_fit_starts_from_empty_counts_and_returns_the_model(student, check, rng)
     def probe(first, second, V):
         model = inside.fitted(V, 0.5, first)
         returned = model.fit(second)
-        fresh = inside.table(inside.fitted(V, 0.5, second), V)
-        return inside.table(model, V), fresh, returned is model, returned is None, (first, second)
+        fresh = inside.probabilities(inside.fitted(V, 0.5, second), V)
+        return inside.probabilities(model, V), fresh, returned is model, returned is None, (first, second)
 
     found, fresh, is_model, is_none, after = student.run(probe, first, second, V)
 
@@ -274,7 +278,7 @@ def test_fit_starts_from_empty_counts_and_returns_the_model(student, check, rng)
     n = torch.stack([torch.tensor([float((ids[:-1] == a).sum()) for a in range(V)]) for ids in (first, second)])[
         ..., None
     ]
-    check_table(check, found, own(fresh, table(second, 0.5)), {
+    check(single_table(found), own_table(fresh, table(second, 0.5)), dtype=torch.float32, mistakes={
         "fit adds to the counts of the last fit; it should start from empty counts": ((both * n).sum(0) + 0.5) / (n.sum(0) + 0.5 * V),
         "fit adds to the counts of the last fit, and counts a pair across the two; it should start from empty counts": table(torch.cat([first, second]), 0.5),
         "the second fit is ignored": table(first, 0.5),
@@ -303,10 +307,10 @@ def test_answers_follow_the_last_fit(student, check, rng):
             for ids, cycle in ((first, cycles[0]), (second, cycles[1])):
                 own = ids.clone()
                 model.fit(own)
-                tables += [inside.table(model, V), inside.table(model, V)]
+                tables += [inside.probabilities(model, V), inside.probabilities(model, V)]
                 perplexities += [model.perplexity(text)]
                 own.zero_()  # of the caller, who may do with it what he likes
-                tables += [inside.table(model, V)]
+                tables += [inside.probabilities(model, V)]
                 sure.fit(cycle)
                 generated += [sure.generate(cycle[:1], 12)]
             return tables, perplexities, generated
@@ -316,11 +320,11 @@ def test_answers_follow_the_last_fit(student, check, rng):
             model.fit(ids)
             return model
 
-        found = inside.manners(work)
+        answers, _, rude = inside.manners(work)
         models = [new(0.5, ids) for ids in (first, second)]
-        tables = [inside.table(model, V) for model in models]
+        tables = [inside.probabilities(model, V) for model in models]
         runs = [new(0.0, cycle).generate(cycle[:1], 12) for cycle in cycles]
-        return *found, tables, [model.perplexity(text) for model in models], runs
+        return answers, rude, tables, [model.perplexity(text) for model in models], runs
 
     # What a new model answers is right enough: what is asked here is whether an old one answers the same.
     (tables, perplexities, generated), rude, fresh, new_perplexities, new_runs = student.run(
@@ -328,7 +332,7 @@ def test_answers_follow_the_last_fit(student, check, rng):
     )
 
     after = [dict(pairwise(cycle(order).tolist())) for order in orders]
-    right = [own(p, table(ids, 0.5)) for p, ids in zip(fresh, (first, second), strict=True)]
+    right = [own_table(p, table(ids, 0.5)) for p, ids in zip(fresh, (first, second), strict=True)]
 
     def walk(after, token):
         return torch.tensor([token] + [token := after[token] for _ in range(12)])
@@ -338,7 +342,7 @@ def test_answers_follow_the_last_fit(student, check, rng):
     if not all(isinstance(run, torch.Tensor) and run.dim() == 1 and len(run.unique()) > 1 for run in new_runs):
         new_runs = [walk(after[i], orders[i][0]) for i in range(2)]
     stale = "results of the last fit are returned after the next fit: compute them anew"
-    check_table(check, torch.stack(tables[:3]), right[0].expand(3, V, V), {
+    check(single_table(torch.stack(tables[:3])), right[0].expand(3, V, V), dtype=torch.float32, mistakes={
         "the smoothing is added to the stored counts at each call; the counts should stay as they are": lambda: torch.stack(
             [table(first, s) for s in (0.5, 1.0, 1.5)]
         ),
@@ -346,12 +350,17 @@ def test_answers_follow_the_last_fit(student, check, rng):
             [right[0], right[0], table(torch.zeros_like(first), 0.5)]
         ),
     })  # fmt: skip
-    check_table(check, torch.stack(tables[3:]), right[1].expand(3, V, V), {stale: right[0].expand(3, V, V)})
+    check(
+        single_table(torch.stack(tables[3:])),
+        right[1].expand(3, V, V),
+        dtype=torch.float32,
+        mistakes={stale: right[0].expand(3, V, V)},
+    )
     check(perplexities, new_perplexities, dtype=torch.float32, mistakes={stale: [new_perplexities[0]] * 2})
     check(generated, new_runs, mistakes={
         stale: [walk(after[0], order[0]) for order in orders],
     })  # fmt: skip
-    check_manners(check, rude)
+    check(rude, "", mistakes=MANNERS)
 
 
 @MODEL
@@ -388,7 +397,7 @@ def cycle(order):
 def followers(p, order):
     """token -> the one that follows it in a cycle: by the student's own probabilities p, where each has one follower."""
     right = dict(pairwise(order + order[:1]))
-    first, second = own(p, table(cycle(order), 0.0)).nonzero().unbind(1)
+    first, second = own_table(p, table(cycle(order), 0.0)).nonzero().unbind(1)
     found = dict(zip(first.tolist(), second.tolist(), strict=True))
     return (
         found if len(first) == V and len(set(found.values())) == V and all(a != b for a, b in found.items()) else right
@@ -404,7 +413,7 @@ def test_each_new_token_follows_the_token_before_it(student, check, rng):
     def probe(ids, V, prompts, count):
         model = inside.fitted(V, 0.0, ids)
         found = [model.generate(prompt, count) for prompt in prompts]
-        return found, model.generate(prompts[0], 0), prompts, inside.table(model, V)
+        return found, model.generate(prompts[0], 0), prompts, inside.probabilities(model, V)
 
     prompts = [torch.tensor(order[:1]), torch.tensor([order[3], order[0], order[4], order[1]])]
     found, nothing_new, after, p = student.run(probe, cycle(order), V, prompts, 10)
@@ -437,18 +446,6 @@ def test_each_new_token_follows_the_token_before_it(student, check, rng):
     check(after, prompts)
 
 
-def chance(transitions, p):
-    """The probability that transitions drawn from p are as far from it or farther: a chi-square test.
-
-    Every cell is expected 30 times or more, where the statistic's tail is right up to a factor of ten or so: at a level
-    of 1e-9 the false-alarm rate of the two tests below is far below 1e-6.
-    """
-    expected = p * transitions.sum(1, keepdim=True)
-    statistic = ((transitions - expected).square() / expected).nan_to_num(nan=0.0, posinf=1e9).sum()
-    freedom = torch.tensor(p.shape[0] * (p.shape[1] - 1) / 2, dtype=torch.float64)
-    return float(torch.special.gammaincc(freedom, statistic / 2))
-
-
 @GENERATE
 @pytest.mark.points(3)
 def test_new_tokens_are_drawn_from_the_probabilities(student, check, rng):
@@ -458,13 +455,13 @@ def test_new_tokens_are_drawn_from_the_probabilities(student, check, rng):
     def probe(ids, V, seed):
         model, prompt = inside.fitted(V, 3.0, ids), torch.tensor([2, 1])
         runs = model.generate(prompt, 4000), model.generate(prompt, 4000, torch.Generator().manual_seed(seed))
-        return [inside.a_tensor(run, "what generate returns") for run in runs], inside.table(model, V)
+        return [inside.a_tensor(run, "what generate returns") for run in runs], inside.probabilities(model, V)
 
     runs, p = student.run(probe, ids, V, int(torch.randint(2**31, (), generator=rng)))
 
-    p = own(p, table(ids, 3.0))
+    p = own_table(p, table(ids, 3.0))
     p = p / p.sum(1, keepdim=True)
-    alternatives = {
+    laws = {
         "the most probable token is always taken; it should be drawn": torch.nn.functional.one_hot(p.argmax(1), V).double(),
         "new tokens are drawn uniformly; they should be drawn from the model's probabilities": torch.full((V, V), 1 / V, dtype=torch.float64),
         "new tokens are drawn without the smoothing": table(ids, 0.0),
@@ -477,18 +474,14 @@ def test_new_tokens_are_drawn_from_the_probabilities(student, check, rng):
     }  # fmt: skip
     counts = []
     for run in runs:
-        assert type(run) is torch.Tensor, "generate does not return a tensor"
-        assert (run.shape, run.dtype) == ((4002,), torch.int64), (
-            "generate does not return a LongTensor of prompt and new tokens"
-        )
+        shape = (run.shape, run.dtype) == ((4002,), torch.int64)
+        check.that(shape, "generate does not return a LongTensor of prompt and new tokens")
         transitions = torch.zeros(V, V, dtype=torch.float64)
         transitions.index_put_((run[1:-1], run[2:]), torch.tensor(1.0, dtype=torch.float64), accumulate=True)
         counts.append(transitions)
-    for transitions in (sum(counts), *counts):  # all draws together tell best which mistake it is
-        best = max(alternatives, key=lambda name, drawn=transitions: chance(drawn, alternatives[name]))
-        nearest = best if chance(transitions, alternatives[best]) > 1e-9 else "another distribution"
-        found = "right" if chance(transitions, p) > 1e-9 else nearest
-        check(found, "right", mistakes={name: name for name in alternatives})
+    cases = [(transitions, p, laws) for transitions in (sum(counts), *counts)]  # all draws together tell best
+    wrong = wrong_law(cases, "new tokens are drawn from another distribution")
+    check.that(not wrong, wrong)
 
 
 @GENERATE
@@ -512,23 +505,13 @@ def test_randomness_comes_from_the_generator(student, check, rng):
 
     ((first, next_one, again), own), untouched = student.run(probe, random_ids(rng, 40), V)
 
-    check(torch.equal(first, again), True, mistakes={"the generator that is given is not used": False})
-    check(
-        torch.equal(first, next_one),
-        False,
-        mistakes={"the generator is seeded anew in each call; it should go on from its state": True},
-    )
-    check(untouched, True, mistakes={"torch's global generator is used or seeded, though another is given": False})
-    check(
-        torch.equal(own[0], own[1]),
-        True,
-        mistakes={"without a generator torch's global one is not used; it should be": False},
-    )
-    check(
-        torch.equal(own[1], own[2]),
-        False,
-        mistakes={"without a generator each call is seeded anew; torch's global one should go on": True},
-    )
+    check.that(torch.equal(first, again), "the generator that is given is not used")
+    reseeded = torch.equal(first, next_one)
+    check.that(not reseeded, "the generator is seeded anew in each call; it should go on from its state")
+    check.that(untouched, "torch's global generator is used or seeded, though another is given")
+    check.that(torch.equal(own[0], own[1]), "without a generator torch's global one is not used; it should be")
+    reseeded = torch.equal(own[1], own[2])
+    check.that(not reseeded, "without a generator each call is seeded anew; torch's global one should go on")
 
 
 @GENERATE
@@ -539,16 +522,16 @@ def test_generation_goes_on_where_nothing_was_counted(student, check, rng):
 
     def probe(ids, V):
         model = inside.fitted(V, 0.0, ids)
-        before = inside.table(model, V)
+        before = inside.probabilities(model, V)
         runs = [model.generate(torch.tensor([token]), 40) for token in range(V)]
         runs = [inside.a_tensor(run, "what generate returns") for run in runs]
-        return torch.stack(runs), torch.equal(before, inside.table(model, V)), before
+        return torch.stack(runs), torch.equal(before, inside.probabilities(model, V)), before
 
     runs, unchanged, p = student.run(probe, ids, V)
 
-    seen = own(p, table(ids, 0.0))[runs[:, :-1], runs[:, 1:]] > 0
-    check(bool(seen.all()), True, mistakes={"pairs are generated that were never seen, without smoothing": False})
-    check(unchanged, True, mistakes={"generate changes the counts": False})
+    seen = own_table(p, table(ids, 0.0))[runs[:, :-1], runs[:, 1:]] > 0
+    check.that(bool(seen.all()), "pairs are generated that were never seen, without smoothing")
+    check.that(unchanged, "generate changes the counts")
 
 
 @GENERATE
@@ -578,7 +561,7 @@ def test_perplexity_is_the_exponential_of_the_mean_loss(student, check, rng, len
 
     def probe(ids, text, V):
         model = inside.fitted(V, 0.5, ids)
-        p = inside.table(model, V)
+        p = inside.probabilities(model, V)
         return model.perplexity(text), model.perplexity(text), text, p
 
     found, again, after, p = student.run(probe, ids, text, V)
@@ -591,9 +574,9 @@ def test_perplexity_is_the_exponential_of_the_mean_loss(student, check, rng, len
     def mean_loss(p):
         return float(-p[first, second].log().mean())
 
-    loss = mean_loss(own(p, table(ids, 0.5)))
+    loss = mean_loss(own_table(p, table(ids, 0.5)))
     unigram = (torch.bincount(ids, minlength=V) + 0.5).double() / (len(ids) + 0.5 * V)
-    check(type(found) is torch.Tensor, False, mistakes={"a tensor is returned; it should be a float": True})
+    check.that(not isinstance(found, torch.Tensor), "a tensor is returned; it should be a float")
     check(found, exp(loss), dtype=torch.float32, mistakes={
         "the mean loss is returned; its exponential should be returned": loss,
         "the mean is over T tokens; it should be over the T - 1 transitions": exp(loss * (length - 1) / length),
@@ -622,18 +605,21 @@ def test_perplexity_of_sure_and_of_clueless_models(student, check, rng):
 
     def probe(ids, V, impossible):
         sure, clueless = inside.fitted(V, 0.0, ids), inside.fitted(V, 0.0, ids[:1])
-        tables = inside.table(sure, V), inside.table(clueless, V)
+        tables = inside.probabilities(sure, V), inside.probabilities(clueless, V)
         return (sure.perplexity(ids), clueless.perplexity(ids)), sure.perplexity(impossible), tables
 
     found, infinite, (sure, clueless) = student.run(probe, cycle(order), V, impossible)
 
-    right = own(sure, table(cycle(order), 0.0)), own(clueless, torch.full((V, V), 1 / V, dtype=torch.float64))
+    right = (
+        own_table(sure, table(cycle(order), 0.0)),
+        own_table(clueless, torch.full((V, V), 1 / V, dtype=torch.float64)),
+    )
     check(found, tuple(perplexity(p, cycle(order)) for p in right), dtype=torch.float32, mistakes={
         "the mean loss is returned; its exponential should be returned": (0.0, math.log(V)),
         "the inverse is returned: the sign of the log probability is wrong": (1.0, 1 / V),
     })  # fmt: skip
     finite = type(infinite) is float and math.isfinite(infinite)
-    check(finite, False, mistakes={"an impossible transition makes the perplexity large; it should be infinite": True})
+    check.that(not finite, "an impossible transition makes the perplexity large; it should be infinite")
     check(infinite, math.inf, mistakes={
         "an impossible transition makes the perplexity NaN; it should be infinite": math.nan,
     })  # fmt: skip
@@ -658,6 +644,7 @@ def test_texts_without_perplexity_are_refused(student, rng):
 
 @MODEL
 @pytest.mark.gpu
+@pytest.mark.needs("test_perplexity_is_the_exponential_of_the_mean_loss")
 @pytest.mark.points(1)
 def test_it_works_where_its_inputs_are(student, check, rng):
     """Ids on a GPU are counted and continued: pairs and generated tokens stay there."""

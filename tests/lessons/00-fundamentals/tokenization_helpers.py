@@ -6,6 +6,8 @@ from itertools import pairwise
 import regex
 import torch
 
+from shared import shuffled
+
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 BYTES = [bytes([byte]) for byte in range(256)]
 WORDS = """the The there then one on and hand naïve Straße große привет мир мира 日本語 日本 안녕 नमस्ते مرحبا 🙂 🙂🙃 👩‍👩‍👧 don't
@@ -24,10 +26,6 @@ NEVER = ["<|never|>"]  # where a tokenizer without special tokens is not the sub
 # ---------------------------------------------------------------------------------------------- texts
 
 
-def shuffled(rng, items):
-    return [items[i] for i in torch.randperm(len(items), generator=rng)]
-
-
 def drawn(rng, items, count):
     return [items[i] for i in torch.randint(len(items), (count,), generator=rng)]
 
@@ -42,7 +40,7 @@ def prose(rng, count=0):
     )
 
 
-def plain(rng, count=0, words=PLAIN):
+def plain_words(rng, count=0, words=PLAIN):
     """Every word once and `count` more, the first ones most often, with one space between them."""
     often = 1 / torch.arange(1.0, len(words) + 1)
     more = [words[i] for i in torch.multinomial(often, max(count, 1), replacement=True, generator=rng)]
