@@ -29,7 +29,7 @@ from tokenization_helpers import (
     joined,
     joined_from_the_right,
     learn,
-    own_order,
+    pairs_in,
     plain_words,
     pre_tokens,
     random_words,
@@ -77,12 +77,11 @@ def are_greatest(words, merges, key):
     return True
 
 
-def learn_mistakes(words, count, key=None):
-    """What students make of the merges of these pre-tokens; with a key all but the order of ties."""
-    own = {} if key is None else {"key": key}
+def learn_mistakes(words, count, follow=None):
+    """What students make of the merges of these pre-tokens; where ties follow theirs, all but the order of ties."""
 
     def learned(words=words, count=count, **wrong):
-        return lambda: learn(words, count, **(own | wrong))
+        return lambda: learn(words, count, follow=follow or (), **wrong)
 
     def upside_down(token):  # opposite order; of two tokens of which one begins the other, the shorter is greater
         return *(255 - byte for byte in token), 256
@@ -103,7 +102,7 @@ def learn_mistakes(words, count, key=None):
             lambda pair, *_: [(*token, 256) for token in pair]
         ),
     }  # fmt: skip
-    return (ties if key is None else {}) | {
+    return (ties if follow is None else {}) | {
         "overlapping pairs count once; aaa should count as two pairs (a, a)": learned(neighbours=not_overlapping),
         "pairs are merged from right to left; they should be merged from left to right": learned(joined=joined_from_the_right),
         "a pre-token counts once, however often it occurs; it should count each time": learned(Counter(list(words))),
@@ -227,13 +226,13 @@ def test_the_most_frequent_pair_merges_first(student, check, rng):
     text, count = plain_words(rng, 400, LETTERS), 90
     found = merges_learned(student, text, 256 + count)
 
-    words, key = pre_tokens(text), own_order(found)
+    words, own = pre_tokens(text), pairs_in(found)
     characters = Counter({tuple(c.encode() for c in b"".join(word).decode()): n for word, n in words.items()})
-    check(found, learn(words, count, key=key), mistakes=learn_mistakes(words, count, key) | {
-        "pre-tokens are sequences of characters; they should be sequences of UTF-8 bytes": lambda: learn(characters, count, key=key),
-        "pairs are joined across the borders of pre-tokens": lambda: learn(pre_tokens(text, pattern=r"(?s).+"), count, key=key),
+    check(found, learn(words, count, follow=own), mistakes=learn_mistakes(words, count, own) | {
+        "pre-tokens are sequences of characters; they should be sequences of UTF-8 bytes": lambda: learn(characters, count, follow=own),
+        "pairs are joined across the borders of pre-tokens": lambda: learn(pre_tokens(text, pattern=r"(?s).+"), count, follow=own),
         "without special tokens an empty pattern splits the text at every character; it should stay whole": lambda: learn(
-            Counter(map(in_bytes, text)), count, key=key
+            Counter(map(in_bytes, text)), count, follow=own
         ),
     })  # fmt: skip
 
@@ -276,8 +275,8 @@ def test_counts_stay_right_where_pairs_repeat_and_overlap(student, check, rng, l
     text = "\n".join(drawn(rng, random_words(rng, letters, count, longest), 3 * count))
     found = merges_learned(student, text, 4000, NEVER)
 
-    words, key = pre_tokens(text), own_order(found)
-    check(found, learn(words, 4000, key=key), mistakes=learn_mistakes(words, 4000, key))
+    words, own = pre_tokens(text), pairs_in(found)
+    check(found, learn(words, 4000, follow=own), mistakes=learn_mistakes(words, 4000, own))
 
 
 @TRAIN
@@ -287,13 +286,13 @@ def test_training_stops_where_nothing_is_left_to_merge(student, check):
     texts = ["low lower!", "é", "a b c", "", "<e>", "-" * 150 + "<e> and " + "é" * 70]
     found = [merges_learned(student, text, 5000, ["<e>"]) for text in texts]
 
-    keys = [own_order(merges) for merges in found]
-    truth = [learn(pre_tokens(text, ["<e>"]), 5000, key=key) for text, key in zip(texts, keys, strict=True)]
+    own = [*map(pairs_in, found)]
+    truth = [learn(pre_tokens(text, ["<e>"]), 5000, follow=one) for text, one in zip(texts, own, strict=True)]
     longer = all(more[: len(right)] == right for more, right in zip(found, truth, strict=True))
     check(found, truth, mistakes={
         "pairs that no longer occur are merged; training should stop when no pair is left": found if longer else None,
         "training stops when no pair occurs twice; a pair that occurs once should still merge": [
-            learn(pre_tokens(text, ["<e>"]), 5000, key=key, least=2) for text, key in zip(texts, keys, strict=True)
+            learn(pre_tokens(text, ["<e>"]), 5000, follow=one, least=2) for text, one in zip(texts, own, strict=True)
         ],
     })  # fmt: skip
 
@@ -315,9 +314,10 @@ def test_ids_are_bytes_then_merges_then_special_tokens(student, check, rng, voca
     found, own_merges, ids, again = student.run(probe, text, vocab_size, special + special[:1])
 
     room = vocab_size - 256 - len(special)
-    all_merges = learn(pre_tokens(text, special), vocab_size, key=own_order(own_merges))
-    if isinstance(own_merges, list) and len(own_merges) == len(all_merges[:room]):  # which merges is not the subject
-        all_merges = own_merges + all_merges[room:]
+    all_merges = learn(pre_tokens(text, special), vocab_size, follow=pairs_in(own_merges))
+    own = pairs_in(own_merges)  # which merges they are is not the subject, but how many there is room for
+    if own and (len(own) == room or len(own) < room and len(all_merges) < room):
+        all_merges = own + all_merges[room:]
     merges, special_bytes = all_merges[:room], [token.encode() for token in special]
     check(found, vocab_of(merges, special), mistakes={
         "vocab_size does not count the special tokens": vocab_of(all_merges[: room + len(special)], special),
@@ -339,10 +339,10 @@ def test_pre_tokens_are_those_of_gpt2(student, check, rng):
     """Text is cut into GPT-2's pre-tokens: contractions, words, numbers, other signs, white space."""
     text = all_borders(rng)
     found = merges_learned(student, text, 4000, NEVER)
-    key = own_order(found)
+    own = pairs_in(found)
 
     def make(pattern, find=regex.findall):
-        return learn(pre_tokens(text, pattern=pattern, find=find), 4000, key=key)
+        return learn(pre_tokens(text, pattern=pattern, find=find), 4000, follow=own)
 
     right = make(GPT2)
     is_right = are_cut_at(pre_tokens(text), found)  # the order of the merges is the subject of other tests
@@ -355,10 +355,10 @@ def test_special_tokens_are_split_off_before_training(student, check, rng):
     """Special tokens in the text are split off first and never merge with their neighbours."""
     text = with_special_tokens(rng, times=2)
     found = merges_learned(student, text, 4000, SPECIAL)
-    key = own_order(found)
+    own = pairs_in(found)
 
     def make(cut):
-        return learn(pre_tokens(text, SPECIAL, cut=cut), 4000, key=key)
+        return learn(pre_tokens(text, SPECIAL, cut=cut), 4000, follow=own)
 
     right = make(cut)
     is_right = are_cut_at(pre_tokens(text, SPECIAL), found)
@@ -414,7 +414,7 @@ def test_a_merge_does_not_count_all_pairs_anew(student, check, rng):
         few, least = cost(learned(1), student.cpu_s)
         many, most = cost(learned(1 + merges), student.cpu_s)
         unit = min(cost(count_all_pairs, time.process_time)[1] for _ in range(5))
-        right = [learn(merged_words, n, key=own_order(own)) for n, own in ((1, few), (1 + merges, many))]
+        right = [learn(merged_words, n, follow=pairs_in(own)) for n, own in ((1, few), (1 + merges, many))]
         check([few, many], right)
         return (most - least) / merges / unit
 

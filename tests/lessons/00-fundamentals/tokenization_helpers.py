@@ -122,8 +122,21 @@ def joined(word, pair, most=10_000):
     return tuple(symbols)
 
 
-def learn(words, merges, *, key=lambda pair, n, first, ids: (n, pair), least=1, neighbours=pairwise, joined=joined):
-    """At most `merges` merges of the pre-tokens, each found by counting all pairs anew: that of the greatest key."""
+def learn(
+    words,
+    merges,
+    *,
+    follow=(),
+    key=lambda pair, n, first, ids: (n, pair),
+    least=1,
+    neighbours=pairwise,
+    joined=joined,
+):
+    """At most `merges` merges of the pre-tokens, each found by counting all pairs anew: that of the greatest key.
+
+    follow: merges that a student's tokenizer has learned. Where one of them is as frequent as the best at its turn, it is
+    taken: so what is compared is everything but the order of ties, which has a test of its own.
+    """
     learned, ids = [], {token: id for id, token in enumerate(BYTES)}
     while len(learned) < merges:
         counts = Counter()
@@ -131,7 +144,10 @@ def learn(words, merges, *, key=lambda pair, n, first, ids: (n, pair), least=1, 
             for pair in neighbours(word):
                 counts[pair] += times
         first = {pair: place for place, pair in enumerate(counts)}
-        best = max(counts, key=lambda pair: key(pair, counts[pair], first, ids), default=None)
+        keys = {pair: key(pair, n, first, ids) for pair, n in counts.items()}
+        best = max(keys, key=keys.__getitem__, default=None)
+        turn = follow[len(learned)] if len(learned) < len(follow) else None
+        best = turn if turn in keys and keys[turn][0] == keys[best][0] else best
         if best is None or counts[best] < least:
             break
         learned.append(best)
@@ -143,24 +159,18 @@ def learn(words, merges, *, key=lambda pair, n, first, ids: (n, pair), least=1, 
     return learned
 
 
-def own_order(merges):
-    """A key for `learn`: of pairs that are equally frequent the one that these merges have first, or else the greatest.
-
-    With the merges that a tokenizer has learned it makes `learn` go on from tie to tie as that tokenizer did, so that what
-    is compared is everything but its order of ties, which has a test of its own.
-    """
-    pairs = [pair for pair in merges if isinstance(pair, tuple)] if isinstance(merges, list) else []
-    place = {pair: -i for i, pair in reversed([*enumerate(pairs)]) if all(isinstance(half, bytes) for half in pair)}
-    return lambda pair, n, first, ids: (n, place.get(pair, -len(pairs)), pair)
+def pairs_in(merges):
+    """A student's merges, or [] where they are not a list of pairs of bytes."""
+    fine = isinstance(merges, list) and all(
+        isinstance(pair, tuple) and [*map(type, pair)] == [bytes, bytes] for pair in merges
+    )
+    return merges if fine else []
 
 
 def are_cut_at(words, merges):
     """Whether merges that went on to the end were learned from these pre-tokens, in whatever order: each pre-token has
     become one token, and no token reaches beyond a pre-token."""
-    pairs = merges if isinstance(merges, list) else []
-    if not all(isinstance(pair, tuple) and all(isinstance(half, bytes) for half in pair) for pair in pairs):
-        return False
-    tokens, whole = {b"".join(pair) for pair in pairs}, [b"".join(word) for word in words]
+    tokens, whole = {b"".join(pair) for pair in pairs_in(merges)}, [b"".join(word) for word in words]
     is_one = all(len(word) == 1 or word in tokens for word in whole)
     return is_one and all(any(token in word for word in whole) for token in tokens)
 
