@@ -29,7 +29,7 @@ from .errors import AutograderError, BoxError, GraderFault, UsageError
 from .grade import Grader
 from .intake.entries import Source
 from .lesson import Lesson
-from .scorecard import GRADER_ERROR, Outcome, Scorecard
+from .scorecard import Scorecard
 from .submission import Submission, take_in
 
 
@@ -209,9 +209,8 @@ def _grade(grader, job):
         if isinstance(error, BoxError):
             grader.restart()
         why = str(error) if isinstance(error, AutograderError) else f"{type(error).__name__}: {error}"
-        row = Outcome("(grading)", "", "", "The submission can be graded", GRADER_ERROR, 0.0, 0.0, why)
         partial = grader.lesson.modules if job.options.get("modules") else ()  # it replaces no whole card
-        return Scorecard(grader.lesson.name, job.student, 0, (row,), ungraded=partial)
+        return Scorecard.lost(grader.lesson.name, job.student, why, partial)
 
 
 def _interrupted(error):

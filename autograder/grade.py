@@ -19,18 +19,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from . import __version__, rules
+from . import __version__, digests, rules
 from .box.choose import open_box
 from .box.clock import WALL_FACTOR, Limits
 from .box.inside.worker import seed_everything
 from .box.session import Processes, Session
-from .cases import ASK_FOR_A_REGRADE
 from .errors import GraderFault, NotSubmitted, StudentFault, UsageError
 from .lesson import Lesson
 from .limits import TEST_S, Budget, Cost
 from .local_ranks import LocalRanks
 from .plugin import GradingPlugin
-from .scorecard import FAILED, GRADER_ERROR, Outcome, Scorecard
+from .scorecard import FAILED, GRADER_ERROR, Digests, Measurements, Outcome, Scorecard
 from .student import in_process
 from .submission import Submission
 from .witness import Witness, settle
@@ -70,6 +69,7 @@ class Grader:
         self._wall_s = WALL_FACTOR * lesson.deadline_s if wall_s is None else wall_s
         self._needed: dict[tuple[str, str], Cost] = {}  # what tests cost the solution
         self._measured: set[str] = set()  # modules of which all tests are among them
+        self._suites = {module: lesson.suite_digest(module) for module in lesson.modules}
         self.witness = Witness(self._run_on_the_solution, self._import_of_the_solution)
         self._open()
 
@@ -99,6 +99,7 @@ class Grader:
         modules: Iterable[str] | None = None,
         tests: Iterable[str] | None = None,
         stop_early: bool = False,
+        in_a_class: bool = False,
     ) -> Scorecard:
         """The submission's scorecard.
 
@@ -106,6 +107,7 @@ class Grader:
             seed: of all inputs; None draws a secret one.
             modules: grade these modules only. tests: and in them these test functions only.
             stop_early: end at the first case that does not pass: for mutants, of which one failure says all.
+            in_a_class: the total must be out of the same points as the others' (witness.py).
         """
         seed = secrets.randbits(48) if seed is None else seed
         modules = self._known(modules)
@@ -119,8 +121,9 @@ class Grader:
             connect = _Connect(session, files, submission.problem, submission.missing)
             run = self._run(connect, seed, modules, tests, stop_early)
         evidence += rules.at_run_time(run.used)
+        everything = False if stop_early else in_a_class or None  # what the witness is asked
         outcomes = rules.charge(
-            [*settle(run.rows, self.witness, seed), *_collection_outcomes(run)], evidence, forbidden
+            [*settle(run.rows, self.witness, seed, everything), *_collection_outcomes(run)], evidence, forbidden
         )
         if stop_early and _all_ours(outcomes):  # a broken test ended it, and says nothing of the submission
             return self.grade(submission, seed=seed, modules=modules, tests=tests)
@@ -131,7 +134,8 @@ class Grader:
             outcomes=outcomes,
             submission=submission.source,
             digests=self._digests(submission),
-            environment=self._environment(time.monotonic() - started, session),
+            environment=self._environment(),
+            measurements=Measurements(round(time.monotonic() - started, 3), session.cpu_s, session.peak_mb),
             layers=self._sandbox.layers,
             visibility=self.lesson.feedback.visibility,
             scale_to=self.lesson.scale_to,
@@ -166,9 +170,9 @@ class Grader:
         return chosen
 
     def _digests(self, submission):
-        """What was graded with what: cards whose digests are equal may be joined."""
-        own = {"prerequisites": "own"} if self._own else {}
-        return {"suite": self.lesson.digest(), "submission": submission.digest, **own}
+        """What was graded with what."""
+        own = "own" if self._own else "reference"
+        return Digests(digests.of_the_package(), submission.digest, dict(self._suites), own)
 
     def _coverage(self, graded, whole):
         """What the scorecard says of the modules that were graded with all their tests, and of the others."""
@@ -188,15 +192,12 @@ class Grader:
         )
         return (unconfined,) if "unconfined" in self._sandbox.layers else ()
 
-    def _environment(self, seconds, session):
+    def _environment(self):
         return {
             "autograder": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "platform": platform.system(),
-            "seconds": round(seconds, 3),
-            "student_cpu_seconds": session.cpu_s,
-            "student_peak_mb": session.peak_mb,
         }
 
     # ------------------------------------------------------------------------------------------ running the suite
@@ -273,10 +274,13 @@ def _all_ours(outcomes):
 
 def _collection_outcomes(run):
     return [
-        Outcome("(collection)", Path(file).stem.removeprefix("test_"), "", "The hidden tests can be loaded",
-                GRADER_ERROR, 0.0, 0.0, ASK_FOR_A_REGRADE, detail=problem)
+        Outcome.ours("(collection)", _module_of(file), "", "The hidden tests can be loaded", problem)
         for file, problem in run.collection_errors
-    ]  # fmt: skip
+    ]
+
+
+def _module_of(file):
+    return Path(file).stem.removeprefix("test_").partition("__")[0]
 
 
 def run_suite(

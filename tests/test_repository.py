@@ -25,7 +25,7 @@ LAYERS = [
     "witness plugin rules author.stub",
     "cases local_ranks",
     "student check submission limits",
-    "intake.missing",
+    "intake.missing joining",
     "intake.choose",
     "intake.gather intake.naming intake.classes",
     "intake.opening intake.sites intake.students",
@@ -40,7 +40,7 @@ LAYERS = [
     "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.uncompiled box.inside.scan box.inside.group",
     "box.wire box.ranks.collectives",
     "box.codec box.clock box.cpu",
-    "files points progress intake.reader box.caps",
+    "files points progress digests intake.reader box.caps",
     "errors",
 ]
 LESSONS = load_all(ROOT)

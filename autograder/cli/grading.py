@@ -60,7 +60,7 @@ def grade(
     if each:
         refuse_one_student(submission, chosen)
         found = take_in_each(submission, chosen)
-        jobs = jobs_of(found.sources, **options)
+        jobs = jobs_of(found.sources, **options, in_a_class=True)
         kept.ready(out, [job.student for job in jobs], chosen.name)
         cards, said = _grade_each(chosen, jobs, out, processes or default_processes(), grader)
         console.print(table.many(cards))
@@ -153,7 +153,7 @@ def replay(
     if not card.submission:
         raise UsageError(f"{scorecard} does not say where its submission was: grade it again")
     submission = take_in_again(card.submission, lesson)
-    if submission.digest != card.digests.get("submission"):
+    if submission.digest != card.digests.submission:
         raise UsageError(f"{card.submission} has changed since {scorecard} was written: grade it again")
     options = [{"modules": [row.module], "tests": [test], "seed": card.seed_of(row)} for row in rows]
     if in_process:
@@ -161,7 +161,7 @@ def replay(
             submission.write(Path(folder))
             outcomes = [row for each in options for row in grade_in_process(lesson, Path(folder), **each)]
     else:
-        own = card.digests.get("prerequisites") == "own"
+        own = card.digests.prerequisites == "own"
         again = [each for _, each in run(lesson, [Job(submission, each) for each in options], own_prerequisites=own)]
         outcomes = [row for each in again for row in each.outcomes]
         console.print(escape("".join(each.student_output for each in again)))

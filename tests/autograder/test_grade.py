@@ -234,7 +234,7 @@ def test_the_lessons_deadline_ends_everything(grade_with, settings, line, why):
 
     assert list(statuses(card).values()).count(NOT_REACHED) >= 3
     assert why in card.outcomes[-1].message
-    assert card.environment["seconds"] < 30
+    assert card.measurements.seconds < 30
 
 
 # ---------------------------------------------------------------------------------------------- inputs and feedback
