@@ -112,18 +112,22 @@ def _summary(card):
 def _errors(card):
     if card.is_lost:
         return "The grader made an error, not you: nothing of your work has been graded yet."
-    tests = [row for row in card.grader_errors if row.is_a_test]
-    some = f"{len(tests)} test{'s' if len(tests) != 1 else ''}" if tests else "some tests"
-    return f"The grader made an error in {some}, not you: their points are not in the total, and cost you nothing."
+    errors = len(card.grader_errors)
+    some = "1 test" if errors == 1 else f"{errors} tests"
+    return (
+        f"The grader made an error in {some}, not you: the points are not in the total, the other tests make up all of it. "
+        "You lose nothing."
+    )
 
 
 def _questions(card):
-    return "\n".join(f"{name}: {_points(counted(outcomes))}" for name, outcomes in by_question(card).items())
+    return "\n".join(f"{name}: {_points(outcomes)}" for name, outcomes in by_question(card).items())
 
 
 def _points(outcomes):
-    if not outcomes:
-        return "not scored"
-    earned = added(outcome.points for outcome in outcomes)
-    possible = added(outcome.max_points for outcome in outcomes)
+    scored = counted(outcomes)
+    if not scored:
+        return "waits for a GPU" if any(row.status == PENDING_GPU for row in outcomes) else "not scored"
+    earned = added(outcome.points for outcome in scored)
+    possible = added(outcome.max_points for outcome in scored)
     return f"{number(earned)} of {number(possible)}"

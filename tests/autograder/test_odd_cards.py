@@ -9,7 +9,7 @@ import pytest
 from conftest import write_lesson
 
 from autograder import cli, kept
-from autograder.scorecard import FAILED, PASSED, Outcome, Scorecard
+from autograder.scorecard import FAILED, PASSED, Digests, Outcome, Scorecard
 
 ROWS = (
     Outcome("test_a", "toy", "Maß", "Größe – ✓", PASSED, 1, 1),
@@ -18,7 +18,7 @@ ROWS = (
 
 
 def card(student="ada", **more):
-    return Scorecard("99-toy", student, 1, ROWS, digests={"suite": "s", "submission": "x"}, **more)
+    return Scorecard("99-toy", student, 1, ROWS, digests=Digests("p", "x", {"toy": "s"}), **more)
 
 
 def changed(**fields):
@@ -52,6 +52,14 @@ ODD = {
     "a student that is a list": changed(student=["ada"]),
     "evidence that is none": changed(evidence=[1]),
     "digests that are a list": changed(digests=[]),
+    "a digest that is none": changed(digests={"package": None}),
+    "digests of modules that are a list": changed(digests={"modules": ["toy"]}),
+    "measurements that are a text": changed(measurements="long"),
+    "a measurement that is a text": changed(measurements={"seconds": "3"}),
+    "a measurement below zero": changed(measurements={"seconds": -3}),
+    "a format that is a text": changed(format="1"),
+    "a format that is a truth": changed(format=True),
+    "a format of zero": changed(format=0),
     "a scale that is a text": changed(scale_to="10"),
     "notes that are a text": changed(notes="left out"),
 }
