@@ -9,7 +9,7 @@ import pytest
 from conftest import TOY_SOLUTION, TOY_SUITE, write_lesson
 
 from autograder import cli
-from autograder.scorecard import Scorecard
+from autograder.scorecard import OUR_ERROR, Scorecard
 
 
 @pytest.fixture
@@ -343,7 +343,9 @@ def test_a_fault_of_ours_in_the_intake_is_nobodys_zero(root, monkeypatch):
     jobs = batch.jobs_of(take_in_each(root / "class").sources)
     cards = {card.student: card for _, card in batch.run(load("99"), jobs)}
 
-    assert [row.message for row in cards["ada"].grader_errors] == ["ZeroDivisionError: a bug"]
+    assert [(row.message, row.detail) for row in cards["ada"].grader_errors] == [
+        (OUR_ERROR, "ZeroDivisionError: a bug")
+    ]
     assert cards["bob"].score == 4
 
 
