@@ -4,6 +4,7 @@ A root holds lessons in the tree of docs/architecture.md: a checkout of this pro
 which has the same shape. `assignments/example.toml` shows every key of lesson.toml.
 """
 
+import ast
 import os
 import tomllib
 from collections.abc import Iterable
@@ -107,11 +108,16 @@ class Lesson(BaseModel):
     def public_test(self, module: str) -> Path:
         return self.tests / f"test_{module}_public.py"
 
+    @property
+    def shared_tests(self) -> list[Path]:
+        """What the suites of all lessons share: tests/lessons/shared.py on the grader's side, inside.py for probes."""
+        return sorted(self.tests.parent.glob("*.py"))
+
     @cached_property
     def inside(self) -> str:
-        """Source of the helpers that probes may use; empty if the lesson has none."""
-        path = self.tests / "inside.py"
-        return path.read_text("utf-8") if path.exists() else ""
+        """Source of the helpers that probes may use, those of all lessons before the lesson's own; empty if there are none."""
+        parts = [_text_of(self.tests.parent / "inside.py"), _without_import_of_shared(self.tests / "inside.py")]
+        return "\n\n".join(filter(None, parts))
 
     def solution_files(self) -> dict[str, bytes]:
         return self._modules_in(self.solution)
@@ -155,6 +161,25 @@ class Lesson(BaseModel):
 
 
 _REACHES_A_TEST = {"uses", "packages", "student_memory_mb", "deadline_s", "call_timeout_s", "forbidden"}
+
+
+def _text_of(path):
+    return path.read_text("utf-8") if path.exists() else ""
+
+
+def _without_import_of_shared(path):
+    """The lesson's inside.py with empty lines for `from ..inside import …`: what it names comes before it in one source."""
+    source = _text_of(path)
+    lines = source.splitlines(keepends=True)
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError) as error:
+        raise LessonError(f"{path} is not Python: {error}") from error
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and (node.level, node.module) == (2, "inside"):
+            last = node.end_lineno or node.lineno
+            lines[node.lineno - 1 : last] = ["\n"] * (last - node.lineno + 1)
+    return "".join(lines)
 
 
 def find_root(start: Path | None = None) -> Path:

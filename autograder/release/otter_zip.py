@@ -107,7 +107,7 @@ def _needed_modules() -> set[Path]:
 
 def _lesson_paths(lesson: Lesson) -> list[Path]:
     """All that load, grade and digest read of the lesson and of those that it uses."""
-    paths = [lesson.assignment / "lesson.toml", *lesson.tests.glob("*.py")]
+    paths = [lesson.assignment / "lesson.toml", *lesson.tests.glob("*.py"), *lesson.shared_tests]
     for module in lesson.modules:
         lesson.hidden_tests(module)  # complains if there are none
     for used in (lesson, *lesson.prerequisites()):
@@ -188,7 +188,7 @@ def _requirements(lesson: Lesson) -> list[str]:
 def _distributions_of(lesson: Lesson) -> list[str]:
     """What pip calls the packages that the zygote, the hidden suite and the solutions import."""
     files = [path for path in _lesson_paths(lesson) if path.suffix == ".py"]
-    ours = {path.stem for path in files}
+    ours = {path.stem for path in files} | {PACKAGE.name}  # which the zip holds itself
     names = {package.partition(".")[0] for package in lesson.packages}
     names = names.union(*map(_outer_imports, files))
     known = metadata.packages_distributions()

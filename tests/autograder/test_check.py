@@ -208,6 +208,85 @@ def test_expected_values_are_never_printed():
     )
 
 
+# ---------------------------------------------------------------------------------------------- facts, conditions
+
+
+def test_a_fact_passes_only_if_it_is_true():
+    check.that(torch.ones(2).sum().item() == 2, "the sum is wrong")
+
+    for fact in (False, None, 1, "yes", torch.tensor(True), Opaque("bool")):
+        with pytest.raises(CheckFailed) as caught:
+            check.that(fact, "the sum is wrong")
+        assert str(caught.value) == caught.value.mistake == "the sum is wrong"
+        assert caught.value.detail == ""
+
+
+def test_a_mistake_under_a_condition_is_named_where_it_holds():
+    x, wrong = torch.randn(3), torch.full((3,), math.nan)
+
+    for condition, said in ((True, "no NaN"), (False, "there is a NaN in the result")):
+        assert told(wrong, x, mistakes={"no NaN": check.when(condition, wrong)}) == said
+        assert told(wrong, x, mistakes={"no NaN": lambda c=condition: check.when(c, lambda: wrong)}) == said
+        assert told(wrong, x, mistakes={"no NaN": check.when(condition)}) == said
+
+
+def test_a_condition_alone_names_no_value_that_is_right():
+    check(1, 1, mistakes={"never": check.when(True)})
+
+
+def test_a_mistake_under_a_condition_still_has_to_agree_with_the_value_and_not_with_the_truth():
+    x = torch.eye(3)
+
+    assert told(2 * x, x, mistakes={"it is transposed": check.when(True, x.T), "tripled": check.when(True, 3 * x)}) == (
+        "34 % of the values are wrong"
+    )
+
+
+@pytest.mark.parametrize("condition", [1, "yes", torch.tensor(True), Opaque("bool"), None])
+def test_a_condition_that_merely_counts_as_true_does_not_hold(condition):
+    assert told(1, 2, mistakes={"it is one": check.when(condition)}) != "it is one"
+
+
+def test_a_condition_that_cannot_be_worked_out_does_not_hold():
+    assert told(1, 2, mistakes={"a row": lambda: check.when(bool([][0])), "it is one": 1}) == "it is one"
+
+
+# ---------------------------------------------------------------------------------------------- a relative error
+
+
+def test_a_relative_error_is_a_share_of_the_size():
+    truth = torch.tensor([3.0, -4.0], dtype=torch.float64)  # with rms 3.54 the places may be off by 6.5 and 7.5 shares
+    off = torch.tensor([6.5, -7.5], dtype=torch.float64) * 1e-4
+
+    check(truth + 0.99 * off, truth, relative=1e-4)
+    assert told(truth + 1.02 * off, truth, relative=1e-4) == "every value is wrong"
+    assert told(truth + 0.99 * off, truth) == "every value is wrong"
+
+
+def test_a_relative_error_says_no_more_than_rounding_does():
+    truth = torch.rand(9, dtype=torch.float64) + 1
+
+    check(truth.float(), truth, dtype=torch.float32, relative=1e-12)
+    assert "wrong" in told((truth * (1 + 1e-4)).float(), truth, dtype=torch.float32, relative=1e-5)
+
+
+def test_a_relative_error_holds_for_floats_and_for_mistakes_of_another_dtype():
+    check(1.0009, 1.0, relative=1e-3)
+    assert told(1.002, 1.0, relative=1e-3) == "the value is wrong"
+    assert "wrong" in told(
+        torch.ones(3), 2 * torch.ones(3), relative=1e-3, mistakes={"tripled": 3 * torch.ones(3).double()}
+    )
+    assert (
+        told(torch.ones(3), 2 * torch.ones(3), relative=1e-3, mistakes={"one": 1.0005 * torch.ones(3).double()})
+        == "one"
+    )
+
+
+def test_two_rules_for_one_error_are_the_authors_error():
+    with pytest.raises(AuthorError, match="not both"):
+        check(1.0, 1.0, relative=1e-3, within=1e-3)
+
+
 # ---------------------------------------------------------------------------------------------- the values that differ
 
 

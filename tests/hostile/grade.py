@@ -23,6 +23,7 @@ from autograder import grade  # noqa: E402
 from autograder.author.samples import HOSTILE, load_samples  # noqa: E402
 from autograder.batch import Job, run  # noqa: E402
 from autograder.lesson import load  # noqa: E402
+from autograder.options import Asked  # noqa: E402
 
 LESSON = "01-attention"
 TESTS = {
@@ -34,7 +35,7 @@ TESTS = {
     ),
     "flash_attention": ("test_the_forward_never_holds_the_matrix_of_scores",),
 }
-HONEST = {"modules": ["attention"], "tests": TESTS["attention"][:2]}
+HONEST = Asked(("attention",), TESTS["attention"][:2])
 LIMITS = "call_timeout_s = 1.5\ndeadline_s = 6\n"
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     honest = Job(laid(folder / "honest", lesson.solution_files()), HONEST)
     jobs = [honest]
     for sample in samples:
-        jobs += [Job(folder / sample.name, {"modules": sample.modules, "tests": asked(sample)}), honest]
+        jobs += [Job(folder / sample.name, Asked(sample.modules, asked(sample))), honest]
     cards = run(lesson, jobs)
     unfair_at_first = unfair(next(cards)[1])
     with open(folder / "records", "w", buffering=1) as records:
@@ -75,6 +76,8 @@ def copied_course(root: Path) -> Path:
     """The lesson's own files with short limits, and a canary in each that is hidden from students."""
     for part in (f"assignments/{LESSON}", f"solutions/{LESSON}", f"tests/lessons/{LESSON}"):
         shutil.copytree(ROOT / part, root / part)
+    for shared in (ROOT / "tests" / "lessons").glob("*.py"):
+        shutil.copy(shared, root / "tests" / "lessons")
     for hidden in (*(root / "solutions").rglob("*.py"), *(root / "tests").rglob("test_*.py")):
         hidden.write_text(f"{hidden.read_text()}\n# {CANARY}\n")
     settings = root / "assignments" / LESSON / "lesson.toml"
