@@ -5,7 +5,7 @@ docs/scorecard.md states every field of scorecard.json. What changes there gets 
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 
 from .points import added, in_cents
@@ -247,12 +247,12 @@ class Scorecard:
         for name in ("format", "score", "max_score", "pending_gpu_points", "grader_errors", "partial"):
             data.pop(name)
         data["outcomes"] = tuple(_outcome(row) for row in data["outcomes"])
-        data["evidence"] = tuple(Evidence(**_object(found, "evidence")) for found in data["evidence"])
+        data["evidence"] = tuple(_record(Evidence, found, "evidence") for found in data["evidence"])
         data["digests"] = _digests(data["digests"])
         data["measurements"] = _measurements(data["measurements"])
         for name in ("layers", "notes", "modules", "ungraded"):
             data[name] = tuple(_texts(data[name], name))
-        card = cls(**data)
+        card = _record(cls, data, "a scorecard")
         _texts([card.lesson, card.student, card.submission, card.student_output, card.visibility], "names")
         for name in ("environment", "seeds"):
             _object(getattr(card, name), name)
@@ -281,14 +281,14 @@ def _refuse_another_format(data):
 
 
 def _digests(value):
-    digests = Digests(**_object(value, "digests"))
+    digests = _record(Digests, value, "digests")
     _texts([digests.package, digests.submission, digests.prerequisites], "digests")
     _texts(list(_object(digests.modules, "digests of modules").values()), "digests of modules")
     return digests
 
 
 def _measurements(value):
-    measured = Measurements(**_object(value, "measurements"))
+    measured = _record(Measurements, value, "measurements")
     for name, amount in asdict(measured).items():
         if amount is not None:
             _amount(amount, name)
@@ -299,6 +299,13 @@ def _object(value, what):
     if not isinstance(value, dict):
         raise ValueError(f"{what} should be an object and is {type(value).__name__}")
     return value
+
+
+def _record(kind, value, what):
+    """A record of which every field is there, and no other."""
+    for field_ in fields(kind):
+        _object(value, what)[field_.name]
+    return kind(**value)
 
 
 def _texts(values, what):
@@ -313,7 +320,7 @@ def _amount(value, what):
 
 
 def _outcome(row):
-    outcome = Outcome(**_object(row, "an outcome"))
+    outcome = _record(Outcome, row, "an outcome")
     if outcome.status not in STATUSES:
         raise ValueError(f"the status {str(outcome.status)[:40]!r} is none of {', '.join(STATUSES)}")
     for name in ("points", "max_points", "seconds"):

@@ -29,6 +29,8 @@ def with_row(**fields):
     return changed(outcomes=[{**json.loads(card().to_json())["outcomes"][0], **fields}])
 
 
+DIGESTS = {"package": "p", "submission": "x", "modules": {"toy": "s"}, "prerequisites": "reference"}
+MEASURED = {"seconds": 1, "student_cpu_seconds": 1, "student_peak_mb": 1}
 ODD = {
     "nothing": "",
     "no json": "{",
@@ -52,11 +54,11 @@ ODD = {
     "a student that is a list": changed(student=["ada"]),
     "evidence that is none": changed(evidence=[1]),
     "digests that are a list": changed(digests=[]),
-    "a digest that is none": changed(digests={"package": None}),
-    "digests of modules that are a list": changed(digests={"modules": ["toy"]}),
+    "a digest that is none": changed(digests={**DIGESTS, "package": None}),
+    "digests of modules that are a list": changed(digests={**DIGESTS, "modules": ["toy"]}),
     "measurements that are a text": changed(measurements="long"),
-    "a measurement that is a text": changed(measurements={"seconds": "3"}),
-    "a measurement below zero": changed(measurements={"seconds": -3}),
+    "a measurement that is a text": changed(measurements={**MEASURED, "seconds": "3"}),
+    "a measurement below zero": changed(measurements={**MEASURED, "seconds": -3}),
     "a format that is a text": changed(format="1"),
     "a format that is a truth": changed(format=True),
     "a format of zero": changed(format=0),
