@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import LessonError
 from ..lesson import Lesson
+from ..options import Asked
 from ..scorecard import PASSED, PENDING_GPU, Scorecard
 from ..submission import Submission
 
@@ -35,6 +36,8 @@ class Change(BaseModel):
 class Expectation(BaseModel):
     """What a sample's file says: why it is what it is, the tests it must fail, the mistake that must be named.
 
+    `costs` is the reason why a wrong sample loses more than a quarter of its module's points (costs.py).
+
     Of a hostile sample also its `row` in the threat catalogue, what must hold of it (`verdict`: no test passes; ends at a
     limit; passes, as right values do however they are made), whether it `beats_in_process`, that is an ordinary pytest,
     and the modes that what it reaches is `granted_to`.
@@ -45,6 +48,7 @@ class Expectation(BaseModel):
     why: str
     fails: tuple[str, ...] = ()
     mistake: str | None = None
+    costs: str | None = None
     change: tuple[Change, ...] = ()
     row: str | None = None
     verdict: Literal["blocked", "killed", "values"] | None = None
@@ -67,9 +71,9 @@ class Sample:
         return tuple(module for module in self.lesson.modules if f"{module}.py" in changed)
 
     @property
-    def options(self) -> dict:
-        """How it is graded (options of Grader.grade): a wrong sample by the tests that it must fail, not by all."""
-        return {"modules": self.modules, "tests": self.expect.fails if self.kind == WRONG else None}
+    def asked(self) -> Asked:
+        """What of it is graded: of a wrong sample the tests that it must fail, not all."""
+        return Asked(self.modules, self.expect.fails if self.kind == WRONG else None)
 
     def submission(self) -> Submission:
         """The solution with the sample laid over it.
@@ -143,6 +147,8 @@ def _load(lesson, kind, path, module):
         raise LessonError(f"{path} changes {', '.join(sample.modules)}: move it there from {module}/")
     if kind == WRONG and not expect.fails:
         raise LessonError(f"{file}: fails is empty: a wrong sample names the tests that it must fail")
+    if expect.costs is not None and (kind != WRONG or not expect.costs.strip() or {"|", "\n"} & set(expect.costs)):
+        raise LessonError(f"{file}: costs is the reason of a wrong sample, in one line without |")
     if kind == HOSTILE and not (expect.row and expect.verdict):
         raise LessonError(f"{file}: a hostile sample names its row of the catalogue and its verdict")
     return sample
