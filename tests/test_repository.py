@@ -30,7 +30,7 @@ LAYERS = [
     "witness plugin rules author.stub",
     "cases in_process",
     "student check submission",
-    "intake.missing",
+    "intake.missing joining",
     "intake.choose",
     "intake.gather intake.naming intake.classes",
     "intake.opening intake.sites intake.students",
@@ -45,7 +45,7 @@ LAYERS = [
     "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.uncompiled box.inside.scan box.inside.group",
     "box.wire box.ranks.collectives",
     "box.codec box.clock box.cpu",
-    "differences files points progress options intake.reader box.caps box.policy",
+    "differences files points progress digests options intake.reader box.caps box.policy",
     "errors",
 ]
 LESSONS = load_all(ROOT)
