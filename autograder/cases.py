@@ -55,6 +55,11 @@ class Row:
     def key(self) -> tuple[str, str]:
         return self.module, self.test
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether a case failed: cases are all or nothing, and the first that did not pass is the one that is told."""
+        return any(case.status in (FAILED, GRADER_ERROR) for case in self.cases)
+
     def verdict(self) -> Case:
         """The first case that did not pass speaks for the function; a fault of ours speaks loudest."""
         order = {GRADER_ERROR: 0, FAILED: 1, NOT_REACHED: 2, PENDING_GPU: 3, PASSED: 4}
