@@ -105,7 +105,7 @@ class Grader:
             submission=submission.source,
             digests=self._digests(submission),
             environment=self._environment(),
-            measurements=Measurements(round(time.monotonic() - started, 3), session.cpu_s, session.peak_mb),
+            measurements=Measurements(round(time.monotonic() - started, 3), session.cpu_s, session.peak_mb or None),
             layers=self._sandbox.layers,
             visibility=self.lesson.feedback.visibility,
             scale_to=self.lesson.scale_to,
