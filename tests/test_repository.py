@@ -21,7 +21,7 @@ LAYERS = [
     "release.handout",
     "author.prove author.skeleton",
     "batch exports.table author.starter author.mutants author.hollow kept intake.crowd",
-    "exports.gradescope exports.otter exports.csv author.samples grade",
+    "exports.gradescope exports.otter exports.csv author.samples author.messages grade",
     "witness plugin rules author.stub",
     "cases local_ranks",
     "student check submission limits",
@@ -40,7 +40,7 @@ LAYERS = [
     "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.uncompiled box.inside.scan box.inside.group",
     "box.wire box.ranks.collectives",
     "box.codec box.clock box.cpu",
-    "files points progress intake.reader box.caps",
+    "files points progress intake.reader box.caps author.wording",
     "errors",
 ]
 LESSONS = load_all(ROOT)
