@@ -129,7 +129,7 @@ def _precision(dtype):
 
 
 class _Tolerance:
-    """How far two numbers may lie apart and still be the same number."""
+    """How far apart two numbers may be and still be the same number."""
 
     def __init__(self, terms, within, scale, floor=0.0):
         self.terms, self.within, self.scale, self.floor = terms, within, scale, floor

@@ -22,12 +22,12 @@ CARD, PARTIAL = "scorecard.json", "partial.json"
 
 
 def read(path: Path) -> Scorecard:
-    """Raises UsageError where the file is no scorecard, with its name."""
+    """Raises UsageError where the file is not a scorecard, with its name."""
     try:
         return Scorecard.from_json(path.read_text("utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise UsageError(f"{path} is no scorecard: {type(error).__name__}: {what}") from error
+        raise UsageError(f"{path} is not a scorecard: {type(error).__name__}: {what}") from error
 
 
 def below(paths: Iterable[Path]) -> list[Path]:
@@ -101,9 +101,7 @@ def keep(card: Scorecard, out: Path) -> str:
         card = join(part, card, now) if goes_on else card
         if card.partial and (folder / CARD).exists():
             write(folder / PARTIAL, card.to_json())
-            return (
-                f"{folder / CARD} is of another submission or suite and was left alone: {card.partial}, is in {PARTIAL}"
-            )
+            return f"{folder / CARD} belongs to another submission or suite and was left as it is: {card.partial}, is in {PARTIAL}"
         said = _set_aside(folder, now)
         note = (said.removeprefix(f"{folder}/"),) if said else ()
         write(folder / CARD, replace(card, notes=(*card.notes, *note)).to_json())
@@ -115,7 +113,7 @@ def keep(card: Scorecard, out: Path) -> str:
 
 
 def _earlier(path):
-    """The card there; None if there is none, or what is there is no card."""
+    """The card there; None if there is none, or what is there is not a card."""
     try:
         return read(path)
     except UsageError:
@@ -150,7 +148,7 @@ def merged(first: Path, second: Path) -> Merging:
     first folder's); both are named.
 
     Raises:
-        UsageError: a file and a folder were given, one of two files is no scorecard, or two files do not go together.
+        UsageError: a file and a folder were given, one of two files is not a scorecard, or two files do not go together.
     """
     if first.is_dir() != second.is_dir():
         raise UsageError(f"{first} and {second}: give two scorecards, or two folders")

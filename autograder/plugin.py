@@ -248,7 +248,7 @@ class _LazyConnection:
             self._processes.close()
 
     def _connected(self, ranks=0):
-        """Ready to be asked: what an import takes is no time of the test's calls."""
+        """Ready to be asked: what an import takes does not count as time of the test's calls."""
         if self._processes is None:
             self._processes = self._connect(self._module, self._seed, self._budget.for_an_import())
         self._processes.prepare(ranks)

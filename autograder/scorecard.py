@@ -99,7 +99,7 @@ class Scorecard:
 
     @property
     def partial(self) -> str:
-        """What the card is where it is no whole grading of the lesson, in words; "" where it is."""
+        """What the card is where it is not a whole grading of the lesson, in words; "" where it is."""
         if not self.ungraded:
             return ""
         return (
@@ -150,7 +150,7 @@ class Scorecard:
 
     @classmethod
     def from_json(cls, text: str) -> "Scorecard":
-        """Raises ValueError, KeyError or TypeError where the text is no scorecard."""
+        """Raises ValueError, KeyError or TypeError where the text is not a scorecard."""
         data = _object(json.loads(text), "a scorecard")
         for total in ("score", "max_score", "pending_gpu_points"):
             data.pop(total)

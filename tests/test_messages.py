@@ -123,7 +123,7 @@ def test_a_reason_or_an_advice_behind_a_colon_is_allowed(sentence):
 
 
 def test_only_a_sentence_about_the_code_must_not_state_what_is():
-    sentence = "did nothing for 5 s: it waits for something"
+    sentence = "did nothing for 5 s: it is waiting for something"
 
     assert Message(GRADER, sentence, ROOT, 1).faults == []
     assert Message(MISTAKE, sentence, ROOT, 1).faults != []
@@ -192,7 +192,7 @@ def test_what_a_suite_says_is_found_in_every_form(tmp_path):
         "another way to say it",
         "it is {…}",
     }
-    assert next(message.line for message in found if message.text == "the fact is judged") == 21
+    assert next(message.line for message in found if message.text == "the fact is judged") == 20
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_what_a_suite_says_is_found_in_every_form(tmp_path):
         "it is a notebook: put its code into a .py file",
         "more than {…} MB of memory",
         "s of processor time",
-        "the ranks wait for each other",
+        "the ranks are waiting for each other",
         "ask for a regrade",
     ],
 )

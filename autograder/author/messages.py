@@ -208,6 +208,6 @@ _CODE = re.compile(r"\n|^\.|[_^$\\(]\w*\[|^(import|if|from) |\w\.\w+\(")
 
 
 def _is_sentence(text):
-    """Whether a text of the package has words that somebody reads, and is no piece of code."""
+    """Whether a text of the package has words that somebody reads, and is not a piece of code."""
     said = text.replace(FILLED, "").strip()
     return " " in said and len(re.findall(r"[A-Za-z]+", said)) > 1 and _CODE.search(text.rstrip()) is None

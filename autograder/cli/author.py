@@ -20,7 +20,7 @@ def new_lesson_command(
 
     lesson = new_lesson(find_root(), name, modules)
     console.print(
-        f"wrote {relative(lesson.assignment)}, its solution, starter, tests and samples; docs/authors.md goes on"
+        f"wrote {relative(lesson.assignment)}, its solution, starter, tests and samples; docs/authors.md says what comes next"
     )
 
 

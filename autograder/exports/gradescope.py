@@ -85,7 +85,7 @@ def _summary(card):
     if card.pending_gpu_points:
         pending = number(card.pending_gpu_points)
         parts.append(
-            f"Tests worth {pending} wait for a machine with a GPU. They are outside this total until they ran."
+            f"Tests worth {pending} wait for a machine with a GPU. They are not part of this total until they have run."
         )
     if card.evidence:
         parts.append(

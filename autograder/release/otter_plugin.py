@@ -65,7 +65,7 @@ class OtterPlugin(AbstractOtterPlugin):
         wanted = self.plugin_config["version"]
         if wanted != __version__:
             raise UsageError(
-                f"the zip was built by version {wanted} of llm-autograder, here is {__version__}: "
+                f"the zip was built by version {wanted} of llm-autograder, but {__version__} is installed: "
                 f"install {wanted}, or build the zip again"
             )
         submission = Path(self.submission_path).parent
@@ -96,7 +96,7 @@ class OtterPlugin(AbstractOtterPlugin):
             why = _printable(row.detail or row.message)
             lines.append(f"GRADER ERROR, not the student's: {row.module} {row.test}: {why}")
         if self.card.grader_errors:
-            lines.append("The score above lacks these points. Mend the tests, then grade again.")
+            lines.append("The score above lacks these points. Fix the tests, then grade again.")
         return "\n".join(lines)
 
 

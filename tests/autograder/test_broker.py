@@ -136,7 +136,7 @@ def test_groups_do_not_mix():
     begin_and_wait(broker, 0, post("all_reduce", torch.ones(1), reduction="sum", group="0"))
     begin_and_wait(broker, 1, post("all_reduce", torch.ones(1), reduction="sum", group="1"))
 
-    assert "wait for each other" in answers_of(broker)[0]["error"]
+    assert "waiting for each other" in answers_of(broker)[0]["error"]
 
 
 def test_a_poll_says_whether_a_wait_would_return():
@@ -199,7 +199,7 @@ def test_ranks_that_both_send_first_wait_for_each_other():
     answers = both(post("send", torch.ones(1), peer=1), post("send", torch.ones(1), peer=0))
 
     assert answers[0]["error"] == (
-        "the ranks wait for each other: rank 0 waits in send to rank 1, rank 1 waits in send to rank 0"
+        "the ranks are waiting for each other: rank 0 is waiting in send to rank 1, rank 1 is waiting in send to rank 0"
     )
 
 

@@ -34,7 +34,7 @@ def test_a_new_lesson_keeps_what_lessons_promise(tmp_path):
         ("tokenizers", ["rows"], "no lesson's name"),
         ("1-tokenizers", ["rows"], "no lesson's name"),
         ("../10-x", ["rows"], "no lesson's name"),
-        ("99-toy", ["rows"], "is there already"),
+        ("99-toy", ["rows"], "already exists"),
         ("10-x", ["toy"], "taken by 99-toy"),
         ("10-x", ["rows", "rows"], "taken"),
         ("10-x", ["Rows"], "no module's name"),

@@ -264,5 +264,5 @@ def test_each_takes_folders_and_archives(tmp_path):
 
 
 def test_an_empty_folder_of_submissions_is_wrong_use(tmp_path):
-    with pytest.raises(SubmissionError, match="holds no submission"):
+    with pytest.raises(SubmissionError, match="contains no submission"):
         take_in_each(tmp_path)
