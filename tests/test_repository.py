@@ -53,6 +53,38 @@ def each_module(function):
     )
 
 
+# ---------------------------------------------------------------------------------------------- how a starter reads
+
+
+def without_types(source: str) -> list[str]:
+    """The functions of a module of which a parameter or the result has no annotation: "line 12: forward"."""
+    found = []
+    for node in [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]:
+        given = node.args
+        parameters = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+        bare = [arg for arg in parameters if arg and arg.annotation is None and arg.arg not in ("self", "cls")]
+        found += [f"line {node.lineno}: {node.name}"] if bare or node.returns is None else []
+    return found
+
+
+@each_module
+def test_every_signature_of_a_starter_and_its_solution_has_types(lesson, module):
+    for folder in (lesson.starter, lesson.solution):
+        assert without_types((folder / f"{module}.py").read_text("utf-8")) == []
+
+
+@each_module
+def test_solutions_say_torch_tensor_in_one_way(lesson, module):
+    assert re.search(r"(?<![\w.])Tensor\b", (lesson.solution / f"{module}.py").read_text("utf-8")) is None
+
+
+@pytest.mark.parametrize(
+    "signature", ["f(x) -> None", "f(x: int)", "f(self, *, x) -> int", "f(*args) -> int", "f(cls, **more) -> int"]
+)
+def test_a_signature_without_a_type_is_found(signature):
+    assert without_types(f"class A:\n    def {signature}:\n        pass") == ["line 2: f"]
+
+
 # ---------------------------------------------------------------------------------------------- architecture
 
 

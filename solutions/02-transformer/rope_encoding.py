@@ -91,7 +91,7 @@ class RoPEEncoding(nn.Module):
         ValueError: d_model is odd.
     """
 
-    def __init__(self, d_model: int, max_len: int = 2048, base: float = 10000.0, interleaved: bool = True):
+    def __init__(self, d_model: int, max_len: int = 2048, base: float = 10000.0, interleaved: bool = True) -> None:
         # student: keep cosines and sines as buffers that are not saved
         super().__init__()
         if d_model % 2:
@@ -150,7 +150,7 @@ def _theta(dim: int, base: float) -> torch.Tensor:  # solution only
     return base ** (-two_i / dim)  # (dim / 2,)
 
 
-def _required(scaling: dict, key: str):  # solution only
+def _required(scaling: dict, key: str) -> float:  # solution only
     if key not in scaling:
         raise ValueError(f"scaling has no key {key!r}: {scaling}")
     return scaling[key]

@@ -16,7 +16,8 @@ it has one, are a ValueError before the model is asked anything.
 Letters in the shapes: B batch, T length, T0 length of the prompt, V vocabulary, K beams, N draft tokens of a round.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ from transformer import GPTModel
 # ---------------------------------------------------------------------------------------------- filters
 
 
-def filter_top_k(logits, k):
+def filter_top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
     """Keeps the k greatest logits of each row (Fan et al. 2018, "Hierarchical Neural Story Generation", section 5.1).
 
     logits (B, V) -> (B, V), with -inf where a token was removed. Tokens that tie with the k-th stay.
@@ -38,7 +39,7 @@ def filter_top_k(logits, k):
     return logits.masked_fill(logits < kth, -torch.inf)
 
 
-def filter_top_p(logits, p):
+def filter_top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
     """Nucleus: the fewest most likely tokens whose probabilities reach p (Holtzman et al. 2020, "The Curious Case of
     Neural Text Degeneration", equation 2). The token that crosses p stays, so there is always one.
 
@@ -56,7 +57,7 @@ def filter_top_p(logits, p):
     return logits.masked_fill(removed, -torch.inf)
 
 
-def filter_min_p(logits, p):
+def filter_min_p(logits: torch.Tensor, p: float) -> torch.Tensor:
     """Keeps the tokens with at least p times the probability of the likeliest (Nguyen et al. 2024, "Turning Up the
     Heat: Min-p Sampling", section 3). A sure model leaves few tokens, an unsure one many.
 
@@ -70,7 +71,7 @@ def filter_min_p(logits, p):
     return logits.masked_fill(probs < p * probs.amax(dim=-1, keepdim=True), -torch.inf)
 
 
-def apply_repetition_penalty(logits, ids, penalty):
+def apply_repetition_penalty(logits: torch.Tensor, ids: torch.Tensor, penalty: float) -> torch.Tensor:
     """Makes the tokens that were there before less likely (after Keskar et al. 2019, "CTRL", section 4.1).
 
     CTRL divides the logits of these tokens by the penalty, which makes one with a negative logit likelier. The rule
@@ -90,7 +91,13 @@ def apply_repetition_penalty(logits, ids, penalty):
 # ---------------------------------------------------------------------------------------------- sampling
 
 
-def sample_next_token(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
+def sample_next_token(
+    logits: torch.Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
     """Draws a token for each row: first the temperature, then top-k, then top-p of what top-k has left.
 
     logits (B, V) -> (B,) int64. temperature: what logits are divided by; less than 1 sharpens. ValueError if it is not
@@ -116,7 +123,7 @@ def sample_next_token(logits, temperature=1.0, top_k=None, top_p=None, generator
 # ---------------------------------------------------------------------------------------------- search
 
 
-def _check_lengths(prompt_length, max_length, max_len):  # solution only
+def _check_lengths(prompt_length: int, max_length: int, max_len: int | None) -> None:  # solution only
     """Refuses what could only go wrong later. max_len: of the model, None if it has none."""
     if prompt_length >= max_length:
         raise ValueError(f"max_length={max_length} leaves no room: the prompt has {prompt_length} tokens")
@@ -124,11 +131,13 @@ def _check_lengths(prompt_length, max_length, max_len):  # solution only
         raise ValueError(f"max_length={max_length} is more than the model's max_len={max_len}")
 
 
-def _max_len(model):  # solution only
+def _max_len(model: Callable[[torch.Tensor], torch.Tensor]) -> int | None:  # solution only
     return getattr(model, "max_len", None)  # a plain function has none
 
 
-def _decode(next_tokens, ids, max_length, eos_id):  # solution only
+def _decode(
+    next_tokens: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor, max_length: int, eos_id: int | None
+) -> torch.Tensor:  # solution only
     """Appends next_tokens(ids) -> (B,) until all rows have ended: the loop of greedy search and of sampling."""
     ended = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)  # an eos in the prompt ends nothing
     while ids.shape[1] < max_length and not ended.all():
@@ -141,7 +150,9 @@ def _decode(next_tokens, ids, max_length, eos_id):  # solution only
 
 
 @torch.no_grad()
-def greedy_search(model, ids, max_length, eos_id=None):
+def greedy_search(
+    model: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor, max_length: int, eos_id: int | None = None
+) -> torch.Tensor:
     """The most likely token at each step.
 
     model: ids (B, T) -> logits (B, T, V). ids: the prompts (B, T0). max_length: the longest result, prompt included.
@@ -154,13 +165,20 @@ def greedy_search(model, ids, max_length, eos_id=None):
     return _decode(lambda ids: model(ids)[:, -1].argmax(dim=-1), ids, max_length, eos_id)
 
 
-def _pick(sequences, index):  # solution only
+def _pick(sequences: torch.Tensor, index: torch.Tensor) -> torch.Tensor:  # solution only
     """sequences (B, M, T), index (B, K) -> (B, K, T): the chosen sequences of each row."""
     return sequences.gather(1, index[..., None].expand(-1, -1, sequences.shape[-1]))
 
 
 @torch.no_grad()
-def beam_search(model, ids, num_beams, max_length, eos_id=None, length_penalty=1.0):
+def beam_search(
+    model: Callable[[torch.Tensor], torch.Tensor],
+    ids: torch.Tensor,
+    num_beams: int,
+    max_length: int,
+    eos_id: int | None = None,
+    length_penalty: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Keeps the num_beams likeliest beginnings of each row, one token longer at each step (Graves 2012, "Sequence
     Transduction with Recurrent Neural Networks"). Dividing by a power of the length is one of the ways that Wu et al.
     2016, "GNMT", section 7, compare; the one that they choose in the end is another.
@@ -245,7 +263,15 @@ class SpeculativeStats(NamedTuple):
 
 
 @torch.no_grad()
-def speculative_sample(target, draft, ids, max_length, num_draft_tokens=4, generator=None, return_stats=False):
+def speculative_sample(
+    target: Callable[[torch.Tensor], torch.Tensor],
+    draft: Callable[[torch.Tensor], torch.Tensor],
+    ids: torch.Tensor,
+    max_length: int,
+    num_draft_tokens: int = 4,
+    generator: torch.Generator | None = None,
+    return_stats: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, SpeculativeStats]:
     """Samples from target with fewer calls of it (Leviathan et al. 2023, "Fast Inference from Transformers via
     Speculative Decoding", algorithm 1). The result is distributed as if each token were drawn from target's softmax.
 
@@ -279,7 +305,9 @@ def speculative_sample(target, draft, ids, max_length, num_draft_tokens=4, gener
     return ids
 
 
-def _propose(draft, ids, count, generator):  # solution only
+def _propose(
+    draft: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor, count: int, generator: torch.Generator | None
+) -> tuple[torch.Tensor, torch.Tensor | float]:  # solution only
     """ids with count tokens of the draft (B, T + N), and the probabilities they were drawn with (B, N + 1, V).
 
     The last of them are zeros: where nothing was proposed, max(0, p - q) is p.
@@ -293,7 +321,9 @@ def _propose(draft, ids, count, generator):  # solution only
     return ids, torch.stack([*q, torch.zeros_like(q[-1])], dim=1)
 
 
-def _count_accepted(tokens, p, q, generator):  # solution only
+def _count_accepted(
+    tokens: torch.Tensor, p: torch.Tensor, q: torch.Tensor | float, generator: torch.Generator | None
+) -> torch.Tensor:  # solution only
     """How many tokens (B, N) each row accepts before it rejects one: (B,)."""
     if tokens.shape[1] == 0:
         return tokens.new_zeros(tokens.shape[0])
@@ -303,7 +333,14 @@ def _count_accepted(tokens, p, q, generator):  # solution only
     return (chance < p_of_token / q_of_token).long().cumprod(dim=1).sum(dim=1)
 
 
-def _go_on(ids, tokens, counts, p, q, generator):  # solution only
+def _go_on(
+    ids: torch.Tensor,
+    tokens: torch.Tensor,
+    counts: torch.Tensor,
+    p: torch.Tensor,
+    q: torch.Tensor | float,
+    generator: torch.Generator | None,
+) -> torch.Tensor:  # solution only
     """ids with the tokens that all rows have accepted and one more each: (B, T + pace + 1).
 
     The batch stays rectangular by going at the pace of the row that accepted the fewest. The one token more is new in
@@ -331,13 +368,24 @@ class GPTTextGenerator(nn.Module):
     Attribute model: the GPTModel.
     """
 
-    def __init__(self, vocab_size, d_model=512, num_layers=6, num_heads=8, max_len=1024):
+    def __init__(
+        self, vocab_size: int, d_model: int = 512, num_layers: int = 6, num_heads: int = 8, max_len: int = 1024
+    ) -> None:
         # student: self.model
         super().__init__()
         self.model = GPTModel(vocab_size, d_model, num_layers, num_heads, max_len=max_len)
 
     @torch.no_grad()
-    def generate(self, prompt, max_length, temperature=1.0, top_k=None, top_p=None, eos_id=None, generator=None):
+    def generate(
+        self,
+        prompt: torch.Tensor,
+        max_length: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        eos_id: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
         """Samples a continuation of each row, in eval mode; afterwards every module is in the mode it was in.
 
         prompt (B, T0) -> (B, <= max_length), as wide as the longest row, shorter ones filled with eos_id.
@@ -369,14 +417,16 @@ class HuggingFaceTextGenerator:
     Strings that it returns hold the prompt, and no special tokens such as <|endoftext|>.
     """
 
-    def __init__(self, model_name="gpt2"):
+    def __init__(self, model_name: str = "gpt2") -> None:
         # student: AutoTokenizer and AutoModelForCausalLM, in eval mode
         from transformers import AutoModelForCausalLM, AutoTokenizer  # here, since importing them takes seconds
 
         self.tokenizer = AutoTokenizer.from_pretrained(model_name)
         self.model = AutoModelForCausalLM.from_pretrained(model_name).eval()
 
-    def generate_text(self, prompt, max_length=50, temperature=1.0, num_return_sequences=1):
+    def generate_text(
+        self, prompt: str, max_length: int = 50, temperature: float = 1.0, num_return_sequences: int = 1
+    ) -> list[str]:
         """Samples from the model's full distribution.
 
         prompt: str. max_length: in tokens, prompt included. -> a list of num_return_sequences strings.
@@ -388,12 +438,12 @@ class HuggingFaceTextGenerator:
         how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         return self._generate(prompt, max_length, **how, num_return_sequences=num_return_sequences)
 
-    def generate_with_beam_search(self, prompt, max_length=50, num_beams=5):
+    def generate_with_beam_search(self, prompt: str, max_length: int = 50, num_beams: int = 5) -> list[str]:
         """The best beam, as a list of one string. Arguments and errors as in generate_text."""
         # student: do_sample=False, num_beams
         return self._generate(prompt, max_length, do_sample=False, num_beams=num_beams)
 
-    def _generate(self, prompt, max_length, **how):  # solution only
+    def _generate(self, prompt: str, max_length: int, **how: Any) -> list[str]:  # solution only
         inputs = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
         max_len = getattr(self.model.config, "max_position_embeddings", None)
         _check_lengths(inputs["input_ids"].shape[1], max_length, max_len)
@@ -412,12 +462,12 @@ class CreativeTextGenerator:
     may not be UTF-8, and a text may be encoded in other tokens, and more, than those it was decoded from.
     """
 
-    def __init__(self, model, tokenizer=None):
+    def __init__(self, model: Callable[[torch.Tensor], torch.Tensor], tokenizer: Any = None) -> None:
         # student: keep both
         self.model = model
         self.tokenizer = tokenizer
 
-    def generate_with_style_transfer(self, prompt, style, max_length):
+    def generate_with_style_transfer(self, prompt: str, style: str, max_length: int) -> str:
         """Continues the prompt after the style, which the text does not hold.
 
         The model sees the style as context before each token: where the context is longer than the model's max_len, what
@@ -430,7 +480,7 @@ class CreativeTextGenerator:
         room = self._room(prompt, max_length)
         return self._fitted(prompt, [self._continued(style + " " + prompt, room, style)], [], "", max_length)
 
-    def generate_with_constraints(self, prompt, constraints, max_length):
+    def generate_with_constraints(self, prompt: str, constraints: list[str], max_length: int) -> str:
         """Continues the prompt to a text that holds every phrase of constraints.
 
         prompt: a string. constraints: a list of strings. max_length: tokens of the text. -> str
@@ -454,14 +504,14 @@ class CreativeTextGenerator:
                 return fitted
         raise ValueError(f"max_length={max_length} is too short for the prompt and the phrases of constraints")
 
-    def _room(self, prompt, max_length):  # solution only
+    def _room(self, prompt: str, max_length: int) -> int:  # solution only
         """How many tokens may follow the prompt."""
         prompt_length = len(self._encode(prompt))
         _check_lengths(prompt_length, max_length, _max_len(self.model))
         return max_length - prompt_length
 
     @torch.no_grad()
-    def _continued(self, context, count, beginning=""):  # solution only
+    def _continued(self, context: str, count: int, beginning: str = "") -> list[int]:  # solution only
         """count ids that the model says after the context; of a long one it sees this beginning and the end."""
         ids = torch.tensor([self._encode(context or " ")], device=self._device())  # (1, T)
         start, window = ids.shape[1], getattr(self.model, "max_len", ids.shape[1] + count)
@@ -475,7 +525,9 @@ class CreativeTextGenerator:
             ids = torch.cat([ids, sample_next_token(logits, top_p=0.9)[:, None]], dim=1)
         return ids[0, start:].tolist()
 
-    def _fitted(self, prompt, parts, phrases, blank, max_length):  # solution only
+    def _fitted(
+        self, prompt: str, parts: list[list[int]], phrases: list[str], blank: str, max_length: int
+    ) -> str | None:  # solution only
         """Prompt, part, phrase, part, …; the parts lose their last tokens until it fits. None if it never does."""
         parts = [list(part) for part in parts]
         while True:
@@ -490,13 +542,13 @@ class CreativeTextGenerator:
                 return None
             longest.pop()
 
-    def _encode(self, text):  # solution only
+    def _encode(self, text: str) -> list[int]:  # solution only
         return list(text.encode()) if self.tokenizer is None else list(self.tokenizer.encode(text))
 
-    def _decode(self, ids):  # solution only
+    def _decode(self, ids: list[int]) -> str:  # solution only
         """Bytes that are not UTF-8 are left out: the sign that usually replaces one is three bytes long."""
         return bytes(ids).decode(errors="ignore") if self.tokenizer is None else self.tokenizer.decode(ids)
 
-    def _device(self):  # solution only
+    def _device(self) -> torch.device:  # solution only
         parameters = self.model.parameters() if isinstance(self.model, nn.Module) else iter(())
         return next((parameter.device for parameter in parameters), torch.device("cpu"))

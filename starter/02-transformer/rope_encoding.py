@@ -90,7 +90,7 @@ class RoPEEncoding(nn.Module):
         ValueError: d_model is odd.
     """
 
-    def __init__(self, d_model: int, max_len: int = 2048, base: float = 10000.0, interleaved: bool = True):
+    def __init__(self, d_model: int, max_len: int = 2048, base: float = 10000.0, interleaved: bool = True) -> None:
         # TODO(student): keep cosines and sines as buffers that are not saved
         raise NotImplementedError("RoPEEncoding.__init__ is not implemented yet")
 

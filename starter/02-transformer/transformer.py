@@ -35,11 +35,11 @@ class PositionwiseFeedForward(nn.Module):
     Weights: w_1: Linear(D, d_ff), w_2: Linear(d_ff, D).
     """
 
-    def __init__(self, d_model, d_ff, dropout=0.1):
+    def __init__(self, d_model: int, d_ff: int, dropout: float = 0.1) -> None:
         # TODO(student): w_1, w_2 and the dropout
         raise NotImplementedError("PositionwiseFeedForward.__init__ is not implemented yet")
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, T, D) -> (B, T, D)."""
         # TODO(student): w_1, ReLU, dropout, w_2
         raise NotImplementedError("PositionwiseFeedForward.forward is not implemented yet")
@@ -52,11 +52,11 @@ class EncoderLayer(nn.Module):
     dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
     """
 
-    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):
+    def __init__(self, d_model: int, num_heads: int, d_ff: int, dropout: float = 0.1) -> None:
         # TODO(student): attention, feed-forward, a norm for each
         raise NotImplementedError("EncoderLayer.__init__ is not implemented yet")
 
-    def forward(self, x, mask=None):
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """x (B, T, D), mask broadcasting to (B, H, T, T) -> (B, T, D)."""
         # TODO(student): both sub-layers: residual connection first, then the norm
         raise NotImplementedError("EncoderLayer.forward is not implemented yet")
@@ -71,11 +71,17 @@ class DecoderLayer(nn.Module):
     dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
     """
 
-    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):
+    def __init__(self, d_model: int, num_heads: int, d_ff: int, dropout: float = 0.1) -> None:
         # TODO(student): two attentions, feed-forward, three norms
         raise NotImplementedError("DecoderLayer.__init__ is not implemented yet")
 
-    def forward(self, x, memory, tgt_mask=None, memory_mask=None):
+    def forward(
+        self,
+        x: torch.Tensor,
+        memory: torch.Tensor,
+        tgt_mask: torch.Tensor | None = None,
+        memory_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """x (B, Tt, D), memory (B, Ts, D) -> (B, Tt, D).
 
         tgt_mask broadcasts to (B, H, Tt, Tt), memory_mask to (B, H, Tt, Ts).
@@ -94,11 +100,20 @@ class Encoder(nn.Module):
     acts on the sum of embedding and positions.
     """
 
-    def __init__(self, vocab_size, d_model, num_layers, num_heads, d_ff, max_len=5000, dropout=0.1):
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        num_layers: int,
+        num_heads: int,
+        d_ff: int,
+        max_len: int = 5000,
+        dropout: float = 0.1,
+    ) -> None:
         # TODO(student): embedding, positions, layers
         raise NotImplementedError("Encoder.__init__ is not implemented yet")
 
-    def forward(self, ids, mask=None):
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """ids (B, T) integers, mask broadcasting to (B, H, T, T) -> (B, T, D)."""
         # TODO(student): embed, scale, add positions; every layer gets the mask
         raise NotImplementedError("Encoder.forward is not implemented yet")
@@ -111,11 +126,26 @@ class Decoder(nn.Module):
     acts on the sum of embedding and positions.
     """
 
-    def __init__(self, vocab_size, d_model, num_layers, num_heads, d_ff, max_len=5000, dropout=0.1):
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        num_layers: int,
+        num_heads: int,
+        d_ff: int,
+        max_len: int = 5000,
+        dropout: float = 0.1,
+    ) -> None:
         # TODO(student): embedding, positions, layers
         raise NotImplementedError("Decoder.__init__ is not implemented yet")
 
-    def forward(self, ids, memory, tgt_mask=None, memory_mask=None):
+    def forward(
+        self,
+        ids: torch.Tensor,
+        memory: torch.Tensor,
+        tgt_mask: torch.Tensor | None = None,
+        memory_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """ids (B, Tt) integers, memory (B, Ts, D) -> (B, Tt, D).
 
         tgt_mask broadcasts to (B, H, Tt, Tt), memory_mask to (B, H, Tt, Ts). A position attends to what both tgt_mask
@@ -135,30 +165,30 @@ class Transformer(nn.Module):
 
     def __init__(
         self,
-        src_vocab_size,
-        tgt_vocab_size,
-        d_model=512,
-        num_layers=6,
-        num_heads=8,
-        d_ff=2048,
-        max_len=5000,
-        dropout=0.1,
-        pad_id=0,
-    ):
+        src_vocab_size: int,
+        tgt_vocab_size: int,
+        d_model: int = 512,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        d_ff: int = 2048,
+        max_len: int = 5000,
+        dropout: float = 0.1,
+        pad_id: int = 0,
+    ) -> None:
         # TODO(student): an encoder, a decoder, and a Linear from D to the target vocabulary
         raise NotImplementedError("Transformer.__init__ is not implemented yet")
 
-    def forward(self, src, tgt):
+    def forward(self, src: torch.Tensor, tgt: torch.Tensor) -> torch.Tensor:
         """src (B, Ts), tgt (B, Tt) integers -> logits (B, Tt, V) of the token that follows each one of tgt."""
         # TODO(student): encode, then decode with the mask of the source's padding
         raise NotImplementedError("Transformer.forward is not implemented yet")
 
-    def encode(self, src):
+    def encode(self, src: torch.Tensor) -> torch.Tensor:
         """src (B, Ts) -> memory (B, Ts, D)."""
         # TODO(student): the encoder, with the padding hidden
         raise NotImplementedError("Transformer.encode is not implemented yet")
 
-    def decode(self, tgt, memory, src_mask=None):
+    def decode(self, tgt: torch.Tensor, memory: torch.Tensor, src_mask: torch.Tensor | None = None) -> torch.Tensor:
         """tgt (B, Tt), memory (B, Ts, D) -> logits (B, Tt, V).
 
         src_mask: (B, Ts) or (B, 1, 1, Ts), true where the source may be attended to; None means everywhere.
@@ -184,23 +214,23 @@ class GPTModel(nn.Module):
 
     def __init__(
         self,
-        vocab_size,
-        d_model=768,
-        num_layers=12,
-        num_heads=8,
-        d_ff=None,
-        max_len=1024,
-        dropout=0.1,
-    ):
+        vocab_size: int,
+        d_model: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 8,
+        d_ff: int | None = None,
+        max_len: int = 1024,
+        dropout: float = 0.1,
+    ) -> None:
         # TODO(student): embeddings, blocks, a last norm, a Linear tied to the token embedding, and the start
         raise NotImplementedError("GPTModel.__init__ is not implemented yet")
 
-    def forward(self, input_ids):
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """input_ids (B, T) integers -> logits (B, T, V). ValueError if T > max_len."""
         # TODO(student): token + position, the blocks, the last norm, the output
         raise NotImplementedError("GPTModel.forward is not implemented yet")
 
-    def load_huggingface(self, model):
+    def load_huggingface(self, model: nn.Module) -> "GPTModel":
         """Copies the weights and the layer-norm eps of a transformers.GPT2LMHeadModel; returns self.
 
         Nothing is shared with model afterwards. In eval mode the logits are then those of model.
@@ -225,19 +255,24 @@ class BERTModel(nn.Module):
 
     def __init__(
         self,
-        vocab_size,
-        d_model=768,
-        num_layers=12,
-        num_heads=12,
-        d_ff=3072,
-        max_len=512,
-        dropout=0.1,
-        type_vocab_size=2,
-    ):
+        vocab_size: int,
+        d_model: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        d_ff: int = 3072,
+        max_len: int = 512,
+        dropout: float = 0.1,
+        type_vocab_size: int = 2,
+    ) -> None:
         # TODO(student): three embeddings and their norm, the layers
         raise NotImplementedError("BERTModel.__init__ is not implemented yet")
 
-    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """input_ids (B, T) integers -> (B, T, D). ValueError if T > max_len.
 
         token_type_ids: (B, T) integers, 0 everywhere if None.
@@ -246,7 +281,7 @@ class BERTModel(nn.Module):
         # TODO(student): embeddings, norm, layers
         raise NotImplementedError("BERTModel.forward is not implemented yet")
 
-    def load_huggingface(self, model):
+    def load_huggingface(self, model: nn.Module) -> "BERTModel":
         """Copies the weights and the layer-norm eps of a transformers.BertModel, without its pooler; returns self.
 
         Nothing is shared with model afterwards. In eval mode the outputs are then model's `.last_hidden_state`.

@@ -16,7 +16,8 @@ it has one, are a ValueError before the model is asked anything.
 Letters in the shapes: B batch, T length, T0 length of the prompt, V vocabulary, K beams, N draft tokens of a round.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ from transformer import GPTModel
 # ---------------------------------------------------------------------------------------------- filters
 
 
-def filter_top_k(logits, k):
+def filter_top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
     """Keeps the k greatest logits of each row (Fan et al. 2018, "Hierarchical Neural Story Generation", section 5.1).
 
     logits (B, V) -> (B, V), with -inf where a token was removed. Tokens that tie with the k-th stay.
@@ -35,7 +36,7 @@ def filter_top_k(logits, k):
     raise NotImplementedError("filter_top_k is not implemented yet")
 
 
-def filter_top_p(logits, p):
+def filter_top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
     """Nucleus: the fewest most likely tokens whose probabilities reach p (Holtzman et al. 2020, "The Curious Case of
     Neural Text Degeneration", equation 2). The token that crosses p stays, so there is always one.
 
@@ -46,7 +47,7 @@ def filter_top_p(logits, p):
     raise NotImplementedError("filter_top_p is not implemented yet")
 
 
-def filter_min_p(logits, p):
+def filter_min_p(logits: torch.Tensor, p: float) -> torch.Tensor:
     """Keeps the tokens with at least p times the probability of the likeliest (Nguyen et al. 2024, "Turning Up the
     Heat: Min-p Sampling", section 3). A sure model leaves few tokens, an unsure one many.
 
@@ -57,7 +58,7 @@ def filter_min_p(logits, p):
     raise NotImplementedError("filter_min_p is not implemented yet")
 
 
-def apply_repetition_penalty(logits, ids, penalty):
+def apply_repetition_penalty(logits: torch.Tensor, ids: torch.Tensor, penalty: float) -> torch.Tensor:
     """Makes the tokens that were there before less likely (after Keskar et al. 2019, "CTRL", section 4.1).
 
     CTRL divides the logits of these tokens by the penalty, which makes one with a negative logit likelier. The rule
@@ -73,7 +74,13 @@ def apply_repetition_penalty(logits, ids, penalty):
 # ---------------------------------------------------------------------------------------------- sampling
 
 
-def sample_next_token(logits, temperature=1.0, top_k=None, top_p=None, generator=None):
+def sample_next_token(
+    logits: torch.Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
     """Draws a token for each row: first the temperature, then top-k, then top-p of what top-k has left.
 
     logits (B, V) -> (B,) int64. temperature: what logits are divided by; less than 1 sharpens. ValueError if it is not
@@ -88,7 +95,9 @@ def sample_next_token(logits, temperature=1.0, top_k=None, top_p=None, generator
 
 
 @torch.no_grad()
-def greedy_search(model, ids, max_length, eos_id=None):
+def greedy_search(
+    model: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor, max_length: int, eos_id: int | None = None
+) -> torch.Tensor:
     """The most likely token at each step.
 
     model: ids (B, T) -> logits (B, T, V). ids: the prompts (B, T0). max_length: the longest result, prompt included.
@@ -101,7 +110,14 @@ def greedy_search(model, ids, max_length, eos_id=None):
 
 
 @torch.no_grad()
-def beam_search(model, ids, num_beams, max_length, eos_id=None, length_penalty=1.0):
+def beam_search(
+    model: Callable[[torch.Tensor], torch.Tensor],
+    ids: torch.Tensor,
+    num_beams: int,
+    max_length: int,
+    eos_id: int | None = None,
+    length_penalty: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Keeps the num_beams likeliest beginnings of each row, one token longer at each step (Graves 2012, "Sequence
     Transduction with Recurrent Neural Networks"). Dividing by a power of the length is one of the ways that Wu et al.
     2016, "GNMT", section 7, compare; the one that they choose in the end is another.
@@ -136,7 +152,15 @@ class SpeculativeStats(NamedTuple):
 
 
 @torch.no_grad()
-def speculative_sample(target, draft, ids, max_length, num_draft_tokens=4, generator=None, return_stats=False):
+def speculative_sample(
+    target: Callable[[torch.Tensor], torch.Tensor],
+    draft: Callable[[torch.Tensor], torch.Tensor],
+    ids: torch.Tensor,
+    max_length: int,
+    num_draft_tokens: int = 4,
+    generator: torch.Generator | None = None,
+    return_stats: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, SpeculativeStats]:
     """Samples from target with fewer calls of it (Leviathan et al. 2023, "Fast Inference from Transformers via
     Speculative Decoding", algorithm 1). The result is distributed as if each token were drawn from target's softmax.
 
@@ -164,12 +188,23 @@ class GPTTextGenerator(nn.Module):
     Attribute model: the GPTModel.
     """
 
-    def __init__(self, vocab_size, d_model=512, num_layers=6, num_heads=8, max_len=1024):
+    def __init__(
+        self, vocab_size: int, d_model: int = 512, num_layers: int = 6, num_heads: int = 8, max_len: int = 1024
+    ) -> None:
         # TODO(student): self.model
         raise NotImplementedError("GPTTextGenerator.__init__ is not implemented yet")
 
     @torch.no_grad()
-    def generate(self, prompt, max_length, temperature=1.0, top_k=None, top_p=None, eos_id=None, generator=None):
+    def generate(
+        self,
+        prompt: torch.Tensor,
+        max_length: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        eos_id: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
         """Samples a continuation of each row, in eval mode; afterwards every module is in the mode it was in.
 
         prompt (B, T0) -> (B, <= max_length), as wide as the longest row, shorter ones filled with eos_id.
@@ -189,11 +224,13 @@ class HuggingFaceTextGenerator:
     Strings that it returns hold the prompt, and no special tokens such as <|endoftext|>.
     """
 
-    def __init__(self, model_name="gpt2"):
+    def __init__(self, model_name: str = "gpt2") -> None:
         # TODO(student): AutoTokenizer and AutoModelForCausalLM, in eval mode
         raise NotImplementedError("HuggingFaceTextGenerator.__init__ is not implemented yet")
 
-    def generate_text(self, prompt, max_length=50, temperature=1.0, num_return_sequences=1):
+    def generate_text(
+        self, prompt: str, max_length: int = 50, temperature: float = 1.0, num_return_sequences: int = 1
+    ) -> list[str]:
         """Samples from the model's full distribution.
 
         prompt: str. max_length: in tokens, prompt included. -> a list of num_return_sequences strings.
@@ -202,7 +239,7 @@ class HuggingFaceTextGenerator:
         # TODO(student): generate with do_sample=True; switch its default top_k=50 off
         raise NotImplementedError("HuggingFaceTextGenerator.generate_text is not implemented yet")
 
-    def generate_with_beam_search(self, prompt, max_length=50, num_beams=5):
+    def generate_with_beam_search(self, prompt: str, max_length: int = 50, num_beams: int = 5) -> list[str]:
         """The best beam, as a list of one string. Arguments and errors as in generate_text."""
         # TODO(student): do_sample=False, num_beams
         raise NotImplementedError("HuggingFaceTextGenerator.generate_with_beam_search is not implemented yet")
@@ -218,11 +255,11 @@ class CreativeTextGenerator:
     may not be UTF-8, and a text may be encoded in other tokens, and more, than those it was decoded from.
     """
 
-    def __init__(self, model, tokenizer=None):
+    def __init__(self, model: Callable[[torch.Tensor], torch.Tensor], tokenizer: Any = None) -> None:
         # TODO(student): keep both
         raise NotImplementedError("CreativeTextGenerator.__init__ is not implemented yet")
 
-    def generate_with_style_transfer(self, prompt, style, max_length):
+    def generate_with_style_transfer(self, prompt: str, style: str, max_length: int) -> str:
         """Continues the prompt after the style, which the text does not hold.
 
         The model sees the style as context before each token: where the context is longer than the model's max_len, what
@@ -234,7 +271,7 @@ class CreativeTextGenerator:
         # TODO(student): the model continues style and prompt; the text is prompt and continuation, cut until it fits
         raise NotImplementedError("CreativeTextGenerator.generate_with_style_transfer is not implemented yet")
 
-    def generate_with_constraints(self, prompt, constraints, max_length):
+    def generate_with_constraints(self, prompt: str, constraints: list[str], max_length: int) -> str:
         """Continues the prompt to a text that holds every phrase of constraints.
 
         prompt: a string. constraints: a list of strings. max_length: tokens of the text. -> str
