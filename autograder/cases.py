@@ -8,7 +8,7 @@ import re
 import traceback
 from dataclasses import dataclass, field, replace
 
-from .check import kind_of
+from .differences import kind_of
 from .errors import GraderFault, NotImported, NotSubmitted, StudentFault, StudentRaised
 from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome
 

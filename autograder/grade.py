@@ -293,7 +293,12 @@ def run_suite(
     args = [*_PYTEST, *options, "-c", os.devnull, "--rootdir", str(lesson.tests), *map(str, files)]
     plugins = [plugin] if tests is None else [plugin, _Only(set(tests))]
     said = io.StringIO()
-    with _only_our_plugins(), _importing_from(lesson.tests), redirect_stdout(said), redirect_stderr(said):
+    with (
+        _only_our_plugins(),
+        _importing_from(lesson.tests.parent, lesson.tests),
+        redirect_stdout(said),
+        redirect_stderr(said),
+    ):
         code = pytest.main(args, plugins=plugins)
     if plugin.interrupted:
         raise KeyboardInterrupt
@@ -313,15 +318,17 @@ class _Only:
 
 
 @contextmanager
-def _importing_from(folder):
+def _importing_from(*folders):
     """Parts of a suite find what they share. Afterwards all is forgotten: the next suite may have others of the same names."""
-    sys.path.insert(0, str(folder))
+    places = [str(folder) for folder in folders]
+    sys.path[:0] = places
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        for place in places:
+            sys.path.remove(place)
         for name, module in list(sys.modules.items()):
-            if os.path.dirname(getattr(module, "__file__", None) or "") == str(folder):
+            if os.path.dirname(getattr(module, "__file__", None) or "") in places:
                 del sys.modules[name]
 
 

@@ -4,6 +4,7 @@ A root holds lessons in the tree of docs/architecture.md: a checkout of this pro
 which has the same shape. `assignments/example.toml` shows every key of lesson.toml.
 """
 
+import ast
 import hashlib
 import os
 import tomllib
@@ -107,11 +108,16 @@ class Lesson(BaseModel):
     def public_test(self, module: str) -> Path:
         return self.tests / f"test_{module}_public.py"
 
+    @property
+    def shared_tests(self) -> list[Path]:
+        """What the suites of all lessons share: tests/lessons/shared.py on the grader's side, inside.py for probes."""
+        return sorted(self.tests.parent.glob("*.py"))
+
     @cached_property
     def inside(self) -> str:
-        """Source of the helpers that probes may use; empty if the lesson has none."""
-        path = self.tests / "inside.py"
-        return path.read_text("utf-8") if path.exists() else ""
+        """Source of the helpers that probes may use, those of all lessons before the lesson's own; empty if there are none."""
+        parts = [_text_of(self.tests.parent / "inside.py"), _without_import_of_shared(self.tests / "inside.py")]
+        return "\n\n".join(filter(None, parts))
 
     def solution_files(self) -> dict[str, bytes]:
         return self._modules_in(self.solution)
@@ -143,10 +149,28 @@ class Lesson(BaseModel):
 
     def digest(self) -> str:
         """Of all that decides a verdict: lesson.toml, hidden suite, helpers, the reference modules of used lessons."""
-        paths = [self.assignment / "lesson.toml", *sorted(self.tests.glob("*.py"))]
+        paths = [self.assignment / "lesson.toml", *sorted(self.tests.glob("*.py")), *self.shared_tests]
         for lesson in self.prerequisites():
             paths += sorted(lesson.solution.glob("*.py"))
         return digest_of({str(path.relative_to(self.root)): path.read_bytes() for path in paths})
+
+
+def _text_of(path):
+    return path.read_text("utf-8") if path.exists() else ""
+
+
+def _without_import_of_shared(path):
+    """The lesson's inside.py with empty lines for `from ..inside import …`: what it names comes before it in one source."""
+    source = _text_of(path)
+    lines = source.splitlines(keepends=True)
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError) as error:
+        raise LessonError(f"{path} is not Python: {error}") from error
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and (node.level, node.module) == (2, "inside"):
+            lines[node.lineno - 1 : node.end_lineno] = ["\n"] * (node.end_lineno - node.lineno + 1)
+    return "".join(lines)
 
 
 def digest_of(files: dict[str, bytes]) -> str:

@@ -165,6 +165,8 @@ def test_one(student, check):
     check(1, 1, mistakes={"the plain mistake of all": 2, LONG: 3, f"the mistake of {data} here": 4})
     check.that(True, "the fact is wrong")
     judge(check, True, "the fact is judged")
+    for fact in [(data == 1, "one fact of a pair"), ("no fact", "but data of a test")]:
+        check.that(*fact)
     check(1, 1, otherwise="one thing " + ("only" if data else "alone"))
     for key, sentence in (("a", "one way to say it"), ("b", "another way to say it")):
         check.that(key, f"it is {sentence}")
@@ -186,6 +188,7 @@ def test_what_a_suite_says_is_found_in_every_form(tmp_path):
         "the mistake of {…} here",
         "the fact is wrong",
         "the fact is judged",
+        "one fact of a pair",
         "one thing only",
         "one thing alone",
         "one way to say it",

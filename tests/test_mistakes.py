@@ -2,7 +2,7 @@
 
 Two ways to find that. One reads the suites. The other grades the solution with every floating-point number of its replies
 changed by the same function: all values are wrong, but what should be equal still is (two calls, a part and the whole).
-Such an answer is none of the known mistakes, so no sentence may be said of it, but for facts: `check(fact, True, …)`.
+Such an answer is none of the known mistakes, so no sentence may be said of it, but for facts: `check.that(fact, …)`.
 """
 
 import ast
@@ -69,7 +69,7 @@ def _holds(node, value):
         return False
     if isinstance(node, ast.Call) and _name(node) in ("like", "type", "len"):  # takes the value's form, not its numbers
         return False
-    if isinstance(node, ast.Call) and _name(node) in ("only_if", "given"):
+    if isinstance(node, ast.Call) and _name(node) in ("when", "only_if", "given"):
         return isinstance(node.args[0], ast.Constant)
     return any(_holds(child, value) for child in ast.iter_child_nodes(node))
 
@@ -81,7 +81,13 @@ def test_no_mistake_holds_the_value_that_it_is_compared_with(path):
 
 @pytest.mark.parametrize(
     "mistake",
-    ["results[1]", "lambda: results[1]", "[results[1], 2]", "lambda: results[1].view(3)", "given(True, results[1])"],
+    [
+        "results[1]",
+        "lambda: results[1]",
+        "[results[1], 2]",
+        "lambda: results[1].view(3)",
+        "check.when(True, results[1])",
+    ],
 )
 def test_a_mistake_of_its_own_value_is_found(mistake):
     start = "def test(student, check):\n    results = student.run(probe)\n"
@@ -96,7 +102,7 @@ def test_a_mistake_of_its_own_value_is_found(mistake):
 
 @pytest.mark.parametrize(
     "mistake",
-    ["truth", "results[0]", "given(has_nan(results[1]), results[1])", "results[1] if results[1] > 3 else None"],
+    ["truth", "results[0]", "check.when(has_nan(results[1]), results[1])", "results[1] if results[1] > 3 else None"],
 )
 def test_values_of_other_calls_and_plain_conditions_are_allowed(mistake):
     text = f"def test(student, check):\n    check(results[1], truth, mistakes={{'a': {mistake}}})"
@@ -191,6 +197,9 @@ class Listening(Check):
                 test = os.environ["PYTEST_CURRENT_TEST"].rpartition("/")[2].partition(" (")[0]
                 Listening.said.add((test, failed.mistake))
             self._failed.append(value)
+
+    def that(self, fact, otherwise):
+        """A fact may be wrong of values that are merely wrong: what it is said to be is what it is."""
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ LAYERS = [
     "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.uncompiled box.inside.scan box.inside.group",
     "box.wire box.ranks.collectives",
     "box.codec box.clock box.cpu",
-    "files points progress intake.reader box.caps author.wording",
+    "differences files points progress intake.reader box.caps author.wording",
     "errors",
 ]
 LESSONS = load_all(ROOT)

@@ -1,7 +1,8 @@
 """Every message that a student can see for a lesson, with the line that says it: read from the source, nothing is run.
 
     titles      the first lines of the hidden tests' docstrings, and the questions
-    mistakes    what a suite says of a wrong answer: keys of `mistakes={…}`, the sentence of `check.that(fact, "…")`
+    mistakes    what a suite says of a wrong answer: keys of `mistakes={…}`, the sentence of `check.that(fact, "…")`, pairs
+                of a fact and its sentence
     grader      what the package itself says to students: of errors, limits, files that were handed in, values that differ
 
 What is filled in when a message is made stands in it as {…}.
@@ -122,6 +123,8 @@ class _Suite:
             return [(node.key, 3)]
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
             return [(node.targets[0].slice, 3)]
+        if isinstance(node, ast.Tuple) and len(node.elts) == 2 and not isinstance(node.elts[0], ast.Constant):
+            return [(node.elts[1], 3)]  # a fact and its sentence, for `check.that(*fact)`
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             return [(argument, 2) for argument in node.exc.args[:1]]
         if isinstance(node, ast.Call):

@@ -24,7 +24,7 @@ from ..scorecard import Scorecard
 
 PACKAGE = Path(__file__).parents[1]
 COPIED = (
-    *("errors.py", "check.py", "student.py", "local_ranks.py", "progress.py"),
+    *("errors.py", "check.py", "differences.py", "student.py", "local_ranks.py", "progress.py"),
     *("box/__init__.py", "box/caps.py", "box/clock.py", "box/codec.py", "box/cpu.py"),
     *("box/local.py", "box/replies.py", "box/wire.py"),
     *("box/inside/__init__.py", "box/inside/group.py", "box/inside/worker.py"),
@@ -208,7 +208,7 @@ def _grading(lesson, with_inside):
     """The folder whose relative imports work as they do in the package."""
     files = {f"grading/{name}": (PACKAGE / name).read_bytes() for name in COPIED}
     if with_inside:
-        files["grading/inside.py"] = _read(lesson.tests / "inside.py")
+        files["grading/inside.py"] = lesson.inside.encode()
     return {"grading/__init__.py": _GRADING.encode(), **files}
 
 

@@ -124,7 +124,7 @@ def _imports_of(path: Path) -> list[Path]:
 
 def _lesson_paths(lesson: Lesson) -> list[Path]:
     """All that load, grade and digest read of the lesson and of those that it uses."""
-    paths = [lesson.assignment / "lesson.toml", *lesson.tests.glob("*.py")]
+    paths = [lesson.assignment / "lesson.toml", *lesson.tests.glob("*.py"), *lesson.shared_tests]
     for module in lesson.modules:
         lesson.hidden_tests(module)  # complains if there are none
     for used in (lesson, *lesson.prerequisites()):

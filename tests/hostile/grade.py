@@ -75,6 +75,8 @@ def copied_course(root: Path) -> Path:
     """The lesson's own files with short limits, and a canary in each that is hidden from students."""
     for part in (f"assignments/{LESSON}", f"solutions/{LESSON}", f"tests/lessons/{LESSON}"):
         shutil.copytree(ROOT / part, root / part)
+    for shared in (ROOT / "tests" / "lessons").glob("*.py"):
+        shutil.copy(shared, root / "tests" / "lessons")
     for hidden in (*(root / "solutions").rglob("*.py"), *(root / "tests").rglob("test_*.py")):
         hidden.write_text(f"{hidden.read_text()}\n# {CANARY}\n")
     settings = root / "assignments" / LESSON / "lesson.toml"

@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from shared import each, randn
+
 # (B, H, Tq, Tk, Dh, block_size): tiles that fit, that leave a rest, that are larger than the sequence, of one element
 SIZES = [
     (2, 3, 8, 8, 4, 4),
@@ -18,27 +20,28 @@ CAUSAL_SIZES = [(2, 3, 7, 7, 4, 3), (1, 2, 5, 9, 6, 4), (2, 1, 9, 5, 3, 2), (2, 
 
 def qkv(rng, B, H, Tq, Tk, Dh, dtype=torch.float32):
     """q, k, v and a gradient of the output; the scores are large enough for the running maximum to move."""
-    q, g = 2 * torch.randn(2, B, H, Tq, Dh, generator=rng, dtype=dtype)
-    k, v = 1.5 * torch.randn(2, B, H, Tk, Dh, generator=rng, dtype=dtype)
+    q, g = 2 * randn(rng, 2, B, H, Tq, Dh, dtype=dtype)
+    k, v = 1.5 * randn(rng, 2, B, H, Tk, Dh, dtype=dtype)
     return q, k, v, g / 2
 
 
-def attend(q, k, v, causal=False, *, scale=None, seen=None, over=-1, hidden_score=-math.inf):
+def visible(q, k, causal):
+    """(Tq, Tk) bool: which keys a query sees, both counted from the first."""
+    seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool)
+    return seen.tril() if causal else seen
+
+
+def plain(q, k, v, causal=False, *, scale=None, seen=None, over=-1, low=-math.inf):
     """softmax(q kᵀ / sqrt(Dh)) v and the logsumexp, in float64."""
-    q, k, v = q.double(), k.double(), v.double()
-    s = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
-    if seen is None:
-        seen = torch.ones(s.shape[-2:], dtype=torch.bool)
-        seen = seen.tril() if causal else seen
-    s = s.masked_fill(~seen, hidden_score)
-    return s.softmax(over) @ v, s.logsumexp(-1)
+    s = q.double() @ k.double().mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    s = s.masked_fill(~(visible(q, k, causal) if seen is None else seen), low)
+    return s.softmax(over) @ v.double(), s.logsumexp(-1)
 
 
-def online(q, k, v, block, slip, causal=False, start=-math.inf, hidden_score=-math.inf):
+def online(q, k, v, block, slip, causal=False, start=-math.inf, low=-math.inf):
     """The loop over tiles, in the dtype of q, with a slip: (output, logsumexp)."""
     outputs, sums = [], []
-    seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool)
-    s = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~(seen.tril() if causal else seen), hidden_score)
+    s = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~visible(q, k, causal), low)
     for i in range(0, q.shape[2], block):
         m = torch.full_like(s[:, :, i : i + block, :1], start)
         total, o = torch.zeros_like(m), 0
@@ -63,7 +66,7 @@ def online(q, k, v, block, slip, causal=False, start=-math.inf, hidden_score=-ma
 def tiles(q, k, v, block, part=slice(None)):
     """The outputs of attention over each tile of keys alone."""
     starts = list(range(0, k.shape[2], block))[part]
-    return [attend(q, k[:, :, j : j + block], v[:, :, j : j + block])[0] for j in starts]
+    return [plain(q, k[:, :, j : j + block], v[:, :, j : j + block])[0] for j in starts]
 
 
 def forward_mistakes(q, k, v, block):
@@ -71,17 +74,17 @@ def forward_mistakes(q, k, v, block):
     Dh, full = q.shape[-1], k.shape[2] // block * block
     wide = q.double(), k.double(), v.double(), block
     return {
-        "the scores are not divided by sqrt(Dh)": lambda: attend(q, k, v, scale=1.0),
-        "the scores are divided by Dh: it is sqrt(Dh)": lambda: attend(q, k, v, scale=1 / Dh),
-        "the scores are multiplied by sqrt(Dh): they are divided by it": lambda: attend(q, k, v, scale=Dh**0.5),
-        "the keys after the last full tile are left out": lambda: attend(q, k[:, :, :full], v[:, :, :full]),
+        "the scores are not divided by sqrt(Dh)": lambda: plain(q, k, v, scale=1.0),
+        "the scores are divided by Dh: it is sqrt(Dh)": lambda: plain(q, k, v, scale=1 / Dh),
+        "the scores are multiplied by sqrt(Dh): they are divided by it": lambda: plain(q, k, v, scale=Dh**0.5),
+        "the keys after the last full tile are left out": lambda: plain(q, k[:, :, :full], v[:, :, :full]),
         "the running sum is not rescaled when the maximum grows": lambda: online(*wide, "sum"),
         "the running output is not rescaled when the maximum grows": lambda: online(*wide, "output"),
         "neither the running sum nor the output is rescaled when the maximum grows": lambda: online(*wide, "both"),
         "the correction is upside down: it is exp(old maximum - new maximum)": lambda: online(*wide, "upside down"),
         "the output is not divided by the running sum": lambda: online(*wide, "unnormalised"),
         "the output is divided by the running sum in every tile: once, at the end": lambda: online(*wide, "each"),
-        "the softmax runs over the queries: it runs over the keys": lambda: attend(q, k, v, over=-2),
+        "the softmax runs over the queries: it runs over the keys": lambda: plain(q, k, v, over=-2),
         "each tile of keys has its own softmax, and the results are added": lambda: (sum(tiles(*wide)), None),
         "each tile of keys has its own softmax, and the results are averaged": lambda: (
             torch.stack(tiles(*wide)).mean(0),
@@ -110,9 +113,9 @@ def causal_mistakes(q, k, v, block):
         "the tiles on the diagonal are left out": (j // block < i // block),
         "a query does not see itself": j < i,
     }
-    return {sentence: (lambda seen=seen: attend(q, k, v, seen=seen)) for sentence, seen in seen.items()}
+    return {sentence: (lambda seen=seen: plain(q, k, v, seen=seen)) for sentence, seen in seen.items()}
 
 
 def part(mistakes, index):
     """Of mistakes that give (output, logsumexp), one of both."""
-    return {sentence: (lambda wrong=wrong: wrong()[index]) for sentence, wrong in mistakes.items()}
+    return each(mistakes, lambda both: both[index])

@@ -1,32 +1,13 @@
 """Helpers for the probes of this lesson: they run in the student's process, with torch and the standard library only."""
 
-import contextlib
 import gc
-import io
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# ---------------------------------------------------------------------------------------------- any result
-
-
-def a_tensor(value, what="the result"):
-    """The value, if it is a tensor; else whoever returned it is told what it is, not what a helper could not do with it."""
-    if isinstance(value, torch.Tensor):
-        return value
-    name = type(value).__name__
-    kind = "None" if value is None else f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
-    raise TypeError(f"{what} is {kind}, it should be a tensor")
-
-
-def listed(result):
-    """What a layer returned, one tensor or several, as a list."""
-    if isinstance(result, (tuple, list)):
-        return [a_tensor(item, f"item {n} of the result") for n, item in enumerate(result)]
-    return [a_tensor(result)]
-
+from ..inside import a_tensor
 
 # ---------------------------------------------------------------------------------------------- attention layers
 
@@ -69,78 +50,6 @@ def parameters(layer, weights):
         linear = getattr(layer, name)
         found += [linear.weight] if bias is None else [linear.weight, linear.bias]
     return found
-
-
-def gradients(outputs, tensors):
-    """The gradients of Σ cos(n) · (n-th number of an output), over all outputs; zeros where nothing flows back."""
-    total = sum((torch.arange(item.numel(), dtype=torch.float64).cos().view_as(item) * item).sum() for item in outputs)
-    if not total.requires_grad:
-        return [torch.zeros_like(tensor) for tensor in tensors]
-    return list(torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True))
-
-
-def dropout_runs(layer, *inputs):
-    """What the layer returns, as lists: twice in train mode with one seed, once with another, twice in eval mode."""
-    layer.train()
-    runs = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        runs.append(listed(layer(*inputs)))
-    layer.eval()
-    return [*runs, listed(layer(*inputs)), listed(layer(*inputs))]
-
-
-# ---------------------------------------------------------------------------------------------- any function
-
-
-def strided(tensor):
-    """The same numbers, laid out in memory the other way round: nothing can be viewed in another shape."""
-    backwards = tuple(reversed(range(tensor.dim())))
-    return tensor.permute(backwards).contiguous().permute(backwards)
-
-
-def manners(function, *inputs):
-    """What a call does besides returning: (result for strided inputs, the inputs after it, has torch changed, prints)."""
-    inputs = [strided(item) if isinstance(item, torch.Tensor) else item for item in inputs]
-    before = _torch_state()
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        result = function(*inputs)
-    return result, inputs, _torch_state() != before, printed.getvalue() != ""
-
-
-def _torch_state():
-    return torch.initial_seed(), torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
-
-
-def on_meta(function, *inputs):
-    """What is wrong with a call on the meta device, where tensors have no values; "" if nothing is."""
-    try:
-        result = function(*(item.to("meta") if isinstance(item, torch.Tensor) else item for item in inputs))
-    except RuntimeError as error:
-        if "device" not in str(error):
-            raise
-        return "mixes devices"
-    return "" if all(item.device.type == "meta" for item in listed(result)) else "leaves the device"
-
-
-# --------------------------------------------------------------------------- positions, flash attention
-
-
-def pulled_back(output, cotangent, tensors):
-    """The gradients of Σ cotangent · output at the tensors; zeros where nothing flows back."""
-    if not a_tensor(output).requires_grad:
-        return [torch.zeros_like(tensor) for tensor in tensors]
-    return list(torch.autograd.grad(output, tensors, cotangent, allow_unused=True, materialize_grads=True))
-
-
-def seeded_runs(layer, x):
-    """What a layer makes of copies of x: in train mode with one seed, the same, another; then twice in eval mode."""
-    runs = []
-    for seed, training in ((1, True), (1, True), (2, True), (3, False), (4, False)):
-        torch.manual_seed(seed)
-        runs.append(a_tensor(layer.train(training)(x.clone())))
-    return runs
 
 
 # ---------------------------------------------------------------------------------------------- memory

@@ -1,28 +1,17 @@
 """Hidden tests of attention.py.
 
 Every expected value is a formula in float64: `attend` is one attention, `project_and_attend` one with projections and
-heads. Their keyword arguments turn them into the mistakes that are known, so that a test can name the one that was made.
+heads, a list of steps. A mistake that is known replaces one step, so that a test can name the one that was made.
 """
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from attention_helpers import (
-    COMMON_MISTAKES,
-    SCALED,
-    attend,
-    check_dropout,
-    check_gradients,
-    check_layer,
-    has_nan,
-    masks,
-    only_if,
-    past,
-    randn,
-    random_mask,
-)
+from attention_helpers import COMMON_MISTAKES, SCALED, backward, facts_of_dropout, forward, masks, runs_with_dropout
+from shared import attend, has_nan, past, randn, random_mask, weigh
 
 # ---------------------------------------------------------------------------------------------- masks
 
@@ -93,7 +82,7 @@ def test_padding_mask_refuses_a_length_over_the_maximum(student, check):
 scaled = pytest.mark.question("ScaledDotProductAttention")
 
 
-def qkv(rng, *leading, queries=4, keys=6):
+def scaled_inputs(rng, *leading, queries=4, keys=6):
     return randn(rng, *leading, queries, 5), randn(rng, *leading, keys, 5), randn(rng, *leading, keys, 3)
 
 
@@ -105,16 +94,16 @@ def qkv(rng, *leading, queries=4, keys=6):
 def test_scaled_dot_product_is_a_weighted_mean_of_the_values(student, check, rng, leading):
     """The output is softmax(q kᵀ / temperature) v, with any number of leading dimensions."""
     mistakes = {
-        "the scores are not divided by the temperature": dict(scale=1.0),
-        "the scores are divided by sqrt(d_k), not by the temperature": dict(scale=5**0.5),
-        "the scores are divided by sqrt(d_k) and by the temperature": dict(scale=5**0.5 * 1.7),
-        "the scores are divided by the square root of the temperature": dict(scale=1.7**0.5),
-        "the scores are multiplied by the temperature, not divided": dict(scale=1 / 1.7),
-        "the softmax runs over the queries, not over the keys": dict(over=-2),
-        "the softmax runs over a dimension counted from the front": dict(over=1),
+        "the scores are not divided by the temperature": dict(temperature=1.0),
+        "the scores are divided by sqrt(d_k), not by the temperature": dict(temperature=5**0.5),
+        "the scores are divided by sqrt(d_k) and by the temperature": dict(temperature=5**0.5 * 1.7),
+        "the scores are divided by the square root of the temperature": dict(temperature=1.7**0.5),
+        "the scores are multiplied by the temperature, not divided": dict(temperature=1 / 1.7),
+        "the softmax runs over the queries, not over the keys": dict(weigh=partial(weigh, over=-2)),
+        "the softmax runs over a dimension counted from the front": dict(weigh=partial(weigh, over=1)),
         **COMMON_MISTAKES,
     }
-    check_layer(student, check, rng, SCALED, *qkv(rng, *leading), mistakes=mistakes)
+    check(**forward(student, rng, SCALED, *scaled_inputs(rng, *leading), mistakes=mistakes))
 
 
 @scaled
@@ -134,9 +123,13 @@ def test_scaled_dot_product_hides_what_the_mask_hides(student, check, rng, shape
     """A mask of any shape that broadcasts, and of any dtype that holds 0 and 1, hides keys."""
     mistakes = {
         **COMMON_MISTAKES,
-        "a mask (H, Tq, Tk) is taken for one mask a sequence": dict(mask_to=lambda mask: mask.unsqueeze(1)),
+        "a mask (H, Tq, Tk) is taken for one mask a sequence": dict(mask=lambda mask: mask.unsqueeze(1)),
     }
-    check_layer(student, check, rng, SCALED, *qkv(rng, 3, 3), random_mask(rng, *shape).to(dtype), mistakes=mistakes)
+    check(
+        **forward(
+            student, rng, SCALED, *scaled_inputs(rng, 3, 3), random_mask(rng, *shape).to(dtype), mistakes=mistakes
+        )
+    )
 
 
 @scaled
@@ -152,10 +145,10 @@ def test_scaled_dot_product_gives_zeros_to_a_query_that_sees_nothing(student, ch
         mask = random_mask(rng, *shape)
         mask[0, :, 2], mask[1, :, 0] = False, False
     mistakes = {
-        "a query that may attend to nothing gets NaN": dict(empty=math.nan),
-        "a query that may attend to nothing attends to every key alike": dict(empty=1 / 6),
+        "a query that may attend to nothing gets NaN": dict(weigh=partial(weigh, empty=math.nan)),
+        "a query that may attend to nothing attends to every key alike": dict(weigh=partial(weigh, empty=1 / 6)),
     }
-    check_layer(student, check, rng, SCALED, *qkv(rng, 2, 3), mask.to(dtype), mistakes=mistakes)
+    check(**forward(student, rng, SCALED, *scaled_inputs(rng, 2, 3), mask.to(dtype), mistakes=mistakes))
 
 
 @scaled
@@ -165,7 +158,8 @@ def test_scaled_dot_product_has_the_right_gradients(student, check, rng, masked)
     """Gradients reach q, k and v, in float64, and are not NaN where a query may attend to nothing."""
     mask = random_mask(rng, 2, 1, 4, 6)
     mask[0, :, 1] = False
-    check_gradients(student, check, rng, SCALED, *qkv(rng, 2, 3), *([mask] if masked else []))
+    for case in backward(student, rng, SCALED, *scaled_inputs(rng, 2, 3), *([mask] if masked else [])):
+        check(**case)
 
 
 @scaled
@@ -186,29 +180,32 @@ def test_scaled_dot_product_is_stable_for_large_scores(student, check):
     mask = torch.tensor([True, True, False, True])
     result = student.run(probe, q, k, v, mask)
 
-    plain, low = attend(q, k, v, 1.0), attend(q, k, v, 1.0, mask, hidden_score=-1e4)
+    plain, low = attend(q, k, v, scale=1.0), attend(q, k, v, mask, scale=1.0, weigh=partial(weigh, low=-1e4))
     zero = low[1].masked_fill(~mask, 0)
     beside = has_nan(result[2:]) and not has_nan(result[:2])
     mistakes = {
-        "what may be seen vanishes beside a greater hidden score: hide it first": lambda: only_if(beside, result),
-        "large scores overflow: subtract the greatest before the exponential": lambda: only_if(has_nan(result), result),
+        "what may be seen vanishes beside a greater hidden score: hide it first": check.when(beside),
+        "large scores overflow: subtract the greatest before the exponential": check.when(has_nan(result)),
         "what takes the place of a hidden score is not low enough: real scores can be lower": [*plain, *low],
         "what hides a score is not low enough: real scores can be lower": [*plain, zero @ v.double(), zero],
         "the weights do not sum to 1: a hidden key takes its share": [*plain, 0 * low[0], 0 * low[1]],
     }
-    check(result, [*plain, *attend(q, k, v, 1.0, mask)], dtype=torch.float32, terms=1 << 16, mistakes=mistakes)
+    check(result, [*plain, *attend(q, k, v, mask, scale=1.0)], dtype=torch.float32, terms=1 << 16, mistakes=mistakes)
 
 
 @scaled
 @pytest.mark.points(2)
 def test_scaled_dot_product_drops_weights_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode only; the weights that it leaves multiply v and are returned."""
-    q, k, v = qkv(rng, 2, 3)
-    (output, weights), *_, (_, undropped), _, _, _, _, _ = check_dropout(student, check, rng, SCALED, q, k, v)
+    q, k, v = scaled_inputs(rng, 2, 3)
+    runs = runs_with_dropout(student, rng, SCALED, q, k, v)
 
+    for fact in facts_of_dropout(runs):
+        check.that(*fact)
+    (output, weights), undropped = runs[0], runs[3][1]
     dropped = bool(((weights == 0) | ((weights - undropped / 0.5).abs() < 1e-5)).all())
     mistakes = {
-        "in train mode the weights that are returned are not those that multiplied v": lambda: only_if(dropped, output),
+        "in train mode the weights that are returned are not those that multiplied v": check.when(dropped),
     }
     check(output, weights.double() @ v.double(), dtype=torch.float32, mistakes=mistakes)
 

@@ -4,64 +4,28 @@ from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from attention_helpers import (
     COMMON_MISTAKES,
     SCALED,
     Layer,
-    attend,
-    check_dropout,
-    check_gradients,
-    check_layer,
-    past,
-    randn,
-    random_mask,
+    backward,
+    facts_of_dropout,
+    forward,
+    project_and_attend,
+    runs_with_dropout,
 )
+from shared import MANNERS, past, randn, random_mask
 
 # ---------------------------------------------------------------------------------------------- the formulas
 
 
-def split_heads(x, heads):
-    """(B, T, H·d) -> (B, H, T, d)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def join_heads(x):
-    """(B, H, T, d) -> (B, T, H·d)."""
-    return x.transpose(1, 2).flatten(2)
-
-
-def linear(x, weight, bias):
-    return F.linear(x.double(), weight.double(), None if bias is None else bias.double())
-
-
-def by_head(p, names, heads):
+def by_head(names, p, heads):
     """The projections that one joint Linear has if its rows go head by head: q, k, v of head 0, then of head 1, …"""
     joint = [
         torch.cat(kind).unflatten(0, (heads, len(names), -1)) for kind in zip(*(p[name] for name in names), strict=True)
     ]
     return p | {name: tuple(part[:, place].flatten(0, 1) for part in joint) for place, name in enumerate(names)}
-
-
-def project_and_attend(
-    p, xq, xk, xv, heads, mask=None, group=None, *,
-    sources="qkv", blocks="qkv", rows_by_head="", split=split_heads, scale=lambda d, D: d**0.5,
-    join=join_heads, project=True, finish=lambda x, *result: result, **wrong,
-):  # fmt: skip
-    """p has (weight, bias) of "q", "k", "v" and "o"; group is the kv head of each query head.
-
-    Of the knobs, sources says from which inputs q, k and v are made, and blocks says with which projections.
-    """
-    inputs, p = {"q": xq, "k": xk, "v": xv}, by_head(p, rows_by_head, heads) if rows_by_head else p
-    q, k, v = (linear(inputs[source], *p[block]) for source, block in zip(sources, blocks, strict=True))
-    kv_heads = heads if group is None else k.shape[-1] * heads // q.shape[-1]
-    q, k, v = split(q, heads), split(k, kv_heads), split(v, kv_heads)
-    if group is not None:
-        k, v = k[:, group], v[:, group]
-    output, weights = attend(q, k, v, scale(q.shape[-1], xq.shape[-1]), mask, **wrong)
-    output = linear(join(output), *p["o"]) if project else join(output)
-    return finish(xq.double(), output, weights)
 
 
 def parts(joint, names):
@@ -70,22 +34,21 @@ def parts(joint, names):
     return dict(zip(names, blocks, strict=True))
 
 
-def multi_head_formula(w, q, k, v, mask=None, /, heads=3, **knobs):
+def multi_head_formula(w, q, k, v, mask=None, /, heads=3, **steps):
     p = {name: w[f"w_{name}"] for name in "qkvo"}
-    knobs = {"mask": mask.unsqueeze(1) if mask is not None and mask.dim() == 3 else mask, **knobs}
-    return project_and_attend(p, q, k, v, heads, **knobs)
+    mask = mask.unsqueeze(1) if mask is not None and mask.dim() == 3 else mask
+    return project_and_attend(p, q, k, v, heads, mask, **steps)
 
 
-def causal_formula(w, x, heads=3, **knobs):
+def causal_formula(w, x, heads=3, **steps):
     p = {**parts(w["qkv"], "qkv"), "o": w["proj"]}
-    knobs = {"mask": past(x.shape[1]), **knobs}
-    return project_and_attend(p, x, x, x, heads, **knobs)
+    return project_and_attend(p, x, x, x, heads, past(x.shape[1]), **steps)
 
 
-def cross_formula(w, x, context, mask=None, /, heads=3, **knobs):
+def cross_formula(w, x, context, mask=None, /, heads=3, **steps):
     p = {"q": w["q"], **parts(w["kv"], "kv"), "o": w["proj"]}
-    knobs = {"mask": None if mask is None else mask[:, None, None, :], **knobs}
-    return project_and_attend(p, x, context, context, heads, **knobs)
+    mask = None if mask is None else mask[:, None, None, :]
+    return project_and_attend(p, x, context, context, heads, mask, **steps)
 
 
 MULTI_HEAD = Layer(
@@ -114,13 +77,12 @@ def with_one_head(layer, **arguments):
 
 
 def grouped(heads, kv_heads):
-    kv, group = 12 // heads * kv_heads, [head * kv_heads // heads for head in range(heads)]
+    kv = 12 // heads * kv_heads
 
-    def formula(w, x, causal=True, with_weights=False, **knobs):
-        p = {**w, "o": w["proj"]}
-        knobs = {"mask": past(x.shape[1]) if causal else None, "group": group, **knobs}
-        result = project_and_attend(p, x, x, x, heads, **knobs)
-        return result if with_weights or isinstance(result, torch.Tensor) else result[0]
+    def formula(w, x, causal=True, alone=True, **steps):
+        p, mask = {**w, "o": w["proj"]}, past(x.shape[1]) if causal else None
+        result = project_and_attend(p, x, x, x, heads, mask, **steps)
+        return result[0] if alone and isinstance(result, tuple) else result
 
     linears = {"q": (12, 12, False), "k": (12, kv, False), "v": (12, kv, False), "proj": (12, 12, False)}
     arguments = {"d_model": 12, "num_heads": heads, "num_kv_heads": kv_heads}
@@ -130,8 +92,8 @@ def grouped(heads, kv_heads):
 # ---------------------------------------------------------------------------------------------- what all classes share
 
 
-def check_construction(student, check, layer, *bad_sizes, says=("d_model", "num_heads"), **inputs):
-    """Arguments have the listed names, the Linear layers the listed sizes; sizes that do not fit are refused."""
+def construction(student, layer, *bad_sizes, says=("d_model", "num_heads"), **inputs):
+    """For `check(**…)`, each: arguments have the listed names, the Linear layers the listed sizes. Bad sizes are refused."""
 
     def probe(name, arguments, linears):
         return inside.linear_shapes(inside.attention_layer(name, {**arguments, "dropout": 0.0}), linears)
@@ -144,11 +106,15 @@ def check_construction(student, check, layer, *bad_sizes, says=("d_model", "num_
 
     found = student.run(probe, layer.name, layer.arguments, list(layer.linears))
 
-    for name, size in zip(layer.linears, found, strict=True):
-        in_out, bias = layer.linears[name][:2], layer.linears[name][2]
-        check(size[:2], in_out, otherwise=f"{name} is not a Linear of the sizes that the contract lists")
-        check(size[2], bias, mistakes={f"{name} should {'have a' if bias else 'not have a'} bias": not bias})
-    check(student.run(call_by_name, layer.name, layer.arguments, inputs), layer.arguments["d_model"])
+    for (name, (*in_out, bias)), size in zip(layer.linears.items(), found, strict=True):
+        wrong = f"{name} is not a Linear of the sizes that the contract lists"
+        yield {"value": size[:2], "expected": in_out, "otherwise": wrong}
+        wrong = f"{name} should {'have a' if bias else 'not have a'} bias"
+        yield {"value": size[2], "expected": bias, "mistakes": {wrong: not bias}}
+    yield {
+        "value": student.run(call_by_name, layer.name, layer.arguments, inputs),
+        "expected": layer.arguments["d_model"],
+    }
     for sizes in bad_sizes:
         x = torch.ones(1, 2, sizes[0])
         student.raises(ValueError, use, layer.name, sizes, [x, x] if layer is CROSS else [x], says=(*says, *sizes))
@@ -188,7 +154,7 @@ def test_multi_head_attention_joins_the_heads(student, check, rng, batch, querie
     if heads == 1:
         layer, mistakes = with_one_head(MULTI_HEAD, n_head=1, d_k=12, d_v=15), NO_HEADS | mistakes
     inputs = sequences(rng, batch, queries, keys, keys, width=7)
-    check_layer(student, check, rng, layer, *inputs, mistakes=mistakes)
+    check(**forward(student, rng, layer, *inputs, mistakes=mistakes))
 
 
 @multi_head
@@ -210,11 +176,13 @@ def test_multi_head_attention_hides_what_the_mask_hides(student, check, rng, sha
     inputs = [*sequences(rng, 3, 4, 6, 6, width=7), random_mask(rng, *shape).to(dtype)]
     mistakes = {
         **COMMON_MISTAKES,
-        "a mask (B, Tq, Tk) is taken for one mask a head: its first dimension is the batch": dict(mask=inputs[-1]),
-        "a mask (B, H, Tq, Tk) has its heads taken for the batch": dict(mask_to=lambda mask: mask.transpose(0, 1)),
-        "a mask (B, H, Tq, Tk) is not used head by head": dict(mask_to=lambda mask: mask[:, :1]),
+        "a mask (B, Tq, Tk) is taken for one mask a head: its first dimension is the batch": dict(
+            mask=lambda mask: inputs[-1]
+        ),
+        "a mask (B, H, Tq, Tk) has its heads taken for the batch": dict(mask=lambda mask: mask.transpose(0, 1)),
+        "a mask (B, H, Tq, Tk) is not used head by head": dict(mask=lambda mask: mask[:, :1]),
     }
-    check_layer(student, check, rng, MULTI_HEAD, *inputs, mistakes=mistakes)
+    check(**forward(student, rng, MULTI_HEAD, *inputs, mistakes=mistakes))
 
 
 @multi_head
@@ -223,7 +191,8 @@ def test_multi_head_attention_has_the_right_gradients_beside_a_query_that_sees_n
     """Gradients are right in float64; a query that may attend to nothing gets zeros, and no NaN flows back."""
     mask = random_mask(rng, 2, 4, 6)
     mask[0, 2] = False
-    check_gradients(student, check, rng, MULTI_HEAD, *sequences(rng, 2, 4, 6, 6, width=7), mask)
+    for case in backward(student, rng, MULTI_HEAD, *sequences(rng, 2, 4, 6, 6, width=7), mask):
+        check(**case)
 
 
 @multi_head
@@ -231,14 +200,18 @@ def test_multi_head_attention_has_the_right_gradients_beside_a_query_that_sees_n
 def test_multi_head_attention_has_the_listed_weights(student, check):
     """w_q, w_k, w_v and w_o are Linear layers of the listed sizes, without bias."""
     x = torch.ones(1, 2, 7)
-    check_construction(student, check, MULTI_HEAD, q=x, k=x, v=x, mask=None)
+    for case in construction(student, MULTI_HEAD, q=x, k=x, v=x, mask=None):
+        check(**case)
 
 
 @multi_head
 @pytest.mark.points(1)
 def test_multi_head_attention_drops_weights_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode only, and the weights are returned after it."""
-    check_dropout(student, check, rng, MULTI_HEAD, *sequences(rng, 2, 5, 6, 6, width=7))
+    runs = runs_with_dropout(student, rng, MULTI_HEAD, *sequences(rng, 2, 5, 6, 6, width=7))
+
+    for fact in facts_of_dropout(runs):
+        check.that(*fact)
 
 
 # ---------------------------------------------------------------------------------------------- causal
@@ -252,11 +225,13 @@ causal = pytest.mark.question("CausalAttention")
 def test_causal_attention_attends_to_the_past(student, check, rng, batch, length, heads):
     """Every position attends to itself and to the past only, in every head."""
     mistakes = {
-        "the future can be seen": dict(mask=None),
-        "the mask is transposed: it hides the past": dict(mask_to=lambda mask: mask.mT),
-        "a position cannot see itself": dict(mask_to=lambda mask: mask.tril(-1)),
-        "a position can see the next one": dict(mask_to=lambda mask: torch.ones_like(mask).tril(1)),
-        "the rows of qkv are taken head by head: all of q come first, then all of k": dict(rows_by_head="qkv"),
+        "the future can be seen": dict(mask=lambda mask: None),
+        "the mask is transposed: it hides the past": dict(mask=lambda mask: mask.mT),
+        "a position cannot see itself": dict(mask=lambda mask: mask.tril(-1)),
+        "a position can see the next one": dict(mask=lambda mask: torch.ones_like(mask).tril(1)),
+        "the rows of qkv are taken head by head: all of q come first, then all of k": dict(
+            rows=partial(by_head, "qkv")
+        ),
         "the rows of qkv are taken in the order v, k, q": dict(blocks="vkq"),
         "the rows of qkv are taken in the order k, v, q": dict(blocks="vqk"),
         "the rows of qkv are taken in the order v, q, k": dict(blocks="kvq"),
@@ -265,7 +240,7 @@ def test_causal_attention_attends_to_the_past(student, check, rng, batch, length
     layer = CAUSAL
     if heads == 1:
         layer, mistakes = with_one_head(CAUSAL, num_heads=1), NO_HEADS | mistakes
-    check_layer(student, check, rng, layer, *sequences(rng, batch, length), mistakes=mistakes)
+    check(**forward(student, rng, layer, *sequences(rng, batch, length), mistakes=mistakes))
 
 
 @causal
@@ -288,21 +263,26 @@ def test_causal_attention_takes_every_length_anew(student, check, rng):
 @pytest.mark.points(2)
 def test_causal_attention_has_the_right_gradients(student, check, rng):
     """Gradients reach x and the weights, in float64."""
-    check_gradients(student, check, rng, CAUSAL, *sequences(rng, 2, 5))
+    for case in backward(student, rng, CAUSAL, *sequences(rng, 2, 5)):
+        check(**case)
 
 
 @causal
 @pytest.mark.points(1)
 def test_causal_attention_has_the_listed_weights_and_refuses_a_width_that_the_heads_do_not_divide(student, check):
     """qkv and proj are Linear layers of the listed sizes; d_model that num_heads does not divide is a ValueError."""
-    check_construction(student, check, CAUSAL, (10, 4), (4, 8), x=torch.ones(1, 2, 12))
+    for case in construction(student, CAUSAL, (10, 4), (4, 8), x=torch.ones(1, 2, 12)):
+        check(**case)
 
 
 @causal
 @pytest.mark.points(1)
 def test_causal_attention_drops_weights_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode only, and the weights are returned after it."""
-    check_dropout(student, check, rng, CAUSAL, *sequences(rng, 2, 6))
+    runs = runs_with_dropout(student, rng, CAUSAL, *sequences(rng, 2, 6))
+
+    for fact in facts_of_dropout(runs):
+        check.that(*fact)
 
 
 # ---------------------------------------------------------------------------------------------- cross
@@ -322,14 +302,16 @@ def test_cross_attention_asks_the_context(student, check, rng, batch, queries, k
         "queries come from the context: they come from x": dict(sources="kkk"),
         "queries come from the context, keys and values from x": dict(sources="kqq"),
         "the rows of kv are taken in the order v, k": dict(blocks="qvk"),
-        "the rows of kv are taken head by head: first come all of k, then all of v": dict(rows_by_head="kv"),
-        "a part of the context is hidden as if it were the future": dict(mask=torch.ones(queries, keys).tril()),
+        "the rows of kv are taken head by head: first come all of k, then all of v": dict(rows=partial(by_head, "kv")),
+        "a part of the context is hidden as if it were the future": dict(
+            mask=lambda mask: torch.ones(queries, keys).tril()
+        ),
         **COMMON_MISTAKES,
     }
     layer = CROSS
     if heads == 1:
         layer, mistakes = with_one_head(CROSS, num_heads=1), NO_HEADS | mistakes
-    check_layer(student, check, rng, layer, *sequences(rng, batch, queries, keys), mistakes=mistakes)
+    check(**forward(student, rng, layer, *sequences(rng, batch, queries, keys), mistakes=mistakes))
 
 
 @cross
@@ -343,12 +325,10 @@ def test_cross_attention_hides_the_padding_of_the_context(student, check, rng, b
     mask[0, 2:4], mask[-1, 2:4] = torch.tensor([True, False]), torch.tensor([False, True])  # no two sequences alike
     inputs = [*sequences(rng, batch, 4, 6), mask.to(dtype)]
     mistakes = {
-        "context_mask is taken for one mask a head: it is one a sequence": dict(
-            mask_to=lambda mask: mask.transpose(0, 1)
-        ),
+        "context_mask is taken for one mask a head: it is one a sequence": dict(mask=lambda mask: mask.transpose(0, 1)),
         **COMMON_MISTAKES,
     }
-    check_layer(student, check, rng, CROSS, *inputs, mistakes=mistakes)
+    check(**forward(student, rng, CROSS, *inputs, mistakes=mistakes))
 
 
 @cross
@@ -357,7 +337,8 @@ def test_cross_attention_has_the_right_gradients_beside_a_context_that_is_all_pa
     """Gradients are right in float64; a context of nothing but padding gives the bias of proj, and no NaN flows back."""
     mask = random_mask(rng, 2, 6)
     mask[1] = False
-    check_gradients(student, check, rng, CROSS, *sequences(rng, 2, 4, 6), mask)
+    for case in backward(student, rng, CROSS, *sequences(rng, 2, 4, 6), mask):
+        check(**case)
 
 
 @cross
@@ -365,14 +346,18 @@ def test_cross_attention_has_the_right_gradients_beside_a_context_that_is_all_pa
 def test_cross_attention_has_the_listed_weights_and_refuses_a_width_that_the_heads_do_not_divide(student, check):
     """q, kv and proj are Linear layers of the listed sizes; d_model that num_heads does not divide is a ValueError."""
     x = torch.ones(1, 2, 12)
-    check_construction(student, check, CROSS, (10, 4), (4, 8), x=x, context=x, context_mask=None)
+    for case in construction(student, CROSS, (10, 4), (4, 8), x=x, context=x, context_mask=None):
+        check(**case)
 
 
 @cross
 @pytest.mark.points(1)
 def test_cross_attention_drops_weights_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode only, and the weights are returned after it."""
-    check_dropout(student, check, rng, CROSS, *sequences(rng, 2, 4, 6))
+    runs = runs_with_dropout(student, rng, CROSS, *sequences(rng, 2, 4, 6))
+
+    for fact in facts_of_dropout(runs):
+        check.that(*fact)
 
 
 # ---------------------------------------------------------------------------------------------- grouped queries
@@ -388,14 +373,16 @@ def test_grouped_query_attention_shares_kv_heads_within_a_group(student, check, 
     """Query head h uses kv head h // (H / KV)."""
     tiled = [head % kv_heads for head in range(heads)]
     mistakes = {
-        "query head h uses kv head h % KV: the heads of a group are neighbours": dict(group=tiled),
-        "the kv heads are used in reversed order": dict(group=sorted(tiled, reverse=True)),
-        "every query head uses the first kv head": dict(group=[0] * heads),
-        "the output comes with the weights: it should come alone": dict(with_weights=True),
+        "query head h uses kv head h % KV: the heads of a group are neighbours": dict(
+            share=lambda x, heads: x[:, tiled]
+        ),
+        "the kv heads are used in reversed order": dict(share=lambda x, heads: x[:, sorted(tiled, reverse=True)]),
+        "every query head uses the first kv head": dict(share=lambda x, heads: x[:, [0] * heads]),
+        "the output comes with the weights: it should come alone": dict(alone=False),
         "the scores are divided by the width of all kv heads": dict(scale=lambda d, D: (d * kv_heads) ** 0.5),
         **COMMON_MISTAKES,
     }
-    check_layer(student, check, rng, grouped(heads, kv_heads), *sequences(rng, batch, length), mistakes=mistakes)
+    check(**forward(student, rng, grouped(heads, kv_heads), *sequences(rng, batch, length), mistakes=mistakes))
 
 
 @grouped_query
@@ -414,7 +401,7 @@ def test_grouped_query_attention_is_causal_unless_told_otherwise(student, check,
     results, end_of_long = student.run(probe, w, x, w_of_one_head, long)
 
     yes, no = layer.formula(w, x), layer.formula(w, x, causal=False)
-    strict = layer.formula(w, x, mask_to=lambda mask: mask.tril(-1))
+    strict = layer.formula(w, x, mask=lambda mask: mask.tril(-1))
     mistakes = {
         "causal is ignored: the future can always be seen": [no] * 4,
         "causal is ignored: the future can never be seen": [yes] * 4,
@@ -430,7 +417,8 @@ def test_grouped_query_attention_is_causal_unless_told_otherwise(student, check,
 @pytest.mark.points(2)
 def test_grouped_query_attention_has_the_right_gradients(student, check, rng):
     """Gradients reach x and the weights, in float64: those of a kv head are summed over its group."""
-    check_gradients(student, check, rng, grouped(6, 2), *sequences(rng, 2, 5))
+    for case in backward(student, rng, grouped(6, 2), *sequences(rng, 2, 5)):
+        check(**case)
 
 
 @grouped_query
@@ -438,14 +426,18 @@ def test_grouped_query_attention_has_the_right_gradients(student, check, rng):
 def test_grouped_query_attention_has_the_listed_weights_and_refuses_sizes_that_do_not_divide(student, check):
     """q, k, v and proj are Linear layers of the listed sizes; sizes that do not divide are a ValueError."""
     bad, names = [(10, 4, 2), (12, 4, 3), (12, 2, 4)], ("d_model", "num_heads", "num_kv_heads")
-    check_construction(student, check, grouped(6, 2), *bad, says=names, x=torch.ones(1, 2, 12), causal=True)
+    for case in construction(student, grouped(6, 2), *bad, says=names, x=torch.ones(1, 2, 12), causal=True):
+        check(**case)
 
 
 @grouped_query
 @pytest.mark.points(1)
 def test_grouped_query_attention_drops_weights_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode only, and not at all by default."""
-    check_dropout(student, check, rng, grouped(6, 2), *sequences(rng, 2, 6), by_default=False)
+    runs = runs_with_dropout(student, rng, grouped(6, 2), *sequences(rng, 2, 6))
+
+    for fact in facts_of_dropout(runs, by_default=False):
+        check.that(*fact)
 
 
 # ---------------------------------------------------------------------------------------------- all layers
@@ -480,25 +472,15 @@ def test_layers_leave_everything_else_alone(student, check, rng, layer):
     w, inputs = layer.weights(rng), inputs_of(layer, rng)
     tensors = [item for item in inputs if item.shape[-1] == inputs[0].shape[-1]]  # all but the mask
     before, after = [item[:, :2] for item in tensors], [item.flip(1) for item in tensors]
-    results, inputs_after, torch_changed, printed = student.run(
-        probe, layer.name, layer.sizes, w, before, inputs, after, inputs
-    )
+    results, inputs_after, rude = student.run(probe, layer.name, layer.sizes, w, before, inputs, after, inputs)
 
     check(inputs_after, inputs, otherwise="an argument is changed in place")
     # Its own results are what they are compared with: whether these are right is for other tests to say.
     of_strided, of_later, fresh, plain = results
-    check(
-        torch.equal(of_strided[0], of_later[0]),
-        False,
-        mistakes={"the output is the same whatever the inputs are": True},
-    )
+    check.that(not torch.equal(of_strided[0], of_later[0]), "the output is the same whatever the inputs are")
     check(of_strided, plain, otherwise="inputs with another layout in memory give another result")
     check(of_later, fresh, otherwise="a call uses what the layer kept of an earlier one")
-    mistakes = {
-        "the seed, the default dtype or another setting of torch is changed": [True, False],
-        "something is printed": [False, True],
-    }
-    check([torch_changed, printed], [False, False], mistakes=mistakes)
+    check(rude, "", mistakes=MANNERS)
 
 
 @everything

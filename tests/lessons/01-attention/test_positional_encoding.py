@@ -7,6 +7,8 @@ heads" as in the authors' code. The codes are fixed, so sizes vary where other s
 import pytest
 import torch
 
+from shared import MANNERS, dropout_facts, dtype_of, each, on_inputs, randn
+
 ENCODING = pytest.mark.question("PositionalEncoding")
 LEARNED = pytest.mark.question("LearnedPositionalEmbedding")
 RELATIVE = pytest.mark.question("relative_positional_encoding")
@@ -24,45 +26,55 @@ def waves(position, d_model, power=None, base=10000.0, sine=lambda j: j % 2 == 0
     return torch.where(sine(j), angle.sin(), angle.cos())
 
 
-def wave_mistakes(position, D):
-    """What students make of the codes of these positions."""
-    half = (D + 1) // 2
-    last = position.double() / 10000 ** ((D - 1) / D)  # the angle of the last column, where D is odd
+def with_last_column(position, D, column):
+    """The codes with another last column, a function of its angles: for an odd D."""
+    last = position.double() / 10000 ** ((D - 1) / D)
+    return torch.cat([waves(position, D)[..., :-1], column(last)[..., None]], dim=-1)
 
-    def with_last_column(column):
-        return torch.cat([waves(position, D)[..., :-1], column[..., None]], dim=-1)
 
-    return {
-        "the last column of an odd D is left empty: it is a sine": lambda: with_last_column(torch.zeros_like(last)),
-        "the last column of an odd D is a cosine: it is a sine": lambda: with_last_column(last.cos()),
-        "sines fill the first half of the columns and cosines the second: they must alternate": lambda: waves(
-            position, D, lambda j: 2 * (j % half) / D, sine=lambda j: j < half
-        ),
-        "sine and cosine are swapped: even columns are sines": lambda: waves(position, D, sine=lambda j: j % 2 == 1),
-        "all columns are sines: odd columns are cosines": lambda: waves(position, D, sine=lambda j: j >= 0),
-        "the exponent is i / D: it lacks the factor 2 of 10000^(2i / D)": lambda: waves(
-            position, D, lambda j: (j // 2) / D
-        ),
-        "the exponent is 4i / D: the factor 2 is in it twice": lambda: waves(position, D, lambda j: 4 * (j // 2) / D),
-        "a sine and its cosine have different frequencies: they share 10000^(-2i / D)": lambda: waves(
-            position, D, lambda j: j / D
-        ),
-        "the exponent is 2j / D for column j: column pairs share 10000^(-2i / D)": lambda: waves(
-            position, D, lambda j: 2 * j / D
-        ),
-        "positions are multiplied by 10000^(2i / D): they are divided by it": lambda: waves(
-            position, D, lambda j: -2 * (j // 2) / D
-        ),
-        "the frequencies are spread over D / 2 - 1 steps: the exponent is 2i / D": lambda: waves(
-            position, D, lambda j: (j // 2) / (D // 2 - 1)
-        ),
-        "positions are counted from 1: the first is position 0": lambda: waves(position + 1, D),
-        "the exponent divides by D + 1 where D is odd": lambda: waves(position, D, lambda j: 2 * (j // 2) / (D + 1)),
-        "the exponent divides by D - 1 where D is odd": lambda: waves(position, D, lambda j: 2 * (j // 2) / (D - 1)),
-        "the base is 1000: it is 10000": lambda: waves(position, D, base=1000.0),
-        "the base is 100000: it is 10000": lambda: waves(position, D, base=100000.0),
-        "all columns turn at the same speed: the frequency is missing": lambda: waves(position, D, base=1.0),
-    }
+WAVE_MISTAKES = {  # what students make of the codes of positions: sentence -> a function of (position, D)
+    "the last column of an odd D is left empty: it is a sine": lambda position, D: with_last_column(
+        position, D, torch.zeros_like
+    ),
+    "the last column of an odd D is a cosine: it is a sine": lambda position, D: with_last_column(
+        position, D, torch.cos
+    ),
+    "sines fill the first half of the columns and cosines the second: they must alternate": lambda position, D: waves(
+        position, D, lambda j: 2 * (j % ((D + 1) // 2)) / D, sine=lambda j: j < (D + 1) // 2
+    ),
+    "sine and cosine are swapped: even columns are sines": lambda position, D: waves(
+        position, D, sine=lambda j: j % 2 == 1
+    ),
+    "all columns are sines: odd columns are cosines": lambda position, D: waves(position, D, sine=lambda j: j >= 0),
+    "the exponent is i / D: it lacks the factor 2 of 10000^(2i / D)": lambda position, D: waves(
+        position, D, lambda j: (j // 2) / D
+    ),
+    "the exponent is 4i / D: the factor 2 is in it twice": lambda position, D: waves(
+        position, D, lambda j: 4 * (j // 2) / D
+    ),
+    "a sine and its cosine have different frequencies: they share 10000^(-2i / D)": lambda position, D: waves(
+        position, D, lambda j: j / D
+    ),
+    "the exponent is 2j / D for column j: column pairs share 10000^(-2i / D)": lambda position, D: waves(
+        position, D, lambda j: 2 * j / D
+    ),
+    "positions are multiplied by 10000^(2i / D): they are divided by it": lambda position, D: waves(
+        position, D, lambda j: -2 * (j // 2) / D
+    ),
+    "the frequencies are spread over D / 2 - 1 steps: the exponent is 2i / D": lambda position, D: waves(
+        position, D, lambda j: (j // 2) / (D // 2 - 1)
+    ),
+    "positions are counted from 1: the first is position 0": lambda position, D: waves(position + 1, D),
+    "the exponent divides by D + 1 where D is odd": lambda position, D: waves(
+        position, D, lambda j: 2 * (j // 2) / (D + 1)
+    ),
+    "the exponent divides by D - 1 where D is odd": lambda position, D: waves(
+        position, D, lambda j: 2 * (j // 2) / (D - 1)
+    ),
+    "the base is 1000: it is 10000": lambda position, D: waves(position, D, base=1000.0),
+    "the base is 100000: it is 10000": lambda position, D: waves(position, D, base=100000.0),
+    "all columns turn at the same speed: the frequency is missing": lambda position, D: waves(position, D, base=1.0),
+}
 
 
 def own(table, max_len, D):
@@ -70,10 +82,6 @@ def own(table, max_len, D):
     if isinstance(table, torch.Tensor) and table.shape == (1, max_len, D) and table.is_floating_point():
         return table[0].double()
     return waves(torch.arange(max_len), D)
-
-
-def batched(mistakes):
-    return {sentence: (lambda wrong=wrong: wrong()[None]) for sentence, wrong in mistakes.items()}
 
 
 def slopes(heads):
@@ -113,7 +121,13 @@ def test_the_table_alternates_sines_and_cosines(student, check, d_model, max_len
         "pe has its batch dimension second: the shape is (1, max_len, D)": waves(position, d_model)[:, None],
     }
     truth = waves(position, d_model)[None]
-    check(table, truth, dtype=torch.float32, within=1e-5, mistakes=mistakes | batched(wave_mistakes(position, d_model)))
+    check(
+        table,
+        truth,
+        dtype=torch.float32,
+        within=1e-5,
+        mistakes=mistakes | each(on_inputs(WAVE_MISTAKES, position, d_model), lambda code: code[None]),
+    )
 
 
 @ENCODING
@@ -131,7 +145,7 @@ def test_an_odd_d_model_ends_with_a_sine(student, check, d_model):
     table, encoded = student.run(probe, d_model)
 
     position = torch.arange(10)
-    mistakes = batched(wave_mistakes(position, d_model))
+    mistakes = each(on_inputs(WAVE_MISTAKES, position, d_model), lambda code: code[None])
     check(table, waves(position, d_model)[None], dtype=torch.float32, within=1e-5, mistakes=mistakes)
     check(encoded, waves(position[:8], d_model).expand(2, 8, -1), dtype=torch.float32, within=1e-5)
 
@@ -173,9 +187,9 @@ def test_the_table_is_a_buffer(student, check):
     other = torch.arange(24.0).view(1, 6, 4)
     is_trained, moved_to, is_saved, encoded = student.run(probe, other)
 
-    check(is_trained, False, mistakes={"pe is a parameter, which an optimizer would change: it is a buffer": True})
+    check.that(not is_trained, "pe is a parameter, which an optimizer would change: it is a buffer")
     check(moved_to, "meta", mistakes={"pe does not move with the layer: register it as a buffer": "cpu"})
-    check(is_saved, True, mistakes={"pe is not saved with the state: it is a persistent buffer": False})
+    check.that(is_saved, "pe is not saved with the state: it is a persistent buffer")
     again = {"forward works the code out again: it adds what the buffer pe holds": waves(torch.arange(3), 4)[None]}
     check(encoded, other[:, :3], mistakes=again)
 
@@ -193,7 +207,7 @@ def test_forward_adds_the_first_rows(student, check, rng, B, T, D, max_len):
         layer(x[:, :1].bfloat16())
         return layer(x), layer.eval()(x), layer.pe
 
-    x = torch.randn(B, T, D, generator=rng)
+    x = randn(rng, B, T, D)
     encoded, in_eval_mode, table = student.run(probe, x, max_len)
 
     pe = own(table, max_len, D)
@@ -223,10 +237,10 @@ def test_the_result_has_the_dtype_of_x(student, check, rng, dtype):
         layer = PositionalEncoding(6, 9)
         return layer(x), layer.pe
 
-    x = torch.randn(2, 5, 6, generator=rng, dtype=torch.float64).to(dtype)
+    x = randn(rng, 2, 5, 6, dtype=torch.float64).to(dtype)
     encoded, table = student.run(probe, x)
 
-    named = encoded.dtype if isinstance(encoded, torch.Tensor) else None
+    named = dtype_of(encoded)
     check(named, dtype, mistakes={"the result is float32 whatever x is: it has the dtype of x": torch.float32})
     precision = {"within": 1e-5} if dtype == torch.float64 else {"terms": 1}
     check(encoded, x.double() + own(table, 9, 6)[:5], dtype=dtype, **precision)
@@ -255,16 +269,15 @@ def test_the_encoding_is_dropped_out_in_train_mode_only(student, check, rng):
         from positional_encoding import PositionalEncoding
 
         layer = PositionalEncoding(8, 20, dropout=0.5)
-        return [*inside.seeded_runs(layer, x), PositionalEncoding(8, 20)(x), layer.pe]
+        return [*inside.dropout_runs(layer, x), PositionalEncoding(8, 20)(x), layer.pe]
 
-    x = torch.randn(4, 9, 8, generator=rng)
-    first, same_seed, other_seed, quiet, quiet_again, by_default, table = student.run(probe, x)
+    x = randn(rng, 4, 9, 8)
+    *runs, by_default, table = student.run(probe, x)
 
-    check(torch.equal(quiet, quiet_again), True, mistakes={"dropout is active in eval mode too": False})
-    check(torch.equal(first, same_seed), True, mistakes={"dropout does not follow torch's seed": False})
-    # 288 elements are kept or zeroed alike with a probability of 2^-288.
-    check(torch.equal(first, other_seed), False, mistakes={"there is no dropout in train mode": True})
-    check(torch.equal(by_default, quiet), True, mistakes={"dropout is active by default: it is 0.0": False})
+    for fact in dropout_facts(runs):  # 288 numbers at a rate of 0.5
+        check.that(*fact)
+    quiet = runs[3][0]
+    check.that(torch.equal(by_default, quiet), "dropout is active by default: it is 0.0")
     check(quiet, x + own(table, 20, 8)[:9], dtype=torch.float32, within=1e-5)
 
 
@@ -276,25 +289,25 @@ def test_the_encoding_leaves_its_input_alone_and_lets_gradients_through(student,
     def probe(x, cotangent):
         from positional_encoding import PositionalEncoding
 
-        result, (after,), torch_changed, printed = inside.manners(lambda x: PositionalEncoding(6, 9)(x), x)
+        result, (after,), rude = inside.manners(lambda x: PositionalEncoding(6, 9)(x), x)
         leaf = x.clone().requires_grad_()
         layer = PositionalEncoding(6, 9)
-        gradient = inside.pulled_back(layer(leaf), cotangent, [leaf])[0]
-        return after, result, torch_changed, printed, gradient, layer.pe
+        gradient = inside.gradients(layer(leaf), [leaf], [cotangent])[0]
+        return after, result, rude, gradient, layer.pe
 
-    x, cotangent = torch.randn(2, 3, 5, 6, generator=rng)
-    after, encoded, torch_changed, printed, gradient, table = student.run(probe, x, cotangent)
+    x, cotangent = randn(rng, 2, 3, 5, 6)
+    after, encoded, rude, gradient, table = student.run(probe, x, cotangent)
 
     check(after, x, otherwise="x is changed in place")
     check(encoded, x + own(table, 9, 6)[:5], dtype=torch.float32, within=1e-5)
-    assert not torch_changed, "the global state of torch is changed"
-    assert not printed, "forward prints"
+    check(rude, "", mistakes=MANNERS)
     check(gradient, cotangent, mistakes={"no gradient reaches x": torch.zeros_like(x)})
 
 
 @ENCODING
 @pytest.mark.gpu
 @pytest.mark.points(1)
+@pytest.mark.needs("test_the_result_has_the_dtype_of_x")
 def test_positions_on_the_gpu(student, check, rng, device):
     """On a GPU, in bfloat16, the fixed and the learned positions are added there."""
 
@@ -304,7 +317,7 @@ def test_positions_on_the_gpu(student, check, rng, device):
         learned = LearnedPositionalEmbedding(6, 9).to(x.device)
         return PositionalEncoding(6, 9).to(x.device)(x), learned(x), learned.embedding.weight.data
 
-    x = torch.randn(2, 5, 6, generator=rng).bfloat16()
+    x = randn(rng, 2, 5, 6).bfloat16()
     encoded, embedded, weight = student.run(probe, x)
 
     check(encoded, x.double() + waves(torch.arange(5), 6), dtype=torch.bfloat16, terms=1)
@@ -331,12 +344,12 @@ def test_learned_vectors_are_added_by_position(student, check, rng, B, T, D, max
 
         shape = list(LearnedPositionalEmbedding(weight.shape[1], weight.shape[0]).embedding.weight.shape)
         if shape != list(weight.shape):
-            return shape, (None, None), None, False, False
-        result, (after,), torch_changed, printed = inside.manners(make_and_use, x)
-        return shape, result, after, torch_changed, printed
+            return shape, (None, None), None, ""
+        result, (after,), rude = inside.manners(make_and_use, x)
+        return shape, result, after, rude
 
-    x, weight = torch.randn(B, T, D, generator=rng), torch.randn(max_len, D, generator=rng)
-    shape, (encoded, in_eval_mode), after, torch_changed, printed = student.run(probe, x, weight)
+    x, weight = randn(rng, B, T, D), randn(rng, max_len, D)
+    shape, (encoded, in_eval_mode), after, rude = student.run(probe, x, weight)
 
     swapped = "embedding has d_model rows of max_len numbers: it has a row of d_model numbers for each position"
     check(shape, [max_len, D], mistakes={swapped: [D, max_len]})
@@ -354,8 +367,7 @@ def test_learned_vectors_are_added_by_position(student, check, rng, B, T, D, max
     })  # fmt: skip
     check(after, x, otherwise="x is changed in place")
     check(in_eval_mode, encoded, otherwise="eval mode differs from train mode")
-    assert not torch_changed, "the global state of torch is changed"
-    assert not printed, "the layer prints"
+    check(rude, "", mistakes=MANNERS)
 
 
 @LEARNED
@@ -372,14 +384,14 @@ def test_learned_positions_are_trained(student, check, rng):
         return (
             is_parameter,
             weight.requires_grad,
-            *inside.pulled_back(layer(leaf), cotangent, [leaf, weight.requires_grad_()]),
+            *inside.gradients(layer(leaf), [leaf, weight.requires_grad_()], [cotangent]),
         )
 
-    x, cotangent = torch.randn(2, 3, 5, 6, generator=rng)
+    x, cotangent = randn(rng, 2, 3, 5, 6)
     is_parameter, wants_a_gradient, of_x, of_weight = student.run(probe, x, cotangent)
 
-    check(is_parameter, True, mistakes={"the embedding is no parameter of the layer: it would never be trained": False})
-    check(wants_a_gradient, True, mistakes={"the embedding is frozen: it would never be trained": False})
+    check.that(is_parameter, "the embedding is no parameter of the layer: it would never be trained")
+    check.that(wants_a_gradient, "the embedding is frozen: it would never be trained")
     check(of_x, cotangent, mistakes={"no gradient reaches x": torch.zeros_like(x)})
     truth = torch.cat([cotangent.double().sum(0), torch.zeros(4, 6, dtype=torch.float64)])
     check(of_weight, truth, dtype=torch.float32, mistakes={
@@ -413,10 +425,10 @@ def test_the_learned_sum_has_the_dtype_of_x(student, check, rng, dtype):
         layer = LearnedPositionalEmbedding(6, 9)
         return layer.embedding.weight.data, layer(x)
 
-    x = torch.randn(2, 5, 6, generator=rng, dtype=torch.float64).to(dtype)
+    x = randn(rng, 2, 5, 6, dtype=torch.float64).to(dtype)
     weight, encoded = student.run(probe, x)
 
-    named = encoded.dtype if isinstance(encoded, torch.Tensor) else None
+    named = dtype_of(encoded)
     check(named, dtype, mistakes={"the result is float32 whatever x is: it has the dtype of x": torch.float32})
     check(encoded, x.double() + weight[:5].double(), dtype=dtype, terms=64 if dtype == torch.float64 else 1)
 
@@ -452,7 +464,7 @@ def test_each_pair_gets_the_code_of_its_distance(student, check, T, D, m):
         "the code is that of the key's position alone": waves(j.expand(T, T), D),
         "one code a position is returned: it is one a pair of positions": waves(torch.arange(T), D),
         "one code a distance is returned: it is one a pair of positions": waves(torch.arange(2 * m + 1), D),
-    } | wave_mistakes(place, D))  # fmt: skip
+    } | on_inputs(WAVE_MISTAKES, place, D))  # fmt: skip
 
 
 @RELATIVE
@@ -463,20 +475,19 @@ def test_relative_codes_have_the_default_dtype(student, check):
     def probe():
         from positional_encoding import relative_positional_encoding
 
-        _, _, torch_changed, printed = inside.manners(relative_positional_encoding, 3, 4, 2)
+        _, _, rude = inside.manners(relative_positional_encoding, 3, 4, 2)
         plain = inside.a_tensor(relative_positional_encoding(5, 6, 2))
         torch.set_default_dtype(torch.float64)
         code = relative_positional_encoding(seq_len=5, d_model=6, max_relative_position=2)
         torch.set_default_dtype(torch.float32)
-        return torch_changed, printed, code, plain
+        return rude, code, plain
 
-    torch_changed, printed, code, plain = student.run(probe)
+    rude, code, plain = student.run(probe)
 
-    dtype = code.dtype if isinstance(code, torch.Tensor) else None
+    dtype = dtype_of(code)
     check(dtype, torch.float64, mistakes={"the result is float32 whatever the default dtype is": torch.float32})
     check(code, plain.double(), within=1e-5)  # its own: whether that is right is for other tests to say
-    assert not torch_changed, "the global state of torch is changed"
-    assert not printed, "the function prints"
+    check(rude, "", mistakes=MANNERS)
 
 
 # -------------------------------------------------------------------------------- alibi_bias
@@ -557,17 +568,16 @@ def test_the_bias_has_the_default_dtype(student, check):
     def probe():
         from positional_encoding import alibi_bias
 
-        _, _, torch_changed, printed = inside.manners(alibi_bias, 2, 3)
+        _, _, rude = inside.manners(alibi_bias, 2, 3)
         plain = inside.a_tensor(alibi_bias(6, 4))
         torch.set_default_dtype(torch.float64)
         value = alibi_bias(num_heads=6, seq_len=4)
         torch.set_default_dtype(torch.float32)
-        return torch_changed, printed, value, plain
+        return rude, value, plain
 
-    torch_changed, printed, value, plain = student.run(probe)
+    rude, value, plain = student.run(probe)
 
-    dtype = value.dtype if isinstance(value, torch.Tensor) else None
+    dtype = dtype_of(value)
     check(dtype, torch.float64, mistakes={"the result is float32 whatever the default dtype is": torch.float32})
     check(value, plain.double(), within=1e-5)  # its own: whether that is right is for other tests to say
-    assert not torch_changed, "the global state of torch is changed"
-    assert not printed, "the function prints"
+    check(rude, "", mistakes=MANNERS)

@@ -1,0 +1,243 @@
+"""What hidden suites of every lesson may use, as `from shared import …`: it runs in the grader's process.
+
+Nothing here takes `check`: a function gives values, facts or sentences, and the test says what is checked. Facts are pairs
+(what should be true, the sentence if it is not): `for fact in dropout_facts(runs): check.that(*fact)`.
+"""
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from autograder.check import Check
+
+when = Check.when  # a mistake under a condition: where there is no check
+
+# ---------------------------------------------------------------------------------------------- random inputs
+
+
+def randn(rng, *shape, dtype=torch.float32):
+    """Numbers of the normal distribution, in a tensor of this shape."""
+    return torch.randn(shape, generator=rng, dtype=dtype)
+
+
+def tokens(rng, vocab_size, *shape):
+    """Ids from 0 to vocab_size - 1: int64."""
+    return torch.randint(0, vocab_size, shape, generator=rng)
+
+
+def shuffled(rng, items):
+    """The items of a list in random order."""
+    return [items[place] for place in torch.randperm(len(items), generator=rng)]
+
+
+def random_mask(rng, *shape):
+    """(…, Tk) bool: every query sees the first key and not the second; what comes first and second differs in the last."""
+    mask = torch.rand(shape, generator=rng) < 0.5
+    mask[..., 0], mask[..., 1] = True, False
+    if len(shape) > 1:
+        mask[::2, ..., -1], mask[1::2, ..., -1] = True, False
+    return mask
+
+
+def past(length):
+    """(T, T) bool: true where a position may attend in causal attention."""
+    return torch.ones(length, length, dtype=torch.bool).tril()
+
+
+def linear_weights(rng, width_in, width_out, bias=True, dtype=torch.float32):
+    """Weight (out, in) and bias (out,) or None of a Linear, so large that every part of a formula shows."""
+    weight = randn(rng, width_out, width_in, dtype=dtype) * 1.5 / width_in**0.5
+    return weight, randn(rng, width_out, dtype=dtype) if bias else None
+
+
+# ---------------------------------------------------------------------------------------------- attention in float64
+
+
+def weigh(scores, hidden, *, over=-1, low=-math.inf, empty=0.0):
+    """Scores (…, Tq, Tk) -> weights of the keys that are not hidden; those of a query that sees none are `empty`."""
+    nothing = hidden.all(dim=-1, keepdim=True)
+    return scores.masked_fill(hidden & ~nothing, low).softmax(over).masked_fill(nothing, empty)
+
+
+def attend(q, k, v, mask=None, *, scale=None, weigh=weigh):
+    """softmax(q kᵀ / scale) v and the weights, in float64. mask is 0 or False where a key is hidden; scale is √Dh."""
+    scores = q.double() @ k.double().mT / (q.shape[-1] ** 0.5 if scale is None else scale)
+    hidden = torch.zeros_like(scores, dtype=torch.bool) if mask is None else (mask == 0).expand_as(scores)
+    weights = weigh(scores, hidden)
+    return weights @ v.double(), weights
+
+
+def linear(x, weight, bias=None):
+    return F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+
+
+def split_heads(x, heads):
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, T, H·d) -> (B, H, T, d)
+
+
+def split_by_view(x, heads):
+    """As it is often done, which mixes positions."""
+    return x.reshape(x.shape[0], heads, x.shape[1], -1)
+
+
+def join_heads(x):
+    return x.transpose(1, 2).flatten(2)  # (B, H, T, d) -> (B, T, H·d)
+
+
+# ---------------------------------------------------------------------------------------------- values
+
+
+def as_list(result):
+    """One value or several, in a tuple or list, as a list."""
+    return list(result) if isinstance(result, (tuple, list)) else [result]
+
+
+def dtype_of(value):
+    """The dtype of a reply, or None where it is no tensor: `check(dtype_of(value), torch.float64, mistakes=…)`."""
+    return value.dtype if isinstance(value, torch.Tensor) else None
+
+
+def single(tree):
+    """A tree whose floating-point tensors are float32: how exactly they are compared, whatever they were worked out in."""
+    if isinstance(tree, dict):
+        return {key: single(item) for key, item in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [single(item) for item in tree]
+    return tree.float() if isinstance(tree, torch.Tensor) and tree.is_floating_point() else tree
+
+
+def nearly(values, truth, within=1e-5):
+    """Whether tensors (one or several) have the shapes of the truth, and its values but for `within`, whatever their dtype."""
+    pairs = zip(as_list(values), as_list(truth), strict=True)
+    return all(
+        isinstance(x, torch.Tensor) and x.shape == y.shape and x.double().allclose(y.double(), rtol=within, atol=within)
+        for x, y in pairs
+    )
+
+
+def has_nan(values):
+    """Whether there is a NaN in a tensor, or in one of several."""
+    return any(isinstance(tensor, torch.Tensor) and bool(tensor.isnan().any()) for tensor in as_list(values))
+
+
+def on_inputs(mistakes, *inputs):
+    """A table of mistakes, sentence -> a function of the inputs, as `check` takes them."""
+    return {sentence: partial(wrong, *inputs) for sentence, wrong in mistakes.items()}
+
+
+def each(mistakes, change):
+    """The same mistakes, each of whose values, or functions of one, is `change`d when it is asked for."""
+    return {
+        sentence: (lambda wrong=wrong: change(wrong() if callable(wrong) else wrong))
+        for sentence, wrong in mistakes.items()
+    }
+
+
+# ---------------------------------------------------------------------------------------------- gradients
+
+
+def true_gradients(function, *inputs, weights=()):
+    """(outputs, gradients) of function(*inputs), in float64, as lists; the truth for `inside.gradients`.
+
+    inputs: those of floating point get a gradient, in their order, and after them the weights, which function uses.
+    Number n of each output counts cos(n) times.
+    """
+    inputs = [item.double() if item.is_floating_point() else item for item in inputs]
+    leaves = [*(item for item in inputs if item.is_floating_point()), *weights]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    outputs = as_list(function(*inputs))
+    total = sum((torch.arange(item.numel()).double().cos().view_as(item) * item).sum() for item in outputs)
+    grads = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+    return [item.detach() for item in outputs], list(grads)
+
+
+# ---------------------------------------------------------------------------------------------- conduct
+
+MANNERS = {  # sentence -> what inside.manners says: check(rude, "", mistakes=MANNERS)
+    "the seed, the default dtype or another setting of torch is changed": "changes torch",
+    "something is printed": "prints",
+    "a setting of torch is changed, and something is printed": "changes torch, prints",
+}
+
+
+def dropout_facts(runs):
+    """Facts about inside.dropout_runs: off in eval mode, repeated by a seed, different without one in train mode.
+
+    Inputs should have so many numbers that two calls hardly ever drop the same by chance: n numbers at a rate p do with
+    a probability of (1 - 2p + 2p²)^n, which is 10⁻¹⁹ for 100 numbers at p = 0.5, and 10⁻¹⁰ for 116 at p = 0.1.
+    """
+    first, same_seed, other_seed, quiet, quiet_again = (run[0] for run in runs)
+    return [
+        (torch.equal(quiet, quiet_again), "dropout is active in eval mode too"),
+        (torch.equal(first, same_seed), "dropout does not follow torch's seed"),
+        (not torch.equal(first, other_seed), "there is no dropout in train mode"),
+    ]
+
+
+def randomness_facts(found):
+    """Facts about inside.randomness: all is drawn from generator where it is given, from torch's own where it is not."""
+    return [
+        (not found["torch used"], "torch's own generator is used although generator is given"),
+        (found["seed"], "one seed of generator gives different tokens: everything is to be drawn from it"),
+        (not found["other seed"], "generator has no influence on what is drawn"),
+        (found["torch's seed"], "without generator torch's own is to be used: its seed gives the tokens again"),
+        (not found["next"], "every call draws the same: no seed may be set"),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- draws
+
+FALSE_ALARM = 1e-9  # of one chi-square test: all of a suite together fail a right solution less than once in 10⁶
+PLAUSIBLE = 1e-5  # a mistake is named where its own law passes at this level
+
+
+def chance(counts, probs):
+    """The probability that draws lie as far from their law as these counts do, or farther: Pearson's chi-square test.
+
+    counts, probs: (V,), or (R, V) for R laws, each of whose rows sums to 1. Cells in which less than 10 draws are
+    expected are one cell of their row: so the statistic's tail is right up to a factor of ten or so, down to 1e-9.
+    """
+    statistic, freedom = 0.0, 0
+    rows = counts.shape[-1]
+    for drawn, law in zip(counts.double().view(-1, rows), probs.double().view(-1, rows), strict=True):
+        if drawn[law == 0].sum() > 0:
+            return 0.0
+        expected = drawn.sum() * law
+        common = expected >= 10
+        drawn, expected = (torch.cat([cells[common], cells[~common].sum()[None]]) for cells in (drawn, expected))
+        drawn, expected = drawn[expected > 0], expected[expected > 0]
+        statistic += ((drawn - expected) ** 2 / expected).sum()
+        freedom += max(len(drawn) - 1, 0)
+    if freedom == 0:
+        return 1.0
+    half = torch.tensor(freedom / 2, dtype=torch.float64)
+    return float(torch.special.gammaincc(half, statistic / 2))
+
+
+def wrong_law(cases, otherwise):
+    """ "" if the draws of all cases fit their laws; else the sentence of the law that fits them best, or `otherwise`.
+
+    cases: (counts, probs, mistakes), where mistakes are sentence -> probs, or a function of them; the same sentences in
+    all cases. In one case two mistakes may come near each other; in all of them they do not: the first sentence counts
+    that is about as likely as the likeliest. One that fits no case that is wrong is none.
+    Use: `wrong = wrong_law(…)`, `check.that(not wrong, wrong)`.
+    """
+    wrong = [chance(counts, probs) <= FALSE_ALARM for counts, probs, _ in cases]
+    if not any(wrong):
+        return ""
+    fits = {sentence: _fit(cases, wrong, sentence) for sentence in cases[0][2]}
+    best = max(fits.values(), default=-math.inf)
+    near = best - math.log(100)
+    return next(sentence for sentence in fits if fits[sentence] >= near) if best > -math.inf else otherwise
+
+
+def _fit(cases, wrong, sentence):
+    """The logarithm of the chance of all draws, of which no single case decides alone."""
+    laws = [(counts, mistakes[sentence]) for counts, _, mistakes in cases]
+    chances = [chance(counts, law() if callable(law) else law) for counts, law in laws]
+    if not any(fits > PLAUSIBLE for fits, is_wrong in zip(chances, wrong, strict=True) if is_wrong):
+        return -math.inf
+    return sum(math.log(max(fits, 1e-6)) for fits in chances)
