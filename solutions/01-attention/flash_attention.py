@@ -57,7 +57,7 @@ def flash_attention_forward(
 
         for j in range(0, Tk, block_size):
             if causal and j > i:
-                break  # queries and keys have the same tiles: this one lies in the future, as do all that follow
+                break  # queries and keys have the same tiles: this one is in the future, as are all that follow
             v_j = v[:, :, j : j + block_size].to(wide)  # (B, H, Bk, Dh)
             s = _tile_of_scores(q, k, i, j, causal, block_size)  # (B, H, Bq, Bk)
 

@@ -125,7 +125,7 @@ def alibi_bias(num_heads: int, seq_len: int) -> torch.Tensor:
     # student: the slopes, then -slope * (i - j) for each pair, and -inf above the diagonal
     slopes = torch.tensor(_alibi_slopes(num_heads))[:, None, None]  # (H, 1, 1)
     position = torch.arange(seq_len)
-    distance = position[:, None] - position[None, :]  # (T, T): i - j, how far back the key lies
+    distance = position[:, None] - position[None, :]  # (T, T): i - j, how far back the key is
     return (-slopes * distance).masked_fill(distance < 0, float("-inf"))  # (H, T, T)
 
 

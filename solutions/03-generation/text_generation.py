@@ -471,7 +471,7 @@ class CreativeTextGenerator:
         """Continues the prompt after the style, which the text does not hold.
 
         The model sees the style as context before each token: where the context is longer than the model's max_len, what
-        lies behind the style is cut, and never the style.
+        follows the style is cut, and never the style.
 
         prompt, style: any strings. max_length: tokens of the text; the style does not count. -> str
         Raises ValueError if the prompt has max_length tokens or more, or max_length is more than the model's max_len.

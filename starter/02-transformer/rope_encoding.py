@@ -32,7 +32,7 @@ def rope_frequencies(dim: int, base: float = 10000.0, scaling: dict | None = Non
       down the slowest by f. bloc97 2023, "NTK-Aware Scaled RoPE".
     - {"type": "yarn", "factor", "original_max_position_embeddings"}, and optionally "beta_fast" (32), "beta_slow" (1),
       "truncate" (True): pairs that turn more than beta_fast times within L stay, those below beta_slow turns become
-      theta / f, and a ramp over the pairs lies in between. Peng et al. 2023, "YaRN". The attention factor of YaRN is
+      theta / f, and a ramp over the pairs in between. Peng et al. 2023, "YaRN". The attention factor of YaRN is
       not part of the frequencies.
     - {"type": "llama3", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}: the same
       idea with a ramp over the number of turns. Llama 3.1, as in `transformers`.
