@@ -29,10 +29,14 @@ from torch import nn
 class PositionwiseFeedForward(nn.Module):
     """FFN(x) = max(0, x W_1 + b_1) W_2 + b_2 at each position alone (Vaswani et al. 2017, section 3.3, equation 2).
 
-    d_model: D. d_ff: the width inside, 4·D in the paper.
-    dropout: the probability with which a number is dropped after the ReLU, in train mode; 0 drops nothing.
+    Args:
+        d_model: D.
+        d_ff: the width inside, 4·D in the paper.
+        dropout: the probability with which a number is dropped after the ReLU, in train mode; 0 drops nothing.
 
-    Weights: w_1: Linear(D, d_ff), w_2: Linear(d_ff, D).
+    Weights:
+        w_1: Linear(D, d_ff).
+        w_2: Linear(d_ff, D).
     """
 
     def __init__(self, d_model: int, d_ff: int, dropout: float = 0.1) -> None:
@@ -60,8 +64,14 @@ def _multi_head(d_model: int, num_heads: int, dropout: float) -> MultiHeadAttent
 class EncoderLayer(nn.Module):
     """Self-attention, then feed-forward, each in x ← LayerNorm(x + Dropout(f(x))) (Vaswani et al. 2017, section 3.1).
 
-    d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: the width inside the feed-forward.
-    dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
+    Args:
+        d_model: D.
+        num_heads: H.
+        d_ff: the width inside the feed-forward.
+        dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
+
+    Raises:
+        ValueError: D is not divisible by H.
     """
 
     def __init__(self, d_model: int, num_heads: int, d_ff: int, dropout: float = 0.1) -> None:
@@ -74,7 +84,11 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """x (B, T, D), mask broadcasting to (B, H, T, T) -> (B, T, D)."""
+        """x (B, T, D) -> (B, T, D).
+
+        Args:
+            mask: broadcasts to (B, H, T, T).
+        """
         # student: both sub-layers: residual connection first, then the norm
         attended, _ = self.self_attention(x, x, x, mask)
         x = self.norm_1(x + self.dropout(attended))
@@ -86,8 +100,14 @@ class DecoderLayer(nn.Module):
 
     The layer does what its masks say: without a tgt_mask every position sees all others.
 
-    d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: the width inside the feed-forward.
-    dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
+    Args:
+        d_model: D.
+        num_heads: H.
+        d_ff: the width inside the feed-forward.
+        dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
+
+    Raises:
+        ValueError: D is not divisible by H.
     """
 
     def __init__(self, d_model: int, num_heads: int, d_ff: int, dropout: float = 0.1) -> None:
@@ -110,7 +130,9 @@ class DecoderLayer(nn.Module):
     ) -> torch.Tensor:
         """x (B, Tt, D), memory (B, Ts, D) -> (B, Tt, D).
 
-        tgt_mask broadcasts to (B, H, Tt, Tt), memory_mask to (B, H, Tt, Ts).
+        Args:
+            tgt_mask: broadcasts to (B, H, Tt, Tt).
+            memory_mask: broadcasts to (B, H, Tt, Ts).
         """
         # student: three sub-layers, post-norm
         attended, _ = self.self_attention(x, x, x, tgt_mask)
@@ -133,8 +155,11 @@ def _embedding(vocab_size: int, d_model: int) -> nn.Embedding:  # solution only
 class Encoder(nn.Module):
     """num_layers EncoderLayers over Embedding · √D + PositionalEncoding (Vaswani et al. 2017, sections 3.4 and 3.5).
 
-    vocab_size: V. max_len: the longest sequence; more is a ValueError. The others are EncoderLayer's; the dropout also
-    acts on the sum of embedding and positions.
+    Args:
+        vocab_size: V.
+        num_layers: how many EncoderLayers.
+        max_len: the longest sequence; more is a ValueError in forward.
+        d_model, num_heads, d_ff, dropout: as those of EncoderLayer; the dropout also acts on the sum of embedding and positions.
     """
 
     def __init__(
@@ -155,7 +180,11 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(d_model, num_heads, d_ff, dropout) for _ in range(num_layers))
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """ids (B, T) integers, mask broadcasting to (B, H, T, T) -> (B, T, D)."""
+        """ids (B, T) integers -> (B, T, D).
+
+        Args:
+            mask: broadcasts to (B, H, T, T).
+        """
         # student: embed, scale, add positions; every layer gets the mask
         x = self.position(self.embedding(ids) * math.sqrt(self.d_model))  # (B, T, D)
         for layer in self.layers:
@@ -166,8 +195,11 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """num_layers DecoderLayers over Embedding · √D + PositionalEncoding; causal, whatever tgt_mask says.
 
-    vocab_size: V. max_len: the longest sequence; more is a ValueError. The others are DecoderLayer's; the dropout also
-    acts on the sum of embedding and positions.
+    Args:
+        vocab_size: V.
+        num_layers: how many DecoderLayers.
+        max_len: the longest sequence; more is a ValueError in forward.
+        d_model, num_heads, d_ff, dropout: as those of DecoderLayer; the dropout also acts on the sum of embedding and positions.
     """
 
     def __init__(
@@ -196,8 +228,11 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """ids (B, Tt) integers, memory (B, Ts, D) -> (B, Tt, D).
 
-        tgt_mask broadcasts to (B, H, Tt, Tt), memory_mask to (B, H, Tt, Ts). A position attends to what both tgt_mask
-        and the causal mask allow.
+        A position attends to what both tgt_mask and the causal mask allow.
+
+        Args:
+            tgt_mask: broadcasts to (B, H, Tt, Tt).
+            memory_mask: broadcasts to (B, H, Tt, Ts).
         """
         # student: join tgt_mask with the causal mask
         visible = causal_mask(ids.shape[1], device=ids.device)  # (Tt, Tt)
@@ -213,9 +248,15 @@ class Decoder(nn.Module):
 class Transformer(nn.Module):
     """The encoder-decoder of Vaswani et al. 2017. Padding of source and target is never attended to.
 
-    src_vocab_size, tgt_vocab_size: the vocabularies; nothing is shared between source, target and output.
-    d_model: D. num_layers: of the encoder and of the decoder. num_heads: H. d_ff: the width inside the feed-forwards.
-    max_len: the longest source or target. dropout: of all layers. pad_id: the token that fills short sequences up.
+    Args:
+        src_vocab_size, tgt_vocab_size: the vocabularies; nothing is shared between source, target and output.
+        d_model: D.
+        num_layers: of the encoder and of the decoder.
+        num_heads: H.
+        d_ff: the width inside the feed-forwards.
+        max_len: the longest source or target.
+        dropout: of all layers.
+        pad_id: the token that fills short sequences up.
     """
 
     def __init__(
@@ -250,7 +291,8 @@ class Transformer(nn.Module):
     def decode(self, tgt: torch.Tensor, memory: torch.Tensor, src_mask: torch.Tensor | None = None) -> torch.Tensor:
         """tgt (B, Tt), memory (B, Ts, D) -> logits (B, Tt, V).
 
-        src_mask: (B, Ts) or (B, 1, 1, Ts), true where the source may be attended to; None means everywhere.
+        Args:
+            src_mask: (B, Ts) or (B, 1, 1, Ts), true where the source may be attended to; None means everywhere.
         """
         # student: src_mask may have two dimensions; hide tgt's padding too
         if src_mask is not None and src_mask.dim() == 2:
@@ -307,8 +349,17 @@ class GPTModel(nn.Module):
     2·num_layers matrices that write into the residual stream are divided by √(2·num_layers), so that its variance does
     not grow with the depth.
 
-    vocab_size: V. d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: 4·D if None.
-    max_len: the longest sequence, kept as attribute. dropout: of embeddings, attention weights and sub-layers.
+    Args:
+        vocab_size: V.
+        d_model: D.
+        num_layers: how many blocks.
+        num_heads: H.
+        d_ff: the width inside the feed-forward; 4·D if None.
+        max_len: the longest sequence, kept as attribute.
+        dropout: of embeddings, attention weights and sub-layers.
+
+    Raises:
+        ValueError: D is not divisible by H.
     """
 
     def __init__(
@@ -339,7 +390,11 @@ class GPTModel(nn.Module):
                 nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * num_layers))
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """input_ids (B, T) integers -> logits (B, T, V). ValueError if T > max_len."""
+        """input_ids (B, T) integers -> logits (B, T, V).
+
+        Raises:
+            ValueError: T is more than max_len.
+        """
         # student: token + position, the blocks, the last norm, the output
         if input_ids.shape[1] > self.max_len:
             raise ValueError(f"input_ids has {input_ids.shape[1]} positions, more than max_len={self.max_len}")
@@ -349,10 +404,15 @@ class GPTModel(nn.Module):
         return self.lm_head(self.norm(x))
 
     def load_huggingface(self, model: nn.Module) -> "GPTModel":
-        """Copies the weights and the layer-norm eps of a transformers.GPT2LMHeadModel; returns self.
+        """Copies the weights and the layer-norm eps of a transformers.GPT2LMHeadModel.
 
         Nothing is shared with model afterwards. In eval mode the logits are then those of model.
-        Raises ValueError if a size of model differs.
+
+        Returns:
+            The GPTModel itself.
+
+        Raises:
+            ValueError: a size of model differs.
         """
         # student: refuse other sizes, then copy; GPT-2 keeps its matrices transposed
         config, source = model.config, model.transformer
@@ -425,9 +485,18 @@ class BERTModel(nn.Module):
 
     Embeddings are LayerNorm(token + position + type); post-norm layers with exact GELU; layer-norm eps 1e-12.
 
-    vocab_size: V. d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: the width inside.
-    max_len: the longest sequence. dropout: of embeddings, attention weights and sub-layers.
-    type_vocab_size: the number of token types (which of the sentences a token belongs to).
+    Args:
+        vocab_size: V.
+        d_model: D.
+        num_layers: how many layers.
+        num_heads: H.
+        d_ff: the width inside the feed-forward.
+        max_len: the longest sequence.
+        dropout: of embeddings, attention weights and sub-layers.
+        type_vocab_size: the number of token types (which of the sentences a token belongs to).
+
+    Raises:
+        ValueError: D is not divisible by H.
     """
 
     def __init__(
@@ -458,10 +527,14 @@ class BERTModel(nn.Module):
         token_type_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """input_ids (B, T) integers -> (B, T, D). ValueError if T > max_len.
+        """input_ids (B, T) integers -> (B, T, D).
 
-        token_type_ids: (B, T) integers, 0 everywhere if None.
-        attention_mask: (B, T), true (1) at real tokens; None means that all are real.
+        Args:
+            token_type_ids: (B, T) integers, 0 everywhere if None.
+            attention_mask: (B, T), true (1) at real tokens; None means that all are real.
+
+        Raises:
+            ValueError: T is more than max_len.
         """
         # student: embeddings, norm, layers
         if input_ids.shape[1] > self.max_len:
@@ -476,10 +549,15 @@ class BERTModel(nn.Module):
         return x
 
     def load_huggingface(self, model: nn.Module) -> "BERTModel":
-        """Copies the weights and the layer-norm eps of a transformers.BertModel, without its pooler; returns self.
+        """Copies the weights and the layer-norm eps of a transformers.BertModel, without its pooler.
 
         Nothing is shared with model afterwards. In eval mode the outputs are then model's `.last_hidden_state`.
-        Raises ValueError if a size of model differs.
+
+        Returns:
+            The BERTModel itself.
+
+        Raises:
+            ValueError: a size of model differs.
         """
         # student: refuse other sizes, then copy, with the layer-norm eps
         config = model.config
