@@ -169,7 +169,8 @@ def _without_import_of_shared(path):
         raise LessonError(f"{path} is not Python: {error}") from error
     for node in body:
         if isinstance(node, ast.ImportFrom) and (node.level, node.module) == (2, "inside"):
-            lines[node.lineno - 1 : node.end_lineno] = ["\n"] * (node.end_lineno - node.lineno + 1)
+            last = node.end_lineno or node.lineno
+            lines[node.lineno - 1 : last] = ["\n"] * (last - node.lineno + 1)
     return "".join(lines)
 
 

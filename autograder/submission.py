@@ -102,7 +102,7 @@ def wanted_by(lesson: Lesson) -> Wanted:
 
 
 def _elsewhere(lesson):
-    found = {}
+    found: dict[str, str] = {}
     for name in lesson_names(lesson.root):
         try:
             found |= {module: name for module in load(name, lesson.root).modules}

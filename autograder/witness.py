@@ -37,7 +37,7 @@ class Witness:
         self._about(seed)
         unknown = {key for key in keys if key not in self._verdicts}
         if unknown:
-            self._ask(sorted({module for module, _ in unknown}), {test for _, test in unknown})
+            self._ask(seed, sorted({module for module, _ in unknown}), {test for _, test in unknown})
 
     def hear_all(self, seed: int, modules: Iterable[str], tests: Iterable[str] | None = None) -> None:
         """Asks for every verdict that can be needed: where student code could reach the witness, before any runs."""
@@ -45,7 +45,7 @@ class Witness:
         tests = None if tests is None else tuple(sorted(tests))
         new = [module for module in modules if not {(module, tests), (module, None)} & self._heard]
         if new:
-            self._ask(new, None if tests is None else set(tests))
+            self._ask(seed, new, None if tests is None else set(tests))
             self._heard |= {(module, tests) for module in new}
         for module in new:
             self._import_problem(module)
@@ -54,9 +54,9 @@ class Witness:
         if seed != self._seed:
             self._seed, self._verdicts, self._heard = seed, {}, set()
 
-    def _ask(self, modules, tests):
+    def _ask(self, seed, modules, tests):
         for _ in range(_ATTEMPTS):
-            self._verdicts |= {(row.module, row.test): row for row in self._run(self._seed, modules, tests)}
+            self._verdicts |= {(row.module, row.test): row for row in self._run(seed, modules, tests)}
             asked = [key for key in self._verdicts if key[0] in modules and (tests is None or key[1] in tests)]
             failed = [key for key in asked if self._verdicts[key].status not in (PASSED, PENDING_GPU)]
             if not failed:

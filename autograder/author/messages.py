@@ -155,13 +155,13 @@ def texts(node: ast.expr, path: Path, values: Values | None = None) -> list[tupl
     if isinstance(node, ast.Constant):
         return [(where, node.value)] if isinstance(node.value, str) else []
     if isinstance(node, ast.JoinedStr):
-        return [(where, "".join(part.value if isinstance(part, ast.Constant) else FILLED for part in node.values))]
+        return [(where, "".join(str(part.value) if isinstance(part, ast.Constant) else FILLED for part in node.values))]
     if isinstance(node, ast.IfExp):
         return texts(node.body, path, values) + texts(node.orelse, path, values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         left, right = (texts(side, path, values) or [(where, FILLED)] for side in (node.left, node.right))
         return [(at, one + other) for at, one in left for _, other in right if {one, other} != {FILLED}]
-    if isinstance(node, ast.Call) and _name(node) == "format":
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format":
         return texts(node.func.value, path, values)
     if isinstance(node, ast.Name):
         others = {name: value for name, value in values.items() if name != node.id}

@@ -20,6 +20,7 @@ from ..batch import Job, run
 from ..errors import LessonError
 from ..files import write
 from ..lesson import Lesson
+from ..options import Asked
 from ..scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Scorecard
 from ..submission import Submission
 from .mutants import Mutant, mutants_of
@@ -96,7 +97,7 @@ def _hurried(lesson):
 
 def _job(lesson, module, mutant, tests=None):
     files = lesson.solution_files() | {f"{module}.py": mutant.source.encode()}
-    return Job(Submission("mutant", "", files), {"modules": (module,), "tests": tests, "stop_early": tests is None})
+    return Job(Submission("mutant", "", files), Asked((module,), tests, stop_early=tests is None))
 
 
 def _lost(card: Scorecard) -> set[str]:
@@ -150,7 +151,7 @@ def lost_points(
     right = [(f"right/{sample.name}", sample.submission(), sample.modules) for sample in load_samples(lesson, (RIGHT,))]
     correct = [("solution", Submission("solution", "", lesson.solution_files()), None), *right]
     cases = [
-        (name, seed, Job(submission, {"modules": modules, "seed": seed}))
+        (name, seed, Job(submission, Asked(modules, seed=seed)))
         for seed in seeds
         for name, submission, modules in correct
     ]
@@ -176,7 +177,7 @@ def idle_tests(
     """module -> tests that fail for no wrong sample and for no mutant. GPU tests are not judged."""
     idle = _every_test(lesson)
     samples = load_samples(lesson, (WRONG,))
-    jobs = [Job(sample.submission(), {"modules": sample.modules}) for sample in samples]
+    jobs = [Job(sample.submission(), Asked(sample.modules)) for sample in samples]
     for index, card in run(lesson, jobs, processes=processes):
         on_progress(index + 1, len(jobs))
         for module in samples[index].modules:

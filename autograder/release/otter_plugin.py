@@ -27,6 +27,7 @@ from .. import __version__
 from ..errors import UsageError
 from ..exports import gradescope, otter
 from ..lesson import Lesson, load
+from ..options import GraderOptions
 from ..scorecard import Scorecard
 from ..submission import take_in
 
@@ -136,7 +137,8 @@ def _grade(lesson: Lesson, folder: Path, student: str) -> Scorecard:
     from ..grade import Grader  # torch: not for `otter generate`, which loads this module too
 
     submission = take_in(folder, lesson, shown="the submission")
-    with Grader(lesson, wall_s=lesson.wall_s) as grader:  # Gradescope ends what takes longer, and shows nothing
+    options = GraderOptions(wall_s=lesson.wall_s)  # Gradescope ends what takes longer, and shows nothing
+    with Grader(lesson, options) as grader:
         return grader.grade(replace(submission, student=student, source="submission"))
 
 

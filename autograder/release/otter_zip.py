@@ -205,7 +205,7 @@ def _requirements(lesson: Lesson) -> list[str]:
 def _distributions_of(lesson: Lesson) -> list[str]:
     """What pip calls the packages that the zygote, the hidden suite and the solutions import."""
     files = [path for path in _lesson_paths(lesson) if path.suffix == ".py"]
-    ours = {path.stem for path in files}
+    ours = {path.stem for path in files} | {_PACKAGE.name}  # which the zip holds itself
     names = {package.partition(".")[0] for package in lesson.packages}
     names = names.union(*map(_outer_imports, files))
     known = metadata.packages_distributions()

@@ -7,6 +7,7 @@ from conftest import TOY_SOLUTION, write_lesson
 
 from autograder.grade import Grader
 from autograder.lesson import load
+from autograder.options import Asked, GraderOptions
 from autograder.scorecard import PASSED, PENDING_GPU, merge
 from autograder.submission import Submission
 
@@ -31,8 +32,8 @@ def lesson(tmp_path):
 
 def grade(lesson, text=None, **options):
     files = lesson.solution_files() if text is None else {"toy.py": text.encode()}
-    with Grader(lesson, **options) as grader:
-        return grader.grade(Submission("ada", "", files), seed=1)
+    with Grader(lesson, GraderOptions(**options)) as grader:
+        return grader.grade(Submission("ada", "", files), Asked(seed=1))
 
 
 def statuses(card):

@@ -8,6 +8,7 @@ from conftest import TOY_SOLUTION, write_lesson
 from autograder.errors import UsageError
 from autograder.grade import Grader
 from autograder.lesson import load
+from autograder.options import Asked, GraderOptions
 from autograder.scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU
 from autograder.submission import Submission
 
@@ -29,8 +30,8 @@ def grade_with(tmp_path):
         lesson = load("99-toy", tmp_path)
         import textwrap
 
-        with Grader(lesson, **options) as grader:
-            return grader.grade(Submission("student", "", {"toy.py": textwrap.dedent(text).encode()}), seed=seed)
+        with Grader(lesson, GraderOptions(**options)) as grader:
+            return grader.grade(Submission("student", "", {"toy.py": textwrap.dedent(text).encode()}), Asked(seed=seed))
 
     return grade
 
@@ -289,11 +290,11 @@ def test_a_copy_of_another_package_is_neither_run_nor_found(grade_toy):
 def test_modules_and_tests_can_be_chosen(toy_grader, toy):
     submission = Submission("student", "", toy.solution_files())
 
-    card = toy_grader.grade(submission, tests=["test_the_mask_has_rows"])
+    card = toy_grader.grade(submission, Asked(tests=("test_the_mask_has_rows",)))
 
     assert list(statuses(card)) == ["test_the_mask_has_rows"]
     with pytest.raises(UsageError, match="no module 'nix'"):
-        toy_grader.grade(submission, modules=["nix"])
+        toy_grader.grade(submission, Asked(modules=("nix",)))
 
 
 def test_scorecards_say_what_was_graded_with_what(grade_toy):

@@ -8,6 +8,7 @@ from conftest import TOY_SOLUTION, write_lesson
 from packing import encrypted, laid, tarred, zipped
 
 from autograder.lesson import load
+from autograder.options import Asked
 from autograder.submission import take_in
 
 CODE = b"def causal_mask(length):\n    return None  # \xe2\x80\x94\n"
@@ -377,7 +378,7 @@ def test_one_damaged_file_of_a_zip_costs_that_file(tmp_path):
 def test_the_row_of_each_test_says_it(grade_toy, toy_grader, tmp_path):
     source = laid(tmp_path / "ada", {"toy_final.py": TOY_SOLUTION.encode()})
 
-    card = toy_grader.grade(take_in(source, toy_grader.lesson), seed=1)
+    card = toy_grader.grade(take_in(source, toy_grader.lesson), Asked(seed=1))
 
     assert {row.message for row in card.outcomes} == {
         "toy.py is missing from the submission; found toy_final.py: rename it to toy.py"

@@ -8,6 +8,7 @@ from autograder.author.skeleton import new_lesson
 from autograder.author.starter import starter_is_fresh
 from autograder.batch import Job, run
 from autograder.errors import UsageError
+from autograder.options import Asked
 from autograder.submission import Submission
 
 
@@ -19,7 +20,7 @@ def test_a_new_lesson_keeps_what_lessons_promise(tmp_path):
         Job(Submission("solution", "", lesson.solution_files())),
         Job(Submission("stub", "", lesson.starter_files())),
     ]
-    jobs += [Job(sample.submission(), {"modules": sample.modules}) for sample in samples]
+    jobs += [Job(sample.submission(), Asked(sample.modules)) for sample in samples]
     cards = [card for _, card in run(lesson, jobs)]
 
     assert cards[0].score == cards[0].max_score == 6
@@ -31,13 +32,13 @@ def test_a_new_lesson_keeps_what_lessons_promise(tmp_path):
 @pytest.mark.parametrize(
     ("name", "modules", "words"),
     [
-        ("tokenizers", ["rows"], "no lesson's name"),
-        ("1-tokenizers", ["rows"], "no lesson's name"),
-        ("../10-x", ["rows"], "no lesson's name"),
+        ("tokenizers", ["rows"], "not a lesson's name"),
+        ("1-tokenizers", ["rows"], "not a lesson's name"),
+        ("../10-x", ["rows"], "not a lesson's name"),
         ("99-toy", ["rows"], "already exists"),
         ("10-x", ["toy"], "taken by 99-toy"),
         ("10-x", ["rows", "rows"], "taken"),
-        ("10-x", ["Rows"], "no module's name"),
+        ("10-x", ["Rows"], "not a module's name"),
     ],
 )
 def test_a_bad_name_is_refused_and_nothing_is_written(tmp_path, name, modules, words):

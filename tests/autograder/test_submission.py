@@ -158,7 +158,7 @@ def test_links_pipes_and_sockets_in_a_folder_are_left_out(tmp_path):
 def test_a_submission_that_is_a_link_is_refused(tmp_path):
     (tmp_path / "link").symlink_to("/etc")
 
-    with pytest.raises(SubmissionError, match="no submission"):
+    with pytest.raises(SubmissionError, match="is not a submission"):
         take_in(tmp_path / "link")
 
 

@@ -9,6 +9,7 @@ from autograder import grade as grade_module
 from autograder.batch import Job, run
 from autograder.grade import Grader
 from autograder.lesson import load
+from autograder.options import Asked, GraderOptions
 from autograder.scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED
 from autograder.submission import Submission
 
@@ -77,8 +78,8 @@ def work(text, name="student"):
 
 
 def graded(lesson, text, seed=1, own_users=True, **options):
-    with Grader(lesson, without=() if own_users else ("uid",), **options) as grader:
-        return grader.grade(work(text), seed=seed)
+    with Grader(lesson, GraderOptions(without=() if own_users else ("uid",), **options)) as grader:
+        return grader.grade(work(text), Asked(seed=seed))
 
 
 def statuses(card):
@@ -142,8 +143,8 @@ def test_another_version_of_torch_costs_nobody_points(lesson):
 def test_a_test_that_is_wrong_under_some_seeds_costs_points_under_none(lesson):
     lucky = SUITE.replace("0.2 * x.double()", "0.2 * x.double() + (x[0] > 0.5).double()")
     with Grader(lesson(lucky)) as grader:
-        honest = {statuses(grader.grade(work(OTHER), seed=seed))["test_fifth"] for seed in range(12)}
-        wrong = {statuses(grader.grade(work(SLOPPY), seed=seed))["test_fifth"] for seed in range(12)}
+        honest = {statuses(grader.grade(work(OTHER), Asked(seed=seed)))["test_fifth"] for seed in range(12)}
+        wrong = {statuses(grader.grade(work(SLOPPY), Asked(seed=seed)))["test_fifth"] for seed in range(12)}
 
     assert honest == {PASSED, GRADER_ERROR}
     assert wrong == {FAILED, GRADER_ERROR}
@@ -184,8 +185,8 @@ def test_the_students_own_prerequisites_do_not_reach_the_witness(tmp_path):
         "toy.py": b"def causal_mask(length): return [0]",
     }
 
-    with Grader(load("98-user", tmp_path), own_prerequisites=True) as grader:
-        card = grader.grade(Submission("student", "", files), seed=1)
+    with Grader(load("98-user", tmp_path), GraderOptions(own_prerequisites=True)) as grader:
+        card = grader.grade(Submission("student", "", files), Asked(seed=1))
 
     assert statuses(card) == {"test_rows": FAILED}
 
@@ -228,7 +229,7 @@ def test_what_needs_no_witness_costs_none(lesson, runs, text):
 
 def test_a_missing_file_needs_no_witness(lesson, runs):
     with Grader(lesson()) as grader:
-        card = grader.grade(Submission("student", "", {}), seed=1)
+        card = grader.grade(Submission("student", "", {}), Asked(seed=1))
 
     assert runs == [None]
     assert set(statuses(card).values()) == {FAILED}
@@ -259,7 +260,7 @@ def test_two_classes_have_two_seeds(lesson):
 
 
 def test_jobs_keep_the_seed_that_they_name(lesson):
-    jobs = [Job(work(SOLUTION), {"seed": seed}) for seed in (7, 8)]
+    jobs = [Job(work(SOLUTION), Asked(seed=seed)) for seed in (7, 8)]
 
     assert [card.seed for _, card in run(lesson(), jobs)] == [7, 8]
 
@@ -268,7 +269,7 @@ def test_a_broken_test_is_asked_twice_and_then_believed(lesson, runs):
     broken = lesson(SUITE.replace("0.2 * x.double()", "0.3 * x.double()"))
     with Grader(broken) as grader:
         for _ in range(3):
-            grader.grade(work(OTHER), seed=1)
+            grader.grade(work(OTHER), Asked(seed=1))
 
     assert [tests for tests in runs if tests] == [{"test_fifth"}] * 2
 
@@ -285,9 +286,9 @@ def test_where_slots_share_a_user_the_solution_runs_before_any_student(lesson, m
         return real(self, files, forbidden)
 
     monkeypatch.setattr(Grader, "_slot", note)
-    with Grader(lesson(), without=["uid"]) as grader:
+    with Grader(lesson(), GraderOptions(without=("uid",))) as grader:
         for _ in range(2):
-            grader.grade(work(SLOPPY), seed=1)
+            grader.grade(work(SLOPPY), Asked(seed=1))
 
     assert order.index("student") > max(place for place, who in enumerate(order) if who == "solution")
     assert order[-2:] == ["student", "student"]
@@ -310,7 +311,7 @@ def test_in_a_pool_one_process_hears_it_before_any_runs_a_submission(lesson, tmp
     made = lesson(SUITE + noting, SOLUTION + who.format("solution"))
     jobs = [Job(work(SLOPPY + who.format("student"), f"student{index}")) for index in range(4)]
 
-    cards = [card for _, card in run(made, jobs, processes=2, without=("uid",))]
+    cards = [card for _, card in run(made, jobs, processes=2, options=GraderOptions(without=("uid",)))]
 
     assert [statuses(card)["test_fifth"] for card in cards] == [FAILED] * 4
     lines = [line.split()[1] for line in log.read_text().splitlines()]
@@ -323,8 +324,8 @@ def test_in_a_pool_one_process_hears_it_before_any_runs_a_submission(lesson, tmp
 def test_a_broken_test_kills_no_mutant(lesson, runs):
     broken = lesson(SUITE.replace("0.2 * x.double()", "0.3 * x.double()"))
     with Grader(broken) as grader:
-        survivor = grader.grade(work(OTHER), seed=1, stop_early=True)
-        killed = grader.grade(work(SOLUTION.replace("x.mean()", "x.sum()")), seed=1, stop_early=True)
+        survivor = grader.grade(work(OTHER), Asked(seed=1, stop_early=True))
+        killed = grader.grade(work(SOLUTION.replace("x.mean()", "x.sum()")), Asked(seed=1, stop_early=True))
 
     assert statuses(survivor) == {"test_fifth": GRADER_ERROR, "test_mean": PASSED, "test_count": PASSED}
     assert statuses(killed)["test_mean"] == FAILED
