@@ -30,7 +30,7 @@ from .grade import Grader
 from .intake.entries import Source
 from .lesson import Lesson
 from .options import ALL, AS_USUAL, Asked, GraderOptions
-from .scorecard import GRADER_ERROR, Outcome, Scorecard
+from .scorecard import Scorecard
 from .submission import Submission, take_in
 
 
@@ -213,9 +213,8 @@ def _grade(grader, job):
         if isinstance(error, BoxError):
             grader.restart()
         why = str(error) if isinstance(error, AutograderError) else f"{type(error).__name__}: {error}"
-        row = Outcome("(grading)", "", "", "The submission can be graded", GRADER_ERROR, 0.0, 0.0, why)
         partial = grader.lesson.modules if job.asked.modules else ()  # it replaces no whole card
-        return Scorecard(grader.lesson.name, job.student, 0, (row,), ungraded=partial)
+        return Scorecard.lost(grader.lesson.name, job.student, why, partial)
 
 
 def _interrupted(error):

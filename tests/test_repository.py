@@ -24,12 +24,13 @@ LAYERS = [
     "release.rehearse release.otter_plugin release.otter_zip",
     "release.handout",
     "author.prove author.skeleton",
+    "author.costs",
     "batch exports.table author.starter author.mutants author.hollow kept intake.crowd",
     "exports.gradescope exports.otter exports.csv author.samples author.messages grade",
     "witness plugin rules author.stub",
     "cases in_process",
     "student check submission",
-    "intake.missing",
+    "intake.missing joining",
     "intake.choose",
     "intake.gather intake.naming intake.classes",
     "intake.opening intake.sites intake.students",
@@ -44,7 +45,7 @@ LAYERS = [
     "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.uncompiled box.inside.scan box.inside.group",
     "box.wire box.ranks.collectives",
     "box.codec box.clock box.cpu",
-    "differences files points progress options intake.reader box.caps box.policy author.wording",
+    "differences files points progress digests options intake.reader box.caps box.policy author.wording",
     "errors",
 ]
 LESSONS = load_all(ROOT)

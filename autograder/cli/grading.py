@@ -3,6 +3,7 @@
 import sys
 import tempfile
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -61,7 +62,7 @@ def grade(
     if each:
         refuse_one_student(submission, chosen)
         found = take_in_each(submission, chosen)
-        jobs = jobs_of(found.sources, asked)
+        jobs = jobs_of(found.sources, replace(asked, in_a_class=True))
         kept.ready(out, [job.student for job in jobs], chosen.name)
         cards, said = _grade_each(chosen, jobs, out, processes or default_processes(), options)
         console.print(table.many(cards))
@@ -156,7 +157,7 @@ def replay(
     if not card.submission:
         raise UsageError(f"{scorecard} does not say where its submission was: grade it again")
     submission = take_in_again(card.submission, lesson)
-    if submission.digest != card.digests.get("submission"):
+    if submission.digest != card.digests.submission:
         raise UsageError(f"{card.submission} has changed since {scorecard} was written: grade it again")
     parts = [Asked((row.module,), (test,), card.seed_of(row)) for row in rows]
     if in_process:
@@ -164,7 +165,7 @@ def replay(
             submission.write(Path(folder))
             outcomes = [row for asked in parts for row in grade_in_process(lesson, Path(folder), asked)]
     else:
-        options = GraderOptions(own_prerequisites=card.digests.get("prerequisites") == "own")
+        options = GraderOptions(own_prerequisites=card.digests.prerequisites == "own")
         again = [each for _, each in run(lesson, [Job(submission, asked) for asked in parts], options=options)]
         outcomes = [row for each in again for row in each.outcomes]
         console.print(escape("".join(each.student_output for each in again)))
