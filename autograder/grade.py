@@ -154,7 +154,9 @@ class Grader:
         used = {f"{module}.py" for lesson in self.lesson.prerequisites() for module in lesson.modules}
         ignored = sorted(used & set(submission.files)) if not self._options.own_prerequisites else []
         files = {name: content for name, content in submission.files.items() if name not in ignored}
-        return files, tuple(f"{name} of the submission was not used: the reference module was" for name in ignored)
+        return files, tuple(
+            f"the submission's {name} was not used: the reference module was used instead" for name in ignored
+        )
 
     def _warning(self):
         unconfined = (
