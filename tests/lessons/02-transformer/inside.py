@@ -3,53 +3,11 @@
 import contextlib
 import copy
 import inspect
-import io
 
 import torch
 from torch import nn
 
-# ---------------------------------------------------------------------------------------------- any function
-
-
-def a_tensor(value, what="the result"):
-    """The value, if it is a tensor; else whoever returned it is told what it is, not what a helper could not do with it."""
-    if isinstance(value, torch.Tensor):
-        return value
-    name = type(value).__name__
-    kind = "None" if value is None else f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
-    raise TypeError(f"{what} is {kind}, it should be a tensor")
-
-
-def strided(tensor):
-    """The same numbers, laid out in memory the other way round: nothing can be viewed in another shape."""
-    backwards = tuple(reversed(range(tensor.dim())))
-    return tensor.permute(backwards).contiguous().permute(backwards)
-
-
-def manners(function, *inputs, **options):
-    """What a call does besides returning: (result for strided inputs, the inputs after it, has torch changed, prints)."""
-    inputs = [strided(item) if isinstance(item, torch.Tensor) else item for item in inputs]
-    before = _torch_state()
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        result = function(*inputs, **options)
-    return result, inputs, _torch_state() != before, printed.getvalue() != ""
-
-
-def _torch_state():
-    """All that a call might change for others."""
-    modes = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
-    return torch.initial_seed(), torch.get_default_dtype(), torch.get_num_threads(), *modes
-
-
-def gradients(outputs, cotangents, tensors):
-    """The gradients of Σ cotangent · output at the tensors; zeros where nothing flows back."""
-    pairs = zip(outputs, cotangents, strict=True)
-    total = sum((cotangent * a_tensor(output)).sum() for output, cotangent in pairs)
-    if not total.requires_grad:
-        return [torch.zeros_like(tensor) for tensor in tensors]
-    return list(torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True))
-
+from ..inside import a_tensor, gradients, strided, torch_state
 
 # ---------------------------------------------------------------------------------------------- transformer: known weights
 
@@ -257,6 +215,23 @@ def _with_weights(model, weights):
     return model.eval()
 
 
+# ---------------------------------------------------------------------------------------------- rope_encoding
+
+
+def or_none(function, *args):
+    """The tensor that the student's own function gives; None where it fails, which other tests say."""
+    with contextlib.suppress(Exception):
+        result = function(*args)
+        return result if isinstance(result, torch.Tensor) else None
+
+
+def turned_back(turn, x, y):
+    """Whether gradients are those of a linear function: (Σ y · turn(x), Σ x · y turned back, whether any comes back)."""
+    leaf = x.clone().requires_grad_()
+    (slope,) = gradients(turn(leaf), [leaf], [y])
+    return (y * turn(x)).sum().item(), (x * slope).sum().item(), bool(slope.any())
+
+
 # ---------------------------------------------------------------------------------------------- training: optimizers
 
 
@@ -275,7 +250,7 @@ def optimize(make, task, reload_into=None):
     first = groups if added is None else groups[:-1]
     optimizer = make(_groups(first, parameters), **task["settings"])
     history = []
-    for k, gradients in enumerate(task["steps"]):
+    for k, grads in enumerate(task["steps"]):
         if k == added:
             optimizer.add_param_group(_groups(groups[-1:], parameters)[0])
         if k == task.get("reload"):
@@ -285,7 +260,7 @@ def optimize(make, task, reload_into=None):
             optimizer.load_state_dict(state)
         for group, lr in zip(optimizer.param_groups, task.get("lrs", {}).get(k, ()), strict=False):
             group["lr"] = lr
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(parameters, grads, strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
         optimizer.step()
         history.append([parameter.detach().clone() for parameter in parameters])
@@ -361,7 +336,7 @@ def watch(make, weights, batches):
         return None
 
     trainer.optimizer.register_step_pre_hook(look)
-    state = _torch_state()
+    state = torch_state()
     for src, tgt in batches:
         steps.clear()
         model.calls.clear()
@@ -372,7 +347,7 @@ def watch(make, weights, batches):
             "loss": loss, "before": before, "after": _copied(model, lambda weight: weight),
             "calls": list(model.calls), "grads": list(steps), "src": src, "tgt": tgt,
         })  # fmt: skip
-    changed = _torch_state() != state
+    changed = torch_state() != state
     return {"rows": rows, "lrs": lrs, "torch_changed": changed, "outside": model(*first).dtype}
 
 

@@ -102,14 +102,14 @@ def check_shape_of_step(check, row):
     """One step of the optimizer, and a loss that is a float."""
     wrong = {"the optimizer takes no step: call optimizer.step()": 0, "the optimizer takes two steps in one call": 2}
     check(len(row["grads"]), 1, mistakes=wrong)
-    judge(check, type(row["loss"]) is float, "the loss is no float: return loss.item()")
+    judge(check, type(row["loss"]) is float, "the loss is not a float: return loss.item()")
 
 
 PER_SENTENCE = (
     "the sum of the losses is divided by the number of sequences; it should be divided by the number of tokens"
 )
 CLEARED = "the optimizer finds no gradients: they are cleared between backward and step"
-LATE = "the loss after the update is returned: it is the one before"
+LATE = "the loss after the update is returned; it should be the one before"
 
 
 # ---------------------------------------------------------------------------------------------- TransformerTrainer
@@ -129,8 +129,8 @@ def test_a_step_learns_to_predict_the_next_token(student, check, rng, pad, lengt
     seen = row["calls"][0]
     check(seen["src"], src)
     check(seen["tgt"], tgt[:, :-1], mistakes={
-        "the model is fed all of tgt: the last token is only predicted": tgt,
-        "the model is fed tgt[:, 1:], the tokens that it is to predict: it is tgt[:, :-1]": tgt[:, 1:],
+        "the model gets all of tgt; it should get tgt[:, :-1], since the last token is only predicted": tgt,
+        "the model gets tgt[:, 1:], the tokens that it should predict; it should get tgt[:, :-1]": tgt[:, 1:],
     })  # fmt: skip
 
     def made(pad=pad, **wrong):
@@ -138,16 +138,16 @@ def test_a_step_learns_to_predict_the_next_token(student, check, rng, pad, lengt
 
     loss, gradients = made()()
     check(found(row), (loss, gradients), names=("loss", "gradients"), dtype=torch.float32, mistakes={
-        "the fed tokens themselves are predicted: it is the next ones, tgt[:, 1:]": made(predict=slice(None, -1)),
-        "padding is predicted too: targets of pad_id do not count": made(counts="all"),
-        "pad_id is always 0: that is only its default": made(pad=0),
-        "padding counts in the number of tokens": made(counts="each"),
-        "the losses are added: it is their mean": made(counts="sum"),
+        "the targets are the tokens that the model gets; they should be the next ones, tgt[:, 1:]": made(predict=slice(None, -1)),
+        "padding is predicted too; targets of pad_id should not count": made(counts="all"),
+        "pad_id is always 0; that should only be its default": made(pad=0),
+        "padding counts in the number of tokens; it should not": made(counts="each"),
+        "the losses are added; it should be their mean": made(counts="sum"),
         PER_SENTENCE: made(counts="sentences"),
-        "the mean is taken of each sequence first: all tokens have the same weight": made(counts="rows"),
-        "labels are smoothed": made(smoothing=0.1),
-        "gradients are clipped to 1": made(longest=1.0),
-        "gradients are clipped to 0.5": made(longest=0.5),
+        "the mean is taken of each sequence first; all tokens should have the same weight": made(counts="rows"),
+        "labels are smoothed; the loss should be the plain cross-entropy": made(smoothing=0.1),
+        "gradients are clipped to 1; they should not be clipped": made(longest=1.0),
+        "gradients are clipped to 0.5; they should not be clipped": made(longest=0.5),
         LATE: lambda: (toy_step(row["after"], [(src, tgt)], pad)[0], gradients),
         CLEARED: (loss, dict.fromkeys(gradients)),
         CLEARED + ", or scaled to nothing": (loss, {name: 0 * gradient for name, gradient in gradients.items()}),
@@ -168,7 +168,7 @@ def test_each_step_has_its_own_gradients(student, check, rng):
         loss, gradients = toy_step(row["before"], [pair])
         sums = {name: sums[name] + gradients[name] for name in sums}
         check(found(row), (loss, gradients), names=("loss", "gradients"), dtype=torch.float32, mistakes={
-            "gradients of earlier steps are still there: zero_grad comes before backward": (loss, sums),
+            "gradients of earlier steps are still there: call zero_grad before backward": (loss, sums),
             LATE: (toy_step(row["after"], [pair])[0], gradients),
         })  # fmt: skip
 
@@ -183,7 +183,7 @@ def test_the_optimizer_is_like_adam(student, check, rng, lr):
 
     row, rates, lr = seen["rows"][0], seen["lrs"], lr or 1e-4
     check(rates, [lr] * len(rates), dtype=torch.float32, mistakes={
-        "lr is ignored": [1e-4] * len(rates), "the optimizer has its own default lr, 0.001": [1e-3] * len(rates),
+        "lr is ignored": [1e-4] * len(rates), "the optimizer has the lr 0.001, AdamW's own default; it should get the trainer's lr": [1e-3] * len(rates),
     })  # fmt: skip
     check_shape_of_step(check, row)
     gradients = toy_step(weights, [pair])[1]
@@ -191,9 +191,9 @@ def test_the_optimizer_is_like_adam(student, check, rng, lr):
     steep = {name: gradient.abs() > 1e-3 + 0.02 * weights[name].abs() for name, gradient in gradients.items()}
     down = {name: (weights[name] - row["after"][name]) / lr * gradients[name].sign() for name in weights}
     down = torch.cat([down[name][steep[name]] for name in weights])  # in units of lr, against the gradient
-    judge(check, down.abs().min() > 0, "some weights are not trained: the optimizer has all parameters of the model")
-    judge(check, down.min() > 0, "weights move with their gradient, not against it")
-    judge(check, down.min() > 0.5 and down.max() < 2, "weights do not move by about lr: the optimizer is not like Adam")
+    judge(check, down.abs().min() > 0, "some weights are not trained; the optimizer should have all parameters of the model")
+    judge(check, down.min() > 0, "weights move with their gradient; they should move against it")
+    judge(check, down.min() > 0.5 and down.max() < 2, "weights do not move by about lr, as they should with AdamW")
 
 
 @TRAINER
@@ -206,7 +206,7 @@ def test_train_step_sets_train_mode_and_nothing_else(student, check, rng):
     modes = [call["training"] for row in seen["rows"] for call in row["calls"]]
     judge(check, modes and all(modes), "the model is not in train mode during train_step")
     after = [(row["src"], row["tgt"]) for row in seen["rows"]]
-    check(after, batches, otherwise="src or tgt is changed in place")
+    check(after, batches, otherwise="src or tgt is changed in place; both should stay as they were")
     judge(check, not seen["torch_changed"], "the global state of torch is changed")
 
 
@@ -235,12 +235,12 @@ def test_n_micro_batches_make_one_update(student, check, rng, N, calls):
 
     N = N or 4
     check([len(row["grads"]) for row in rows], [int(k % N == N - 1) for k in range(calls)], mistakes={
-        "every call updates the weights: it is every N-th": [1] * calls,
+        "every call updates the weights; only every N-th should": [1] * calls,
         "no call updates the weights": [0] * calls,
-        "the update comes with the first call of N: it comes with the last": [int(k % N == 0) for k in range(calls)],
-        "the update comes a call late: the N-th call makes it": [int(k % (N + 1) == N) for k in range(calls)],
-        "accumulation_steps is always 4: that is only its default": [int(k % 4 == 3) for k in range(calls)],
-        "only the first N calls end in an update": [int(k == N - 1) for k in range(calls)],
+        "the update comes with the first call of N; it should come with the last": [int(k % N == 0) for k in range(calls)],
+        "the update comes a call late; it should come with the N-th call": [int(k % (N + 1) == N) for k in range(calls)],
+        "accumulation_steps is always 4; that should only be its default": [int(k % 4 == 3) for k in range(calls)],
+        "only the first N calls end in an update; every N calls should": [int(k == N - 1) for k in range(calls)],
     })  # fmt: skip
     before = {name: 0 for name in weights}
     for k in range(N - 1, calls, N):
@@ -252,21 +252,21 @@ def test_n_micro_batches_make_one_update(student, check, rng, N, calls):
         truth = made()()
         tokens = [int((tgt[:, 1:] != 0).sum()) for _, tgt in batches[: k + 1]]
         check(found(rows[k])[1], truth, dtype=torch.float32, mistakes={
-            "the micro-batches' means are averaged: they must be weighted by tokens": made(counts="batches"),
-            "the gradients of the means are added: they must be weighted by tokens": made(counts="batches", factor=N),
-            "only the last micro-batch counts: the gradients of all N are added": made(window[-1:]),
-            "only the last micro-batch counts, divided by N": made(window[-1:], factor=1 / N),
-            "only the last micro-batch counts, weighted by its tokens": made(window[-1:], factor=tokens[-1] / sum(tokens[-N:])),
-            "micro-batches are weighted by their sequences: it is by their tokens": made(counts="sequences"),
-            "padding counts in the number of tokens": made(counts="each"),
-            "the gradients are sums over the tokens: they are divided by the number of tokens": made(counts="sum"),
-            "the sum is divided by N, not by the number of tokens": made(counts="sum", factor=1 / N),
+            "the micro-batches' means are averaged; they should be weighted by tokens": made(counts="batches"),
+            "the gradients of the means are added; the means should be weighted by tokens": made(counts="batches", factor=N),
+            "only the last micro-batch counts; the gradients of all N should": made(window[-1:]),
+            "only the last micro-batch counts, divided by N; the gradients of all N should": made(window[-1:], factor=1 / N),
+            "only the last micro-batch counts, weighted by its tokens; the gradients of all N should": made(window[-1:], factor=tokens[-1] / sum(tokens[-N:])),
+            "micro-batches are weighted by their sequences; they should be weighted by their tokens": made(counts="sequences"),
+            "padding counts in the number of tokens; it should not": made(counts="each"),
+            "the gradients are sums over the tokens; they should be divided by the number of tokens": made(counts="sum"),
+            "the sum is divided by N; it should be divided by the number of tokens": made(counts="sum", factor=1 / N),
             PER_SENTENCE: made(counts="sentences"),
-            "gradients from before the last update are still there: zero_grad comes after it": {
+            "gradients from before the last update are still there: call zero_grad after it": {
                 name: before[name] + truth[name] for name in truth
             },
-            "the number of tokens is not set back after an update": made(factor=sum(tokens[-N:]) / sum(tokens)),
-            "gradients are clipped to 1": made(longest=1.0),
+            "the number of tokens is not reset after an update": made(factor=sum(tokens[-N:]) / sum(tokens)),
+            "gradients are clipped to 1; they should not be clipped": made(longest=1.0),
         })  # fmt: skip
         before = {name: before[name] + truth[name] for name in truth}
 
@@ -282,20 +282,20 @@ def test_each_micro_batch_returns_its_own_loss(student, check, rng):
     for row in (rows[0], rows[1], rows[3], rows[4]):
         check(row["after"], row["before"], otherwise="weights change before the update")
     judge(
-        check, all(type(row["loss"]) is float for row in rows), "the loss is no float: return loss.item() in every call"
+        check, all(type(row["loss"]) is float for row in rows), "the loss is not a float: return loss.item() in every call"
     )
 
     own = [toy_step(row["before"], [pair])[0] for row, pair in zip(rows, batches, strict=True)]
     so_far = [sum(own[k - k % 3 : k + 1]) for k in range(5)]
     check([row["loss"] for row in rows], own, dtype=torch.float32, mistakes={
-        "the loss is divided by N: it is the micro-batch's own": [loss / 3 for loss in own],
-        "the mean of the losses so far is returned: it is the micro-batch's own": [loss / (k % 3 + 1) for k, loss in enumerate(so_far)],
-        "the sum of the losses so far is returned: it is the micro-batch's own": so_far,
-        "the sum over the tokens is returned: it is their mean": lambda: [
+        "the loss is divided by N; it should be the micro-batch's own": [loss / 3 for loss in own],
+        "the mean of the losses so far is returned; it should be the micro-batch's own loss": [loss / (k % 3 + 1) for k, loss in enumerate(so_far)],
+        "the sum of the losses so far is returned; it should be the micro-batch's own loss": so_far,
+        "the sum over the tokens is returned; it should be their mean": lambda: [
             toy_step(row["before"], [pair], counts="sum")[0] for row, pair in zip(rows, batches, strict=True)
         ],
-        "only the N-th call returns a loss": [loss * (k % 3 == 2) for k, loss in enumerate(own)],
-        "padding counts in the number of tokens": lambda: [
+        "only the N-th call returns a loss; every call should": [loss * (k % 3 == 2) for k, loss in enumerate(own)],
+        "padding counts in the number of tokens; it should not": lambda: [
             toy_step(row["before"], [pair], counts="each")[0] for row, pair in zip(rows, batches, strict=True)
         ],
     })  # fmt: skip
@@ -321,16 +321,16 @@ def test_without_accumulation_every_call_updates(student, check, rng, settings):
     for row, pair in zip(seen["rows"], batches, strict=True):
         loss, gradients = toy_step(row["before"], [pair], 2)
         check(found(row), (loss, gradients), names=("loss", "gradients"), dtype=torch.float32, mistakes={
-            "pad_id is always 0: that is only its default": toy_step(row["before"], [pair], 0),
-            "labels are smoothed": toy_step(row["before"], [pair], 2, smoothing=0.1),
-            "gradients are clipped to 1": toy_step(row["before"], [pair], 2, longest=1.0),
+            "pad_id is always 0; that should only be its default": toy_step(row["before"], [pair], 0),
+            "labels are smoothed; the loss should be the plain cross-entropy": toy_step(row["before"], [pair], 2, smoothing=0.1),
+            "gradients are clipped to 1; they should not be clipped": toy_step(row["before"], [pair], 2, longest=1.0),
             "gradients are divided by accumulation_steps without use_gradient_accumulation": toy_step(
                 row["before"], [pair], 2, factor=1 / N
             ),
             LATE: (toy_step(row["after"], [pair], 2)[0], gradients),
         })  # fmt: skip
     check(seen["lrs"], [0.003] * len(seen["lrs"]), dtype=torch.float32, mistakes={
-        "lr is ignored": [1e-4] * len(seen["lrs"]), "the optimizer has its own default lr, 0.001": [1e-3] * len(seen["lrs"]),
+        "lr is ignored": [1e-4] * len(seen["lrs"]), "the optimizer has the lr 0.001, AdamW's own default; it should get the trainer's lr": [1e-3] * len(seen["lrs"]),
     })  # fmt: skip
 
 
@@ -345,11 +345,11 @@ def test_mixed_precision_computes_in_bfloat16(student, check, rng, accumulate):
 
     logits = [logits_of(row) for row in rows]
     check([item.dtype for item in logits], [torch.bfloat16] * 4, mistakes={
-        "mixed precision does not reach the model: its Linear gives float32": [torch.float32] * 4,
-        "the model computes in float16: on the CPU it is bfloat16": [torch.float16] * 4,
+        "mixed precision does not reach the model; its Linear should give bfloat16": [torch.float32] * 4,
+        "the model computes in float16; on the CPU it should be bfloat16": [torch.float16] * 4,
     })  # fmt: skip
     in_float32 = all(call["weight_dtype"] == torch.float32 for row in rows for call in row["calls"])
-    judge(check, in_float32, "the weights are turned into bfloat16")
+    judge(check, in_float32, "the weights are turned into bfloat16; they should stay float32")
 
     losses = [row["loss"] for row in rows]
     truth = [
@@ -357,13 +357,13 @@ def test_mixed_precision_computes_in_bfloat16(student, check, rng, accumulate):
         for item, (_, tgt) in zip(logits, batches, strict=True)
     ]
     rounded = all(torch.tensor(loss).bfloat16().item() == loss for loss in losses)
-    judge(check, not rounded, "the loss is worked out in bfloat16: it stays float32")
+    judge(check, not rounded, "the loss is computed in bfloat16; it should be float32")
     check(losses, truth, dtype=torch.float32, terms=16, scale=1.0)  # a sure prediction's loss is a small difference
 
     check([len(row["grads"]) for row in rows], [0, 1, 0, 1] if accumulate else [1] * 4)
     for k, row in enumerate(rows):
         for gradients in row["grads"]:
-            judge(check, all(g.dtype == torch.float32 for g in gradients.values()), "the gradients are not float32")
+            judge(check, all(g.dtype == torch.float32 for g in gradients.values()), "the gradients are not float32; they should be")
             window = batches[k - 1 if accumulate else k : k + 1]
             truth, means, clipped = (
                 together(toy_step(row["before"], window, mixed=True, **wrong)[1])
@@ -371,13 +371,13 @@ def test_mixed_precision_computes_in_bfloat16(student, check, rng, accumulate):
             )
             seen = together(gradients).bfloat16()
             check(seen, truth, dtype=torch.bfloat16, terms=2, mistakes={
-                "the micro-batches' means are averaged: they must be weighted by tokens": means,
-                "gradients are clipped to 1": clipped,
-                "the gradients are still multiplied by a scaler's factor": seen if seen.norm() > 30 * truth.norm() else None,
+                "the micro-batches' means are averaged; they should be weighted by tokens": means,
+                "gradients are clipped to 1; they should not be clipped": clipped,
+                "the gradients are still multiplied by a scaler's factor: unscale them before the step": seen if seen.norm() > 30 * truth.norm() else None,
             })  # fmt: skip
         moved = max((row["after"][name] - row["before"][name]).abs().max() for name in weights)
         # lr is 1e-3, and a decay of 0.1 moves weights of 12 as far again; in 16 bits these lie 0.03 apart.
-        judge(check, moved < 4e-3, "the weights are rounded to 16 bits: they stay float32")
+        judge(check, moved < 4e-3, "the weights are rounded to 16 bits; they should stay float32")
 
 
 @OPTIMIZED
@@ -390,13 +390,13 @@ def test_mixed_precision_ends_with_the_step(student, check, rng, mixed):
 
     check([logits_of(row).dtype for row in seen["rows"]], [torch.bfloat16 if mixed else torch.float32] * 2, mistakes={
         "the model computes in bfloat16 though use_mixed_precision is False": [torch.bfloat16] * 2,
-        "mixed precision does not reach the model: its Linear gives float32": [torch.float32] * 2,
+        "mixed precision does not reach the model; its Linear should give bfloat16": [torch.float32] * 2,
     })  # fmt: skip
     check(
         seen["outside"], torch.float32, mistakes={"the model gives bfloat16 outside of train_step too": torch.bfloat16}
     )
     in_float32 = all(weight.dtype == torch.float32 for weight in seen["rows"][-1]["after"].values())
-    judge(check, in_float32, "the weights are not float32 any more")
+    judge(check, in_float32, "the weights are no longer float32")
     judge(check, not seen["torch_changed"], "autocast, or something else of torch, stays switched on after train_step")
 
 
@@ -425,7 +425,7 @@ def test_mixed_precision_on_a_gpu_is_float16_with_a_scaler(student, check, rng):
     weights["bias"][4] = 17.5  # so sure that gradients are some 1e-8: zero in float16 unless they are scaled
     dtype, steps, kept = student.run(probe, weights, src, tgt)
 
-    check(dtype, "torch.float16", mistakes={"on a GPU it is float16 with a scaler, not bfloat16": "torch.bfloat16"})
+    check(dtype, "torch.float16", mistakes={"the model computes in bfloat16; on a GPU it should be float16 with a scaler": "torch.bfloat16"})
     judge(check, steps, "the scaler never lets a step through")
     judge(check, kept, "small gradients become zero in float16: scale the loss with a GradScaler")
 
@@ -466,4 +466,4 @@ def test_arguments_have_their_defaults(student, check):
         for key, value in found[name].items():
             known = isinstance(value, (bool, int, float, tuple)) and value == defaults[key]
             judge(check, known, f"{key} of {name} has another default than in the handout")
-    judge(check, all(found[name] for name in expected), "the arguments have other names than in the handout")
+    judge(check, all(found[name] for name in expected), "the arguments do not have the names of the handout")
