@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -29,52 +29,49 @@ from .errors import AutograderError, BoxError, GraderFault, UsageError
 from .grade import Grader
 from .intake.entries import Source
 from .lesson import Lesson
-from .scorecard import GRADER_ERROR, Outcome, Scorecard
+from .options import ALL, AS_USUAL, Asked, GraderOptions
+from .scorecard import Scorecard
 from .submission import Submission, take_in
 
 
 @dataclass(frozen=True)
 class Job:
-    """A submission (or where it is), and the options of Grader.grade."""
+    """A submission (or where it is), and what of it is graded."""
 
     source: Submission | Source | Path
-    options: dict = field(default_factory=dict)
+    asked: Asked = ALL
 
     @property
     def student(self) -> str:
         return self.source.name if isinstance(self.source, Path) else self.source.student
 
 
-def jobs_of(sources: Iterable[Source], **options) -> list[Job]:
+def jobs_of(sources: Iterable[Source], asked: Asked = ALL) -> list[Job]:
     """A job for each."""
-    return [Job(source, options) for source in sources]
+    return [Job(source, asked) for source in sources]
 
 
 def run(
-    lesson: Lesson, jobs: Sequence[Job], *, processes: int | None = None, **grader
+    lesson: Lesson, jobs: Sequence[Job], *, processes: int | None = None, options: GraderOptions = AS_USUAL
 ) -> Iterator[tuple[int, Scorecard]]:
     """(index of the job, scorecard) as they are finished, one for each job, whatever happens to it.
 
     Args:
-        processes: how many work side by side, in a pool; None grades in this process. grader: options of Grader.
+        processes: how many work side by side, in a pool; None grades in this process. options: of the Grader.
 
     Raises:
         BoxError: the box does not start here. GraderFault: a grading process died.
     """
     jobs = _with_a_seed(jobs)
     if processes is None or not jobs:
-        return _here(lesson, jobs, grader)
-    return _pool(lesson, jobs, min(processes, len(jobs)), grader)
+        return _here(lesson, jobs, options)
+    return _pool(lesson, jobs, min(processes, len(jobs)), options)
 
 
 def _with_a_seed(jobs):
     """One seed for a class: the witness is heard once on each test, and all are judged on the same inputs."""
     shared = secrets.randbits(48)
-    seeds = [job.options.get("seed") for job in jobs]
-    return [
-        replace(job, options={**job.options, "seed": shared if seed is None else seed})
-        for job, seed in zip(jobs, seeds, strict=True)
-    ]
+    return [replace(job, asked=replace(job.asked, seed=shared)) if job.asked.seed is None else job for job in jobs]
 
 
 def default_processes() -> int:
@@ -87,23 +84,23 @@ def _cores():
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
 
 
-def _here(lesson, jobs, grader_options):
-    with Grader(lesson, **grader_options) as grader:
+def _here(lesson, jobs, options):
+    with Grader(lesson, options) as grader:
         for index, job in enumerate(jobs):
             yield index, _grade(grader, job)
 
 
-def _pool(lesson, jobs, processes, grader_options):
+def _pool(lesson, jobs, processes, options):
     """Spawned processes, because one that has used torch must not be forked."""
     context = multiprocessing.get_context("spawn")
     cores = context.SimpleQueue()
     for core in islice(cycle(_cores() or [None]), processes):  # each process takes one
         cores.put(core)
     told_to_end, end = context.Pipe(duplex=False)
-    executor = ProcessPoolExecutor(processes, context, _start, (lesson, grader_options, cores, told_to_end))
+    executor = ProcessPoolExecutor(processes, context, _start, (lesson, options, cores, told_to_end))
     try:
         with _ctrl_c_later():  # the processes inherit it, and would else be interrupted in their imports
-            hearing = _hearing(executor, jobs, grader_options)
+            hearing = _hearing(executor, jobs, options)
         heard = hearing.result() if hearing else None
         with _ctrl_c_later():
             futures = {executor.submit(_work, job, heard): index for index, job in enumerate(jobs)}
@@ -120,13 +117,13 @@ def _pool(lesson, jobs, processes, grader_options):
         told_to_end.close()
 
 
-def _hearing(executor, jobs, grader_options):
+def _hearing(executor, jobs, options):
     """What the witness says of all that is asked, where slots share a user: before any process runs student code."""
-    seeds = {job.options["seed"] for job in jobs}
-    if own_users(grader_options.get("without", ())) or len(seeds) > 1:
+    seeds = {job.asked.seed for job in jobs}
+    if own_users(options.without) or len(seeds) > 1:
         return None
-    asked = [(job.options.get("modules"), job.options.get("tests")) for job in jobs]
-    return executor.submit(_hear, seeds.pop(), *(asked[0] if all(one == asked[0] for one in asked) else (None, None)))
+    asked = {(job.asked.modules, job.asked.tests) for job in jobs}
+    return executor.submit(_hear, seeds.pop(), *(asked.pop() if len(asked) == 1 else (None, None)))
 
 
 @contextmanager
@@ -146,14 +143,14 @@ def _ctrl_c_later():
 _grader: Grader | None = None
 
 
-def _start(lesson, grader_options, cores, told_to_end):
+def _start(lesson, options, cores, told_to_end):
     global _grader
     try:
         _listen(told_to_end)
         core = cores.get()
         if core is not None:
             os.sched_setaffinity(0, {core})  # the box is started below, and inherits it
-        _grader = Grader(lesson, **grader_options)
+        _grader = Grader(lesson, options)
     except SystemExit:
         os._exit(1)  # told to end: the executor would report an exception
     multiprocessing.util.Finalize(None, _grader.close, exitpriority=10)
@@ -185,22 +182,29 @@ def _end(*_):
     os._exit(1)
 
 
+def _own_grader() -> Grader:
+    assert _grader is not None  # _start made it
+    return _grader
+
+
 def _hear(seed, modules, tests):
-    _grader.witness.hear_all(seed, modules or _grader.lesson.modules, tests)
-    return _grader.witness.memory
+    grader = _own_grader()
+    grader.witness.hear_all(seed, modules or grader.lesson.modules, tests)
+    return grader.witness.memory
 
 
 def _work(job, heard):
+    grader = _own_grader()
     if heard is not None:
-        _grader.witness.recall(heard)
-    return _grade(_grader, job)
+        grader.witness.recall(heard)
+    return _grade(grader, job)
 
 
 def _grade(grader, job):
     """One scorecard: what cannot be read fails with the reason; a fault of ours costs no other submission."""
     try:
         work = job.source if isinstance(job.source, Submission) else take_in(job.source, grader.lesson)
-        return grader.grade(work, **job.options)
+        return grader.grade(work, job.asked)
     except Exception as error:  # whatever it was, it must cost no other submission
         if isinstance(error, UsageError):
             raise
@@ -209,9 +213,8 @@ def _grade(grader, job):
         if isinstance(error, BoxError):
             grader.restart()
         why = str(error) if isinstance(error, AutograderError) else f"{type(error).__name__}: {error}"
-        row = Outcome("(grading)", "", "", "The submission can be graded", GRADER_ERROR, 0.0, 0.0, why)
-        partial = grader.lesson.modules if job.options.get("modules") else ()  # it replaces no whole card
-        return Scorecard(grader.lesson.name, job.student, 0, (row,), ungraded=partial)
+        partial = grader.lesson.modules if job.asked.modules else ()  # it replaces no whole card
+        return Scorecard.lost(grader.lesson.name, job.student, why, partial)
 
 
 def _interrupted(error):

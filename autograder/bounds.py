@@ -10,7 +10,7 @@ from contextlib import contextmanager
 try:
     import resource
 except ImportError:  # Windows
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 TEST_MEMORY_MB = 1024  # that a test may take above what the grader has when it starts
 

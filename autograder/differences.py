@@ -133,8 +133,9 @@ def _tensor_difference(value, expected, dtype, tolerance, device):
         return f"the shape is {tuple(value.shape)}, it should be {tuple(expected.shape)}"
     if value.dtype != dtype:
         return f"the dtype is {_name(value.dtype)}, it should be {_name(dtype)}"
-    if device is not None and getattr(value, "came_from", device) != device:
-        return f"the result is on {value.came_from}, it should be on {device}"
+    came_from = getattr(value, "came_from", device)
+    if device is not None and came_from != device:
+        return f"the result is on {came_from}, it should be on {device}"
     if not dtype.is_floating_point and not dtype.is_complex:
         return _share_wrong(_unequal(value, expected, dtype))
     return _closeness(_precise(value), _precise(expected), dtype, tolerance)

@@ -12,26 +12,25 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from . import __version__, rules
+from . import __version__, digests, rules
+from .box.budget import TEST_S, Allowed, Budget, Cost, Test
 from .box.choose import open_box
-from .box.clock import WALL_FACTOR, Limits
-from .box.inside.worker import seed_everything
-from .box.session import Processes, Session
-from .cases import ASK_FOR_A_REGRADE
+from .box.clock import WALL_FACTOR
+from .box.policy import Policy
+from .box.seam import Processes
+from .box.session import Session
 from .errors import GraderFault, NotSubmitted, StudentFault, UsageError
+from .in_process import InProcess
 from .lesson import Lesson
-from .limits import TEST_S, Budget, Cost
-from .local_ranks import LocalRanks
+from .options import ALL, AS_USUAL, Asked, GraderOptions
 from .plugin import GradingPlugin
-from .scorecard import FAILED, GRADER_ERROR, Outcome, Scorecard
-from .student import in_process
+from .scorecard import FAILED, GRADER_ERROR, Digests, Measurements, Outcome, Scorecard
 from .submission import Submission
 from .witness import Witness, settle
 
@@ -43,38 +42,25 @@ class Grader:
     """Grades submissions of one lesson, one after another.
 
     Args:
-        lesson: what is graded.
-        require: layers of the box without which nothing is graded; without: layers left out (for tests of the fallbacks).
-        gpu_device: what GPU-marked tests run on; None leaves them pending. only_gpu: run nothing else.
-        own_prerequisites: use the student's modules of used lessons, if there are any, instead of the reference ones.
-        wall_s: seconds on the clock after which nothing more is started; None is a multiple of the lesson's processor time.
+        lesson: what is graded. options: how.
 
     Raises:
         BoxError: the box does not start here.
     """
 
-    def __init__(
-        self,
-        lesson: Lesson,
-        *,
-        require: Iterable[str] = (),
-        without: Iterable[str] = (),
-        gpu_device: str | None = None,
-        only_gpu: bool = False,
-        own_prerequisites: bool = False,
-        wall_s: float | None = None,
-    ):
+    def __init__(self, lesson: Lesson, options: GraderOptions = AS_USUAL):
         torch.set_num_threads(1)
-        self.lesson, self._require, self._without = lesson, require, without
-        self._gpu_device, self._only_gpu, self._own = gpu_device, only_gpu, own_prerequisites
-        self._wall_s = WALL_FACTOR * lesson.deadline_s if wall_s is None else wall_s
-        self._needed: dict[tuple[str, str], Cost] = {}  # what tests cost the solution
+        self.lesson, self._options = lesson, options
+        wall_s = WALL_FACTOR * lesson.deadline_s if options.wall_s is None else options.wall_s
+        self._allowed = Allowed(lesson.call_timeout_s, lesson.deadline_s, wall_s, TEST_S)
+        self._needed: dict[Test, Cost] = {}  # what tests cost the solution
         self._measured: set[str] = set()  # modules of which all tests are among them
+        self._suites = {module: lesson.suite_digest(module) for module in lesson.modules}
         self.witness = Witness(self._run_on_the_solution, self._import_of_the_solution)
         self._open()
 
     def _open(self):
-        self._sandbox = open_box(self.lesson.packages, self._require, self._without)
+        self._sandbox = open_box(self.lesson.packages, self._options.require, self._options.without)
         self._shared = [self._sandbox.share(used.name, used.solution_files()) for used in self.lesson.prerequisites()]
 
     def restart(self) -> None:
@@ -91,39 +77,26 @@ class Grader:
     def __exit__(self, *_):
         self.close()
 
-    def grade(
-        self,
-        submission: Submission,
-        *,
-        seed: int | None = None,
-        modules: Iterable[str] | None = None,
-        tests: Iterable[str] | None = None,
-        stop_early: bool = False,
-    ) -> Scorecard:
-        """The submission's scorecard.
-
-        Args:
-            seed: of all inputs; None draws a secret one.
-            modules: grade these modules only. tests: and in them these test functions only.
-            stop_early: end at the first case that does not pass: for mutants, of which one failure says all.
-        """
-        seed = secrets.randbits(48) if seed is None else seed
-        modules = self._known(modules)
+    def grade(self, submission: Submission, asked: Asked = ALL) -> Scorecard:
+        """The submission's scorecard."""
+        seed = secrets.randbits(48) if asked.seed is None else asked.seed
+        modules, tests = self._known(asked.modules), asked.tests
         files, notes = self._without_prerequisites(submission)
         if not self.own_users:  # nothing of a student's may run beside the witness, or have run before it
             self.witness.hear_all(seed, modules, tests)
         started = time.monotonic()
         forbidden = self.lesson.forbidden
-        with Session(lambda: self._slot(files, forbidden.names)) as session:
-            evidence = rules.scan(session.slot(), files, forbidden) if forbidden.names else []
+        with Session(lambda: self._slot(files, forbidden.names), self._allowed) as session:
+            evidence = rules.scan(session, files, forbidden) if forbidden.names else []
             connect = _Connect(session, files, submission.problem, submission.missing)
-            run = self._run(connect, seed, modules, tests, stop_early)
-        evidence += rules.at_run_time(run.used)
+            run = self._run(connect, seed, modules, tests, asked.stop_early)
+        evidence += rules.at_run_time(session.used)
+        everything = False if asked.stop_early else asked.in_a_class or None  # what the witness is asked
         outcomes = rules.charge(
-            [*settle(run.rows, self.witness, seed), *_collection_outcomes(run)], evidence, forbidden
+            [*settle(run.rows, self.witness, seed, everything), *_collection_outcomes(run)], evidence, forbidden
         )
-        if stop_early and _all_ours(outcomes):  # a broken test ended it, and says nothing of the submission
-            return self.grade(submission, seed=seed, modules=modules, tests=tests)
+        if asked.stop_early and _all_ours(outcomes):  # a broken test ended it, and says nothing of the submission
+            return self.grade(submission, replace(asked, seed=seed, stop_early=False))
         return Scorecard(
             lesson=self.lesson.name,
             student=submission.student,
@@ -131,14 +104,15 @@ class Grader:
             outcomes=outcomes,
             submission=submission.source,
             digests=self._digests(submission),
-            environment=self._environment(time.monotonic() - started, session),
+            environment=self._environment(),
+            measurements=Measurements(round(time.monotonic() - started, 3), session.cpu_s, session.peak_mb),
             layers=self._sandbox.layers,
             visibility=self.lesson.feedback.visibility,
             scale_to=self.lesson.scale_to,
             notes=submission.notes + notes + self._warning(),
             evidence=tuple(evidence),
             student_output=session.output,  # all of it, now that nobody prints any more
-            **self._coverage(modules, whole=tests is None and not self._only_gpu),
+            **self._coverage(modules, whole=tests is None and not self._options.only_gpu),
         )
 
     @property
@@ -147,14 +121,14 @@ class Grader:
         return "uid" in self._sandbox.layers
 
     def _slot(self, files, forbidden=()):
-        return self._sandbox.slot(
-            files,
-            prerequisites=self._shared,
-            forbidden=forbidden,
+        policy = Policy(
+            prerequisites=tuple(map(str, self._shared)),
+            forbidden=tuple(forbidden),
             inside=self.lesson.inside,
-            gpu=self._gpu_device == "cuda",
+            gpu=self._options.gpu_device == "cuda",
             memory_mb=self.lesson.student_memory_mb,
         )
+        return self._sandbox.slot(files, policy)
 
     def _known(self, modules):
         chosen = list(self.lesson.modules if modules is None else modules)
@@ -166,9 +140,9 @@ class Grader:
         return chosen
 
     def _digests(self, submission):
-        """What was graded with what: cards whose digests are equal may be joined."""
-        own = {"prerequisites": "own"} if self._own else {}
-        return {"suite": self.lesson.digest(), "submission": submission.digest, **own}
+        """What was graded with what."""
+        own = "own" if self._options.own_prerequisites else "reference"
+        return Digests(digests.of_the_package(), submission.digest, dict(self._suites), own)
 
     def _coverage(self, graded, whole):
         """What the scorecard says of the modules that were graded with all their tests, and of the others."""
@@ -178,7 +152,7 @@ class Grader:
     def _without_prerequisites(self, submission):
         """The files without copies of used lessons' modules: a mistake in lesson 1 costs nothing in lesson 2."""
         used = {f"{module}.py" for lesson in self.lesson.prerequisites() for module in lesson.modules}
-        ignored = sorted(used & set(submission.files)) if not self._own else []
+        ignored = sorted(used & set(submission.files)) if not self._options.own_prerequisites else []
         files = {name: content for name, content in submission.files.items() if name not in ignored}
         return files, tuple(f"{name} of the submission was not used: the reference module was" for name in ignored)
 
@@ -188,29 +162,24 @@ class Grader:
         )
         return (unconfined,) if "unconfined" in self._sandbox.layers else ()
 
-    def _environment(self, seconds, session):
+    def _environment(self):
         return {
             "autograder": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "platform": platform.system(),
-            "seconds": round(seconds, 3),
-            "student_cpu_seconds": session.cpu_s,
-            "student_peak_mb": session.peak_mb,
         }
 
     # ------------------------------------------------------------------------------------------ running the suite
 
     def _run(self, connect, seed, modules, tests, stop_early=False):
-        lesson = self.lesson
-        limits = (lesson.call_timeout_s, lesson.deadline_s, self._wall_s, TEST_S)
-        budget = Budget(*limits, usage=connect.session.usage)
-        plugin = self._plugin(connect, budget, seed)
+        session = connect.session
+        plugin = self._plugin(connect, session.budget, seed)
         options = ["--maxfail=1"] if stop_early else []
         self._run_with(plugin, modules, tests, options)
         if plugin.waits and not (stop_early and any(row.status == FAILED for row in plugin.outcomes)):
-            connect.session.stop()  # where slots share a user, nothing of it may run beside the solution
-            budget.needed = self._needed_by_the_solution(modules, seed)
+            session.stop()  # where slots share a user, nothing of it may run beside the solution
+            session.budget.needed = self._needed_by_the_solution(modules, seed)
             self._run_with(plugin, modules, tests, options)
         return plugin
 
@@ -221,9 +190,8 @@ class Grader:
             inside=self.lesson.inside,
             seed=seed,
             call_timeout=self.lesson.call_timeout_s,
-            cpu_s=connect.cpu_s,
-            gpu_device=self._gpu_device,
-            only_gpu=self._only_gpu,
+            gpu_device=self._options.gpu_device,
+            only_gpu=self._options.only_gpu,
         )
 
     def _run_with(self, plugin, modules, tests, options=()):
@@ -242,13 +210,11 @@ class Grader:
 
     def _run_on_the_solution(self, seed, modules, tests):
         """Its outcomes; what each test costs it is kept."""
-        limits = (self.lesson.call_timeout_s, self.lesson.deadline_s, self._wall_s, TEST_S)
         with self._session_of_the_solution() as session:
-            budget = Budget(*limits, usage=session.usage, exact=True)
-            budget.needed = {}
-            plugin = self._plugin(_Connect(session, self.lesson.solution_files()), budget, seed)
+            session.budget.needed = {}
+            plugin = self._plugin(_Connect(session, self.lesson.solution_files()), session.budget, seed)
             self._run_with(plugin, modules, tests)
-        self._needed |= budget.costs
+        self._needed |= session.budget.costs
         self._measured |= set(modules) if tests is None else set()
         return plugin.outcomes
 
@@ -262,7 +228,8 @@ class Grader:
 
     def _session_of_the_solution(self):
         """Nothing in it is of a student's: with their own prerequisites, too, these are the reference ones."""
-        return Session(lambda: self._slot(self.lesson.solution_files(), self.lesson.forbidden.names))
+        files, forbidden = self.lesson.solution_files(), self.lesson.forbidden.names
+        return Session(lambda: self._slot(files, forbidden), self._allowed, exact=True)
 
 
 def _all_ours(outcomes):
@@ -273,10 +240,13 @@ def _all_ours(outcomes):
 
 def _collection_outcomes(run):
     return [
-        Outcome("(collection)", Path(file).stem.removeprefix("test_"), "", "The hidden tests can be loaded",
-                GRADER_ERROR, 0.0, 0.0, ASK_FOR_A_REGRADE, detail=problem)
+        Outcome.ours("(collection)", _module_of(file), "", "The hidden tests can be loaded", problem)
         for file, problem in run.collection_errors
-    ]  # fmt: skip
+    ]
+
+
+def _module_of(file):
+    return Path(file).stem.removeprefix("test_").partition("__")[0]
 
 
 def run_suite(
@@ -363,31 +333,20 @@ class _Connect:
     problem: str = ""
     missing: dict[str, str] = field(default_factory=dict)
 
-    def __call__(self, module: str, seed: int, limits: Limits) -> Processes:
+    def __call__(self, test: Test, seed: int) -> Processes:
+        module, _ = test
         if self.problem:
             raise NotSubmitted(self.problem, cause="unreadable")
         if f"{module}.py" not in self.files:
             why = self.missing.get(module) or f"{module}.py is missing from the submission"
             raise NotSubmitted(why, cause="missing")
-        return self.session.processes(module, seed, limits)
-
-    def cpu_s(self) -> float:
-        """Student.cpu_s; where nobody can read it, the time on the wall has to do."""
-        usage = self.session.usage()
-        return time.perf_counter() if usage is None else usage.cpu_s
+        return self.session.processes(test, seed)
 
 
-def grade_in_process(
-    lesson: Lesson, folder: Path, *, seed: int, modules: Iterable[str], tests: Iterable[str] | None = None
-):
+def grade_in_process(lesson: Lesson, folder: Path, asked: Asked) -> tuple[Outcome, ...]:
     """Outcomes of a folder's modules run in this very process: for an author's debugger, never for a grade."""
-    ask = in_process(folder)
-
-    def connect(module, seed, _limits):
-        seed_everything(seed)
-        ranks = LocalRanks(folder, seed)
-        return SimpleNamespace(ask=ask, ask_ranks=ranks.ask, close=ranks.close, prepare=lambda _ranks: None)
-
-    plugin = GradingPlugin(connect, Budget(), inside=lesson.inside, seed=seed)
-    run_suite(plugin, lesson, modules, tests)
+    plugin = GradingPlugin(
+        lambda _, seed: InProcess(folder, seed), Budget(), inside=lesson.inside, seed=asked.seed or 0
+    )
+    run_suite(plugin, lesson, asked.modules or lesson.modules, asked.tests)
     return plugin.outcomes

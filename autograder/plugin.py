@@ -11,16 +11,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
 
 from .bounds import bounded_memory
-from .box import replies
+from .box.budget import Budget, Test
+from .box.seam import Processes
 from .cases import NOTHING, Case, Row, case_of
 from .check import Check
 from .errors import BoxError, StudentTimeout
-from .limits import Budget
 from .scorecard import NOT_REACHED, PASSED, PENDING_GPU, Outcome
 from .student import Student
 
@@ -31,7 +32,6 @@ MARKS = {
     "gpu": "needs CUDA; pending where there is none",
     "slow": "takes long",
 }
-MOST_NOTES = 50  # of forbidden calls, a test
 
 
 class TestOverrun(Exception):
@@ -42,38 +42,34 @@ class GradingPlugin:
     """Runs hidden tests against one submission.
 
     Args:
-        connect: (module, seed, limits of its import) -> what has the `ask` and `ask_ranks` of Student, `prepare` for
-            them, and `close`: a test's processes. Its parametrized cases share them: starting and ending processes is
-            most of what a grading costs.
+        connect: (test, seed) -> its processes; raises NotSubmitted if its module is not there. Its parametrized cases
+            share them: starting and ending processes is most of what a grading costs.
         budget: the time that everything may take.
         inside: source of the helpers that probes may use.
         seed: secret of this grading; each case's inputs come from it and the case's name.
         call_timeout: seconds of processor time that one call may take.
-        cpu_s: seconds of processor time that the submission has used.
         gpu_device: what GPU tests run on ("cuda"; "cpu" stands in for it in our own tests); None leaves them pending.
         only_gpu: runs nothing but GPU tests.
     """
 
     def __init__(
         self,
-        connect: Callable,
+        connect: Callable[[Test, int], Processes],
         budget: Budget,
         *,
         inside: str = "",
         seed: int = 0,
         call_timeout: float = 10.0,
-        cpu_s: Callable[[], float] = time.process_time,
         gpu_device: str | None = None,
         only_gpu: bool = False,
     ):
         self._connect, self._inside, self._seed = connect, inside, seed
-        self._budget, self._call_timeout, self._cpu_s = budget, call_timeout, cpu_s
+        self._budget, self._call_timeout = budget, call_timeout
         self._gpu_device, self._only_gpu = gpu_device, only_gpu
-        self._rows: dict[tuple[str, str], Row] = {}
-        self._overran: set[tuple[str, str]] = set()  # tests that took too long
+        self._rows: dict[Test, Row] = {}
         self._unreached: dict[str, Case] = {}  # case -> why
-        self._connection: _LazyConnection | None = None  # of the test that is being run
-        self.used: dict[tuple[str, str], set[str]] = {}  # (module, test) -> forbidden calls that tripwires noted
+        self._processes: Processes | None = None  # of the test that is being run
+        self._student: Student | None = None  # of the case
         self.box_error: BoxError | None = None
         self.interrupted = False  # by Ctrl-C
         self.collection_errors: list[tuple[str, str]] = []  # (file, what happened)
@@ -115,6 +111,7 @@ class GradingPlugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item):
+        self._student = None
         why = self._why_not(item)
         if why is not None:
             self._unreached[item.nodeid] = why
@@ -123,8 +120,6 @@ class GradingPlugin:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
-        if self._connection is not None:
-            self._connection.values.clear()
         before = time.process_time()
         try:
             with _alarm(self._budget.for_the_tests_own_code()), bounded_memory(gpu=self._gpu_device == "cuda"):
@@ -151,14 +146,15 @@ class GradingPlugin:
             row.cases.append(case_of(call.excinfo.value, self._returned()))
             self._disconnect()  # the process may be gone, or in any state
             if isinstance(call.excinfo.value, StudentTimeout | TestOverrun):
-                self._overran.add(_key(item))
                 self._budget.overran(call.excinfo.value)
             elif isinstance(call.excinfo.value, BoxError):  # nothing that follows could be run
                 self.box_error = call.excinfo.value
                 item.session.shouldstop = "the box broke"
         elif call.when == "call":
             row.cases.append(Case(PASSED))
-        outcome = "passed" if call.excinfo is None else "skipped" if item.nodeid in self._unreached else "failed"
+        outcome: Literal["passed", "skipped", "failed"] = "passed"
+        if call.excinfo is not None:
+            outcome = "skipped" if item.nodeid in self._unreached else "failed"
         return pytest.TestReport(item.nodeid, item.location, {}, outcome, None, call.when, duration=call.duration)
 
     def _why_not(self, item):
@@ -166,8 +162,8 @@ class GradingPlugin:
         row = self._rows[_key(item)]
         if item.get_closest_marker("gpu") and self._gpu_device is None:
             return Case(PENDING_GPU, "waits for a machine with a GPU")
-        if _key(item) in self._overran:
-            return Case(NOT_REACHED, "not reached: an earlier case of this test took too long", because=row.key)
+        if row.is_lost:
+            return Case(NOT_REACHED, "not reached: an earlier case of this test failed", because=row.key)
         spent = self._budget.spent()
         if spent:
             return Case(NOT_REACHED, spent)
@@ -182,31 +178,30 @@ class GradingPlugin:
     @pytest.fixture
     def student(self, request):
         """The submission: run, call, raises, on."""
-        key = _key(request.node)
-        if self._connection is None:
-            seed = self._seed_of(
-                request.node, "student"
-            )  # not that of the inputs: the student's process can read its own
-            noted = self.used.setdefault(key, set())
-            self._connection = _LazyConnection(self._connect, key[0], seed, self._budget, noted)
-        device = "cpu" if not request.node.get_closest_marker("gpu") else self._gpu_device
-        ask, ask_ranks = self._connection.ask, self._connection.ask_ranks
-        return Student(ask, self._inside, device, self._call_timeout, ask_ranks=ask_ranks, cpu=self._cpu_s)
+        if self._processes is None:
+            seed = self._seed_of(request.node, "student")  # not that of the inputs: student code can read its own
+            self._processes = self._connect(_key(request.node), seed)
+        device = self._device_of(request.node)
+        self._student = Student(self._processes, self._inside, device, self._call_timeout)
+        return self._student
 
     def _returned(self):
         """What the student's code gave back in this case, if it is one thing."""
-        values = [] if self._connection is None else self._connection.values
-        return values[0] if len(values) == 1 else NOTHING
+        replies = [] if self._student is None else self._student.replies
+        return replies[0].value if len(replies) == 1 and replies[0].raised is None else NOTHING
 
     def _disconnect(self):
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._processes is not None:
+            self._processes.close()
+            self._processes = None
 
     @pytest.fixture
     def device(self, request):
         """Where the test runs: the CPU, or the GPU in tests that are marked so."""
-        return torch.device(self._gpu_device if request.node.get_closest_marker("gpu") else "cpu")
+        return torch.device(self._device_of(request.node))
+
+    def _device_of(self, item):
+        return (item.get_closest_marker("gpu") and self._gpu_device) or "cpu"
 
     @pytest.fixture
     def check(self, device):
@@ -221,46 +216,6 @@ class GradingPlugin:
     def _seed_of(self, item, purpose="inputs"):
         name = f"{self._seed}/{purpose}/{item.path.name}/{item.name}"
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
-
-
-class _LazyConnection:
-    """A test's processes in the box, started by its first call and asked within the budget."""
-
-    def __init__(self, connect, module, seed, budget, used):
-        self._connect, self._module, self._seed, self._budget = connect, module, seed, budget
-        self._processes = None
-        self.used: set[str] = used
-        self.values: list = []  # what came back in the case that is being run
-
-    def ask(self, request, timeout):
-        reply = self._connected().ask(request, self._budget.for_a_call(timeout))
-        self._note(reply)
-        return reply
-
-    def ask_ranks(self, request, ranks, timeout):
-        by_rank, traffic = self._connected(ranks).ask_ranks(request, ranks, self._budget.for_a_call(timeout))
-        for reply in by_rank.values():
-            self._note(reply)
-        return by_rank, traffic
-
-    def close(self):
-        if self._processes is not None:
-            self._processes.close()
-
-    def _connected(self, ranks=0):
-        """Ready to be asked: what an import takes is no time of the test's calls."""
-        if self._processes is None:
-            self._processes = self._connect(self._module, self._seed, self._budget.for_an_import())
-        self._processes.prepare(ranks)
-        return self._processes
-
-    def _note(self, reply):
-        read = replies.read(reply)
-        if len(self.values) < 2:  # more than one is as good as none: which of them it was would be a guess
-            self.values.append(read.value if read.raised is None else NOTHING)
-        for note in read.used:
-            if len(self.used) < MOST_NOTES:
-                self.used.add(note)
 
 
 def _key(item):

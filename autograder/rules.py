@@ -4,11 +4,11 @@ No observer can prove which function computed a right tensor (docs/security.md).
 scorecard, and the lesson says what it costs: nothing, the question in whose tests it was called, or the module.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .box.slot import Slot
+from .box.session import NO_TEST, Session
 from .errors import StudentFault
 from .lesson import Forbidden
 from .scorecard import FAILED, GRADER_ERROR, Evidence, Outcome
@@ -18,24 +18,22 @@ _SCAN = (Path(__file__).parent / "box" / "inside" / "scan.py").read_text("utf-8"
 _SCAN_S = 10.0
 
 
-def scan(slot: Slot, files: dict[str, bytes], forbidden: Forbidden) -> list[Evidence]:
+def scan(session: Session, files: dict[str, bytes], forbidden: Forbidden) -> list[Evidence]:
     """Uses of forbidden names in the source of the files.
 
     Parsed in the box, by a process in which no student code has run: source can be made to crash a parser, not to lie.
     """
 
     def probe(files, names):
-        return inside.find(files, names)
+        return inside.find(files, names)  # type: ignore[name-defined]  # it runs beside scan.py
 
-    channel = None
+    processes = session.processes(NO_TEST, 0)
     try:
-        channel = slot.channel(None, 0, _SCAN_S)
-        rows = Student(channel.ask, _SCAN, timeout=_SCAN_S).run(probe, _texts(files), list(forbidden.names))
+        rows = Student(processes, _SCAN, timeout=_SCAN_S).run(probe, _texts(files), list(forbidden.names))
     except StudentFault as fault:
         return [Evidence(module="", name="source that cannot be scanned", where=str(fault), how="source")]
     finally:
-        if channel is not None:
-            channel.close()
+        processes.close()
     return [Evidence(module_of(file), name, f"{file}:{line}", "source") for file, line, name in rows]
 
 
@@ -48,7 +46,7 @@ def module_of(file: str) -> str:
     return file.removesuffix(".py").replace("/", ".")
 
 
-def at_run_time(notes: dict[tuple[str, str], Sequence[str]]) -> list[Evidence]:
+def at_run_time(notes: Mapping[tuple[str, str], Iterable[str]]) -> list[Evidence]:
     """Evidence from what the tripwires noted: (module, test) -> notes "name (file.py:line)"."""
     found = []
     for (module, test), lines in notes.items():
@@ -63,9 +61,9 @@ def charge(outcomes: Sequence[Outcome], evidence: Sequence[Evidence], forbidden:
     if forbidden.cost == "nothing":
         return tuple(outcomes)
     question_of = {(row.module, row.test): row.question for row in outcomes}
-    guilty = {}  # module, or (module, question) -> name that was used
+    guilty: dict[str | tuple[str, str | None], str] = {}  # module, or (module, question) -> name that was used
     for found in evidence:
-        place = found.module
+        place: str | tuple[str, str | None] = found.module
         if forbidden.cost == "question":
             if found.how != "run":
                 continue

@@ -1,9 +1,8 @@
 """What a test sees of a submission: run this there, give me back values.
 
 `Student` turns a probe into a request and a reply into a value or a StudentFault. Where the request is answered is not
-its business: `ask` goes through the box when grading (box/sandbox.py), and stays in this process for authors and in
-handouts (`in_process`; local_ranks.py for ranks). This file is copied into every handout: torch, the standard library, the
-wire and the worker.
+its business: it asks `Processes` (box/seam.py), which are in the box when grading, and this process for authors and in
+handouts (in_process.py). This file is copied into every handout.
 """
 
 import ast
@@ -12,15 +11,13 @@ import dis
 import functools
 import inspect
 import re
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from .box import replies, wire
-from .box.inside import worker
-from .errors import AuthorError, BadReply, CheckFailed, StudentRaised
+from .box.ranks.post import Message
+from .box.replies import Raised, Reply
+from .box.seam import Processes
+from .errors import AuthorError, CheckFailed, StudentRaised
 
 DEFAULT_TIMEOUT = 10.0  # seconds of processor time that a call may take
 MOST_RANKS = 16
@@ -31,27 +28,24 @@ class Student:
     """The submission as tests see it.
 
     Args:
-        ask: (request, timeout in seconds) -> reply, both plain data; raises a StudentFault when no reply comes.
-        ask_ranks: (request, number of ranks, timeout) -> {rank: reply} in the order in which they came, and the traffic;
-            None where there are no ranks.
+        processes: what answers the requests.
         inside: source of the lesson's inside.py, the helpers that probes may use.
         device: where tensors among the arguments are put before the call.
         timeout: seconds of processor time that one call may take; a sleep or a deadlock may last as long.
         ranks: 0 is one process; above, as many of one torch.distributed process group.
-        traffic: with ranks: what they sent to each other during the last call (box/ranks/post.py, Message), in order.
-        cpu: what cpu_s gives.
+        traffic: with ranks: what they sent to each other during the last call, in order.
+        replies: what came so far, whichever options it was asked with; no more than the first two.
     """
 
-    ask: Callable[[dict, float], object]
+    processes: Processes
     inside: str = ""
     device: str = "cpu"
     timeout: float = DEFAULT_TIMEOUT
     ranks: int = 0
-    ask_ranks: Callable[[dict, int, float], tuple[dict, list]] | None = None
-    traffic: list = field(default_factory=list, compare=False)
-    cpu: Callable[[], float] = time.process_time
+    traffic: list[Message] = field(default_factory=list, compare=False)
+    replies: list[Reply] = field(default_factory=list, compare=False)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "<student>"  # in a traceback of pytest
 
     def on(self, **options) -> "Student":
@@ -77,7 +71,7 @@ class Student:
         When grading it is read from outside, so that nothing which the submission says or does makes it less, and a
         busy machine makes it hardly more; in steps of 0.01 s. In a handout it is the time of the one process that there is.
         """
-        return self.cpu()
+        return self.processes.cpu_s()
 
     def run(self, probe: Callable, *args, **kwargs):
         """Runs `probe`, a function of the test, in the student's process and returns what it returns, as plain data.
@@ -108,23 +102,27 @@ class Student:
         for reply in self._replies(request, args, kwargs or {}).values():
             _expect(reply, error, names, call)
 
-    def _replies(self, request, args, kwargs) -> dict:
+    def _replies(self, request: dict, args: tuple, kwargs: dict) -> dict[int | None, Reply]:
         """rank -> reply, in the order in which they came; the rank is None where there is one process."""
         request = {**request, "args": list(args), "kwargs": kwargs, "device": str(self.device)}
-        if not self.ranks:
-            return {None: self.ask(request, self.timeout)}
-        if self.ask_ranks is None:
-            raise AuthorError("student.on(ranks=…) needs a place where several processes can be started")
-        by_rank, self.traffic[:] = self.ask_ranks(request, self.ranks, self.timeout)
+        by_rank: dict[int | None, Reply]
+        if self.ranks:
+            answers, self.traffic[:] = self.processes.ask_ranks(request, self.ranks, self.timeout)
+            by_rank = dict(answers.items())
+        else:
+            by_rank = {None: self.processes.ask(request, self.timeout)}
+        self.replies.extend(
+            list(by_rank.values())[: 2 - len(self.replies)]
+        )  # more say no more than two: it was not one
         return by_rank
 
-    def _value(self, by_rank):
+    def _value(self, by_rank: dict[int | None, Reply]) -> object:
         """The first rank that raised speaks for all: what the others say may be no more than its consequence."""
         values = {rank: _unpack(reply, rank) for rank, reply in by_rank.items()}
         return [values[rank] for rank in range(self.ranks)] if self.ranks else values[None]
 
 
-def _expect(reply, error, names, call):
+def _expect(reply: Reply, error: type, names: tuple, call: str) -> None:
     """Raises CheckFailed unless the reply is an `error` whose text has one of the names.
 
     The message says what the code did, not what it did it for: which argument was the bad one only the test knows.
@@ -195,16 +193,15 @@ def _holds_value(value, text):
     return any(re.search(rf"(?<![\w.-]){re.escape(form)}(?!\w|\.\d)", text) for form in forms)
 
 
-def _unpack(reply, rank=None):
+def _unpack(reply: Reply, rank: int | None = None) -> object:
     """A reply's value; its error as a StudentRaised."""
-    read = replies.read(reply)
-    if read.raised is None:
-        return read.value
-    raised = read.raised
+    raised = reply.raised
+    if raised is None:
+        return reply.value
     raise StudentRaised(_raised_message(raised, rank), types=raised.types, text=raised.text, detail=raised.traceback)
 
 
-def _raised_message(raised, rank):
+def _raised_message(raised: Raised, rank: int | None) -> str:
     name = raised.types[0]
     if name == "NotImplementedError":
         return raised.text or "not implemented yet"
@@ -259,32 +256,3 @@ def _globals_used(code):
     # A class body loads its own names with LOAD_NAME; only what it loads and never stores is of the test.
     stored = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_NAME"}
     return (names - stored - {"__name__"}).union(*(_globals_used(const) for const in inner))
-
-
-# ---------------------------------------------------------------------------------------------- in this process
-
-
-def in_process(submission: Path) -> Callable[[dict, float], object]:
-    """An `ask` that runs the submission in this very process: for authors and in handouts, never for grades.
-
-    Values go through the wire both ways, so in-place changes, dtypes and tuples behave as in the box.
-    """
-    root = str(Path(submission).resolve())
-    if root not in sys.path:
-        sys.path.insert(0, root)
-
-    def ask(request, timeout):
-        reply = worker.answer(_through_the_wire(request), root)
-        if reply.get("error", {}).get("types", [""])[0] == "KeyboardInterrupt":  # in the box it would be the student's
-            raise KeyboardInterrupt
-        try:
-            return _through_the_wire(reply, wire.REPLY)
-        except (ValueError, wire.ProtocolError) as error:
-            raise BadReply(f"your code returned something that cannot be passed on: {error}") from error
-
-    return ask
-
-
-def _through_the_wire(value, caps=None):
-    message = b"".join(bytes(buffer) for buffer in wire.encode(value))
-    return wire.decode(bytearray(message), caps)

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .digests import digest_of
 from .errors import LessonError
 from .intake.choose import Wanted, choose
 from .intake.classes import ClassFolder, read_class, source_of
 from .intake.entries import Source, shown_name
 from .intake.gather import Refused, gather
 from .intake.missing import unused_work, why_missing
-from .lesson import Lesson, digest_of, lesson_names, load
+from .lesson import Lesson, lesson_names, load
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def wanted_by(lesson: Lesson) -> Wanted:
 
 
 def _elsewhere(lesson):
-    found = {}
+    found: dict[str, str] = {}
     for name in lesson_names(lesson.root):
         try:
             found |= {module: name for module in load(name, lesson.root).modules}

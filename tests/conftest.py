@@ -11,6 +11,7 @@ import pytest
 
 from autograder.grade import Grader
 from autograder.lesson import load
+from autograder.options import Asked
 from autograder.submission import Submission
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,6 +114,6 @@ def grade_toy(toy_grader):
     def grade(text: str = "", seed: int = 1, **files: str):
         sources = {"toy.py": text, **{f"{name}.py": content for name, content in files.items()}}
         contents = {name: textwrap.dedent(source).encode() for name, source in sources.items() if source}
-        return toy_grader.grade(Submission("student", "", contents), seed=seed)
+        return toy_grader.grade(Submission("student", "", contents), Asked(seed=seed))
 
     return grade

@@ -8,6 +8,7 @@ from conftest import ROOT, busy
 from autograder.author.samples import RIGHT, load_samples
 from autograder.grade import Grader
 from autograder.lesson import load
+from autograder.options import Asked
 from autograder.scorecard import PASSED, PENDING_GPU
 
 NEIGHBOURS = 6
@@ -37,7 +38,7 @@ def test_the_slowest_right_work_keeps_its_points_beside_six_busy_processes(lesso
     samples = {sample.name: sample for sample in load_samples(lesson, (RIGHT,))}
     with Grader(lesson) as grader, busy(NEIGHBOURS):
         for name in SLOWEST[lesson_name]:
-            card = grader.grade(samples[name].submission(), modules=samples[name].modules)
+            card = grader.grade(samples[name].submission(), Asked(samples[name].modules))
 
             lost = [(row.test, row.message) for row in card.outcomes if row.status not in (PASSED, PENDING_GPU)]
             assert lost == [], name

@@ -9,6 +9,7 @@ from conftest import ROOT
 from autograder.author.hollow import AS_NOTHING, AS_NUMPY, AS_TEXT, ZEROS, hollow
 from autograder.batch import Job, default_processes, run
 from autograder.lesson import load, load_all
+from autograder.options import Asked
 from autograder.submission import Submission
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,7 @@ def cards(lesson_name: str) -> dict:
 def _job(lesson, module, kind):
     files = lesson.solution_files()
     files[f"{module}.py"] = hollow(files[f"{module}.py"].decode(), kind).encode()
-    return Job(Submission(kind, "", files), {"modules": (module,), "seed": 3})
+    return Job(Submission(kind, "", files), Asked((module,), seed=3))
 
 
 @each_module

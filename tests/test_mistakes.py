@@ -8,6 +8,7 @@ Such an answer is none of the known mistakes, so no sentence may be said of it, 
 import ast
 import math
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from autograder.check import Check
 from autograder.errors import CheckFailed
 from autograder.grade import Grader
 from autograder.lesson import load, load_all
+from autograder.options import Asked
 from autograder.submission import Submission
 
 SUITES = sorted(path for path in (ROOT / "tests" / "lessons").glob("*/*.py") if path.name != "inside.py")
@@ -151,14 +153,14 @@ class WrongProcesses:
 
     def __init__(self, processes):
         self._processes = processes
-        self.close, self.prepare = processes.close, processes.prepare
+        self.close, self.cpu_s = processes.close, processes.cpu_s
 
     def ask(self, request, timeout):
         reply = self._processes.ask(request, timeout)
-        if "value" not in reply:
+        if reply.raised is not None:
             return reply
         given = leaves([request.get("args", []), request.get("kwargs", {})])
-        return {**reply, "value": changed(reply["value"], given)}
+        return replace(reply, value=changed(reply.value, given))
 
     def ask_ranks(self, request, ranks, timeout):
         return self._processes.ask_ranks(request, ranks, timeout)
@@ -168,7 +170,7 @@ class WrongConnect:
     """The way to such processes."""
 
     def __init__(self, connect):
-        self._connect, self.session, self.cpu_s = connect, connect.session, connect.cpu_s
+        self._connect, self.session = connect, connect.session
 
     def __call__(self, *where):
         return WrongProcesses(self._connect(*where))
@@ -210,7 +212,7 @@ def test_no_sentence_is_said_of_values_that_are_merely_wrong(monkeypatch, name):
     monkeypatch.setattr(Listening, "said", set())
     monkeypatch.setattr(autograder.grade, "settle", lambda *_: [])  # the verdicts are of no interest
     with WrongGrader(lesson) as grader:
-        grader.grade(Submission("wrong", "", lesson.solution_files()), seed=3)
+        grader.grade(Submission("wrong", "", lesson.solution_files()), Asked(seed=3))
 
     assert sorted(Listening.said) == [], sorted(Listening.said)
 

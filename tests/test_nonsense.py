@@ -16,14 +16,14 @@ import torch
 from conftest import ROOT
 
 from autograder.bounds import bounded_memory
-from autograder.box import wire
+from autograder.box import replies, wire
+from autograder.box.budget import Budget
 from autograder.box.caps import REPLY
 from autograder.box.codec import DTYPES, Opaque
 from autograder.cases import case_of
 from autograder.errors import BadReply
 from autograder.grade import run_suite
 from autograder.lesson import load_all
-from autograder.limits import Budget
 from autograder.plugin import GradingPlugin
 from autograder.scorecard import GRADER_ERROR
 
@@ -98,9 +98,9 @@ class Nonsense(GradingPlugin):
     """
 
     def __init__(self, lesson, share, seed):
-        super().__init__(lambda *_: self.student_of_ours, Budget(), inside=lesson.inside, gpu_device="cpu")
-        self.student_of_ours = SimpleNamespace(
-            ask=self._ask, ask_ranks=self._ask_ranks, prepare=lambda ranks: None, close=lambda: None
+        super().__init__(lambda test, seed: self.processes_of_ours, Budget(), inside=lesson.inside, gpu_device="cpu")
+        self.processes_of_ours = SimpleNamespace(
+            ask=self._ask, ask_ranks=self._ask_ranks, cpu_s=time.process_time, close=lambda: None
         )
         self._replies, self._share, self._random = each_reply(), share, random.Random(seed)
         self._name = ""
@@ -110,7 +110,7 @@ class Nonsense(GradingPlugin):
         reply = self._replies[self._name]
         if isinstance(reply, BadReply):
             raise reply
-        return dict(reply) if isinstance(reply, dict) else reply
+        return replies.read(dict(reply) if isinstance(reply, dict) else reply)
 
     def _ask_ranks(self, request, ranks, timeout):
         return {rank: self._ask(request, timeout) for rank in range(ranks)}, []

@@ -1,6 +1,7 @@
 """What must hold of the whole tree, so that no reviewer has to remember it."""
 
 import ast
+import inspect
 import re
 import subprocess
 import tomllib
@@ -10,6 +11,9 @@ import pytest
 from conftest import ROOT
 
 from autograder.author.mutants import mutants_of
+from autograder.box.seam import Processes
+from autograder.box.session import BoxedProcesses
+from autograder.in_process import InProcess
 from autograder.lesson import Lesson, load, load_all
 
 # Imports go down only: a module may import from layers below its own, never from its own or above.
@@ -24,9 +28,9 @@ LAYERS = [
     "batch exports.table author.starter author.mutants author.hollow kept intake.crowd",
     "exports.gradescope exports.otter exports.csv author.samples grade",
     "witness plugin rules author.stub",
-    "cases local_ranks",
-    "student check submission limits",
-    "intake.missing",
+    "cases in_process",
+    "student check submission",
+    "intake.missing joining",
     "intake.choose",
     "intake.gather intake.naming intake.classes",
     "intake.opening intake.sites intake.students",
@@ -35,13 +39,13 @@ LAYERS = [
     "lesson scorecard",
     "bounds box.choose",
     "box.sandbox box.unconfined box.session",
-    "box.slot box.boxed box.zygote.loop box.local",
-    "box.ranks.team box.replies",
+    "box.slot box.boxed box.zygote.loop box.local box.seam",
+    "box.ranks.team box.replies box.budget",
     "box.ranks.broker box.zygote.confine box.inside.worker",
     "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.uncompiled box.inside.scan box.inside.group",
     "box.wire box.ranks.collectives",
     "box.codec box.clock box.cpu",
-    "differences files points progress intake.reader box.caps",
+    "differences files points progress digests options intake.reader box.caps box.policy",
     "errors",
 ]
 LESSONS = load_all(ROOT)
@@ -117,6 +121,33 @@ def test_what_shares_a_process_with_student_code_imports_nothing_of_ours_but_the
 
 def test_the_wire_imports_nothing_of_ours_but_the_codec_and_its_caps():
     assert imports_of("box.wire", package_sources()["box.wire"]) == {"box.codec", "box.caps"}
+
+
+def test_only_the_box_and_the_second_backend_import_the_worker():
+    users = {name for name, source in package_sources().items() if "box.inside.worker" in imports_of(name, source)}
+
+    assert {name for name in users if not name.startswith("box.")} == {"in_process"}
+
+
+@pytest.mark.parametrize("backend", [BoxedProcesses, InProcess])
+def test_both_backends_are_what_the_seam_says(backend):
+    """mypy holds the types where they meet; here the signatures are equal, so that neither grows apart."""
+    asked = {name: inspect.signature(method) for name, method in vars(Processes).items() if name[0] != "_"}
+
+    assert set(asked) == {"ask", "ask_ranks", "cpu_s", "close"}
+    assert {name: str(inspect.signature(getattr(backend, name))) for name in asked} == {
+        name: str(signature) for name, signature in asked.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "dict_of_options", [r"\bpolicy\[", r"\*\*(grader|policy|options|limits)\b", r"SimpleNamespace"]
+)
+def test_what_crosses_functions_is_a_record(dict_of_options):
+    """box/policy.py, options.py and box/clock.py list what there is; a dict of options lists nothing."""
+    found = [name for name, source in package_sources().items() if re.search(dict_of_options, source)]
+
+    assert [name for name in found if name != "student"] == []  # student.on(**options) is for authors of tests
 
 
 def test_architecture_page_draws_the_layers():
@@ -250,6 +281,30 @@ def test_environment_yaml_installs_the_lock():
 
     assert "- -r requirements.lock" in text
     assert re.search(r"python=3\.11\b", text)
+
+
+def test_ci_runs_lint_with_the_type_checker_and_then_all_tests():
+    steps = (ROOT / ".ci" / "run").read_text().splitlines()
+    makefile = (ROOT / "Makefile").read_text()
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
+    mypy = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+
+    assert [step for step in steps if step.startswith("make ")] == ["make lint", "make test"]
+    assert [line.strip().removeprefix("$(BIN)/") for line in lint.splitlines()] == [
+        "ruff check .",
+        "ruff format --check .",
+        "mypy",
+    ]
+    assert (mypy["files"], mypy["check_untyped_defs"], mypy["warn_unused_ignores"]) == (["autograder"], True, True)
+
+
+def test_types_are_ignored_by_the_kind_of_error_only():
+    """`# type: ignore` alone would hide the next error of the line, too."""
+    lines = [(name, line) for name, text in package_sources().items() for line in text.splitlines()]
+    ignored = [(name, line) for name, line in lines if "# type: ignore" in line]
+
+    assert [where for where in ignored if "# type: ignore[" not in where[1]] == []
+    assert len(ignored) < 12
 
 
 def test_lock_pins_every_dependency_and_names_no_index():

@@ -32,7 +32,7 @@ def cards(lesson_name: str) -> dict:
     jobs = {
         "solution": Job(Submission("solution", "", solution)),
         "stub": Job(Submission("stub", "", stub)),
-        **{name: Job(sample.submission(), sample.options) for name, sample in chosen.items()},
+        **{name: Job(sample.submission(), sample.asked) for name, sample in chosen.items()},
     }
     done = run(lesson, list(jobs.values()), processes=default_processes())
     return {list(jobs)[index]: card for index, card in done}

@@ -15,6 +15,7 @@ from ..batch import Job, run
 from ..errors import GraderFault
 from ..files import write
 from ..lesson import Lesson
+from ..options import Asked
 from ..points import added, number
 from ..scorecard import FAILED, NOT_REACHED, PASSED, Scorecard
 from .samples import WRONG, load_samples
@@ -88,8 +89,8 @@ def measure(
     """
     modules = tuple(modules) or lesson.modules
     samples = [sample for sample in load_samples(lesson, (WRONG,)) if set(sample.modules) & set(modules)]
-    jobs = [Job(sample.submission(), {"modules": sample.modules, "seed": SEED}) for sample in samples]
-    found = {module: [] for module in modules}
+    jobs = [Job(sample.submission(), Asked(sample.modules, seed=SEED)) for sample in samples]
+    found: dict[str, list[Loss]] = {module: [] for module in modules}
     for done, (index, card) in enumerate(run(lesson, jobs, processes=processes), 1):
         on_progress(done, len(jobs))
         sample = samples[index]

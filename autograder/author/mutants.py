@@ -152,7 +152,7 @@ def _bracketed(node):
 
 
 def _change_an_operator(node):
-    swaps = {
+    swaps: dict[type[cst.BaseBinaryOp], Callable[[], cst.BaseBinaryOp]] = {
         cst.Add: cst.Subtract,
         cst.Subtract: cst.Add,
         cst.Multiply: cst.Divide,

@@ -20,6 +20,7 @@ from ..batch import Job, run
 from ..errors import LessonError
 from ..files import write
 from ..lesson import Lesson
+from ..options import Asked
 from ..points import number
 from ..scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Scorecard
 from ..submission import Submission
@@ -79,7 +80,7 @@ def prove(
     mutants = mutants_of((lesson.solution / file).read_text("utf-8"), file)
     reasons = _reasons(lesson, module)
     survivors = []
-    jobs = [_job(lesson, module, mutant, stop_early=True) for mutant in mutants]
+    jobs = [_job(lesson, module, mutant, Asked((module,), stop_early=True)) for mutant in mutants]
     cards = run(_hurried(lesson), jobs, processes=processes)
     for done, (index, card) in enumerate(cards, 1):
         on_progress(done, len(mutants))
@@ -101,7 +102,7 @@ def losses_of_mutants(lesson: Lesson, module: str, processes: int | None = None)
     is only to be found ends at the first test that fails. Those that lose nothing are left out."""
     mutants = mutants_of((lesson.solution / f"{module}.py").read_text("utf-8"), f"{module}.py")
     chosen = mutants[:: -(-len(mutants) // _MOST_MEASURED) or 1]
-    jobs = [_job(lesson, module, mutant, seed=SEED) for mutant in chosen]
+    jobs = [_job(lesson, module, mutant, Asked((module,), seed=SEED)) for mutant in chosen]
     found = []
     for index, card in run(_hurried(lesson), jobs, processes=processes):
         found += losses_in(card, f"line {chosen[index].line}: {chosen[index].old} -> {chosen[index].new}", [module])
@@ -112,9 +113,9 @@ def _hurried(lesson):
     return lesson.model_copy(update={"call_timeout_s": min(lesson.call_timeout_s, _CALL_TIMEOUT_S)})
 
 
-def _job(lesson, module, mutant, tests=None, **options):
+def _job(lesson, module, mutant, asked):
     files = lesson.solution_files() | {f"{module}.py": mutant.source.encode()}
-    return Job(Submission("mutant", "", files), {"modules": (module,), "tests": tests, **options})
+    return Job(Submission("mutant", "", files), asked)
 
 
 def _lost(card: Scorecard) -> set[str]:
@@ -168,7 +169,7 @@ def lost_points(
     right = [(f"right/{sample.name}", sample.submission(), sample.modules) for sample in load_samples(lesson, (RIGHT,))]
     correct = [("solution", Submission("solution", "", lesson.solution_files()), None), *right]
     cases = [
-        (name, seed, Job(submission, {"modules": modules, "seed": seed}))
+        (name, seed, Job(submission, Asked(modules, seed=seed)))
         for seed in seeds
         for name, submission, modules in correct
     ]
@@ -194,14 +195,14 @@ def idle_tests(
     """module -> tests that fail for no wrong sample and for no mutant. GPU tests are not judged."""
     idle = _every_test(lesson)
     samples = load_samples(lesson, (WRONG,))
-    jobs = [Job(sample.submission(), {"modules": sample.modules}) for sample in samples]
+    jobs = [Job(sample.submission(), Asked(sample.modules)) for sample in samples]
     for index, card in run(lesson, jobs, processes=processes):
         on_progress(index + 1, len(jobs))
         for module in samples[index].modules:
             idle[module] -= _lost(card)
     for module in [module for module in idle if idle[module]]:
         mutants = mutants_of((lesson.solution / f"{module}.py").read_text("utf-8"))
-        jobs = [_job(lesson, module, mutant, tuple(idle[module])) for mutant in mutants]
+        jobs = [_job(lesson, module, mutant, Asked((module,), tuple(idle[module]))) for mutant in mutants]
         for _, card in run(_hurried(lesson), jobs, processes=processes):
             idle[module] -= _lost(card)
     return {module: tests for module, tests in idle.items() if tests}

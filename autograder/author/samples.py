@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import LessonError
 from ..lesson import Lesson
+from ..options import Asked
 from ..scorecard import PASSED, PENDING_GPU, Scorecard
 from ..submission import Submission
 
@@ -70,9 +71,9 @@ class Sample:
         return tuple(module for module in self.lesson.modules if f"{module}.py" in changed)
 
     @property
-    def options(self) -> dict:
-        """How it is graded (options of Grader.grade): a wrong sample by the tests that it must fail, not by all."""
-        return {"modules": self.modules, "tests": self.expect.fails if self.kind == WRONG else None}
+    def asked(self) -> Asked:
+        """What of it is graded: of a wrong sample the tests that it must fail, not all."""
+        return Asked(self.modules, self.expect.fails if self.kind == WRONG else None)
 
     def submission(self) -> Submission:
         """The solution with the sample laid over it.

@@ -241,7 +241,7 @@ class _Cutter(cst.CSTTransformer):
         if self.removed.isdisjoint(original.body):
             return updated
         first, *others = updated.body
-        first = first.with_changes(leading_lines=[*updated.header, *first.leading_lines])
+        first = first.with_changes(leading_lines=[*updated.header, *_lines_above(first)])
         kept, left_over = self._without_removed(original, [first, *others])
         return updated.with_changes(header=[], body=kept, footer=[*left_over, *updated.footer])
 
@@ -252,7 +252,7 @@ class _Cutter(cst.CSTTransformer):
         kept: list[cst.BaseStatement] = []
         left_over: Lines | None = None  # above what was removed just before; None behind a statement that stays
         for original, statement in zip(block.body, statements, strict=True):
-            lines = list(statement.leading_lines)
+            lines = _lines_above(statement)
             if left_over is not None:
                 lines = _join(left_over, lines, self._most_blank_lines(block, kept, statement))
             if original in self.removed:
@@ -278,7 +278,7 @@ class _Cutter(cst.CSTTransformer):
 class _WithoutWords(cst.CSTTransformer):
     """Takes comments, docstrings and other bare strings away, for `solution_lines`."""
 
-    def leave_Comment(self, original: cst.Comment, updated: cst.Comment) -> cst.RemovalSentinel:
+    def leave_Comment(self, original: cst.Comment, updated: cst.Comment) -> cst.RemovalSentinel:  # type: ignore[override]  # it works
         return cst.RemoveFromParent()
 
     def leave_SimpleStatementLine(
@@ -289,7 +289,15 @@ class _WithoutWords(cst.CSTTransformer):
 
 def _end_of_header(node: cst.FunctionDef | cst.ClassDef) -> cst.TrailingWhitespace:
     """What follows on the line of the signature's colon, behind the body where that is on the same line."""
-    return node.body.header if isinstance(node.body, cst.IndentedBlock) else node.body.trailing_whitespace
+    if isinstance(node.body, cst.IndentedBlock):
+        return node.body.header
+    return cst.ensure_type(node.body, cst.SimpleStatementSuite).trailing_whitespace
+
+
+def _lines_above(statement: cst.BaseStatement) -> list[cst.EmptyLine]:
+    """Blank lines and comments; both kinds of statement that there are have them."""
+    assert isinstance(statement, cst.SimpleStatementLine | cst.BaseCompoundStatement)
+    return list(statement.leading_lines)
 
 
 def _comment_of_header(node: cst.FunctionDef | cst.ClassDef) -> cst.Comment | None:
@@ -301,7 +309,7 @@ def _first_comment_of_body(node: cst.FunctionDef) -> cst.Comment | None:
     if not isinstance(node.body, cst.IndentedBlock):
         return None
     statements = node.body.body[1:] if node.get_docstring(clean=False) is not None else node.body.body
-    lines = statements[0].leading_lines if statements else node.body.footer
+    lines = _lines_above(statements[0]) if statements else node.body.footer
     return next((line.comment for line in lines if line.comment), None)
 
 
@@ -318,6 +326,7 @@ def _docstring(node: cst.FunctionDef) -> list[cst.SimpleStatementLine]:
     first = node.body.body[0]
     if isinstance(first, cst.SimpleStatementLine):
         first = first.body[0]
+    assert isinstance(first, cst.BaseSmallStatement)  # a string
     return [cst.SimpleStatementLine([first.with_changes(semicolon=cst.MaybeSentinel.DEFAULT)])]
 
 

@@ -1,8 +1,8 @@
 """The border of trust. Theory of operation: four kinds of process, and which files each of them runs.
 
     grader     pytest, hidden tests, expected values, verdicts. Never imports or unpickles anything of a student's.
-               choose, sandbox, session, slot, boxed, replies, clock, caps; ranks/ for a test that asks for ranks;
-               unconfined and local where there is no fork
+               seam: what a test asks. session, budget: a submission's processes and time. choose, sandbox, slot, policy,
+               boxed, replies, clock, caps; ranks/ for a test that asks for ranks; unconfined and local without a fork
     zygote     one for each grader, started once with torch imported. Trusted, holds no secret: workers can read its memory.
                Forks, watches and kills slots. zygote/, cpu
     worker     one for each slot: a fork of the zygote, confined before it reads a byte of the student's. Imports the

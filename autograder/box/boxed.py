@@ -3,10 +3,12 @@
 import os
 import socket
 import threading
+from dataclasses import asdict
 
 from ..errors import BoxError
 from . import wire
-from .clock import Usage
+from .clock import Ended, Usage
+from .policy import Policy
 
 _DRAIN_S = 2.0
 
@@ -18,12 +20,12 @@ class BoxedWorker:
         sandbox: whose zygote starts it. policy: what it may do. output: is extended by what it prints, up to most_output.
     """
 
-    def __init__(self, sandbox, policy: dict, output: bytearray, most_output: int):
+    def __init__(self, sandbox, policy: Policy, output: bytearray, most_output: int):
         self._sandbox = sandbox
         self.control, theirs = socket.socketpair()
         read, write = os.pipe()
         with theirs:
-            reply = sandbox.ask(b"S", policy, [theirs.fileno(), write])
+            reply = sandbox.ask(b"S", asdict(policy), [theirs.fileno(), write])
         os.close(write)
         if "error" in reply:
             os.close(read)
@@ -57,12 +59,12 @@ class BoxedWorker:
     def collect_output(self) -> None:
         """A thread does it all the time."""
 
-    def kill(self) -> dict:
-        """Ends it with all that it started; what they used: {"reason", "cpu_s", "peak_mb"}."""
-        usage = self._sandbox.ask(b"K", self.pid)
+    def kill(self) -> Ended:
+        """Ends it with all that it started."""
+        ended = Ended(**self._sandbox.ask(b"K", self.pid))
         self._drain.join(_DRAIN_S)  # its pipe has no writer any more
         self.control.close()
-        return usage
+        return ended
 
 
 def _drain(pipe, output, most):

@@ -12,7 +12,7 @@ process computed before the first look is not counted.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 LOOK_S = 0.25
@@ -51,11 +51,26 @@ class Usage:
     awake: bool = False
 
 
-def total(usages: "list[Usage | None]") -> Usage | None:
+@dataclass(frozen=True)
+class Ended:
+    """What a slot's processes had used when they were killed.
+
+    Attributes:
+        reason: the limit that they had passed; "" if none. peak_mb: the most memory that was seen.
+    """
+
+    reason: str = ""
+    cpu_s: float = 0.0
+    peak_mb: int = 0
+
+
+def total(usages: "Iterable[Usage | None]") -> Usage | None:
     """Of several slots together; None if one of them cannot be read."""
-    if any(usage is None for usage in usages):
+    read = list(usages)
+    known = [usage for usage in read if usage is not None]
+    if len(known) < len(read):
         return None
-    return Usage(sum(usage.cpu_s for usage in usages), any(usage.awake for usage in usages))
+    return Usage(sum(usage.cpu_s for usage in known), any(usage.awake for usage in known))
 
 
 class Clock:

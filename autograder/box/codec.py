@@ -58,7 +58,8 @@ def encode(value) -> list:
     Raises:
         ValueError: it is too large, or nested too deep.
     """
-    tensors, buffers = [], []
+    tensors: list[list] = []
+    buffers: list = []
     node = _node(value, tensors, buffers, depth=0)
     header = json.dumps({"value": node, "tensors": tensors}).encode()
     if len(header) > MAX_HEADER:

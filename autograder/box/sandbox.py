@@ -26,13 +26,13 @@ from pathlib import Path
 from ..errors import BoxError
 from . import wire
 from .boxed import BoxedWorker
+from .policy import DEFAULT, Policy
 from .slot import Slot, remove_tree
 from .zygote import confine
 
 _START_S = 120.0  # a zygote imports torch, on a slow disk
 _ZYGOTE = "import sys; sys.path.insert(0, sys.argv[1]); from autograder.box.zygote import loop; sys.path.pop(0); "
 _ZYGOTE += "loop.main(int(sys.argv[2]), sys.argv[3].split(','), sys.argv[4:])"
-LIMITS = {"memory_mb": 1500, "cpu_s": 600, "processes": 64, "file_mb": 64, "scratch_mb": 256}
 
 
 class Sandbox:
@@ -107,31 +107,12 @@ class Sandbox:
     def slot(
         self,
         files: dict[str, bytes],
-        *,
-        prerequisites: Sequence[Path] = (),
-        forbidden: Sequence[str] = (),
-        inside: str = "",
-        gpu: bool = False,
-        **limits,
+        policy: Policy = DEFAULT,
     ) -> Slot:
-        """A slot for a submission.
-
-        Args:
-            files: relative path -> content.
-            prerequisites: folders that it may read and import from.
-            forbidden: dotted names whose use is noted.
-            inside: source of the helpers that most requests will bring: compiled once, not in each test's process.
-            gpu: whether it may open the GPU's devices.
-            limits: override LIMITS.
-        """
-        policy = {
-            **LIMITS, **limits,
-            "prerequisites": [str(path) for path in prerequisites],
-            "forbidden": list(forbidden), "inside": inside, "gpu": gpu,
-        }  # fmt: skip
+        """A slot for a submission: files is relative path -> content."""
         return Slot(self, files, policy)
 
-    def worker(self, policy: dict, output: bytearray, most_output: int) -> BoxedWorker:
+    def worker(self, policy: Policy, output: bytearray, most_output: int) -> BoxedWorker:
         """A slot's worker, confined as the policy says."""
         return BoxedWorker(self, policy, output, most_output)
 

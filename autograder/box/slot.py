@@ -5,25 +5,50 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from ..errors import BoxError, StudentDied, StudentFault, StudentTimeout, shown
 from . import replies, wire
-from .clock import Clock, Limits, Usage
+from .clock import Clock, Ended, Limits, Usage
+from .policy import Policy
 from .ranks.team import Member
 
 OUTPUT_CAP = 65536  # bytes kept of what a submission prints
 
 
+class Worker(Protocol):
+    """The process that has imported a submission: boxed.BoxedWorker, or unconfined.LocalWorker."""
+
+    control: socket.socket
+
+    def begin_import(self, module: str) -> None: ...
+    def fork(self, request: list[int], count: int) -> list[socket.socket]: ...
+    def usage(self) -> Usage | None: ...
+    def collect_output(self) -> None: ...
+    def kill(self) -> Ended: ...
+
+
+class Box(Protocol):
+    """What a slot is in: sandbox.Sandbox, or unconfined.UnconfinedBox."""
+
+    folder: Path
+
+    def worker(self, policy: Policy, output: bytearray, most_output: int) -> Worker: ...
+    def take_uid(self) -> int: ...
+    def free_uid(self, uid: int) -> None: ...
+
+
 class Slot:
     """One submission in the box. Made by Sandbox.slot; close it."""
 
-    def __init__(self, sandbox, files: dict[str, bytes], policy: dict):
+    def __init__(self, sandbox: Box, files: dict[str, bytes], policy: Policy):
         self._sandbox, self._policy = sandbox, policy
         self._uid = sandbox.take_uid()
         self._folder = Path(tempfile.mkdtemp(prefix="slot-", dir=sandbox.folder))
         self._submission = self._folder / "submission"
-        self._worker = None  # boxed.BoxedWorker, or what stands for it
+        self._worker: Worker | None = None
         self._imported: set[str] = set()
         self._broken: dict[str, StudentFault] = {}
         self._reason = ""
@@ -78,31 +103,28 @@ class Slot:
         """A fork that has the other ends of `count` connections."""
         if module in self._broken:
             raise self._broken[module].with_traceback(None)
-        if self._worker is None:
-            self._start()
+        worker = self._worker or self._start()
         if module is not None and module not in self._imported:
-            self._import(module, timeout)
+            self._import(worker, module, timeout)
         try:
-            return self._worker.fork(request, count)
+            return worker.fork(request, count)
         except OSError:
             raise self._died("your code's process ended before the test began") from None
 
-    def _start(self):
+    def _start(self) -> Worker:
         scratch = self._folder / "scratch"
         remove_tree(scratch)  # a worker that was killed left its own
         scratch.mkdir(mode=0o700)
         if self._uid:
             os.chown(scratch, self._uid, self._uid)
-        policy = {
-            "submission": str(self._submission), "scratch": str(scratch), "uid": self._uid,
-            **self._policy,
-        }  # fmt: skip
+        policy = replace(self._policy, submission=str(self._submission), scratch=str(scratch), uid=self._uid)
         self._worker = self._sandbox.worker(policy, self._output, OUTPUT_CAP)
+        return self._worker
 
-    def _import(self, module, timeout):
+    def _import(self, worker, module, timeout):
         try:
-            self._worker.begin_import(module)
-            reply = self.receive(self._worker.control, Clock(timeout, self.usage), f"importing {module}.py")
+            worker.begin_import(module)
+            reply = self.receive(worker.control, Clock(timeout, self.usage), f"importing {module}.py")
             replies.check_import(module, reply)
         except OSError:
             self._broken[module] = self._died(f"your code's process ended while {module}.py was imported")
@@ -131,11 +153,11 @@ class Slot:
         """Kills the worker and all that it started; the next channel starts a new one."""
         if self._worker is None:
             return
-        usage = self._worker.kill()
+        ended = self._worker.kill()
         self._worker, self._imported = None, set()
-        self._reason = usage["reason"]
-        self.cpu_s += usage["cpu_s"]
-        self.peak_mb = max(self.peak_mb, usage["peak_mb"])
+        self._reason = ended.reason
+        self.cpu_s += ended.cpu_s
+        self.peak_mb = max(self.peak_mb, ended.peak_mb)
 
     def close(self) -> None:
         self.stop()

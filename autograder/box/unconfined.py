@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ..errors import BoxError
 from . import wire
-from .clock import Usage, total
+from .clock import Ended, Usage, total
 from .inside import tripwires, uncompiled
 from .local import LocalProcess
+from .policy import DEFAULT, Policy
 from .slot import Slot, remove_tree
 
 LAYERS = ("processes", "unconfined")
@@ -37,10 +38,9 @@ class UnconfinedBox:
         self.layers = LAYERS
         self.folder = Path(tempfile.mkdtemp(prefix="autograder-"))
 
-    def slot(self, files: dict[str, bytes], *, prerequisites: Sequence[Path] = (), forbidden=(), **_) -> Slot:
-        """A slot for a submission: files is relative path -> content. The other options have no effect here."""
-        folders = [str(path) for path in prerequisites]
-        return Slot(self, files, {"prerequisites": folders, "forbidden": list(forbidden)})
+    def slot(self, files: dict[str, bytes], policy: Policy = DEFAULT) -> Slot:
+        """A slot for a submission: files is relative path -> content. Limits other than those of time have no effect here."""
+        return Slot(self, files, policy)
 
     def share(self, name: str, files: dict[str, bytes]) -> Path:
         """A folder with these files that every slot may read."""
@@ -50,7 +50,7 @@ class UnconfinedBox:
             (folder / file).write_bytes(content)
         return folder
 
-    def worker(self, policy: dict, output: bytearray, most_output: int) -> "LocalWorker":
+    def worker(self, policy: Policy, output: bytearray, most_output: int) -> "LocalWorker":
         return LocalWorker(policy, output, most_output)
 
     def take_uid(self) -> int:
@@ -66,10 +66,10 @@ class UnconfinedBox:
 class LocalWorker:
     """A slot's worker (boxed.BoxedWorker) without fork: all tests are answered by one process, a rank by one of its own."""
 
-    def __init__(self, policy: dict, output: bytearray, most_output: int):
-        self._folders = [policy["submission"], *policy["prerequisites"]]
-        self._prepare = functools.partial(_prepare, policy["forbidden"], policy["submission"])
-        self._printed, self._output, self._most = Path(policy["scratch"], "output"), output, most_output
+    def __init__(self, policy: Policy, output: bytearray, most_output: int):
+        self._folders = [policy.submission, *policy.prerequisites]
+        self._prepare = functools.partial(_prepare, policy.forbidden, policy.submission)
+        self._printed, self._output, self._most = Path(policy.scratch, "output"), output, most_output
         self._read = 0  # bytes of what was printed
         self._process = self._start(0, 0, 0)
         self._ranks: list[LocalProcess] = []
@@ -92,13 +92,13 @@ class LocalWorker:
     def usage(self) -> Usage | None:
         return total([process.usage() for process in (self._process, *self._ranks)])
 
-    def kill(self) -> dict:
+    def kill(self) -> Ended:
         usage = self.usage()
         for process in (self._process, *self._ranks):
             process.stop()
             process.close()
         self.collect_output()
-        return {"reason": "", "cpu_s": usage.cpu_s if usage else 0.0, "peak_mb": 0}
+        return Ended(cpu_s=usage.cpu_s if usage else 0.0)
 
     def collect_output(self) -> None:
         if self._printed.exists():

@@ -3,6 +3,7 @@
 import sys
 import tempfile
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from ..files import can_write, write
 from ..grade import grade_in_process
 from ..intake.crowd import refuse_a_class, refuse_one_student
 from ..lesson import Lesson, load
+from ..options import Asked, GraderOptions
 from ..scorecard import GRADER_ERROR, STATUSES, Scorecard
 from ..submission import source_of, take_in_again, take_in_each
 from .shared import LessonName, OutFolder, Processes, app, console, exit_with
@@ -45,32 +47,32 @@ def grade(
     """Grade a submission, or a folder of them, into OUT/<student>/scorecard.json."""
     chosen = load(lesson)
     chosen.require(module or ())
-    options = {"modules": tuple(module) if module else None, "seed": seed}
-    grader = {
-        "require": tuple(filter(None, require.split(","))),
-        "gpu_device": gpu_device or _found_gpu(),
-        "only_gpu": gpu_only,
-        "own_prerequisites": prerequisites == "own",
-    }
+    asked = Asked(tuple(module) if module else None, seed=seed)
+    options = GraderOptions(
+        require=tuple(filter(None, require.split(","))),
+        gpu_device=gpu_device or _found_gpu(),
+        only_gpu=gpu_only,
+        own_prerequisites=prerequisites == "own",
+    )
     if prerequisites not in ("reference", "own"):
         suggestion = nearest(prerequisites, ("reference", "own"))
         raise UsageError(f"--prerequisites is {prerequisites!r}: give reference or own{suggestion}")
-    if gpu_only and not grader["gpu_device"]:
+    if gpu_only and not options.gpu_device:
         raise UsageError("--gpu-only needs a GPU, and torch finds none here")
     if each:
         refuse_one_student(submission, chosen)
         found = take_in_each(submission, chosen)
-        jobs = jobs_of(found.sources, **options)
+        jobs = jobs_of(found.sources, replace(asked, in_a_class=True))
         kept.ready(out, [job.student for job in jobs], chosen.name)
-        cards, said = _grade_each(chosen, jobs, out, processes or default_processes(), grader)
+        cards, said = _grade_each(chosen, jobs, out, processes or default_processes(), options)
         console.print(table.many(cards))
         for name, why in found.named:
             console.print(escape(f"not graded: {name}: {why}"))
     else:
         refuse_a_class(submission, chosen)
-        job = Job(source_of(submission), options)
+        job = Job(source_of(submission), asked)
         kept.ready(out, [job.student], chosen.name)
-        cards = [card for _, card in run(chosen, [job], **grader)]
+        cards = [card for _, card in run(chosen, [job], options=options)]
         said = [kept.keep(cards[0], out)]
         console.print(table.one(cards[0], everything))
     for sentence in filter(None, said):
@@ -78,7 +80,7 @@ def grade(
     exit_with(cards)
 
 
-def _grade_each(lesson: Lesson, jobs: list[Job], out: Path, processes: int, grader: dict):
+def _grade_each(lesson: Lesson, jobs: list[Job], out: Path, processes: int, options: GraderOptions):
     """The scorecards, and what is to be said of earlier ones in the folder."""
     columns = [
         SpinnerColumn(),
@@ -91,7 +93,7 @@ def _grade_each(lesson: Lesson, jobs: list[Job], out: Path, processes: int, grad
     said: list[str] = []
     with Progress(*columns, console=console) as progress, _saying_what_is_kept(cards, len(jobs), out):
         task = progress.add_task("grading", total=len(jobs), counts="")
-        for _, card in run(lesson, jobs, processes=processes, **grader):
+        for _, card in run(lesson, jobs, processes=processes, options=options):
             said.append(kept.keep(card, out))
             cards.append(card)
             counts = {status: sum(card.count(status) for card in cards) for status in STATUSES}
@@ -153,16 +155,16 @@ def replay(
     if not card.submission:
         raise UsageError(f"{scorecard} does not say where its submission was: grade it again")
     submission = take_in_again(card.submission, lesson)
-    if submission.digest != card.digests.get("submission"):
+    if submission.digest != card.digests.submission:
         raise UsageError(f"{card.submission} has changed since {scorecard} was written: grade it again")
-    options = [{"modules": [row.module], "tests": [test], "seed": card.seed_of(row)} for row in rows]
+    parts = [Asked((row.module,), (test,), card.seed_of(row)) for row in rows]
     if in_process:
         with tempfile.TemporaryDirectory() as folder:
             submission.write(Path(folder))
-            outcomes = [row for each in options for row in grade_in_process(lesson, Path(folder), **each)]
+            outcomes = [row for asked in parts for row in grade_in_process(lesson, Path(folder), asked)]
     else:
-        own = card.digests.get("prerequisites") == "own"
-        again = [each for _, each in run(lesson, [Job(submission, each) for each in options], own_prerequisites=own)]
+        options = GraderOptions(own_prerequisites=card.digests.prerequisites == "own")
+        again = [each for _, each in run(lesson, [Job(submission, asked) for asked in parts], options=options)]
         outcomes = [row for each in again for row in each.outcomes]
         console.print(escape("".join(each.student_output for each in again)))
     for row in outcomes:

@@ -49,7 +49,9 @@ def exit_with(cards: list[Scorecard], wrong: Sequence[str] = (), failed: bool = 
             f"[bold magenta]grader error[/] {escape(f'{card.student}: {row.module} {row.test}: {row.detail or row.message}')}"
         )
     if broken:
-        console.print(f"{len(broken)} grader errors: mend the tests, then grade again.")
+        console.print(
+            f"{len(broken)} grader errors: their points are not in the totals: fix the tests, then grade again."
+        )
     for problem in wrong:
         console.print(f"[red]error:[/red] {escape(problem)}")
     raise typer.Exit(2 if wrong else 1 if broken or failed else 0)

@@ -24,9 +24,9 @@ from ..scorecard import Scorecard
 
 PACKAGE = Path(__file__).parents[1]
 COPIED = (
-    *("errors.py", "check.py", "differences.py", "student.py", "local_ranks.py", "progress.py"),
+    *("errors.py", "check.py", "differences.py", "student.py", "in_process.py", "progress.py"),
     *("box/__init__.py", "box/caps.py", "box/clock.py", "box/codec.py", "box/cpu.py"),
-    *("box/local.py", "box/replies.py", "box/wire.py"),
+    *("box/local.py", "box/replies.py", "box/seam.py", "box/wire.py"),
     *("box/inside/__init__.py", "box/inside/group.py", "box/inside/worker.py"),
     *(f"box/ranks/{name}.py" for name in ("__init__", "broker", "collectives", "post", "team")),
 )
@@ -48,7 +48,7 @@ USED = {used}  # lessons that this one builds on: your modules of them are impor
 sys.path.insert(0, str(HERE))
 
 import grading.check  # noqa: E402
-import grading.local_ranks  # noqa: E402
+import grading.in_process  # noqa: E402
 import grading.progress  # noqa: E402
 import grading.student  # noqa: E402
 
@@ -108,9 +108,9 @@ def device(request):
 def student(device):
     inside = HERE / "grading" / "inside.py"
     source = inside.read_text(encoding="utf-8") if inside.exists() else ""
-    ranks = grading.local_ranks.LocalRanks(HERE)
-    yield grading.student.Student(grading.student.in_process(HERE), source, str(device), ask_ranks=ranks.ask)
-    ranks.close()
+    processes = grading.in_process.InProcess(HERE)
+    yield grading.student.Student(processes, source, str(device))
+    processes.close()
 
 
 @pytest.fixture
@@ -192,11 +192,14 @@ def _column(module, scored, gpu):
 
 def _collected(lesson, only_gpu=False):
     """The suite as a scorecard: nothing is run."""
+    from ..box.budget import Budget
     from ..grade import run_suite  # torch: `autograder starter` does without
-    from ..limits import Budget
     from ..plugin import GradingPlugin
 
-    plugin = GradingPlugin(None, Budget(), only_gpu=only_gpu)
+    def nobody(test, seed):
+        raise LessonError("points are counted, and nothing is run for it")
+
+    plugin = GradingPlugin(nobody, Budget(), only_gpu=only_gpu)
     run_suite(plugin, lesson, lesson.modules, options=["--collect-only"])
     if plugin.collection_errors:
         file, problem = plugin.collection_errors[0]

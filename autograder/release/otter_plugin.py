@@ -24,9 +24,10 @@ from otter.test_files.abstract_test import TestCaseResult
 from otter.test_files.ottr_test import OttrTestFile
 
 from .. import __version__
-from ..errors import UsageError
+from ..errors import GraderFault, UsageError
 from ..exports import gradescope, otter
 from ..lesson import Lesson, load
+from ..options import GraderOptions
 from ..scorecard import Scorecard
 from ..submission import take_in
 
@@ -79,6 +80,7 @@ class OtterPlugin(AbstractOtterPlugin):
         aside = self.set_aside_at or _set_aside_late(submission)
         self.card = _grade(load(self.plugin_config["lesson"], grader), aside, _student(self.submission_metadata))
         (home / "results" / SCORECARD).write_text(self.card.to_json())
+        _refuse_if_lost(self.card)
 
     def after_grading(self, results: GradingResults):
         """Replaces what the driver notebook said by the scorecard."""
@@ -96,7 +98,7 @@ class OtterPlugin(AbstractOtterPlugin):
             why = _printable(row.detail or row.message)
             lines.append(f"GRADER ERROR, not the student's: {row.module} {row.test}: {why}")
         if self.card.grader_errors:
-            lines.append("The score above lacks these points. Mend the tests, then grade again.")
+            lines.append("Their points are not in the total: fix the tests, then grade again.")
         return "\n".join(lines)
 
 
@@ -136,8 +138,16 @@ def _grade(lesson: Lesson, folder: Path, student: str) -> Scorecard:
     from ..grade import Grader  # torch: not for `otter generate`, which loads this module too
 
     submission = take_in(folder, lesson, shown="the submission")
-    with Grader(lesson, wall_s=lesson.wall_s) as grader:  # Gradescope ends what takes longer, and shows nothing
+    options = GraderOptions(wall_s=lesson.wall_s)  # Gradescope ends what takes longer, and shows nothing
+    with Grader(lesson, options) as grader:
         return grader.grade(replace(submission, student=student, source="submission"))
+
+
+def _refuse_if_lost(card: Scorecard) -> None:
+    """Raises GraderFault where the worth of what was not graded is unknown: no total would be honest."""
+    for row in card.grader_errors:
+        if card.is_lost or not row.is_a_test:
+            raise GraderFault(f"{row.module} {row.test}: {_printable(row.detail)}")
 
 
 def _student(metadata: dict) -> str:

@@ -74,6 +74,9 @@ def lay_out(zip_path: Path, files: dict[str, bytes], home: Path) -> None:
 def surprises(lesson: str, submission: str, card: Scorecard) -> list[str]:
     """What of a showpiece's scorecard must not be, a sentence each: the solution gets everything, the stub nothing."""
     got = f"{card.score:g} of {card.max_score:g} points"
+    if submission == SOLUTION and card.grader_errors:
+        tests = ", ".join(row.test for row in card.grader_errors)
+        return [f"{lesson}: the solution does not pass its own suite, these are grader errors: {tests}; fix the tests"]
     if submission == SOLUTION and not card.max_score > 0:
         return [f"{lesson}: nothing was graded of the solution"]
     if submission == SOLUTION and card.score < card.max_score:

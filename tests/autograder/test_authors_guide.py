@@ -45,7 +45,7 @@ def test_the_lesson_of_the_guide_is_graded(lesson):
         Job(Submission("solution", "", lesson.solution_files())),
         Job(Submission("stub", "", lesson.starter_files())),
     ]
-    jobs += [Job(sample.submission(), sample.options) for sample in samples]
+    jobs += [Job(sample.submission(), sample.asked) for sample in samples]
 
     solution, stub, *others = [card for _, card in run(lesson, jobs)]
 

@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from autograder.box.policy import Policy
 from autograder.box.sandbox import Sandbox
 from autograder.box.slot import remove_tree
 from autograder.errors import BadReply, BoxError, StudentDied, StudentFault, StudentTimeout
@@ -27,7 +28,7 @@ def ask(slot, path, *args, module="work", timeout=5.0):
 
 
 def slot_of(sandbox, source, **limits):
-    return sandbox.slot({"work.py": source.encode()}, **limits)
+    return sandbox.slot({"work.py": source.encode()}, Policy(**limits))
 
 
 def test_a_value_comes_back(sandbox):

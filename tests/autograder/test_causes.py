@@ -6,6 +6,7 @@ import pytest
 from conftest import TOY_SOLUTION
 
 from autograder.errors import cause_of
+from autograder.options import Asked
 from autograder.scorecard import CAUSES
 from autograder.submission import Submission
 
@@ -53,7 +54,7 @@ def test_a_wrong_answer_has_no_cause(grade_toy):
 
 
 def test_a_submission_that_cannot_be_read_is_unreadable(toy_grader):
-    card = toy_grader.grade(Submission("ada", "", {}, problem="it is broken"), seed=1)
+    card = toy_grader.grade(Submission("ada", "", {}, problem="it is broken"), Asked(seed=1))
 
     assert causes(card) == {"unreadable"}
 

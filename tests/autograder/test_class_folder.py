@@ -65,7 +65,10 @@ def test_every_format_gets_a_card(tmp_path):
     assert set(found) == set("ada UPPER bob carol doejane roe eve fay guy hal ida jim kim lou".split())
     assert {student for student, work in found.items() if work.files} == set("ada UPPER bob carol doejane roe".split())
     assert all(work.problem or work.missing for work in found.values() if not work.files)
-    assert found["fay"].problem == "found fay.7z, a 7z archive: submit your .py files, or a .zip of them"
+    assert found["fay"].missing == {
+        name: f"{name}.py is missing from the submission; found fay.7z, a 7z archive, which cannot be opened here: submit a .zip"
+        for name in found["fay"].missing
+    }
     assert found["lou"].problem == "lou is a link, which is not followed: submit the files themselves"
     assert "handed in late, as the name says" in found["roe"].notes
 

@@ -8,6 +8,7 @@ from conftest import TOY_SOLUTION, write_lesson
 from packing import encrypted, laid, tarred, zipped
 
 from autograder.lesson import load
+from autograder.options import Asked
 from autograder.submission import take_in
 
 CODE = b"def causal_mask(length):\n    return None  # \xe2\x80\x94\n"
@@ -349,11 +350,6 @@ def test_an_archive_inside_that_cannot_be_read_is_named(submitted):
         ("hw.zip", b"<html>please log in", "hw.zip is a web page: submit a .zip of your .py files"),
         ("hw.zip", b"7z\xbc\xaf\x27\x1c", "hw.zip is a 7z archive: submit a .zip of your .py files"),
         ("hw.zip", b"something else", "hw.zip is not a .zip or .tar archive: pack your .py files as a .zip"),
-        ("hw.7z", b"7z\xbc\xaf\x27\x1c", "found hw.7z, a 7z archive: submit your .py files, or a .zip of them"),
-        ("hw.rar", b"Rar!\x1a\x07", "found hw.rar, a RAR archive: submit your .py files, or a .zip of them"),
-        ("hw.pdf", b"%PDF", "found hw.pdf, a PDF: submit your .py files, or a .zip of them"),
-        ("hw.docx", zipped({"word/a.xml": b""}), "found hw.docx, a Word document: submit your .py files, or a .zip of them"),
-        ("hw.xyz", b"\x88\x99", "found hw.xyz, which is neither Python nor an archive: submit your .py files"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_gets_one_sentence(tmp_path, name, content, said):
@@ -361,6 +357,25 @@ def test_what_cannot_be_read_gets_one_sentence(tmp_path, name, content, said):
 
     assert submission.files == {}
     assert submission.problem.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("hw.7z", b"7z\xbc\xaf\x27\x1c", "found hw.7z, a 7z archive, which cannot be opened here: submit a .zip"),
+        ("hw.rar", b"Rar!\x1a\x07", "found hw.rar, a RAR archive, which cannot be opened here: submit a .zip"),
+        ("hw.pdf", b"%PDF", "found no Python file, only hw.pdf"),
+        ("hw.docx", zipped({"word/a.xml": b""}), "found no Python file, only hw.docx"),
+        ("hw.xyz", b"\x88\x99", "found no Python file, only hw.xyz"),
+        ("attention.txt", CODE, "found attention.txt, a text file: save the code as attention.py"),
+        ("hw", b"", "found no Python file, only hw"),
+    ],
+)
+def test_a_file_that_is_no_archive_is_told_as_in_a_folder(tmp_path, name, content, said):
+    folder = laid(tmp_path / "ada", {name: content})
+
+    for door in (folder, folder / name):
+        assert take_in(door, MODULES).missing["attention"] == f"attention.py is missing from the submission; {said}"
 
 
 def test_one_damaged_file_of_a_zip_costs_that_file(tmp_path):
@@ -377,7 +392,7 @@ def test_one_damaged_file_of_a_zip_costs_that_file(tmp_path):
 def test_the_row_of_each_test_says_it(grade_toy, toy_grader, tmp_path):
     source = laid(tmp_path / "ada", {"toy_final.py": TOY_SOLUTION.encode()})
 
-    card = toy_grader.grade(take_in(source, toy_grader.lesson), seed=1)
+    card = toy_grader.grade(take_in(source, toy_grader.lesson), Asked(seed=1))
 
     assert {row.message for row in card.outcomes} == {
         "toy.py is missing from the submission; found toy_final.py: rename it to toy.py"

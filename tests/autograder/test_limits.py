@@ -7,13 +7,14 @@ import pytest
 from conftest import busy, write_lesson
 
 from autograder.box import clock, cpu
+from autograder.box.budget import LEAST_S, TIMES, Allowed, Budget, Cost
 from autograder.box.clock import Clock, Limits, Usage
 from autograder.box.sandbox import Sandbox
-from autograder.box.session import Session
+from autograder.box.session import MOST_NOTES, Session
 from autograder.errors import StudentTimeout
 from autograder.grade import Grader
 from autograder.lesson import load
-from autograder.limits import LEAST_S, TIMES, Budget, Cost
+from autograder.options import Asked
 from autograder.scorecard import FAILED, PASSED
 from autograder.student import Student
 from autograder.submission import Submission
@@ -184,8 +185,7 @@ def test_what_one_slot_uses_is_not_counted_in_another(sandbox, slot):
 
 def test_ranks_compute_together(sandbox):
     with Session(lambda: sandbox.slot({"work.py": WORK.encode()})) as session:
-        processes = session.processes("work", 1, 5)
-        student = Student(processes.ask, ask_ranks=processes.ask_ranks)
+        student = Student(session.processes(("work", "test"), 1))
 
         with pytest.raises(StudentTimeout, match="used more than 1 s of processor time: rank 0 computes"):
             student.on(ranks=2, timeout=1).call("work.loop")
@@ -268,7 +268,7 @@ def test_ps_is_read(text, seconds):
 
 
 def test_a_test_gets_what_the_solution_needs_once_two_took_too_long():
-    budget = Budget(10, 100, 1000, 60)
+    budget = Budget(Allowed(10, 100, 1000, 60))
     budget.begin(("m", "a"))
     budget.overran(ValueError())
     assert not budget.is_tight
@@ -282,15 +282,37 @@ def test_a_test_gets_what_the_solution_needs_once_two_took_too_long():
 
 
 def test_one_failed_import_is_one_overrun():
-    budget, error = Budget(10, 100, 1000, 60), ValueError()
+    budget, error = Budget(Allowed(10, 100, 1000, 60)), ValueError()
     for _ in range(5):
         budget.overran(error)
 
     assert not budget.is_tight
 
 
+def test_what_comes_before_any_test_is_limited_and_nobodys():
+    used = iter([Usage(0.0), Usage(3.0), Usage(3.0), Usage(4.0)])
+    budget = Budget(Allowed(10, 100, 1000, 60), usage=lambda: next(used), exact=True)
+
+    assert budget.for_a_call(10).cpu_s == 10
+    budget.for_a_call(10)
+    budget.begin(("m", "a"))
+    budget.for_a_call(10)
+    budget.end(0.5)
+    assert budget.costs == {("m", "a"): Cost(calls=1.0, own=0.5)}
+
+
+def test_a_session_notes_so_many_calls_of_a_test_and_no_more():
+    session = Session(lambda: None)
+    calls = tuple(f"name (work.py:{line})" for line in range(2 * MOST_NOTES))
+
+    session.note(("m", "a"), calls[:3])
+    session.note(("m", "a"), calls)  # a process sends all that it has noted with every reply
+    session.note(("m", "b"), ())
+    assert session.used == {("m", "a"): set(calls[:MOST_NOTES])}
+
+
 def test_half_of_the_lessons_time_makes_it_tight():
-    budget = Budget(10, 100, 1000, 60, usage=lambda: Usage(51.0), exact=True)
+    budget = Budget(Allowed(10, 100, 1000, 60), usage=lambda: Usage(51.0), exact=True)
     budget.begin(("m", "a"))
     budget.for_a_call(10)
 
@@ -326,7 +348,7 @@ def grade(tmp_path_factory, one_core):
             text = SOLUTION
             for name, line in changes.items():
                 text = text.replace(f"def {name}(x):\n    return x + 1", f"def {name}(x):\n    {line}")
-            return grader.grade(Submission("student", "", {"toy.py": text.encode()}), seed=1)
+            return grader.grade(Submission("student", "", {"toy.py": text.encode()}), Asked(seed=1))
 
         yield grade
 
@@ -340,7 +362,7 @@ def test_one_overrun_costs_its_own_test(grade):
 
     assert statuses(card) == dict.fromkeys(FUNCTIONS, PASSED) | {"b": FAILED}
     assert card.outcomes[1].message == "calling toy.b used more than 1 s of processor time"
-    assert card.environment["student_cpu_seconds"] < 3  # its other cases were not tried
+    assert card.measurements.student_cpu_seconds < 3  # its other cases were not tried
 
 
 @pytest.mark.slow
@@ -357,7 +379,7 @@ def test_where_everything_loops_the_whole_is_bounded(grade):
 
     assert set(statuses(card).values()) == {FAILED}
     assert "after 2 that took too long, a test gets 10 times what it should need" in card.outcomes[-1].message
-    assert card.environment["student_cpu_seconds"] < 2 * (1.0 + 0.6) + 6 * (LEAST_S.calls + 0.6)
+    assert card.measurements.student_cpu_seconds < 2 * (1.0 + 0.6) + 6 * (LEAST_S.calls + 0.6)
 
 
 @pytest.mark.slow
@@ -366,7 +388,7 @@ def test_where_everything_sleeps_the_whole_is_bounded(grade, monkeypatch):
     card = grade(dict.fromkeys(FUNCTIONS, "time.sleep(99)"))
 
     assert set(statuses(card).values()) == {FAILED}
-    assert card.environment["seconds"] < 30
+    assert card.measurements.seconds < 30
 
 
 @pytest.mark.slow
@@ -385,7 +407,7 @@ def test_an_import_that_loops_is_told_to_each_test(grade):
 
     assert set(statuses(card).values()) == {FAILED}
     assert {row.message for row in card.outcomes} == {"importing toy.py used more than 1 s of processor time"}
-    assert card.environment["student_cpu_seconds"] < 3
+    assert card.measurements.student_cpu_seconds < 3
 
 
 @pytest.mark.slow
@@ -406,7 +428,7 @@ def test_the_tests_own_time_is_processor_time_too(tmp_path, monkeypatch):
     write_lesson(tmp_path, suite=suite)
     lesson = load("99-toy", tmp_path)
     with Grader(lesson) as grader:
-        card = grader.grade(Submission("student", "", lesson.solution_files()), seed=1)
+        card = grader.grade(Submission("student", "", lesson.solution_files()), Asked(seed=1))
 
     assert [row.status for row in card.outcomes] == [PASSED, "grader_error"]  # the solution too keeps it busy
 
@@ -425,6 +447,6 @@ def test_a_test_can_ask_what_a_call_cost(tmp_path):
     write_lesson(tmp_path, suite=suite, solution=solution)
     lesson = load("99-toy", tmp_path)
     with Grader(lesson) as grader:
-        card = grader.grade(Submission("student", "", lesson.solution_files()), seed=1)
+        card = grader.grade(Submission("student", "", lesson.solution_files()), Asked(seed=1))
 
     assert [(row.status, row.detail) for row in card.outcomes] == [(PASSED, "")]

@@ -19,8 +19,8 @@ from autograder.release import otter_zip as package
 
 ENVELOPE = """environment.yml files/driver.ipynb otter_config.json run_autograder run_otter.py setup.sh
     tests/placeholder.py""".split()
-GRADING = """__init__ bounds cases check differences errors grade lesson limits local_ranks plugin points rules scorecard student submission
-    witness exports/__init__ exports/gradescope exports/otter release/__init__ release/otter_plugin""".split()
+GRADING = """__init__ bounds cases check differences errors grade in_process lesson options plugin points rules scorecard
+    student submission witness exports/__init__ exports/gradescope exports/otter release/__init__ release/otter_plugin""".split()
 INTAKE = [f"intake/{path.stem}" for path in (ROOT / "autograder" / "intake").glob("*.py") if path.stem != "crowd"]
 BOX = [
     str(path.relative_to(ROOT / "autograder").with_suffix("")) for path in (ROOT / "autograder" / "box").rglob("*.py")
@@ -171,6 +171,12 @@ def test_what_the_hidden_suite_imports_is_in_the_image(tmp_path):
     write_lesson(tmp_path, suite=suite, settings='packages = ["transformers.models.gpt2.modeling_gpt2"]\n')
 
     assert {"sacrebleu", "tokenizers", "transformers"} <= set(package._requirements(load("99-toy", tmp_path)))
+
+
+def test_a_suite_may_import_the_package_that_the_zip_holds(tmp_path):
+    write_lesson(tmp_path, suite="from autograder.check import Check\n" + textwrap.dedent(TOY_SUITE))
+
+    assert "llm-autograder" not in package._distributions_of(load("99-toy", tmp_path))
 
 
 def test_an_import_that_no_image_could_have_is_refused(tmp_path):

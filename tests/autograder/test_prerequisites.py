@@ -7,6 +7,7 @@ from conftest import write_lesson
 
 from autograder.grade import Grader
 from autograder.lesson import load
+from autograder.options import Asked, GraderOptions
 from autograder.scorecard import PASSED
 from autograder.submission import Submission
 
@@ -52,8 +53,8 @@ def lesson(tmp_path):
 
 
 def grade(lesson, files, **options):
-    with Grader(lesson, **options) as grader:
-        return grader.grade(Submission("ada", "", lesson.solution_files() | files), seed=1)
+    with Grader(lesson, GraderOptions(**options)) as grader:
+        return grader.grade(Submission("ada", "", lesson.solution_files() | files), Asked(seed=1))
 
 
 WRONG_TOY = {"toy.py": b"import torch\ndef causal_mask(length): return torch.ones(length, length)"}
@@ -78,7 +79,7 @@ def test_the_students_own_copy_is_used_when_asked_for(lesson):
 
 
 def test_the_digest_of_the_suite_covers_the_reference_modules(lesson):
-    before = lesson.digest()
+    before = lesson.suite_digest("counting")
     (lesson.root / "solutions" / "99-toy" / "toy.py").write_text("# another")
 
-    assert lesson.digest() != before
+    assert lesson.suite_digest("counting") != before

@@ -8,8 +8,8 @@ import torch
 from autograder.box.sandbox import Sandbox
 from autograder.box.session import Session
 from autograder.errors import AuthorError, BadReply, CheckFailed, StudentDied, StudentRaised, StudentTimeout
-from autograder.local_ranks import LocalRanks
-from autograder.student import Student, in_process
+from autograder.in_process import InProcess
+from autograder.student import Student
 
 WORK = """
 import os
@@ -74,17 +74,17 @@ def session():
 
 @pytest.fixture
 def boxed(session):
-    processes = session.processes("rank_work", seed=1, timeout=10)
-    yield Student(processes.ask, ask_ranks=processes.ask_ranks)
+    processes = session.processes(("rank_work", "test"), seed=1)
+    yield Student(processes)
     processes.close()
 
 
 @pytest.fixture
 def local(tmp_path):
     (tmp_path / "rank_work.py").write_text(WORK)
-    ranks = LocalRanks(tmp_path)
-    yield Student(in_process(tmp_path), ask_ranks=ranks.ask)
-    ranks.close()
+    processes = InProcess(tmp_path)
+    yield Student(processes)
+    processes.close()
 
 
 @pytest.fixture(params=["boxed", "local"])
@@ -256,13 +256,13 @@ def test_a_rank_that_dies_is_named(student):
 
 
 def test_a_forged_message_fails_its_test_and_no_other(session):
-    first, second = (session.processes("rank_work", seed=1, timeout=10) for _ in range(2))
+    first, second = (session.processes(("rank_work", "test"), seed=1) for _ in range(2))
 
     with pytest.raises(BadReply):
-        Student(first.ask, ask_ranks=first.ask_ranks).on(ranks=2).call("rank_work.rubbish")
+        Student(first).on(ranks=2).call("rank_work.rubbish")
     first.close()
 
-    assert len(Student(second.ask, ask_ranks=second.ask_ranks).on(ranks=2).call("rank_work.rank")) == 2
+    assert len(Student(second).on(ranks=2).call("rank_work.rank")) == 2
     second.close()
 
 
@@ -270,11 +270,6 @@ def test_a_forged_message_fails_its_test_and_no_other(session):
 def test_a_wrong_number_of_ranks_is_the_author_s_error(local, ranks):
     with pytest.raises(AuthorError, match="ranks"):
         local.on(ranks=ranks)
-
-
-def test_without_a_place_for_ranks_the_author_is_told(tmp_path):
-    with pytest.raises(AuthorError, match="several processes"):
-        Student(in_process(tmp_path)).on(ranks=2).call("rank_work.rank")
 
 
 def test_ranks_may_send_each_other_more_than_a_reply_may_hold(student):

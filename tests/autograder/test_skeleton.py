@@ -8,6 +8,7 @@ from autograder.author.skeleton import new_lesson
 from autograder.author.starter import starter_is_fresh
 from autograder.batch import Job, run
 from autograder.errors import UsageError
+from autograder.options import Asked
 from autograder.submission import Submission
 
 
@@ -19,7 +20,7 @@ def test_a_new_lesson_keeps_what_lessons_promise(tmp_path):
         Job(Submission("solution", "", lesson.solution_files())),
         Job(Submission("stub", "", lesson.starter_files())),
     ]
-    jobs += [Job(sample.submission(), {"modules": sample.modules}) for sample in samples]
+    jobs += [Job(sample.submission(), Asked(sample.modules)) for sample in samples]
     cards = [card for _, card in run(lesson, jobs)]
 
     assert cards[0].score == cards[0].max_score == 6

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from autograder.box.replies import read
 from autograder.errors import AuthorError, BadReply, CheckFailed, StudentRaised
-from autograder.student import Student, in_process
+from autograder.in_process import InProcess
+from autograder.student import Student
 
 WORK = """
 import torch
@@ -33,11 +35,21 @@ class Layer:
 """
 
 
+class Answering:
+    """Processes that always send the same."""
+
+    def __init__(self, reply):
+        self._reply = reply
+
+    def ask(self, request, timeout):
+        return read(self._reply)
+
+
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     (folder / "student_work.py").write_text(WORK)
-    return Student(in_process(folder), inside="def triple(x):\n    return 3 * x\n")
+    return Student(InProcess(folder), inside="def triple(x):\n    return 3 * x\n")
 
 
 # ---------------------------------------------------------------------------------------------- call and run
@@ -191,7 +203,7 @@ def test_raises_says_what_is_missing(student, path, error, says, sentence):
 )
 def test_a_message_may_use_a_usual_word_or_the_value(says, text):
     reply = {"error": {"types": ["ValueError", "Exception"], "text": text}}
-    Student(lambda request, timeout: reply).raises(ValueError, "work.f", says=says)
+    Student(Answering(reply)).raises(ValueError, "work.f", says=says)
 
 
 @pytest.mark.parametrize(
@@ -210,13 +222,44 @@ def test_a_message_may_use_a_usual_word_or_the_value(says, text):
 def test_a_message_about_nothing_is_refused(says, text):
     reply = {"error": {"types": ["ValueError", "Exception"], "text": text}}
     with pytest.raises(CheckFailed):
-        Student(lambda request, timeout: reply).raises(ValueError, "work.f", says=says)
+        Student(Answering(reply)).raises(ValueError, "work.f", says=says)
 
 
 def test_a_stub_does_not_pass_as_an_error(student):
     for error in (ValueError, RuntimeError, Exception):
         with pytest.raises(StudentRaised, match="not_yet is not implemented yet"):
             student.raises(error, "student_work.not_yet")
+
+
+# ---------------------------------------------------------------------------------------------- this process
+
+
+def test_what_came_back_is_noted_whichever_options_asked_for_it(student):
+    fresh = Student(student.processes)
+
+    fresh.on(timeout=3).call("student_work.Layer.make")
+    assert [reply.value for reply in fresh.replies] == [7]
+    for _ in range(3):
+        fresh.call("student_work.Layer.make")
+    assert len(fresh.replies) == 2  # that there were several is all that anybody asks
+
+
+def test_a_seed_makes_the_draws_of_this_process(tmp_path):
+    def draw():
+        import random
+
+        return float(torch.rand(())), random.random()
+
+    first, second, other = (Student(InProcess(tmp_path, seed)).run(draw) for seed in (3, 3, 4))
+
+    assert first == second != other
+
+
+def test_without_a_seed_the_generators_are_left_alone(tmp_path):
+    before = torch.get_rng_state()
+    InProcess(tmp_path)
+
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # ---------------------------------------------------------------------------------------------- replies
@@ -235,7 +278,7 @@ def test_an_exception_names_its_place(student):
 )
 def test_a_forged_reply_is_the_students_failure(reply):
     with pytest.raises((BadReply, StudentRaised)):
-        Student(lambda request, timeout: reply).call("student_work.several")
+        Student(Answering(reply)).call("student_work.several")
 
 
 def test_control_characters_do_not_reach_the_message():
@@ -243,7 +286,7 @@ def test_control_characters_do_not_reach_the_message():
     reply = {"error": {"types": [evil], "text": evil, "where": evil, "traceback": evil}}
 
     with pytest.raises(StudentRaised) as caught:
-        Student(lambda request, timeout: reply).call("student_work.several")
+        Student(Answering(reply)).call("student_work.several")
 
     assert "\x1b" not in str(caught.value)
     assert len(str(caught.value)) < 800

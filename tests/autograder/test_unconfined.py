@@ -28,11 +28,12 @@ from pathlib import Path
 if __name__ == "__main__":
     from autograder.grade import Grader
     from autograder.lesson import load
+    from autograder.options import Asked, GraderOptions
     from autograder.submission import take_in
 
     lesson = load("99-toy", Path(sys.argv[1]))
-    with Grader(lesson, require=sys.argv[3:]) as grader:
-        card = grader.grade(take_in(Path(sys.argv[2]), lesson.modules), seed=1)
+    with Grader(lesson, GraderOptions(require=tuple(sys.argv[3:]))) as grader:
+        card = grader.grade(take_in(Path(sys.argv[2]), lesson.modules), Asked(seed=1))
     print(card.to_json())
 """
 

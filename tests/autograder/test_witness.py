@@ -9,7 +9,8 @@ from autograder import grade as grade_module
 from autograder.batch import Job, run
 from autograder.grade import Grader
 from autograder.lesson import load
-from autograder.scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED
+from autograder.options import Asked, GraderOptions
+from autograder.scorecard import FAILED, GRADER_ERROR, NOT_REACHED, OUR_ERROR, PASSED
 from autograder.submission import Submission
 
 SOLUTION = """
@@ -77,8 +78,8 @@ def work(text, name="student"):
 
 
 def graded(lesson, text, seed=1, own_users=True, **options):
-    with Grader(lesson, without=() if own_users else ("uid",), **options) as grader:
-        return grader.grade(work(text), seed=seed)
+    with Grader(lesson, GraderOptions(without=() if own_users else ("uid",), **options)) as grader:
+        return grader.grade(work(text), Asked(seed=seed))
 
 
 def statuses(card):
@@ -117,7 +118,7 @@ def test_a_broken_test_is_nobodys_failure(lesson, kind, own_users):
         assert statuses(card) == {"test_fifth": GRADER_ERROR, "test_mean": PASSED, "test_count": PASSED}
         row = row_of(card, "test_fifth")
         assert (row.points, row.max_points, row.mistake) == (0, 4, None)
-        assert row.message == "the grader made an error here: ask for a regrade"
+        assert row.message == OUR_ERROR
         assert "the lesson's solution does not pass this test" in row.detail
 
 
@@ -131,6 +132,47 @@ def test_a_real_mistake_beside_it_still_fails(lesson, own_users):
     assert row_of(card, "test_fifth").mistake == "x is squared"
 
 
+WITHOUT_FIFTH = SUITE.replace("def test_fifth", "def not_a_test")
+CLASS = {
+    "solution": SOLUTION,
+    "other": OTHER,
+    "sloppy": SLOPPY,
+    "as the wrong test wants it": SOLUTION.replace("0.2 * x", "0.3 * x"),
+    "sums": SOLUTION.replace("x.mean()", "x.sum()"),
+    "a function that is the starter's": SOLUTION.replace("return 0.2 * x", "raise NotImplementedError('fifth is not implemented yet')"),
+    "a function that is missing": SOLUTION.replace("def fifth", "def fourth"),
+    "a function that dies": SOLUTION.replace("return 0.2 * x", "import os; os._exit(0)"),
+    "nothing works": "def broken(:",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROKEN_SUITES)
+@pytest.mark.parametrize("scale", ["", "scale_to = 10"])
+def test_a_broken_test_gives_everybody_the_total_of_the_suite_without_it(tmp_path, kind, scale):
+    """Whoever passes it gains nothing, and the solution keeps 100 %."""
+    totals = {}
+    for name, suite in {"broken": SUITE.replace(*BROKEN_SUITES[kind]), "without": WITHOUT_FIFTH}.items():
+        write_lesson(tmp_path / name, SOLUTION, suite, f"{scale}\n")
+        jobs = [Job(work(text, student), Asked(seed=1, in_a_class=True)) for student, text in CLASS.items()]
+        cards = [card for _, card in run(load("99-toy", tmp_path / name), jobs)]
+        totals[name] = {card.student: (card.score, card.max_score) for card in cards}
+
+    assert totals["broken"] == totals["without"]
+    assert totals["broken"]["solution"] == ((10, 10) if scale else (3, 3))
+    assert totals["broken"]["as the wrong test wants it"] == totals["broken"]["solution"]
+    assert totals["broken"]["nothing works"][0] == 0 < totals["broken"]["sums"][0] < totals["broken"]["solution"][0]
+
+
+@pytest.mark.parametrize("student", CLASS)
+def test_graded_alone_everybody_has_the_same_share(lesson, student):
+    broken, without = (
+        graded(lesson(suite), CLASS[student])
+        for suite in (SUITE.replace("0.2 * x.double()", "0.3 * x.double()"), WITHOUT_FIFTH)
+    )
+
+    assert broken.score / broken.max_score == without.score / without.max_score
+
+
 def test_another_version_of_torch_costs_nobody_points(lesson):
     """The solution and honest work agree, and both are not what the suite expects: as when a kernel changes its result."""
     shifted = SOLUTION.replace("x.mean()", "x.mean() * (1 + 1e-3)")
@@ -142,8 +184,8 @@ def test_another_version_of_torch_costs_nobody_points(lesson):
 def test_a_test_that_is_wrong_under_some_seeds_costs_points_under_none(lesson):
     lucky = SUITE.replace("0.2 * x.double()", "0.2 * x.double() + (x[0] > 0.5).double()")
     with Grader(lesson(lucky)) as grader:
-        honest = {statuses(grader.grade(work(OTHER), seed=seed))["test_fifth"] for seed in range(12)}
-        wrong = {statuses(grader.grade(work(SLOPPY), seed=seed))["test_fifth"] for seed in range(12)}
+        honest = {statuses(grader.grade(work(OTHER), Asked(seed=seed)))["test_fifth"] for seed in range(12)}
+        wrong = {statuses(grader.grade(work(SLOPPY), Asked(seed=seed)))["test_fifth"] for seed in range(12)}
 
     assert honest == {PASSED, GRADER_ERROR}
     assert wrong == {FAILED, GRADER_ERROR}
@@ -184,8 +226,8 @@ def test_the_students_own_prerequisites_do_not_reach_the_witness(tmp_path):
         "toy.py": b"def causal_mask(length): return [0]",
     }
 
-    with Grader(load("98-user", tmp_path), own_prerequisites=True) as grader:
-        card = grader.grade(Submission("student", "", files), seed=1)
+    with Grader(load("98-user", tmp_path), GraderOptions(own_prerequisites=True)) as grader:
+        card = grader.grade(Submission("student", "", files), Asked(seed=1))
 
     assert statuses(card) == {"test_rows": FAILED}
 
@@ -204,10 +246,28 @@ def write_lesson_using_it(root):
 # ---------------------------------------------------------------------------------------------- what it costs
 
 
-def test_only_what_failed_is_asked_of_the_solution(lesson, runs):
+ALL_TESTS = {"test_fifth", "test_mean", "test_count"}
+
+
+def test_the_solution_is_asked_about_all_tests_of_what_passes_some(lesson, runs):
     graded(lesson(), SLOPPY)
 
-    assert runs == [None, {"test_fifth"}]
+    assert runs == [None, ALL_TESTS]
+
+
+def test_a_mutant_asks_about_what_it_failed_only(lesson, runs):
+    with Grader(lesson()) as grader:
+        grader.grade(work(SOLUTION.replace("x.mean()", "x.sum()")), Asked(seed=1, stop_early=True))
+
+    assert runs == [None, {"test_mean"}]
+
+
+def test_in_a_class_all_totals_are_out_of_the_same_points(lesson, runs):
+    with Grader(lesson(SUITE.replace("0.2 * x.double()", "0.3 * x.double()"))) as grader:
+        passes_all = grader.grade(work(SOLUTION.replace("0.2 * x", "0.3 * x")), Asked(seed=1, in_a_class=True))
+
+    assert statuses(passes_all)["test_fifth"] == GRADER_ERROR
+    assert passes_all.max_score == 3
 
 
 @pytest.mark.parametrize(
@@ -228,7 +288,7 @@ def test_what_needs_no_witness_costs_none(lesson, runs, text):
 
 def test_a_missing_file_needs_no_witness(lesson, runs):
     with Grader(lesson()) as grader:
-        card = grader.grade(Submission("student", "", {}), seed=1)
+        card = grader.grade(Submission("student", "", {}), Asked(seed=1))
 
     assert runs == [None]
     assert set(statuses(card).values()) == {FAILED}
@@ -237,7 +297,7 @@ def test_a_missing_file_needs_no_witness(lesson, runs):
 def test_an_exception_that_is_not_the_starters_needs_one(lesson, runs):
     graded(lesson(), SOLUTION.replace("return 0.2 * x", "raise NotImplementedError('TODO')"))
 
-    assert runs == [None, {"test_fifth"}]
+    assert runs == [None, ALL_TESTS]
 
 
 def test_a_class_asks_the_solution_once(lesson, runs):
@@ -247,7 +307,7 @@ def test_a_class_asks_the_solution_once(lesson, runs):
     cards = [card for _, card in run(lesson(), jobs)]
 
     assert len({card.seed for card in cards}) == 1
-    assert [tests for tests in runs if tests] == [{"test_fifth"}, {"test_mean"}]
+    assert [tests for tests in runs if tests] == [ALL_TESTS]
     assert [statuses(card)["test_mean"] for card in cards] == [PASSED, PASSED, PASSED, FAILED, FAILED]
 
 
@@ -259,7 +319,7 @@ def test_two_classes_have_two_seeds(lesson):
 
 
 def test_jobs_keep_the_seed_that_they_name(lesson):
-    jobs = [Job(work(SOLUTION), {"seed": seed}) for seed in (7, 8)]
+    jobs = [Job(work(SOLUTION), Asked(seed=seed)) for seed in (7, 8)]
 
     assert [card.seed for _, card in run(lesson(), jobs)] == [7, 8]
 
@@ -268,9 +328,9 @@ def test_a_broken_test_is_asked_twice_and_then_believed(lesson, runs):
     broken = lesson(SUITE.replace("0.2 * x.double()", "0.3 * x.double()"))
     with Grader(broken) as grader:
         for _ in range(3):
-            grader.grade(work(OTHER), seed=1)
+            grader.grade(work(OTHER), Asked(seed=1))
 
-    assert [tests for tests in runs if tests] == [{"test_fifth"}] * 2
+    assert [tests for tests in runs if tests] == [ALL_TESTS, {"test_fifth"}]
 
 
 # ---------------------------------------------------------------------------------------------- where slots share a user
@@ -285,9 +345,9 @@ def test_where_slots_share_a_user_the_solution_runs_before_any_student(lesson, m
         return real(self, files, forbidden)
 
     monkeypatch.setattr(Grader, "_slot", note)
-    with Grader(lesson(), without=["uid"]) as grader:
+    with Grader(lesson(), GraderOptions(without=("uid",))) as grader:
         for _ in range(2):
-            grader.grade(work(SLOPPY), seed=1)
+            grader.grade(work(SLOPPY), Asked(seed=1))
 
     assert order.index("student") > max(place for place, who in enumerate(order) if who == "solution")
     assert order[-2:] == ["student", "student"]
@@ -310,7 +370,7 @@ def test_in_a_pool_one_process_hears_it_before_any_runs_a_submission(lesson, tmp
     made = lesson(SUITE + noting, SOLUTION + who.format("solution"))
     jobs = [Job(work(SLOPPY + who.format("student"), f"student{index}")) for index in range(4)]
 
-    cards = [card for _, card in run(made, jobs, processes=2, without=("uid",))]
+    cards = [card for _, card in run(made, jobs, processes=2, options=GraderOptions(without=("uid",)))]
 
     assert [statuses(card)["test_fifth"] for card in cards] == [FAILED] * 4
     lines = [line.split()[1] for line in log.read_text().splitlines()]
@@ -323,8 +383,8 @@ def test_in_a_pool_one_process_hears_it_before_any_runs_a_submission(lesson, tmp
 def test_a_broken_test_kills_no_mutant(lesson, runs):
     broken = lesson(SUITE.replace("0.2 * x.double()", "0.3 * x.double()"))
     with Grader(broken) as grader:
-        survivor = grader.grade(work(OTHER), seed=1, stop_early=True)
-        killed = grader.grade(work(SOLUTION.replace("x.mean()", "x.sum()")), seed=1, stop_early=True)
+        survivor = grader.grade(work(OTHER), Asked(seed=1, stop_early=True))
+        killed = grader.grade(work(SOLUTION.replace("x.mean()", "x.sum()")), Asked(seed=1, stop_early=True))
 
     assert statuses(survivor) == {"test_fifth": GRADER_ERROR, "test_mean": PASSED, "test_count": PASSED}
     assert statuses(killed)["test_mean"] == FAILED

@@ -23,6 +23,7 @@ from autograder import grade  # noqa: E402
 from autograder.author.samples import HOSTILE, load_samples  # noqa: E402
 from autograder.batch import Job, run  # noqa: E402
 from autograder.lesson import load  # noqa: E402
+from autograder.options import Asked  # noqa: E402
 
 LESSON = "01-attention"
 TESTS = {
@@ -34,7 +35,7 @@ TESTS = {
     ),
     "flash_attention": ("test_the_forward_never_holds_the_matrix_of_scores",),
 }
-HONEST = {"modules": ["attention"], "tests": TESTS["attention"][:2]}
+HONEST = Asked(("attention",), TESTS["attention"][:2])
 LIMITS = "call_timeout_s = 1.5\ndeadline_s = 6\n"
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     honest = Job(laid(folder / "honest", lesson.solution_files()), HONEST)
     jobs = [honest]
     for sample in samples:
-        jobs += [Job(folder / sample.name, {"modules": sample.modules, "tests": asked(sample)}), honest]
+        jobs += [Job(folder / sample.name, Asked(sample.modules, asked(sample))), honest]
     cards = run(lesson, jobs)
     unfair_at_first = unfair(next(cards)[1])
     with open(folder / "records", "w", buffering=1) as records:

@@ -10,15 +10,17 @@ import functools
 import importlib
 import sys
 import types
+from collections.abc import Sequence
 
 from torch._ops import OpOverloadPacket
 
 
-def lay(names: list[str], submission: str) -> list[str]:
+def lay(names: Sequence[str], submission: str) -> list[str]:
     """Wires the functions and classes; returns the list that fills with "name (file.py:line)"."""
     notes: list[str] = []
     for name in names:
-        note, replaced = functools.partial(_note, notes, name, submission), {}
+        note = functools.partial(_note, notes, name, submission)
+        replaced: dict = {}
         for owner, attribute in list(_doors(name)):
             _wire(owner, attribute, note, replaced)
     return notes
@@ -76,7 +78,9 @@ def _noted(original, note):
 def _tell_torchscript(original, noted):
     """torch.jit.script knows torch's operators by their ids: the replacement is the same operator."""
     builtins = sys.modules.get("torch.jit._builtins")
-    name = builtins._find_builtin(original) if builtins is not None else None
+    if builtins is None:
+        return
+    name = builtins._find_builtin(original)
     if name is not None:
         builtins._register_builtin(noted, name)
 
@@ -85,7 +89,7 @@ def _wire_operator(packet, note):
     """An operator of torch.ops (a packet of overloads) gets a class that notes its calls: torch itself, torch.compile for
     one, asks for overloads, schemas and the identity of operators that nobody calls."""
 
-    class Noted(type(packet)):
+    class Noted(type(packet)):  # type: ignore[misc]  # whichever class this object has
         def __getattr__(self, name):  # an overload is made when it is asked for the first time
             found = super().__getattr__(name)
             return found if name.startswith("__") else _noted_overload(found, note)
@@ -100,7 +104,7 @@ def _wire_operator(packet, note):
 
 
 def _noted_overload(overload, note):
-    class Noted(type(overload)):
+    class Noted(type(overload)):  # type: ignore[misc]  # likewise
         def __call__(self, /, *args, **kwargs):
             note()
             return super().__call__(*args, **kwargs)
@@ -132,7 +136,7 @@ def _wire_class(cls, note):
 
 def _note(notes, name, submission):
     """Only a call that comes from the student's files counts: a test's helper may use what it likes."""
-    frame = sys._getframe(2)
+    frame: types.FrameType | None = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
         if file.startswith(submission):

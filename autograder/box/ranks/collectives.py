@@ -6,11 +6,11 @@ get the same bits.
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-_REDUCTIONS = {
+_REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "sum": torch.add,
     "avg": torch.add,
     "product": torch.mul,
@@ -61,13 +61,14 @@ class _Parts:
 
     def reduced(self, given: Lists) -> list[torch.Tensor]:
         """The tensors of all ranks as one list."""
-        if self.reduction not in _REDUCTIONS:
+        reduction = _REDUCTIONS.get(self.reduction or "")
+        if reduction is None:
             raise Disagreement(f"there is no reduction {self.reduction!r} here")
         for rank, tensors in zip(self.ranks, given, strict=True):
             if _kinds(tensors) != _kinds(given[0]):
                 first, other = _listed(given[0]), _listed(tensors)
                 raise Disagreement(f"rank {self.ranks[0]} gives {first}, rank {rank} gives {other}")
-        totals = [functools.reduce(_REDUCTIONS[self.reduction], tensors) for tensors in zip(*given, strict=True)]
+        totals = [functools.reduce(reduction, tensors) for tensors in zip(*given, strict=True)]
         return [total / len(given) for total in totals] if self.reduction == "avg" else totals
 
     def for_all(self, tensors) -> Lists:

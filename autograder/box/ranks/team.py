@@ -1,6 +1,6 @@
 """The ranks of one submission: several processes that answer one request together; the grader's side.
 
-    Member    one rank: its process is a fork of a worker in a slot of its own (or a local process, local_ranks.py)
+    Member    one rank: its process is a fork of a worker in a slot of its own (or a local process, in_process.py)
     Team      all of them, and the broker through which they talk
 
 One thread waits for all: replies to the request come on one connection of a member, messages to other ranks on the
@@ -73,7 +73,7 @@ class Team:
 
     def _ask(self, request, clock):
         self._broker.begin()
-        replies = {}
+        replies: dict[int, object] = {}
         with selectors.DefaultSelector() as selector:
             for rank, member in enumerate(self._members):
                 self._send(member.requests, request, clock)

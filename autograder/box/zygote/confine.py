@@ -17,6 +17,7 @@ import resource
 import sys
 from collections.abc import Iterable
 
+from ..policy import Policy
 from . import landlock, seccomp
 
 FIRST_UID = 61000
@@ -56,11 +57,11 @@ def harden_zygote() -> None:
         _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def confine(policy: dict, layers: list[str], rules, libraries: list[str]) -> None:
+def confine(policy: Policy, layers: list[str], rules, libraries: list[str]) -> None:
     """Called in the forked process before it reads a byte of the student's.
 
     Args:
-        policy: submission, scratch, prerequisites (folders), uid, gpu, and the limits memory_mb, cpu_s, processes, file_mb.
+        policy: of the slot that it is for.
         layers: which to apply. rules: the seccomp filter. libraries: folders of the interpreter and its packages.
     """
     if "rlimits" in layers:
@@ -69,16 +70,16 @@ def confine(policy: dict, layers: list[str], rules, libraries: list[str]) -> Non
     if "landlock" in layers:  # the paths are opened while they can still be reached
         files = landlock.ruleset(
             read=[
-                policy["submission"],
-                *policy["prerequisites"],
+                policy.submission,
+                *policy.prerequisites,
                 *_READABLE,
-                *(_GPU_READABLE if policy["gpu"] else []),
+                *(_GPU_READABLE if policy.gpu else []),
             ],
             execute=_RUNNABLE + libraries,
-            write=[policy["scratch"], "/dev/null", *(_gpu_devices() if policy["gpu"] else [])],
+            write=[policy.scratch, "/dev/null", *(_gpu_devices() if policy.gpu else [])],
         )
     if "uid" in layers:
-        _become(policy["uid"])
+        _become(policy.uid)
     if "no_new_privs" in layers:
         _prctl(_PR_SET_PDEATHSIG, _SIGKILL)  # after the change of uid, which clears it
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
@@ -99,18 +100,18 @@ def _become(uid):
     os.setresuid(uid, uid, uid)
 
 
-def _limit(policy):
+def _limit(policy: Policy) -> None:
     limits = {
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: policy["cpu_s"],
-        resource.RLIMIT_FSIZE: policy["file_mb"] << 20,
+        resource.RLIMIT_CPU: policy.cpu_s,
+        resource.RLIMIT_FSIZE: policy.file_mb << 20,
         resource.RLIMIT_NOFILE: 256,
     }
-    if LINUX and not policy["gpu"]:  # CUDA reserves more addresses than any limit of ours; the watchdog remains
-        limits[resource.RLIMIT_AS] = _mapped_now() + (policy["memory_mb"] << 20) + _ARENAS
+    if LINUX and not policy.gpu:  # CUDA reserves more addresses than any limit of ours; the watchdog remains
+        limits[resource.RLIMIT_AS] = _mapped_now() + (policy.memory_mb << 20) + _ARENAS
     if LINUX:
         limits |= {
-            resource.RLIMIT_NPROC: policy["processes"] + (0 if policy["uid"] else _tasks_of(os.getuid())),
+            resource.RLIMIT_NPROC: policy.processes + (0 if policy.uid else _tasks_of(os.getuid())),
             resource.RLIMIT_MSGQUEUE: 0,
             resource.RLIMIT_MEMLOCK: 65536,
         }

@@ -4,9 +4,11 @@ It imports torch before any submission is there, forks a confined worker for eac
 kills a slot with everything that it started. Workers can read all of its memory, so nothing of a test ever comes here.
 One thread and no torch operation with more than one: a forked child hangs in OpenMP otherwise.
 
-    grader -> b"S", policy, [control socket, output pipe]     -> {"pid": worker}
-    grader -> b"U", pid                                       -> {"cpu_s": used so far, "awake": whether it computes}
-    grader -> b"K", pid                                       -> {"reason": limit that was passed or "", "cpu_s", "peak_mb"}
+    grader -> b"S", Policy, [control socket, output pipe]     -> {"pid": worker} or {"error": why there is none}
+    grader -> b"U", pid                                       -> Usage
+    grader -> b"K", pid                                       -> Ended
+
+The records cross as dicts of their fields (policy.py, clock.py).
 """
 
 import gc
@@ -19,12 +21,14 @@ import tempfile
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 
 from .. import cpu, wire
+from ..clock import Ended, Usage
 from ..inside import group, tripwires, uncompiled, worker
+from ..policy import Policy
 from . import confine, libraries, pages, processes, seccomp
 
 _POLL_S = 0.1
@@ -35,7 +39,7 @@ class Slot:
     """A worker and all that it started."""
 
     pid: int
-    policy: dict
+    policy: Policy
     reason: str = ""  # the limit that it passed
     peak_mb: int = 0
     meter: cpu.Meter = field(default_factory=cpu.Meter)
@@ -70,16 +74,16 @@ class Zygote:
             return True
         command, request, descriptors = wire.receive_command(self._control, 2)
         if command == b"S":
-            wire.send(self._control, self._spawn(request, *descriptors))
+            wire.send(self._control, self._spawn(Policy(**request), *descriptors))
         elif command == b"U":
-            wire.send(self._control, self._usage(self._slots[request]))
+            wire.send(self._control, asdict(self._usage(self._slots[request])))
         elif command == b"K":
-            wire.send(self._control, self._kill(self._slots.pop(request)))
+            wire.send(self._control, asdict(self._kill(self._slots.pop(request))))
         return bool(command)
 
     # ------------------------------------------------------------------------------------------ spawn
 
-    def _spawn(self, policy, control, output):
+    def _spawn(self, policy: Policy, control: int, output: int) -> dict:
         try:
             pid = processes.fork_patiently()
         except OSError as error:
@@ -95,18 +99,18 @@ class Zygote:
         self._slots[pid] = Slot(pid, policy)
         return {"pid": pid}
 
-    def _become_worker(self, policy, control, output):
+    def _become_worker(self, policy: Policy, control: int, output: int) -> None:
         os.setsid()
         null = os.open(os.devnull, os.O_RDONLY)
         for descriptor, target in ((null, 0), (output, 1), (output, 2)):
             os.dup2(descriptor, target)
         _close_all_but({0, 1, 2, control, *self._libraries.values()})
-        _clean_environment(policy["scratch"])
+        _clean_environment(policy.scratch)
         confine.confine(policy, self._layers, self._rules, self._library_folders)
-        sys.path[:0] = [policy["submission"], *policy["prerequisites"]]
-        used = tripwires.lay(policy["forbidden"], policy["submission"])
-        worker.compiled(policy["inside"])
-        worker.main(socket.socket(fileno=control), policy["submission"], used, group.join)
+        sys.path[:0] = [policy.submission, *policy.prerequisites]
+        used = tripwires.lay(policy.forbidden, policy.submission)
+        worker.compiled(policy.inside)
+        worker.main(socket.socket(fileno=control), policy.submission, used, group.join)
         os._exit(0)
 
     # ------------------------------------------------------------------------------------------ watch and kill
@@ -119,16 +123,16 @@ class Zygote:
             memory = sum(processes.memory(pid, self._baseline) for pid in pids) >> 20
             disk = self._disk(slot, pids) >> 20
             slot.peak_mb = max(slot.peak_mb, memory)
-            if memory > slot.policy["memory_mb"]:
-                slot.reason = f"more than {slot.policy['memory_mb']} MB of memory"
-            elif disk > slot.policy["scratch_mb"]:
-                slot.reason = f"more than {slot.policy['scratch_mb']} MB of files, or folders too deep"
+            if memory > slot.policy.memory_mb:
+                slot.reason = f"more than {slot.policy.memory_mb} MB of memory"
+            elif disk > slot.policy.scratch_mb:
+                slot.reason = f"more than {slot.policy.scratch_mb} MB of files, or folders too deep"
             if slot.reason:
                 self._kill_processes(slot)
 
-    def _usage(self, slot):
+    def _usage(self, slot: Slot) -> Usage:
         pids = self._read_meter(slot)
-        return {"cpu_s": slot.meter.seconds, "awake": cpu.awake(pids)}
+        return Usage(slot.meter.seconds, cpu.awake(pids))
 
     def _read_meter(self, slot):
         """The slot's processes, after their processor time was read."""
@@ -138,20 +142,20 @@ class Zygote:
 
     def _disk(self, slot, pids):
         """Bytes of the slot's files, with a name or without."""
-        uid, scratch = slot.policy["uid"], slot.policy["scratch"]
+        uid, scratch = slot.policy.uid, slot.policy.scratch
         if slot.nameless.is_old(scratch):
             room, now = processes.room(scratch), time.monotonic()
-            held = processes.deleted_bytes(pids, uid, scratch, slot.policy["file_mb"] << 20)
+            held = processes.deleted_bytes(pids, uid, scratch, slot.policy.file_mb << 20)
             slot.nameless = processes.Nameless(held, now, room)
         return processes.bytes_below(scratch) + slot.nameless.bytes
 
-    def _kill(self, slot):
+    def _kill(self, slot: Slot) -> Ended:
         if not slot.reason:  # what was killed for a reason was read then
             self._read_meter(slot)
         used = max(slot.meter.seconds, self._kill_processes(slot))
         if "uid" in self._layers and "landlock" not in self._layers:
-            processes.sweep(slot.policy["uid"])
-        return {"reason": slot.reason, "cpu_s": round(used, 3), "peak_mb": slot.peak_mb}
+            processes.sweep(slot.policy.uid)
+        return Ended(slot.reason, round(used, 3), slot.peak_mb)
 
     def _kill_processes(self, slot):
         """Kills all at once, then looks whether any is left. Returns the seconds that the worker had used."""
@@ -159,7 +163,7 @@ class Zygote:
         while time.monotonic() < deadline:
             processes.kill_group(slot.pid)
             if "uid" in self._layers:
-                processes.kill_user(slot.policy["uid"])
+                processes.kill_user(slot.policy.uid)
             left = self._processes(slot)
             for pid in left:
                 processes.kill(pid)
@@ -173,7 +177,7 @@ class Zygote:
         """The slot's processes: those of its uid; where it has none, its descendants and the orphans of any slot."""
         table = processes.table(ended)
         if "uid" in self._layers:
-            return [pid for pid, (_, uid) in table.items() if uid == slot.policy["uid"]]
+            return [pid for pid, (_, uid) in table.items() if uid == slot.policy.uid]
         others = set(self._slots) - {slot.pid}
         mine = {slot.pid} | {pid for pid, (parent, _) in table.items() if parent == os.getpid() and pid not in others}
         grown = True

@@ -32,8 +32,5 @@ def _own_memory() -> list[tuple[int, int]]:
     """First and last address of the writable areas that no file lies behind."""
     with open("/proc/self/maps") as maps:
         areas = [line.split() for line in maps]
-    return [
-        tuple(int(address, 16) for address in area[0].split("-"))
-        for area in areas
-        if "w" in area[1] and (len(area) < 6 or area[5] == "[heap]")
-    ]
+    own = [area[0].split("-") for area in areas if "w" in area[1] and (len(area) < 6 or area[5] == "[heap]")]
+    return [(int(first, 16), int(last, 16)) for first, last in own]

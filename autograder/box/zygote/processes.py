@@ -151,7 +151,7 @@ def deleted_bytes(pids: list[int], uid: int, folder: str, largest: int) -> int:
 
     `largest` is the size a file can have: what a process maps but has not open counts as that.
     """
-    sizes = {}
+    sizes: dict[int, int] = {}
     with _acting_as(uid):
         for pid in pids:
             for inode in _deleted_and_mapped(pid, folder):

@@ -36,14 +36,29 @@ def state(tokenizer):
 
 
 def state_as_pairs(tokenizer):
-    """The attributes, with the merges as a list of pairs also where they are kept as a dict from pair to rank.
+    """The attributes, with the merges as a list of pairs also where they are kept as ranks, of pairs or of joined tokens.
 
     In what form they are kept is the matter of one test.
     """
     found = state(tokenizer)
-    merges = found["merges"]
-    is_ranks = isinstance(merges, Mapping) and all(isinstance(pair, tuple) for pair in merges)
-    return found | ({"merges": list(merges)} if is_ranks else {})
+    ranks = found["merges"]
+    if isinstance(ranks, Mapping) and all(isinstance(key, tuple) for key in ranks):
+        return found | {"merges": list(ranks)}
+    if isinstance(ranks, Mapping) and all(isinstance(key, bytes) for key in ranks):
+        return found | {"merges": [_halves(token, ranks) for token in ranks]}
+    return found
+
+
+def _halves(token, ranks):
+    """The pair that became a token: what the merges before it make of its bytes."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        places = [i for i in range(len(parts) - 1) if parts[i] + parts[i + 1] in ranks]
+        if not places:
+            break
+        i = min(places, key=lambda i: ranks[parts[i] + parts[i + 1]])
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return tuple(parts)
 
 
 def path_in_an_empty_folder(name):

@@ -100,7 +100,7 @@ def own_table(found, right):
     if not isinstance(found, torch.Tensor) or found.shape != right.shape or not found.is_floating_point():
         return right
     found = found.double()
-    is_table = bool(found.isfinite().all() and (found >= 0).all() and (found.sum(1) > 0).all())
+    is_table = bool(found.isfinite().all() and (found >= 0).all() and found.sum() > 0)
     return found if is_table and not torch.allclose(found, right, rtol=1e-5, atol=1e-7) else right
 
 
@@ -187,7 +187,7 @@ def test_counts_have_room(student, check, rng):
 
     def probe(ids, V, many):
         table = inside.probabilities(inside.fitted(V, 1, ids), V)
-        rows = [inside.fitted(300, 1, many).next_token_probabilities(token) for token in (40, 43, 299)]
+        rows = [inside.fitted(300, 0, many).next_token_probabilities(token) for token in (40, 299)]
         return table, torch.stack(rows), inside.probabilities(inside.fitted(1, 0, torch.zeros(3, dtype=torch.int64)), 1)
 
     # No one says how fast fit is: a Python loop that indexes tensors takes four seconds here.
@@ -196,12 +196,14 @@ def test_counts_have_room(student, check, rng):
     def rows_of(ids):
         counts = torch.zeros(300, 300, dtype=torch.float64)
         counts.index_put_((ids[:-1], ids[1:]), torch.tensor(1.0, dtype=torch.float64), accumulate=True)
-        return ((counts + 1) / (counts + 1).sum(1, keepdim=True))[[40, 43, 299]]
+        shares = (counts / counts.sum(1, keepdim=True))[[40, 299]]
+        return shares.nan_to_num(1 / 300)  # uniform where nothing was counted
 
     overflown = "counts overflow: use a larger type of integer"
-    check(single_table(found), table(ids, 1.0), dtype=torch.float32, mistakes={
-        overflown: lambda: table(ids, 1.0, most=1 << 8),
-        overflown + ", of two bytes": lambda: table(ids, 1.0, most=1 << 16),
+    row = found[0] if isinstance(found, torch.Tensor) else found  # of so many counts that no smoothing shows
+    check(single_table(row), table(ids, 1.0)[0], dtype=torch.float32, within=1e-3, mistakes={
+        overflown: lambda: table(ids, 1.0, most=1 << 8)[0],
+        overflown + ", of two bytes": lambda: table(ids, 1.0, most=1 << 16)[0],
     })  # fmt: skip
     check(
         single_table(rows),
@@ -295,7 +297,8 @@ def test_fit_starts_from_empty_counts_and_returns_the_model(student, check, rng)
 def test_answers_follow_the_last_fit(student, check, rng):
     """However often a model is asked, it answers by the counts of the last fit; it prints nothing and leaves torch alone."""
     first, second, text = random_ids(rng, 50), random_ids(rng, 40), random_ids(rng, 30)
-    order = torch.randperm(V, generator=rng).tolist()
+    order = (torch.randperm(V - 1, generator=rng) + 1).tolist()
+    order.insert(3, 0)  # neither the first nor the last, so that zeros are no answer
     orders = [order, order[::-1]]
 
     def probe(first, second, text, cycles, V):
@@ -328,7 +331,7 @@ def test_answers_follow_the_last_fit(student, check, rng):
 
     # What a new model answers is right enough: what is asked here is whether an old one answers the same.
     (tables, perplexities, generated), rude, fresh, new_perplexities, new_runs = student.run(
-        probe, first, second, text, [*map(cycle, orders)], V
+        probe, first, second, text, [cycle(order, ROUNDS) for order in orders], V
     )
 
     after = [dict(pairwise(cycle(order).tolist())) for order in orders]
@@ -337,9 +340,10 @@ def test_answers_follow_the_last_fit(student, check, rng):
     def walk(after, token):
         return torch.tensor([token] + [token := after[token] for _ in range(12)])
 
-    if not all(isinstance(x, float) and 0 < x < math.inf for x in new_perplexities):
+    if not all(isinstance(x, float) and x > 0 for x in new_perplexities) or len(set(new_perplexities)) == 1:
         new_perplexities = [perplexity(p, text) for p in right]
-    if not all(isinstance(run, torch.Tensor) and run.dim() == 1 and len(run.unique()) > 1 for run in new_runs):
+    starts = [run[:1].tolist() if isinstance(run, torch.Tensor) and run.dim() == 1 else None for run in new_runs]
+    if starts != [order[:1] for order in orders]:
         new_runs = [walk(after[i], orders[i][0]) for i in range(2)]
     stale = "results of the last fit are returned after the next fit: compute them anew"
     check(single_table(torch.stack(tables[:3])), right[0].expand(3, V, V), dtype=torch.float32, mistakes={
@@ -389,15 +393,18 @@ def test_bad_arguments_are_refused(student, rng):
 # ---------------------------------------------------------------------------------------------- generate
 
 
-def cycle(order):
+ROUNDS = 2000  # of a cycle: so many that whoever smooths it by mistake still goes round
+
+
+def cycle(order, rounds=1):
     """Ids in which every token has one follower."""
-    return torch.tensor(order + order[:1])
+    return torch.tensor(order * rounds + order[:1])
 
 
 def followers(p, order):
     """token -> the one that follows it in a cycle: by the student's own probabilities p, where each has one follower."""
     right = dict(pairwise(order + order[:1]))
-    first, second = own_table(p, table(cycle(order), 0.0)).nonzero().unbind(1)
+    first, second = (own_table(p, table(cycle(order), 0.0)) > 0.5).nonzero().unbind(1)
     found = dict(zip(first.tolist(), second.tolist(), strict=True))
     return (
         found if len(first) == V and len(set(found.values())) == V and all(a != b for a, b in found.items()) else right
@@ -416,7 +423,7 @@ def test_each_new_token_follows_the_token_before_it(student, check, rng):
         return found, model.generate(prompts[0], 0), prompts, inside.probabilities(model, V)
 
     prompts = [torch.tensor(order[:1]), torch.tensor([order[3], order[0], order[4], order[1]])]
-    found, nothing_new, after, p = student.run(probe, cycle(order), V, prompts, 10)
+    found, nothing_new, after, p = student.run(probe, cycle(order, ROUNDS), V, prompts, 10)
 
     after_token = followers(p, order)
 
@@ -618,9 +625,11 @@ def test_perplexity_of_sure_and_of_clueless_models(student, check, rng):
         "the mean loss is returned; its exponential should be returned": (0.0, math.log(V)),
         "the inverse is returned: the sign of the log probability is wrong": (1.0, 1 / V),
     })  # fmt: skip
+    expected = perplexity(right[0], impossible)  # inf, where the probabilities are right
     finite = type(infinite) is float and math.isfinite(infinite)
-    check.that(not finite, "an impossible transition makes the perplexity large; it should be infinite")
-    check(infinite, math.inf, mistakes={
+    large = "an impossible transition makes the perplexity large; it should be infinite"
+    check.that(not finite or math.isfinite(expected), large)
+    check(infinite, expected, dtype=torch.float32, mistakes={
         "an impossible transition makes the perplexity NaN; it should be infinite": math.nan,
     })  # fmt: skip
 

@@ -10,7 +10,7 @@ code as this process has it. A busy machine costs nobody a point.
 
 What is slow costs its own test. Once two tests took too long, or half of the lesson's time is used up, a test gets
 LEAST_S + TIMES x what the solution needs for it on this machine: so the whole stays bounded, and what is as fast as it
-should be still passes. Behind each limit stand those of box/clock.py, for code that waits instead of computing, and
+should be still passes. Behind each limit stand those of clock.py, for code that waits instead of computing, and
 behind all of them a limit on the wall for everything: `wall_s` of lesson.toml in the zip, which keeps a grading below the
 ten minutes that Gradescope gives it, and WALL_FACTOR x `deadline_s` elsewhere.
 """
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .box.clock import Limits, Usage
+from .clock import Limits, Usage
 
 Test = tuple[str, str]  # module, function
 
@@ -41,12 +41,26 @@ _LOOK_S = 0.5
 _LEAST_LEFT_S = 0.1
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """What a submission may take: without limits, as for an author.
+
+    Attributes:
+        call_s, lesson_s: the limits of lesson.toml. test_s: TEST_S. wall_s: the time on the wall, for everything.
+    """
+
+    call_s: float = math.inf
+    lesson_s: float = math.inf
+    wall_s: float = math.inf
+    test_s: float = math.inf
+
+
 class Budget:
     """Of one submission.
 
     Args:
-        call_s, lesson_s: the limits of lesson.toml. wall_s: the time on the wall that everything may take.
-        test_s: TEST_S. usage: what the submission used so far; gives None where nobody can read it.
+        allowed: what it may take; None limits nothing.
+        usage: what the submission used so far; gives None where nobody can read it.
         exact: look at each test's begin and end, to learn what it costs; else only at what takes long.
 
     Attributes:
@@ -56,18 +70,16 @@ class Budget:
 
     def __init__(
         self,
-        call_s: float = math.inf,
-        lesson_s: float = math.inf,
-        wall_s: float = math.inf,
-        test_s: float = math.inf,
+        allowed: Allowed | None = None,
         usage: Callable[[], Usage | None] = lambda: None,
         exact: bool = False,
     ):
-        self._call_s, self._lesson_s, self._test_s, self._usage, self._exact = call_s, lesson_s, test_s, usage, exact
+        self._allowed, self._usage, self._exact = allowed or Allowed(), usage, exact
         self._looked_at = time.monotonic()
-        self._end = self._looked_at + wall_s
+        self._end = self._looked_at + self._allowed.wall_s
         self._calls = self._own = 0.0  # of all tests
         self._test: Test | None = None
+        self._cost = Cost()  # of the test; what comes before any test is nobody's
         self._base: float | None = None  # what had been used before the test's first call
         self._overruns: list[BaseException] = []
         self.costs: dict[Test, Cost] = {}
@@ -79,12 +91,12 @@ class Budget:
         """A case of the test begins."""
         if test != self._test:
             self._test, self._base = test, None
-            self.costs.setdefault(test, Cost())
+            self._cost = self.costs.setdefault(test, Cost())
 
     def end(self, own_s: float) -> None:
         """A case of the test ended, whose own code used so much."""
         self._own += own_s
-        self.costs[self._test].own += own_s
+        self._cost.own += own_s
         if self._exact and self._base is not None:
             self._look()
 
@@ -101,16 +113,16 @@ class Budget:
             return "the time for the whole lesson was used up"
         self._look_now_and_then()
         if self._left() <= 0:
-            return f"the {self._lesson_s:g} s of processor time for the whole lesson were used up"
+            return f"the {self._allowed.lesson_s:g} s of processor time for the whole lesson were used up"
         return ""
 
     @property
     def is_tight(self) -> bool:
         """Whether what the solution needs is the measure from now on."""
-        return len(self._overruns) >= MOST_OVERRUNS or self._left() < self._lesson_s / 2
+        return len(self._overruns) >= MOST_OVERRUNS or self._left() < self._allowed.lesson_s / 2
 
     def for_an_import(self) -> Limits:
-        return self._before_the_end(Limits.of(max(min(self._call_s, self._left()), _LEAST_LEFT_S)))
+        return self._before_the_end(Limits.of(max(min(self._allowed.call_s, self._left()), _LEAST_LEFT_S)))
 
     def for_a_call(self, timeout: float) -> Limits:
         """The limits of a call that may take `timeout`: less, if its test or the lesson have less left."""
@@ -119,19 +131,19 @@ class Budget:
         else:
             self._look_now_and_then()
         self._base = self._calls if self._base is None else self._base
-        of_test = self._of_test("calls") - self.costs[self._test].calls
+        of_test = self._of_test("calls") - self._cost.calls
         cpu_s, whose = min((timeout, ""), (of_test, self._whose()), (self._left(), " with those of all tests"))
         return self._before_the_end(Limits.of(max(cpu_s, _LEAST_LEFT_S)), whose)
 
     def for_the_tests_own_code(self) -> float:
         """Seconds that are left to it; infinite if nothing limits it."""
-        return max(min(self._of_test("own") - self.costs[self._test].own, self._left()), _LEAST_LEFT_S)
+        return max(min(self._of_test("own") - self._cost.own, self._left()), _LEAST_LEFT_S)
 
     def _of_test(self, part):
         if not self._is_measured():
-            return self._test_s
-        needed = self.needed.get(self._test, Cost())
-        return min(self._test_s, getattr(LEAST_S, part) + TIMES * getattr(needed, part))
+            return self._allowed.test_s
+        needed = (self.needed or {}).get(self._test or ("", ""), Cost())
+        return min(self._allowed.test_s, getattr(LEAST_S, part) + TIMES * getattr(needed, part))
 
     def _whose(self):
         if self._is_measured():
@@ -142,7 +154,7 @@ class Budget:
         return self.needed is not None and self.is_tight
 
     def _left(self):
-        return self._lesson_s - self._calls - self._own
+        return self._allowed.lesson_s - self._calls - self._own
 
     def _before_the_end(self, limits, whose=""):
         wall_s = min(limits.wall_s, self._end - time.monotonic())
@@ -162,4 +174,4 @@ class Budget:
             return
         self._calls = max(self._calls, usage.cpu_s)
         if self._base is not None:
-            self.costs[self._test].calls = self._calls - self._base
+            self._cost.calls = self._calls - self._base
