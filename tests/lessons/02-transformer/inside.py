@@ -56,27 +56,67 @@ def filled(model, tables=()):
     return model.double().eval()
 
 
-def results(name, args, tables, calls, gradients=False):
+def results(name, args, tables, calls, gradients=False, parts=None):
     """What a model of the student gives with known weights for each call's inputs, in eval mode.
 
-    name: of a class, or "Class.method". With gradients each result is
-    [output, the gradients of Σ sin(n) · output[n] at the inputs that are floating point].
+    name: of a class, or "Class.method". With gradients each result is [output, inside.gradients at the inputs that are
+    floating point]. With parts, class -> its arguments: (results, what the model's parts give: `_of_parts`).
     """
     import transformer
 
     name, *method = name.split(".")
-    model = filled(getattr(transformer, name)(*args), tables)
+    model, heard = filled(getattr(transformer, name)(*args), tables), []
+    _listen(model, parts or (), heard)
     function = getattr(model, method[0]) if method else model
-    if not gradients:
-        return [function(*call) for call in calls]
-    return [_with_gradients(function, call) for call in calls]
+    found = [_with_gradients(function, call) if gradients else function(*call) for call in calls]
+    return found if parts is None else (found, _of_parts(parts, tables, heard))
 
 
 def _with_gradients(function, call):
     leaves = [item.clone().requires_grad_() if item.is_floating_point() else item for item in call]
     output = a_tensor(function(*leaves))
-    cotangent = torch.arange(output.numel(), dtype=output.dtype).sin().view(output.shape)
-    return [output, *gradients([output], [cotangent], [leaf for leaf in leaves if leaf.requires_grad])]
+    return [output, *gradients(output, [leaf for leaf in leaves if leaf.requires_grad])]
+
+
+def _listen(model, parts, heard):
+    """Adds (class, inputs) to `heard` when a part is called. It gets copies of them, and the same random numbers each time:
+    what a part does to its inputs, or draws in eval mode, is for its own tests to say.
+    """
+
+    def hook(part, args, options):
+        call = inspect.signature(part.forward).bind(*args, **options)
+        call.apply_defaults()
+        inputs = list(call.arguments.values())
+        heard.append((type(part).__name__, _copies(inputs)))
+        torch.manual_seed(1)
+        return tuple(_copies(inputs)), {}
+
+    for part in model.modules():
+        if part is not model and type(part).__name__ in parts:
+            part.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _copies(inputs):
+    return [item.clone() if isinstance(item, torch.Tensor) else item for item in inputs]
+
+
+def _of_parts(parts, tables, heard):
+    """What was heard, as (class, inputs, output): the output of such a part by itself, made with the right arguments.
+
+    A model that makes its parts with other arguments, or changes them, gives something else. Calls that such a part does
+    not take are left out.
+    """
+    import transformer
+
+    made, notes = {}, []
+    for name, inputs in heard:
+        with contextlib.suppress(Exception):
+            if name not in made:
+                made[name] = filled(getattr(transformer, name)(*parts[name]), tables)
+                _listen(made[name], parts, [])
+            torch.manual_seed(1)
+            notes.append((name, inputs, a_tensor(made[name](*_copies(inputs)))))
+    return notes
 
 
 def trained(model):
@@ -98,20 +138,13 @@ def is_matrix(weight):
 
 
 def table_gradients(name, args, inputs, tables):
-    """The gradients of Σ sin(n) · output[n] at the weights in the shape of each table, with known weights."""
+    """inside.gradients at the weights in the shape of each table, with known weights."""
     import transformer
 
     model = filled(getattr(transformer, name)(*args), tables)
-    output = a_tensor(model(*inputs))
-    (torch.arange(output.numel(), dtype=output.dtype).sin() * output.flatten()).sum().backward()
-    found = []
-    for table in tables:
-        grads = [weight.grad.squeeze() for weight in model.parameters() if weight.grad is not None]
-        alike = [
-            turned for grad in grads if grad.dim() == 2 for turned in (grad, grad.T) if turned.shape == table.shape
-        ]
-        found.append(alike[0] if alike else torch.zeros_like(table))
-    return found
+    grads = [grad.squeeze() for grad in gradients(model(*inputs), trained(model))]
+    turned = [grad for both in grads if both.dim() == 2 for grad in (both, both.T)]
+    return [next((g for g in turned if g.shape == table.shape), torch.zeros_like(table)) for table in tables]
 
 
 def weight_facts(name, args, inputs, vocab_size, defaults):
@@ -134,27 +167,6 @@ def weight_facts(name, args, inputs, vocab_size, defaults):
     values = {key: parameters[key].default for key in defaults if key in parameters}
     numbers = sum(weight.numel() for weight in matrices)
     return (numbers, learning, tables, gains), list(parameters), values, [output, other(*inputs)]
-
-
-def dropout_facts(kind, args, inputs):
-    """Whether two runs give the same: with one seed, with two seeds, in eval mode, in train and eval mode with dropout=0.0."""
-    model, runs = drawn(kind(*args)).train(), []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        runs.append(a_tensor(model(*inputs)))
-    off = [model.eval()(*inputs) for _ in range(2)]
-    without = drawn(kind(*args, dropout=0.0))
-    pair = without.train()(*inputs), without.eval()(*inputs)
-    return [*(torch.equal(*two) for two in (runs[:2], runs[1:], off)), torch.allclose(*pair, atol=1e-5)]
-
-
-def on_meta(model, *inputs):
-    """Whether the model runs on the meta device, where tensors have no values: "runs", "mixes devices" or "cannot tell"."""
-    try:
-        result = model.to("meta")(*(item.to("meta") for item in inputs))
-    except (RuntimeError, TypeError) as error:  # a TypeError: there are no numbers for numpy
-        return "mixes devices" if "expected device" in str(error) or "same device" in str(error) else "cannot tell"
-    return "runs" if a_tensor(result).device.type == "meta" else "mixes devices"
 
 
 def gpt_pair(config, weights=None):
