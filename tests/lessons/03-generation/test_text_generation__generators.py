@@ -67,15 +67,15 @@ def test_generate_goes_on_from_the_last_token(student, check, rng):
             for weight in generator.parameters():
                 if weight.dim() > 1:
                     weight.normal_()
-        result = generator.train().generate(prompt, 9, top_k=1)
+        result = inside.with_sure_draws(generator.train().generate, prompt, 9, top_k=1)
         ids, first, last = prompt, prompt, prompt
         generator.eval()
         for _ in range(6):
             ids = torch.cat([ids, generator.model(ids)[:, -1:].argmax(-1)], dim=1)
             first = torch.cat([first, generator.model(first)[:, :1].argmax(-1)], dim=1)
             last = torch.cat([last, generator.model(last[:, -1:]).argmax(-1)], dim=1)
-        shape = inside.a_tensor(generator.train().generate(prompt[:1, :1], max_length=2)).shape
-        return result, ids, first, last, shape
+        one = inside.with_sure_draws(generator.train().generate, prompt[:1, :1], max_length=2)
+        return result, ids, first, last, inside.a_tensor(one).shape
 
     result, expected, first, last, shape = student.run(probe, tokens(rng, 13, 12, 3))
 
@@ -132,7 +132,7 @@ def test_generated_rows_end_at_eos(student, check, rng):
 
         generator = GPTTextGenerator(7, 8, 1, 2, max_len=12)
         generator.model.forward = inside.Table(table)
-        return [generator.generate(ids, length, eos_id=eos) for ids, length, eos in cases]
+        return [inside.with_sure_draws(generator.generate, ids, length, eos_id=eos) for ids, length, eos in cases]
 
     for compared in endings(table, student.run(probe, table, ENDS)):
         check(**compared)
@@ -454,9 +454,10 @@ def test_the_model_sees_the_style_and_the_text_does_not_hold_it(student, check, 
         model = inside.Speaker(say)
         if max_len is not None:
             model.max_len = max_len  # no window drops the style
-        text = inside.a_text(CreativeTextGenerator(model).generate_with_style_transfer(prompt, style, max_length))
+        creative = CreativeTextGenerator(model)
+        text = inside.with_sure_draws(creative.generate_with_style_transfer, prompt, style, max_length)
         prompted = any(prompt.encode() in bytes(row) for row in model.contexts)
-        return text, prompted, any(style.encode() in bytes(row) for row in model.contexts)
+        return inside.a_text(text), prompted, any(style.encode() in bytes(row) for row in model.contexts)
 
     text, prompted, styled = student.run(probe, "12 – 3", style, 30, STYLED, PLAIN, max_len)
 
@@ -487,7 +488,7 @@ def test_a_style_may_be_empty(student, check):
             model = inside.TableModule(table).train()
             model.one.eval()
             before.append(inside.modes(model))
-            text = getattr(CreativeTextGenerator(model), name)(prompt, argument, 20)
+            text = inside.with_sure_draws(getattr(CreativeTextGenerator(model), name), prompt, argument, 20)
             during.append((prompt, inside.a_text(text), bool(model.calls)))
             after.append(inside.modes(model))
         return before, during, after
@@ -520,11 +521,12 @@ def test_bytes_that_are_no_text_do_not_make_it_too_long(student, check, max_leng
         results = []
         for say in (letters, noise):
             creative = CreativeTextGenerator(inside.Speaker(say))
-            for text in (
-                creative.generate_with_style_transfer("né", "ß", max_length),
-                creative.generate_with_constraints("né", ["ö"], max_length),
+            for call in (
+                (creative.generate_with_style_transfer, "né", "ß", max_length),
+                (creative.generate_with_constraints, "né", ["ö"], max_length),
             ):
-                results.append((text, len(inside.a_text(text).encode())))
+                text = inside.a_text(inside.with_sure_draws(*call))
+                results.append((text, len(text.encode())))
         return results
 
     results = student.run(probe, max_length)
@@ -555,8 +557,8 @@ def test_the_tokenizer_encodes_and_counts(student, check):
         for tokenizer, model in ((plain, say), (pieces, say_pieces)):
             creative = CreativeTextGenerator(inside.Speaker(model, 130), tokenizer)
             texts = (
-                creative.generate_with_style_transfer("12 3", "#4#", 17),
-                creative.generate_with_constraints("12 3", ["567"], max_length=17),
+                inside.with_sure_draws(creative.generate_with_style_transfer, "12 3", "#4#", 17),
+                inside.with_sure_draws(creative.generate_with_constraints, "12 3", ["567"], max_length=17),
             )
             results += [(text, len(tokenizer.encode(inside.a_text(text)))) for text in texts]
         return results
@@ -581,7 +583,8 @@ def constrained(student, prompt, constraints, max_length):
             [*constraints],
         )
         try:
-            text = inside.a_text(creative.generate_with_constraints(prompt, constraints, max_length))
+            text = inside.with_sure_draws(creative.generate_with_constraints, prompt, constraints, max_length)
+            inside.a_text(text)
         except ValueError:
             return None, 0, constraints == before
         return text, len(text.encode()), constraints == before

@@ -220,7 +220,7 @@ BEAM_MISTAKES = {  # sentence -> what it makes of (table, ids, num_beams, max_le
             (total, [*running[place % len(running)][1], sequence[-1]]) for place, (total, sequence) in enumerate(best)
         ]),
     "each beam is continued by itself; the best of all beams' continuations should go on":
-        partial(searched, join=lambda grown: [max(one) for one in grown] if len(grown) > 1 else grown[0]),
+        partial(searched, join=lambda grown, count: [max(one) for one in grown] if count > 1 else grown[0]),
 }  # fmt: skip
 
 

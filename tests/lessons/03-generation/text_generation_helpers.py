@@ -140,14 +140,15 @@ def endings(table, results):
 class Search:
     """Beam search as a list of steps, which are right; a mistake replaces one: {"finishes": lambda rank, num_beams: True}.
 
-    Beams are (log-likelihood, sequence), finished ones (score, log-likelihood, sequence): lists of them, the best first.
+    Beams are (log-likelihood, sequence), finished ones (score, log-likelihood, sequence), in lists with the best first.
+    count: of generated tokens.
     """
 
     start: Callable = lambda prompt, num_beams: [(0.0, prompt)]
-    join: Callable = lambda grown: [beam for beams in grown for beam in beams]  # what each beam grew to -> candidates
+    join: Callable = lambda grown, count: [beam for beams in grown for beam in beams]  # each beam's -> candidates
     looked_at: int = 2  # the best looked_at · num_beams candidates go on or are finished
     append: Callable = lambda best, running: best  # to the beams before
-    score: Callable = lambda total, count, start, penalty: total / count**penalty  # count: of generated tokens
+    score: Callable = lambda total, count, start, penalty: total / count**penalty
     counted: Callable = lambda count, ends: count  # of what is finished, with eos or at max_length
     finishes: Callable = lambda rank, num_beams: rank < num_beams  # a candidate that ends
     cut_counts: Callable = lambda finished: True  # what reaches max_length
@@ -172,7 +173,7 @@ def beams(log_probs, prompt, num_beams, max_length, eos, penalty, /, **steps):
         return do.score(total, count, start, penalty)
 
     for length in range(start + 1, max_length + 1):
-        grown = ranked(do.join([grown_by_one(log_probs, *beam) for beam in running]))
+        grown = ranked(do.join([grown_by_one(log_probs, *beam) for beam in running], length - start))
         margin = min(margin, gap(grown[: 2 * num_beams + 1]))
         best, running = do.append(grown[: do.looked_at * num_beams], running), []
         for rank, (total, sequence) in enumerate(best):
