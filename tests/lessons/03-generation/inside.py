@@ -242,7 +242,7 @@ def saved_gpt2(config, weights):
     model = GPT2LMHeadModel(GPT2Config(**config, bos_token_id=256, eos_token_id=256))
     state = {name: torch.zeros_like(weight) for name, weight in model.state_dict().items()}
     if set(weights) - set(state):
-        raise RuntimeError("this version of transformers has other names for its weights")
+        raise RuntimeError("this version of transformers names its weights differently")
     model.load_state_dict(state | weights)
     with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
         model.save_pretrained(folder)

@@ -190,7 +190,7 @@ def test_min_p_compares_with_the_likeliest(student, check, rng):
         return where(probs >= p * probs.amax(-1, keepdim=True), logits)
 
     mistakes = {
-        "with p = 1 no token stays; the likeliest should: it has p times its own probability":
+        "with p = 1 no token stays; the likeliest, which has p times its own probability, should":
             lambda logits, p: where(logits.softmax(-1) > p * logits.softmax(-1).amax(-1, keepdim=True), logits),
         "the threshold is p; it should be p times the greatest probability of the row":
             lambda logits, p: where(logits.softmax(-1) >= p, logits),

@@ -507,7 +507,7 @@ def test_a_style_may_be_empty(student, check):
 @pytest.mark.points(3)
 @pytest.mark.parametrize("max_length", [12, 13, 24])
 def test_bytes_that_are_no_text_do_not_make_it_too_long(student, check, max_length):
-    """Without a tokenizer ids are UTF-8 bytes; what is cut in the middle of a letter, or is no UTF-8, does no harm."""
+    """Without a tokenizer ids are UTF-8 bytes; what is cut in the middle of a letter, or is not UTF-8, does no harm."""
 
     def probe(max_length):
         from text_generation import CreativeTextGenerator

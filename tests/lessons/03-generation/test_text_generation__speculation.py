@@ -138,7 +138,7 @@ SPECULATION_MISTAKES = {  # sentence -> what it makes of the first token, by (ta
         partial(first_token, decides=too_late),
     "the target's logits are read one position too early":
         partial(first_token, decides=too_early, replaces=too_early),
-    "the target's likeliest tokens come out; its distribution should":
+    "the target's likeliest tokens come out; tokens should be drawn from its distribution":
         lambda tables, *case: first_token([tables[0] * 1000, tables[1]], *case),
 }  # fmt: skip
 
@@ -284,7 +284,7 @@ def test_each_draft_token_is_decided_by_itself(student, check):
     # One number for a round of eight either rejects the first token or accepts all: 4.25 zeros in 5 tokens. Draws from
     # p: about 1.5 zeros in 2. Four of eight tokens are accepted if none is dropped: 4 zeros in 5.
     wrong = wrong_law([(ids[0, 2:].bincount(minlength=2), law(0.5, 0.5), {
-        "one random number decides about all draft tokens of a round: each token needs its own": law(0.85, 0.15),
+        "one random number decides about all draft tokens of a round; each token needs its own": law(0.85, 0.15),
         "a rejected token is not replaced by a draw from max(0, p - q), normalized": law(0.75, 0.25),
         "tokens behind a rejected one are still counted; the round should end at the first rejection": law(0.8, 0.2),
         "every draft token is accepted; it should be accepted with probability p / q": law(8.5, 0.5),
@@ -409,7 +409,7 @@ def test_a_round_has_num_draft_tokens(student, check, rng):
 
     one, six = (student.run(probe, table, count) for count in (1, 6))
 
-    check.that(one < six, "num_draft_tokens is not used; the draft should propose so many tokens per round")
+    check.that(one < six, "num_draft_tokens is not used; the draft should propose that many tokens per round")
 
 
 @SPECULATIVE
