@@ -7,7 +7,7 @@ READY := .venv/.ready
 LESSON ?=
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup lock starter handouts zips release grade test test-fast mutants flaky idle test-gpu test-thorough test-hostile fuzz lint format bench clean
+.PHONY: help setup lock starter handouts zips release grade test test-fast mutants costs flaky idle test-gpu test-thorough test-hostile fuzz lint format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ test-fast: setup  ## the tests that take a moment
 mutants: setup  ## systematic mutants of LESSON= must fail its suites; writes docs/proof.md
 	$(BIN)/autograder mutants $(LESSON) $(if $(MODULE),--module $(MODULE))
 
+costs: setup  ## what each wrong sample of LESSON= costs, by whole suites; writes docs/proof.md
+	$(BIN)/autograder costs $(LESSON) $(if $(MODULE),--module $(MODULE))
+
 flaky: setup  ## LESSON= under N= seeds: correct work loses no point
 	$(BIN)/autograder flaky $(LESSON) -n $(or $(N),30)
 
@@ -70,10 +73,11 @@ fuzz: setup  ## hostile bytes through the decoder and the intake, five minutes e
 	$(BIN)/python tests/fuzz_codec.py --seconds 300
 	$(BIN)/python tests/fuzz_intake.py --seconds 300
 
-lint: setup  ## ruff: lint and format; mypy: the types of the package
+lint: setup  ## ruff: lint and format; mypy: the types of the package; and how messages read
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_messages.py
 
 format: setup  ## ruff: mend what can be mended
 	$(BIN)/ruff check --fix .

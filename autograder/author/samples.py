@@ -5,7 +5,7 @@
     tests/submissions/NN-lesson/hostile/<name>/             an attack on the grader: gets its verdict (tests/hostile)
 
 A sample is laid over the solution: each [[change]] replaces a piece of text that occurs exactly once, in the module that
-the file lies under where it names no other. So a sample shows the mistake, and nothing but the mistake. A sample that is a
+that the file is filed under, where it names no other. So a sample shows the mistake, and nothing but the mistake. A sample that is a
 folder replaces whole modules by the files beside its expect.toml.
 """
 
@@ -28,13 +28,15 @@ RIGHT, WRONG, HOSTILE = "right", "wrong", "hostile"
 class Change(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str = ""  # the module that the sample lies under
+    file: str = ""  # the module whose folder the sample is in
     old: str
     new: str
 
 
 class Expectation(BaseModel):
     """What a sample's file says: why it is what it is, the tests it must fail, the mistake that must be named.
+
+    `costs` is the reason why a wrong sample loses more than a quarter of its module's points (costs.py).
 
     Of a hostile sample also its `row` in the threat catalogue, what must hold of it (`verdict`: no test passes; ends at a
     limit; passes, as right values do however they are made), whether it `beats_in_process`, that is an ordinary pytest,
@@ -46,6 +48,7 @@ class Expectation(BaseModel):
     why: str
     fails: tuple[str, ...] = ()
     mistake: str | None = None
+    costs: str | None = None
     change: tuple[Change, ...] = ()
     row: str | None = None
     verdict: Literal["blocked", "killed", "values"] | None = None
@@ -136,7 +139,9 @@ def _load(lesson, kind, path, module):
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
         raise LessonError(f"{file}: {error}") from error
     if not all(change.file for change in expect.change):
-        raise LessonError(f"{file}: a change names no file, and the sample lies under no module of {lesson.name}")
+        raise LessonError(
+            f"{file}: a change names no file, and the sample is not in the folder of a module of {lesson.name}"
+        )
     sample = Sample(lesson, kind, path.stem, path, expect)
     if not sample.modules:
         raise LessonError(f"{path} changes no module of {lesson.name}")
@@ -144,6 +149,8 @@ def _load(lesson, kind, path, module):
         raise LessonError(f"{path} changes {', '.join(sample.modules)}: move it there from {module}/")
     if kind == WRONG and not expect.fails:
         raise LessonError(f"{file}: fails is empty: a wrong sample names the tests that it must fail")
+    if expect.costs is not None and (kind != WRONG or not expect.costs.strip() or {"|", "\n"} & set(expect.costs)):
+        raise LessonError(f"{file}: costs is the reason of a wrong sample, in one line without |")
     if kind == HOSTILE and not (expect.row and expect.verdict):
         raise LessonError(f"{file}: a hostile sample names its row of the catalogue and its verdict")
     return sample
