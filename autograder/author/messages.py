@@ -81,6 +81,8 @@ class _Names:
         elif isinstance(node, ast.For | ast.comprehension):
             for item in getattr(node.iter, "elts", []):
                 self._assigned(path, node.target, item)
+            if isinstance(node.iter, ast.Call) and _name(node.iter) == "zip":
+                self._assigned(path, node.target, ast.Tuple(node.iter.args))
         elif isinstance(node, ast.FunctionDef):
             taken = [arg.arg for arg in node.args.posonlyargs + node.args.args]
             places = [place for place, name in enumerate(taken) if name in _SENTENCES]
@@ -156,6 +158,8 @@ def texts(node: ast.expr, path: Path, values: Values | None = None) -> list[tupl
         return [(where, node.value)] if isinstance(node.value, str) else []
     if isinstance(node, ast.JoinedStr):
         return [(where, "".join(str(part.value) if isinstance(part, ast.Constant) else FILLED for part in node.values))]
+    if isinstance(node, ast.List):  # of which a loop takes one after another
+        return [found for item in node.elts for found in texts(item, path, values)]
     if isinstance(node, ast.IfExp):
         return texts(node.body, path, values) + texts(node.orelse, path, values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
