@@ -79,14 +79,24 @@ class _Names:
         if isinstance(node, ast.Assign):
             self._assigned(path, node.targets[0], node.value)
         elif isinstance(node, ast.For | ast.comprehension):
-            for item in getattr(node.iter, "elts", []):
-                self._assigned(path, node.target, item)
-            if isinstance(node.iter, ast.Call) and _name(node.iter) == "zip":
-                self._assigned(path, node.target, ast.Tuple(node.iter.args))
+            self._looped(path, node.target, node.iter)
         elif isinstance(node, ast.FunctionDef):
             taken = [arg.arg for arg in node.args.posonlyargs + node.args.args]
             places = [place for place, name in enumerate(taken) if name in _SENTENCES]
             self.places.setdefault(node.name, places)
+
+    def _looped(self, path, target, over):
+        """What a loop over a list, over a list's name, or over a zip of such gives its target."""
+        if isinstance(over, ast.Call) and _name(over) == "zip" and isinstance(target, ast.Tuple):
+            for one, other in zip(target.elts, over.args, strict=False):
+                self._looped(path, one, other)
+        elif isinstance(over, ast.Name):
+            for file, value in list(self.values.get(over.id, [])):
+                if isinstance(value, ast.List | ast.Tuple):
+                    self._looped(file, target, value)
+        else:
+            for item in getattr(over, "elts", []):
+                self._assigned(path, target, item)
 
     def _assigned(self, path, target, value):
         if isinstance(target, ast.Name):
@@ -158,8 +168,6 @@ def texts(node: ast.expr, path: Path, values: Values | None = None) -> list[tupl
         return [(where, node.value)] if isinstance(node.value, str) else []
     if isinstance(node, ast.JoinedStr):
         return [(where, "".join(str(part.value) if isinstance(part, ast.Constant) else FILLED for part in node.values))]
-    if isinstance(node, ast.List):  # of which a loop takes one after another
-        return [found for item in node.elts for found in texts(item, path, values)]
     if isinstance(node, ast.IfExp):
         return texts(node.body, path, values) + texts(node.orelse, path, values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
