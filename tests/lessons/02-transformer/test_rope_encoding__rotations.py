@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from rope_encoding_helpers import THETA_MISTAKES, angles_of, nearly_one, own_rotations, theta, turn
-from shared import MANNERS, dtype_of, on_inputs, single
+from rope_encoding_helpers import THETA_MISTAKES, theta, usable
+from shared import MANNERS, dtype_of, nearly, on_inputs, single
 
 APPLY = pytest.mark.question("apply_rope")
 LAYER = pytest.mark.question("RoPEEncoding")
@@ -19,6 +19,49 @@ def uniform(rng, *shape, dtype=torch.float32):
 def places(rng, *shape, below=100):
     """Random positions from 1 on, so that every one turns something."""
     return torch.randint(1, below, shape, generator=rng)
+
+
+# ---------------------------------------------------------------------------------------------- the truth
+
+
+def angles_of(positions, dim, base=10000.0):
+    return positions.double()[..., None] * theta(dim, base)
+
+
+def turn(x, angles, pairs="neighbours", *, back=None, signs=(-1, 1), table=None, late=False):
+    """x with its pairs turned, in float64. angles broadcast to (..., T, D / 2); the other keywords are mistakes:
+
+    back: how the pairs are put together; signs: of the two sines; late: the new first number makes the second; table:
+    how a table of D angles is laid out, if not as the pairs are.
+    """
+    x = x.double()
+    if table is not None:
+        doubled = angles.repeat_interleave(2, -1) if table == "neighbours" else torch.cat([angles, angles], -1)
+        quarter = turn(x, torch.full((1, x.shape[-1] // 2), math.pi / 2), pairs)
+        return x * doubled.cos() + quarter * doubled.sin()
+    a, b = (x[..., 0::2], x[..., 1::2]) if pairs == "neighbours" else x.chunk(2, dim=-1)
+    first = a * angles.cos() + signs[0] * b * angles.sin()
+    turned = [first, b * angles.cos() + signs[1] * (first if late else a) * angles.sin()]
+    return torch.stack(turned, -1).flatten(-2) if (back or pairs) == "neighbours" else torch.cat(turned, -1)
+
+
+def own_rotations(x, positions, base, pairs, freq, applied):
+    """(x turned by the student's own parts, how exactly that is known), if these turn x at all, and frequencies are wrong."""
+    D, found = x.shape[-1], []
+    if usable(freq, D) and not nearly(freq / theta(D, base), torch.ones(D // 2)):
+        angles = positions.double()[..., None] * freq.double()
+        found.append((turn(x, angles, pairs), 1e-5 + 2e-7 * angles.max().item()))  # freq is float32
+    if isinstance(applied, torch.Tensor) and applied.shape == x.shape:
+        found.append((applied.double(), 1e-5))
+    return [
+        (turned, exact)
+        for turned, exact in found
+        if exact < 0.1 and 0.3 < turned.norm() / x.norm() < 3 and not nearly(turned, x, 0.001)
+    ]
+
+
+def nearly_one(value, other, within=1e-5):
+    return isinstance(value, torch.Tensor) and nearly(value, other, within)
 
 
 # ---------------------------------------------------------------------------------------------- known mistakes

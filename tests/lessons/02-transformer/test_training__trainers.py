@@ -4,25 +4,114 @@ They drive `inside.Toy`, a model so small that `toy_step` works out its loss and
 the loss itself is tested with rows that repeat one token, where a loss of padding or of the wrong tokens is right.
 """
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from shared import nearly
-from training_helpers import (
-    TGT,
-    batch,
-    even_batch,
-    found,
-    own_or,
-    together,
-    toy_step,
-    toy_weights,
-    watched,
-)
+from shared import nearly, randn, single, tokens
 
 TRAINER = pytest.mark.question("TransformerTrainer")
 OPTIMIZED = pytest.mark.question("OptimizedTransformerTrainer")
+
+
+# ---------------------------------------------------------------------------------------------- the toy
+
+SRC, TGT, WIDTH = 7, 9, 5  # vocabularies of source and target, width of the toy
+
+
+def toy_weights(rng, dtype=torch.float64, sure=1.0):
+    shapes = {"src": (SRC, WIDTH), "tgt": (TGT, WIDTH), "weight": (TGT, WIDTH), "bias": (TGT,)}
+    weights = {name: randn(rng, *shape, dtype=torch.float64).to(dtype) for name, shape in shapes.items()}
+    return weights | {"weight": weights["weight"] * sure}
+
+
+def batch(rng, lengths, Ts=4, pad=0):
+    """(src, tgt): tgt has a row of each length (with the token in front), padded to the greatest."""
+    tgt = torch.full((len(lengths), max(lengths)), pad)
+    for row, length in zip(tgt, lengths, strict=True):
+        row[:length] = 3 + tokens(rng, TGT - 3, length)
+        row[0] = 1
+    if pad:
+        tgt[0, 1] = 0  # a token like others
+    return 1 + tokens(rng, SRC - 1, len(lengths), Ts), tgt
+
+
+def even_batch(rng, rows, length, Ts=4):
+    """(src, tgt) whose rows repeat one token: a loss of padding or of the wrong tokens is right for these."""
+    return 1 + tokens(rng, SRC - 1, rows, Ts), (3 + tokens(rng, TGT - 3, rows, 1)).repeat(1, length)
+
+
+def toy_step(w, batches, pad=0, *, smoothing=0.0, counts="real", predict=slice(1, None), longest=math.inf, factor=1.0, mixed=False):  # fmt: skip
+    """The loss of inside.Toy over all batches together and its gradients: (float, {name: tensor}).
+
+    counts: "real" tokens, "all" places with the padding, "each" place but its loss is 0 at padding, "sum" without a mean, or
+    divided by the number of "sentences",
+    the mean of the means of "batches" or "rows", or of batches weighted by "sequences". Gradients are clipped to longest
+    and multiplied by factor. mixed: the last layer computes in bfloat16.
+    """
+    dtype = torch.float32 if mixed else torch.float64
+    w = {name: weight.to(dtype, copy=True).requires_grad_() for name, weight in w.items()}
+    top = bottom = 0.0
+    for src, tgt in batches:
+        hidden = torch.tanh(w["tgt"][tgt[:, :-1]] + w["src"][src].mean(1, keepdim=True))  # (B, Tt - 1, D)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            logits = F.linear(hidden, w["weight"], w["bias"]).to(dtype)
+        labels, ignored = tgt[:, predict], -1 if counts == "all" else pad
+        loss = F.cross_entropy(
+            logits.mT, labels, ignore_index=ignored, reduction="none", label_smoothing=smoothing
+        )  # (B, Tt)
+        real = (labels != ignored).sum(1)
+        share = {"batches": 1, "sequences": len(src)}.get(counts)
+        if share is not None:
+            top, bottom = top + share * loss.sum() / real.sum(), bottom + share
+        elif counts == "rows":
+            top, bottom = top + (loss.sum(1) / real).sum(), bottom + len(src)
+        else:
+            places = {"each": loss.numel(), "sum": 0, "sentences": len(src)}
+            top, bottom = top + loss.sum(), bottom + places.get(counts, real.sum())
+    loss = top / (bottom or 1)
+    gradients = torch.autograd.grad(loss, list(w.values()))
+    factor *= min(1.0, longest / float(torch.cat([gradient.flatten() for gradient in gradients]).norm()))
+    return loss.item(), {name: (gradient * factor).float() for name, gradient in zip(w, gradients, strict=True)}
+
+
+def watched(student, weights, batches, pad=0, lr=None, optimized=None):
+    """What inside.watch saw of a TransformerTrainer or, with its settings `optimized`, an OptimizedTransformerTrainer."""
+
+    def probe(weights, batches, sizes, settings, optimized):
+        import training
+
+        trainer = training.OptimizedTransformerTrainer if optimized else training.TransformerTrainer
+        return inside.watch(lambda model: trainer(model, *sizes, **settings), weights, batches)
+
+    settings = {"pad_id": pad} | ({} if lr is None else {"lr": lr}) | (optimized or {})
+    return student.run(probe, weights, batches, (SRC, TGT), settings, optimized is not None)
+
+
+def together(gradients):
+    """All gradients in one row: what cancels in one tensor is compared with the size of the others."""
+    return torch.cat([gradients[name].flatten() for name in sorted(gradients)])
+
+
+def found(row):
+    """(loss, gradients) of a call that took one step of the optimizer."""
+    return row["loss"], single(row["grads"][0]) if len(row["grads"]) == 1 else None
+
+
+def own_or(truth, own, value):
+    """(loss, gradients) of the student's own, where a value agrees with that and not with the truth."""
+    rows = [as_row(*pair) for pair in (value, own, truth)]
+    is_own = rows[0] is not None and rows[1] is not None and nearly(rows[0], rows[1], 1e-4) and bool(rows[1][1:].any())
+    return own if is_own and not nearly(rows[0], rows[2], 1e-4) else truth
+
+
+def as_row(loss, gradients):
+    """A loss and gradients in one row; None where they are none."""
+    if type(loss) is float and gradients and all(isinstance(item, torch.Tensor) for item in gradients.values()):
+        return torch.cat([torch.tensor([loss]), together(gradients)])
+    return None
 
 
 def logits_of(row):
@@ -204,13 +293,13 @@ def test_n_micro_batches_make_one_update(student, check, rng, N, calls):
             return lambda: toy_step(start, window, **wrong)[1]
 
         truth = made()()
-        tokens = [tgt[:, 1:].numel() for _, tgt in batches[: k + 1]]
+        places = [tgt[:, 1:].numel() for _, tgt in batches[: k + 1]]
         check(found(rows[k])[1], truth, dtype=torch.float32, mistakes={
             "the micro-batches' means are averaged; they should be weighted by tokens": made(counts="batches"),
             "the gradients of the means are added; the means should be weighted by tokens": made(counts="batches", factor=N),
             "only the last micro-batch counts; the gradients of all N should": made(window[-1:]),
             "only the last micro-batch counts, divided by N; the gradients of all N should": made(window[-1:], factor=1 / N),
-            "only the last micro-batch counts, weighted by its tokens; the gradients of all N should": made(window[-1:], factor=tokens[-1] / sum(tokens[-N:])),
+            "only the last micro-batch counts, weighted by its tokens; the gradients of all N should": made(window[-1:], factor=places[-1] / sum(places[-N:])),
             "micro-batches are weighted by their sequences; they should be weighted by their tokens": made(counts="sequences"),
             "the gradients are sums over the tokens; they should be divided by the number of tokens": made(counts="sum"),
             "the sum is divided by N; it should be divided by the number of tokens": made(counts="sum", factor=1 / N),
@@ -218,7 +307,7 @@ def test_n_micro_batches_make_one_update(student, check, rng, N, calls):
             "gradients from before the last update are still there: call zero_grad after it": {
                 name: before[name] + truth[name] for name in truth
             },
-            "the number of tokens is not reset after an update": made(factor=sum(tokens[-N:]) / sum(tokens)),
+            "the number of tokens is not reset after an update": made(factor=sum(places[-N:]) / sum(places)),
             "gradients are clipped to 1; they should not be clipped": made(longest=1.0),
         })  # fmt: skip
         before = {name: before[name] + truth[name] for name in truth}
