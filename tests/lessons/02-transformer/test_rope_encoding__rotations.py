@@ -101,12 +101,12 @@ TURN_MISTAKES = {  # sentence -> a function of (x, positions that broadcast to i
 }
 
 
-def rotation(value, x, positions, base=10000.0, pairs="neighbours", *, freq=None, applied=None, mistakes=None):
+def rotation(value, x, positions, base=10000.0, pairs="neighbours", *, freq=None, applied=None, more=None):
     """For `check(**…)`: value against x, turned at positions that broadcast to its shape without D. Its dtype is for other
     tests.
 
     freq, applied: what the student's own rope_frequencies and apply_rope give here. Where they are wrong, what agrees with
-    them is right: their own tests say what is wrong with them.
+    them is right: their own tests say what is wrong with them. more: known mistakes besides.
     """
     D, T = x.shape[-1], x.shape[-2]
     angles, value = angles_of(positions, D, base), single(value)
@@ -116,12 +116,12 @@ def rotation(value, x, positions, base=10000.0, pairs="neighbours", *, freq=None
         if nearly_one(value, other, exact) and not nearly_one(value, truth):
             expected, within = other, 2 * exact
 
-    def at(positions, speeds=None):
-        return lambda: turn(x, positions.double()[..., None] * theta(D, base) if speeds is None else positions.double()[..., None] * speeds(D, base), pairs)  # fmt: skip
+    def at(positions, speeds=theta):
+        return lambda: turn(x, positions.double()[..., None] * speeds(D, base), pairs)
 
     known = {
         f"{OTHER[pairs]} are turned as pairs; with this value of interleaved it should be {pairs}": lambda: turn(x, angles, OTHER[pairs]),
-        **(mistakes or {}),
+        **(more or {}),
         **on_inputs(TURN_MISTAKES, x, positions, angles, pairs),
         "positions are ignored: those used are always 0 to T - 1": at(torch.arange(T)),
         "positions are counted from 1; they should be taken as they are": at(positions + 1),
@@ -222,7 +222,7 @@ def test_each_sequence_has_its_own_positions(student, check, rng, shape, pairs):
     turned, alone = student.run(probe, x, positions, pairs == "neighbours")
 
     by_row, wrong = of_sequences(x, positions, pairs)
-    check(**rotation(turned, x, by_row, pairs=pairs, applied=alone, mistakes=wrong))
+    check(**rotation(turned, x, by_row, pairs=pairs, applied=alone, more=wrong))
 
 
 @APPLY
@@ -238,7 +238,7 @@ def test_far_positions_are_turned_as_exactly_as_near_ones(student, check, rng, p
     coarse = {"positions are rounded to bfloat16, in which some above 256 become equal; they should stay exact": turn(
         x, angles_of(positions.bfloat16(), 14), pairs
     )}  # fmt: skip
-    far = rotation(turned, x, positions, pairs=pairs, freq=freq, mistakes=coarse)
+    far = rotation(turned, x, positions, pairs=pairs, freq=freq, more=coarse)
     check(**far | {"within": 0.02})  # what is wrong so far is not rounding
     check(**far | {"mistakes": {}}, otherwise=COARSE)
 
@@ -332,7 +332,7 @@ def test_the_layer_turns_by_place(student, check, rng, shape, by_default):
     base, pairs, arguments = (10000.0, "neighbours", ()) if by_default else (300.0, "halves", (T, 300.0, False))
     turned, own = of_layer(student, x, None, base, by_default, arguments)
 
-    check(**rotation(turned, x, torch.arange(T), base, pairs, **own, mistakes={
+    check(**rotation(turned, x, torch.arange(T), base, pairs, **own, more={
         "the rows of the table are taken along the second dimension of x; T should be the last dimension but one": lambda: turn(
             x, angles_of(torch.arange(shape[1])[:, None], D, base), pairs
         ),
@@ -370,7 +370,7 @@ def test_the_layer_takes_positions(student, check, rng, shape, per_sequence):
 
     by_row, wrong = of_sequences(x, positions, pairs) if per_sequence else (positions, {})
     freq = own["freq"] if not per_sequence else None  # apply_rope knows rows
-    check(**rotation(turned, x, by_row, pairs=pairs, freq=freq, applied=own["applied"], mistakes=wrong))
+    check(**rotation(turned, x, by_row, pairs=pairs, freq=freq, applied=own["applied"], more=wrong))
 
 
 @LAYER
