@@ -27,9 +27,7 @@ JOINT = {
     ),
 }  # fmt: skip
 SIZE, SIZE_32, GAIN = 0.02, 0.03, 8.0
-SMALLEST_MATRIX = (
-    24 * 8
-)  # numbers: a head's part of a projection where d_model is 24 and a head is 8 wide; biases have fewer
+SMALLEST_MATRIX = 24 * 8  # numbers: a head's part of a projection, d_model wide and 8 long; biases have fewer
 
 
 def filled(model, tables=()):
@@ -137,38 +135,6 @@ def is_matrix(weight):
     return weight.dim() >= 2 and weight.numel() >= SMALLEST_MATRIX and not (weight == 1).all()
 
 
-def table_gradients(name, args, inputs, tables):
-    """inside.gradients at the weights in the shape of each table, with known weights."""
-    import transformer
-
-    model = filled(getattr(transformer, name)(*args), tables)
-    grads = [grad.squeeze() for grad in gradients(model(*inputs), trained(model))]
-    turned = [grad for both in grads if both.dim() == 2 for grad in (both, both.T)]
-    return [next((g for g in turned if g.shape == table.shape), torch.zeros_like(table)) for table in tables]
-
-
-def weight_facts(name, args, inputs, vocab_size, defaults):
-    """Of a class of the student: how many numbers its matrices hold, how many of them learn, how many matrices have a row a
-    token, how many numbers are gains of norms, the names of the arguments, the defaults of those called `defaults`, and the
-    outputs of a model and of another one that got its state. Matrices with a row a token are not among the first two.
-    """
-    import transformer
-
-    kind = getattr(transformer, name)
-    model, other = kind(*args).eval(), kind(*args).eval()
-    gains = sum(weight.numel() for weight in model.parameters() if (weight == 1).all())  # in one tensor or in many
-    output = a_tensor(drawn(model, vocab_size)(*inputs))  # small first weights would leave more of a ReLU without work
-    (output * torch.randn(output.shape)).sum().backward()
-    matrices = [weight for weight in trained(model) if is_matrix(weight) and vocab_size not in weight.shape]
-    learning = sum(int((weight.grad != 0).sum()) for weight in matrices if weight.grad is not None)
-    tables = sum(vocab_size in weight.shape and weight.dim() > 1 for weight in model.parameters())
-    other.load_state_dict(model.state_dict())
-    parameters = inspect.signature(kind).parameters
-    values = {key: parameters[key].default for key in defaults if key in parameters}
-    numbers = sum(weight.numel() for weight in matrices)
-    return (numbers, learning, tables, gains), list(parameters), values, [output, other(*inputs)]
-
-
 def gpt_pair(config, weights=None):
     """The student's GPTModel and the one of transformers, of the same sizes, in eval mode; the second with weights by name."""
     from transformer import GPTModel
@@ -190,28 +156,6 @@ def bert_pair(config, weights=None):
     )
     sizes = [config[key] for key in names]
     return BERTModel(*sizes, type_vocab_size=config["type_vocab_size"]).eval(), _with_weights(theirs, weights)
-
-
-def refusal(ours, theirs, ids):
-    """What load_huggingface does: "ValueError", "another error", or "the same" or "another" output that comes after it."""
-    with torch.no_grad():  # at their start all attend evenly, whatever the number of heads
-        for weight in theirs.parameters():
-            weight.mul_(20 if weight.dim() > 1 else 1)
-    try:
-        ours.load_huggingface(theirs)
-    except NotImplementedError:
-        raise
-    except Exception as error:
-        return "ValueError" if isinstance(error, ValueError) else "another error"
-    output = theirs(ids)
-    output = output.logits if hasattr(output, "logits") else output.last_hidden_state
-    return "the same" if torch.allclose(a_tensor(ours(ids)), output, atol=1e-4) else "another"
-
-
-def named(model, names):
-    """Copies of the weights with these names."""
-    state = model.state_dict()
-    return {name: state[name].clone() for name in names}
 
 
 def _with_weights(model, weights):

@@ -14,19 +14,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shared import has_nan, linear, past, randn, random_mask, weigh
+from shared import has_nan, linear, past, randn, random_mask, split_by_view, weigh
 from transformer_helpers import (
-    CAUSAL_MISTAKES,
-    DEPTH_MISTAKES,
+    BERT_STEPS,
+    FF,
+    GPT_STEPS,
     KNOWN,
     LAYER,
-    LOGIT_MISTAKES,
-    MASK_MISTAKES,
     MAX_LEN,
     OF_SOURCE,
+    TYPES,
     D,
     H,
     V,
+    bert,
+    bert_made_with,
     compared,
     decode,
     decoder,
@@ -34,14 +36,15 @@ from transformer_helpers import (
     encode,
     encoder,
     encoder_layer,
-    everything,
+    gelu_tanh,
+    gpt,
     ids_of,
+    known_layer,
     made_with,
     masks,
     norm,
     real,
     sinusoids,
-    style_mistakes,
     tables,
     transformer,
     wide,
@@ -49,6 +52,71 @@ from transformer_helpers import (
 
 # ---------------------------------------------------------------------------------------------- the known mistakes
 
+
+def everything(length):
+    return torch.ones(length, length, dtype=torch.bool)
+
+
+def own_norm(x, pair, eps, bottom=lambda x: x.std(-1, keepdim=True)):
+    """A layer norm as one may write it, which divides by the deviation of D - 1 numbers, or by something else."""
+    return pair[0].double() * (x - x.mean(-1, keepdim=True)) / (bottom(x) + eps) + pair[1].double()
+
+
+NAMES = {"self": "self-attention", "cross": "cross-attention", "ffn": "feed-forward"}
+
+
+def only(step, style, other="post"):
+    return {"style": lambda name: style if name == step else other}
+
+
+STYLE_MISTAKES = {  # what a layer has no step for, it cannot have wrong
+    "the norm comes before each sub-layer (pre-norm); it should follow the residual connection": {"style": lambda step: "pre"},
+    "the norm follows the residual connection (post-norm); it should come before each sub-layer": {"style": lambda step: "post"},
+    "there is a norm before each sub-layer, and one after it": {"style": lambda step: "pre and post"},
+    "the norm is applied to the sub-layer's output, before the residual is added": {"style": lambda step: "branch"},
+    # The known weights let all vectors point one way: where one residual connection is missing, others may not show.
+    **{f"the residual connection around the {NAMES[s]} is missing, or all are": only(s, "post, no residual") for s in NAMES},
+    "the residual connections are missing": {"style": lambda step: "post, no residual"},
+    "the norms inside the layer are missing": {"style": lambda step: "no norm"},
+    **{f"the norm of the {NAMES[s]} is missing": only(s, "no norm") for s in NAMES},
+    **{f"the {NAMES[s]} is left out": {"order": lambda order, s=s: [step for step in order if step != s]} for s in NAMES},
+    "a norm divides by the deviation of D - 1 numbers; it should divide by that of all D": {"norm": own_norm},
+    "a norm divides by the variance; it should divide by its root": {
+        "norm": partial(own_norm, bottom=lambda x: x.var(-1, keepdim=True, unbiased=False))
+    },
+    "the sub-layers come in the wrong order": {"order": lambda order: order[::-1]},
+    "the feed-forward uses ReLU; it should use GELU": {"act": torch.relu},
+    "the feed-forward has nothing between its two linear maps": {"act": lambda x: x},
+    "the scores are not divided by the square root of a head's width": {"scale": lambda width: 1.0},
+    "the scores are divided by the square root of d_model, not of a head's width": {"scale": lambda width: math.sqrt(D)},
+    "the scores are divided by a head's width, not by its square root": {"scale": float},
+    "the attention has one head only": {"heads": 1},
+    "the softmax runs over the queries, not over the keys": {"weigh": partial(weigh, over=-2)},
+    "the softmax runs over the heads, not over the keys": {"weigh": partial(weigh, over=1)},
+    "the heads are split by a view alone, which mixes positions: it takes a transpose too": {"split": split_by_view},
+}  # fmt: skip
+PRE_NORM_MISTAKES = STYLE_MISTAKES | {
+    **{f"the residual connection around the {NAMES[s]} is missing, or all are": only(s, "pre, no residual", "pre") for s in NAMES},
+    "the residual connections are missing": {"style": lambda step: "pre, no residual"},
+    **{f"the norm of the {NAMES[s]} is missing": only(s, "no norm", "pre") for s in NAMES},
+}  # fmt: skip
+MASK_MISTAKES = {
+    "the mask is applied after the softmax": {"weigh": lambda scores, hidden: scores.softmax(-1).masked_fill(hidden, 0)},
+    "the scores that the mask hides are zero; they should be minus infinity": {"weigh": partial(weigh, low=0.0)},
+    "the mask reaches the first layer only": {"masked": lambda n: n == 0},
+    "the mask reaches the last layer only": {"masked": lambda n: n == 1},
+}  # fmt: skip
+CAUSAL_MISTAKES = {
+    "a position sees the future: there is no causal mask": {"causal": everything},
+    "a position does not see itself": {"causal": lambda length: past(length).tril(-1)},
+    "the causal mask is transposed: a position sees the future, not the past": {"causal": lambda length: past(length).T},
+    "only the first layer is causal": {"masked": lambda n: n == 0},
+}  # fmt: skip
+DEPTH_MISTAKES = {"one layer runs, whatever num_layers says": {"layers": 1}, "no layer runs": {"layers": 0}}
+LOGIT_MISTAKES = {
+    "the result holds probabilities; it should hold logits": {"logits": lambda x: x.softmax(-1)},
+    "the result holds log-probabilities; it should hold logits": {"logits": lambda x: x.log_softmax(-1)},
+}
 WITH_GELU = {"the feed-forward uses GELU; it should use ReLU": {"act": F.gelu}}
 BY_ITSELF = "the layer is causal by itself; it should hide only what its masks hide"
 
@@ -179,7 +247,7 @@ def test_dropout_acts_after_the_relu(student, check, rng, dropout):
 def test_an_encoder_layer_is_attention_and_feed_forward_in_post_norm(student, check, rng):
     """Both sub-layers have a residual connection with a norm after it; every position sees every other."""
     calls = [(wide(rng, *shape),) for shape in ((2, 5), (1, 1), (3, 6))]
-    mistakes = style_mistakes("self", "ffn") | WITH_GELU | {BY_ITSELF: lambda x: (x, past(x.shape[1]))}
+    mistakes = STYLE_MISTAKES | WITH_GELU | {BY_ITSELF: lambda x: (x, past(x.shape[1]))}
     check(**compared(student, "EncoderLayer", LAYER, calls, partial(encoder_layer, KNOWN), mistakes))
 
 
@@ -214,7 +282,7 @@ def test_a_position_that_sees_nothing_keeps_what_it_has(student, check, rng):
 def test_a_decoder_layer_has_three_sub_layers_in_post_norm(student, check, rng):
     """Self-attention, cross-attention to memory, feed-forward; without masks everything is seen."""
     calls = [(wide(rng, B, Tt), wide(rng, B, Ts)) for B, Tt, Ts in ((2, 4, 6), (1, 1, 3), (3, 5, 1))]
-    mistakes = style_mistakes("self", "cross", "ffn") | WITH_GELU | {
+    mistakes = STYLE_MISTAKES | WITH_GELU | {
         BY_ITSELF: lambda x, memory: (x, memory, past(x.shape[1])),
         "the cross-attention comes before the self-attention": {"order": lambda order: ["cross", "self", "ffn"]},
         "the feed-forward comes before the cross-attention": {"order": lambda order: ["self", "ffn", "cross"]},
@@ -273,7 +341,7 @@ def test_a_target_that_sees_nothing_keeps_what_it_has(student, check, rng):
 def test_the_encoder_is_embedding_positions_and_layers(student, check, rng, B, T, layers):
     """Embedding times the square root of d_model, plus sinusoidal positions, then the layers; every token is seen."""
     rows, calls = tables(rng, V), [(ids_of(rng, B, T),)]
-    mistakes = EMBEDDING_MISTAKES | style_mistakes("self", "ffn") | WITH_GELU | {
+    mistakes = EMBEDDING_MISTAKES | STYLE_MISTAKES | WITH_GELU | {
         "the encoder is causal": lambda ids: (ids, past(T)),
         "token 0 is hidden though no mask was given": lambda ids: (ids, real(ids, 0)),
     }  # fmt: skip
@@ -299,7 +367,7 @@ def test_every_layer_of_the_encoder_gets_the_mask(student, check, rng):
 def test_the_decoder_is_causal_of_its_own_accord(student, check, rng, B, Tt, Ts, layers):
     """Embedding times the square root of d_model, plus positions, then causal layers that see all of memory."""
     rows, calls = tables(rng, V), [(ids_of(rng, B, Tt), wide(rng, B, Ts))]
-    mistakes = EMBEDDING_MISTAKES | CAUSAL_MISTAKES | style_mistakes("self", "cross", "ffn") | WITH_GELU | {
+    mistakes = EMBEDDING_MISTAKES | CAUSAL_MISTAKES | STYLE_MISTAKES | WITH_GELU | {
         "the causal mask hides memory too": lambda ids, memory: (ids, memory, None, torch.ones(Tt, Ts).tril()),
         "token 0 is hidden though no mask was given": lambda ids, memory: (ids, memory, real(ids, 0)),
     }  # fmt: skip
@@ -405,3 +473,66 @@ def test_rows_of_nothing_but_padding_harm_nobody(student, check, rng):
     truth = partial(transformer, rows, pad=0)
     check(**compared(student, "Transformer", made_for(0), [(src, tgt)], truth, {}, rows, at=tgt != 0))
     check.that(all(finite), "the gradients are NaN where a query may attend to nothing")
+
+
+# ---------------------------------------------------------------------------------------------- GPTModel, BERTModel
+
+POSITION_MISTAKES = {
+    "the positions are missing": {"learned": lambda table: 0 * table},
+    "positions are counted from 1": {"learned": lambda table: table.roll(-1, 0)},
+    "positions begin at 2, as behind a padding index; they should begin at 0": {"learned": lambda table: table.roll(-2, 0)},
+    "the positions are sinusoidal; they should be learned": {"learned": lambda table: sinusoids(MAX_LEN)},
+}  # fmt: skip
+
+
+@pytest.mark.question("GPTModel")
+@pytest.mark.points(5)
+@pytest.mark.parametrize(("B", "T", "layers", "d_ff"), [(3, MAX_LEN, 2, FF), (2, 5, 2, FF), (1, 1, 1, None)])
+def test_gpt_is_a_causal_pre_norm_stack(student, check, rng, B, T, layers, d_ff):
+    """Token plus learned position, causal pre-norm layers with GELU, a last norm, logits by the token embedding."""
+    rows, calls = tables(rng, V, MAX_LEN, size=8.0), [(ids_of(rng, B, T),)]
+    mistakes = {"the feed-forward uses exact GELU; it should use the tanh form": {"act": F.gelu}}
+    mistakes |= PRE_NORM_MISTAKES | CAUSAL_MISTAKES | DEPTH_MISTAKES | LOGIT_MISTAKES
+    mistakes |= {"the norm after the last layer is missing": {"last_norm": lambda x, *_: x}} | POSITION_MISTAKES
+    truth, made_of = partial(gpt, rows, w=known_layer(d_ff or 4 * D)), (V, D, layers, H, d_ff, MAX_LEN)
+    steps = GPT_STEPS | {"layers": layers}
+    check(**compared(student, "GPTModel", made_of, calls, truth, mistakes, rows, within=5e-6, **steps))
+
+
+@pytest.mark.question("BERTModel")
+@pytest.mark.points(5)
+@pytest.mark.parametrize(("B", "T", "layers", "typed"), [(2, 5, 2, False), (1, 1, 1, True), (3, MAX_LEN, 2, True)])
+def test_bert_is_three_embeddings_a_norm_and_a_post_norm_stack(student, check, rng, B, T, layers, typed):
+    """Token, position and type are added and normed; then post-norm layers with exact GELU, seeing in both directions."""
+    rows = tables(rng, V, MAX_LEN, TYPES)
+    call = ids_of(rng, B, T), *([torch.randint(0, TYPES, (B, T), generator=rng)] if typed else [])
+    mistakes = {"the feed-forward uses the tanh form of GELU; it should use the exact form": {"act": gelu_tanh}}
+    mistakes |= STYLE_MISTAKES | DEPTH_MISTAKES | POSITION_MISTAKES | {
+        "there is no norm after the embeddings": {"first_norm": lambda x, *_: x},
+        "the types are not added": {"types": lambda table: 0 * table},
+        "token_type_ids is ignored": lambda ids, types=None: (ids,),
+        "the second argument is taken for the attention mask; it should be token_type_ids": lambda ids, types: (ids, None, types),
+        "the model is causal": lambda ids, types=None: (ids, types, past(T)[None]),
+        "token 0 is hidden though no mask was given": lambda ids, types=None: (ids, types, ids != 0),
+    }  # fmt: skip
+    made_of, steps = bert_made_with(layers), BERT_STEPS | {"layers": layers}
+    check(**compared(student, "BERTModel", made_of, [call], partial(bert, rows), mistakes, rows, within=5e-6, **steps))
+
+
+@pytest.mark.question("BERTModel")
+@pytest.mark.points(3)
+def test_bert_never_attends_to_what_its_mask_hides(student, check, rng):
+    """attention_mask (B, T) is true or 1 at real tokens; the output there does not depend on the others."""
+    rows, ids = tables(rng, V, MAX_LEN, TYPES), ids_of(rng, 3, 7)
+    types, mask = torch.randint(0, TYPES, (3, 7), generator=rng), torch.ones(3, 7, dtype=torch.bool)
+    mask[1, -3:] = mask[2, 1] = mask[2, -1] = False
+    calls = [(ids, types, mask) for mask in (mask.long(), mask, mask.float())]
+    mistakes = MASK_MISTAKES | {
+        "attention_mask is ignored": lambda ids, types, mask: (ids, types),
+        "attention_mask is turned around: true means may attend": lambda ids, types, mask: (ids, types, mask == 0),
+        "the second argument is taken for the attention mask; it should be token_type_ids": lambda ids, types, mask: (
+            ids, mask.long(), types
+        ),
+    }  # fmt: skip
+    truth = partial(bert, rows)
+    check(**compared(student, "BERTModel", bert_made_with(2), calls, truth, mistakes, rows, at=mask, **BERT_STEPS))

@@ -5,71 +5,35 @@ from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from shared import has_nan, randn, true_gradients, when
+from shared import has_nan, randn, true_gradients
 from transformer_helpers import (
     BERT_STEPS,
-    CAUSAL_MISTAKES,
-    DEPTH_MISTAKES,
     FF,
     GAIN,
     GPT_STEPS,
     LAYER,
-    LOGIT_MISTAKES,
-    MASK_MISTAKES,
     MAX_LEN,
+    TYPES,
     D,
     H,
     Steps,
     V,
     bert,
-    compared,
+    bert_made_with,
     decoder,
     encoder,
-    gelu_tanh,
     gpt,
     ids_of,
     known_layer,
     made_with,
     masks,
     norm,
-    past,
-    sinusoids,
-    style_mistakes,
     tables,
     wide,
 )
 
-TYPES = 7  # token types of BERT: no 2 layers have so many norms that one tensor of all gains looks like a table
-OF_BERT = (*made_with(2), 0.1, TYPES)
-POSITION_MISTAKES = {
-    "the positions are missing": {"learned": lambda table: 0 * table},
-    "positions are counted from 1": {"learned": lambda table: table.roll(-1, 0)},
-    "positions begin at 2, as behind a padding index; they should begin at 0": {"learned": lambda table: table.roll(-2, 0)},
-    "the positions are sinusoidal; they should be learned": {"learned": lambda table: sinusoids(MAX_LEN)},
-}  # fmt: skip
-
-
 # ---------------------------------------------------------------------------------------------- GPTModel, BERTModel
-
-
-@pytest.mark.question("GPTModel")
-@pytest.mark.points(5)
-@pytest.mark.parametrize(("B", "T", "layers", "d_ff"), [(3, MAX_LEN, 2, FF), (2, 5, 2, FF), (1, 1, 1, None)])
-def test_gpt_is_a_causal_pre_norm_stack(student, check, rng, B, T, layers, d_ff):
-    """Token plus learned position, causal pre-norm layers with GELU, a last norm, logits by the token embedding."""
-    rows, calls = tables(rng, V, MAX_LEN, size=8.0), [(ids_of(rng, B, T),)]
-    mistakes = {"the feed-forward uses exact GELU; it should use the tanh form": {"act": F.gelu}}
-    mistakes |= style_mistakes("self", "ffn", style="pre") | CAUSAL_MISTAKES | DEPTH_MISTAKES | LOGIT_MISTAKES
-    mistakes |= {"the norm after the last layer is missing": {"last_norm": lambda x, *_: x}} | POSITION_MISTAKES
-    truth, made_of = gpt_of(rows, known_layer(d_ff or 4 * D)), (V, D, layers, H, d_ff, MAX_LEN)
-    steps = GPT_STEPS | {"layers": layers}
-    check(**compared(student, "GPTModel", made_of, calls, truth, mistakes, rows, within=5e-6, **steps))
-
-
-def gpt_of(rows, w):
-    return lambda do, *inputs: gpt(rows, do, *inputs, layers=[w] * do.layers)
 
 
 @pytest.mark.question("GPTModel")
@@ -111,45 +75,6 @@ def test_gpt_starts_like_that_of_transformers(student, check, rng):
 
 
 @pytest.mark.question("BERTModel")
-@pytest.mark.points(5)
-@pytest.mark.parametrize(("B", "T", "layers", "typed"), [(2, 5, 2, False), (1, 1, 1, True), (3, MAX_LEN, 2, True)])
-def test_bert_is_three_embeddings_a_norm_and_a_post_norm_stack(student, check, rng, B, T, layers, typed):
-    """Token, position and type are added and normed; then post-norm layers with exact GELU, seeing in both directions."""
-    rows = tables(rng, V, MAX_LEN, TYPES)
-    call = ids_of(rng, B, T), *([torch.randint(0, TYPES, (B, T), generator=rng)] if typed else [])
-    mistakes = {"the feed-forward uses the tanh form of GELU; it should use the exact form": {"act": gelu_tanh}}
-    mistakes |= style_mistakes("self", "ffn") | DEPTH_MISTAKES | POSITION_MISTAKES | {
-        "there is no norm after the embeddings": {"first_norm": lambda x, *_: x},
-        "the types are not added": {"types": lambda table: 0 * table},
-        "token_type_ids is ignored": lambda ids, types=None: (ids,),
-        "the second argument is taken for the attention mask; it should be token_type_ids": lambda ids, types: (ids, None, types),
-        "the model is causal": lambda ids, types=None: (ids, types, past(T)[None]),
-        "token 0 is hidden though no mask was given": lambda ids, types=None: (ids, types, ids != 0),
-    }  # fmt: skip
-    made_of, steps = (*made_with(layers), 0.1, TYPES), BERT_STEPS | {"layers": layers}
-    check(**compared(student, "BERTModel", made_of, [call], partial(bert, rows), mistakes, rows, within=5e-6, **steps))
-
-
-@pytest.mark.question("BERTModel")
-@pytest.mark.points(3)
-def test_bert_never_attends_to_what_its_mask_hides(student, check, rng):
-    """attention_mask (B, T) is true or 1 at real tokens; the output there does not depend on the others."""
-    rows, ids = tables(rng, V, MAX_LEN, TYPES), ids_of(rng, 3, 7)
-    types, mask = torch.randint(0, TYPES, (3, 7), generator=rng), torch.ones(3, 7, dtype=torch.bool)
-    mask[1, -3:] = mask[2, 1] = mask[2, -1] = False
-    calls = [(ids, types, mask) for mask in (mask.long(), mask, mask.float())]
-    mistakes = MASK_MISTAKES | {
-        "attention_mask is ignored": lambda ids, types, mask: (ids, types),
-        "attention_mask is turned around: true means may attend": lambda ids, types, mask: (ids, types, mask == 0),
-        "the second argument is taken for the attention mask; it should be token_type_ids": lambda ids, types, mask: (
-            ids, mask.long(), types
-        ),
-    }  # fmt: skip
-    truth = partial(bert, rows)
-    check(**compared(student, "BERTModel", OF_BERT, calls, truth, mistakes, rows, at=mask, **BERT_STEPS))
-
-
-@pytest.mark.question("BERTModel")
 @pytest.mark.points(1)
 def test_a_sequence_without_real_tokens_harms_nobody(student, check, rng):
     """A row of attention_mask that hides everything gives no NaN, neither in the outputs nor in the gradients."""
@@ -165,7 +90,7 @@ def test_a_sequence_without_real_tokens_harms_nobody(student, check, rng):
 
     ids, types, mask = ids_of(rng, 3, 6), torch.zeros(3, 6, dtype=torch.int64), torch.ones(3, 6, dtype=torch.int64)
     mask[1], mask[2, 4:] = 0, 0
-    output, finite = student.run(probe, OF_BERT, ids, types, mask, tables(rng, V, MAX_LEN, TYPES))
+    output, finite = student.run(probe, bert_made_with(2), ids, types, mask, tables(rng, V, MAX_LEN, TYPES))
 
     check.that(output.shape == (3, 6, D), "the result does not have the shape (B, T, D)")
     check.that(not has_nan(output), "a query that may attend to nothing gives NaN")
@@ -186,12 +111,12 @@ def test_the_eps_of_berts_norms_is_tiny(student, check, rng):
         return model(ids)
 
     ids, rows = ids_of(rng, 2, 6), tables(rng, V, MAX_LEN, TYPES)
-    result = student.run(probe, OF_BERT, ids, rows)
+    result = student.run(probe, bert_made_with(2), ids, rows)
 
     w, rows = known_layer(scale=1e-3, norm=(1e-3 * GAIN[0], GAIN[1])), [1e-3 * table for table in rows]
 
     def truth(**wrong):
-        return bert(rows, Steps(**BERT_STEPS | wrong), ids, layers=[w, w], first=w["self"]["norm"])
+        return bert(rows, Steps(**BERT_STEPS | wrong), ids, w=w, first=w["self"]["norm"])
 
     mistakes = {f"the eps of the norms is {eps}; it should be 1e-12": partial(truth, eps=eps) for eps in (1e-5, 1e-6)}
     check(result, truth(), relative=2e-5, mistakes=mistakes)
@@ -235,33 +160,51 @@ def made(rng, names=tuple(CLASSES), masked=False):
     return [(name, CLASSES[name][0], given[name] + (extra.get(name, []) if masked else [])) for name in names]
 
 
-def what_is_missing(name, has, least):
-    """Mistakes that numbers of weights show: in matrices, in tables with a row a token, in gains of norms."""
-    return {
-        f"all layers of {name} are the same one; each should have its own weights": when(2 * has[0] <= least[0] + MAX_LEN * D),
-        f"{name} has fewer weights than it should have: something is shared, or not registered": when(has[0] < least[0]),
-        f"an embedding of {name} is shared with the other one or with the output": when(has[1] < least[1]),
-        f"a norm of {name} is shared; each sub-layer should have its own": when(has[2] < least[2]),
-    }  # fmt: skip
-
-
 @ALL
 @pytest.mark.points(3)
 def test_every_weight_is_there_and_learns(student, check, rng):
     """No layer, embedding or norm is shared, all weights learn and are saved; arguments have their names and defaults."""
 
     def probe(classes, vocab_size, defaults):
-        pairs = zip(classes, defaults, strict=True)
-        return [inside.weight_facts(*described, vocab_size, names) for described, names in pairs]
+        import inspect
 
-    told = student.run(probe, made(rng), V, [list(row[3]) for row in CLASSES.values()])
+        import transformer
 
-    for ((numbers, learning, with_a_row_a_token, gains), names, values, outputs), (name, row) in zip(
-        told, CLASSES.items(), strict=True
-    ):
+        def facts(name, args, inputs):
+            kind = getattr(transformer, name)
+            model, other = kind(*args).eval(), kind(*args).eval()
+            gains = sum(weight.numel() for weight in model.parameters() if (weight == 1).all())  # in one tensor or many
+            output = inside.a_tensor(
+                inside.drawn(model, vocab_size)(*inputs)
+            )  # small weights leave a ReLU without work
+            (output * torch.randn(output.shape)).sum().backward()
+            weights = [weight for weight in inside.trained(model) if inside.is_matrix(weight)]
+            matrices = [weight for weight in weights if vocab_size not in weight.shape]
+            learning = sum(int((weight.grad != 0).sum()) for weight in matrices if weight.grad is not None)
+            tables = sum(vocab_size in weight.shape and weight.dim() > 1 for weight in model.parameters())
+            other.load_state_dict(model.state_dict())
+            numbers = sum(weight.numel() for weight in matrices)
+            parameters = [(key, parameter.default) for key, parameter in inspect.signature(kind).parameters.items()]
+            values = {key: default for key, default in parameters if key in defaults[name]}
+            return (numbers, tables, gains), learning, [key for key, _ in parameters], values, [output, other(*inputs)]
+
+        return [facts(*described) for described in classes]
+
+    told = student.run(probe, made(rng), V, {name: list(row[3]) for name, row in CLASSES.items()})
+
+    for (numbers, learning, names, values, outputs), (name, row) in zip(told, CLASSES.items(), strict=True):
         required, defaults, *least = row[2].split(), *row[3:-1], D * row[-1]
-        has = [min(found, needed) for found, needed in zip((numbers, with_a_row_a_token, gains), least, strict=True)]
-        check(has, least, mistakes=what_is_missing(name, has, least))
+        has = [min(found, needed) for found, needed in zip(numbers, least, strict=True)]
+        check(has, least, mistakes={
+            f"all layers of {name} are the same one; each should have its own weights": check.when(
+                2 * has[0] <= least[0] + MAX_LEN * D
+            ),
+            f"{name} has fewer weights than it should have: something is shared, or not registered": check.when(
+                has[0] < least[0]
+            ),
+            f"an embedding of {name} is shared with the other one or with the output": check.when(has[1] < least[1]),
+            f"a norm of {name} is shared; each sub-layer should have its own": check.when(has[2] < least[2]),
+        })  # fmt: skip
         # Of what has a ReLU a few numbers may rest; a sub-layer's matrix, or a third of a joint one, is more than 7 %.
         learns = learning > 0.93 * least[0]
         check.that(learns, f"no gradient reaches a weight matrix of {name}, or a part of one")
@@ -281,7 +224,15 @@ def test_embeddings_get_their_gradients(student, check, rng):
     """Tokens, learned positions and types learn; the token embedding of GPT through the output too, to which it is tied."""
 
     def probe(kinds):
-        return [inside.table_gradients(*kind) for kind in kinds]
+        import transformer
+
+        def at_tables(name, args, inputs, tables):
+            model = inside.filled(getattr(transformer, name)(*args), tables)
+            grads = [grad.squeeze() for grad in inside.gradients(model(*inputs), inside.trained(model))]
+            turned = [grad for both in grads if both.dim() == 2 for grad in (both, both.T)]
+            return [next((g for g in turned if g.shape == table.shape), torch.zeros_like(table)) for table in tables]
+
+        return [at_tables(*kind) for kind in kinds]
 
     def one_table(truth):
         return lambda rows, *inputs: truth(rows[0], *inputs)
@@ -291,39 +242,29 @@ def test_embeddings_get_their_gradients(student, check, rng):
     kinds = [
         ("Encoder", made_with(2), [ids], plain[:1]),
         ("Decoder", made_with(2), [ids, memory], plain[:1]),
-        ("BERTModel", OF_BERT, [ids], three),
+        ("BERTModel", bert_made_with(2), [ids], three),
         ("GPTModel", made_with(2), [ids_of(rng, 2, 6)], plain),
     ]
     told = student.run(probe, kinds)
+
+    def tied(whole, rows, inputs):
+        token, at_position = rows[0].detach(), whole[1]
+        inner = table_slopes(partial(gpt, output=token), rows, inputs, **GPT_STEPS)[0]
+        through_output, without_0 = whole[0] - inner, inner.index_fill(0, torch.tensor([0]), 0.0)
+        return {
+            "no gradient reaches the token embedding through the output; it should, since the two are tied": [inner, at_position],
+            "no gradient reaches the token embedding through the input": [through_output, at_position],
+            "token 0 of GPTModel gets no gradient; it should, as it is not padding": [through_output + without_0, at_position],
+        }  # fmt: skip
 
     truths = [(one_table(encoder), {}), (one_table(decoder), {}), (bert, BERT_STEPS), (gpt, GPT_STEPS)]
     for (name, _, inputs, rows), found, (truth, steps) in zip(kinds, told, truths, strict=True):
         whole = table_slopes(truth, rows, inputs, **steps)
         mistakes = tied(whole, rows, inputs) if name == "GPTModel" else {}
-        mistakes |= {
-            f"no gradient reaches the {what} embedding of {name}": [
-                0 * table if k == n else table for n, table in enumerate(whole)
-            ]
-            for k, what in zip(range(len(rows)), ("token", "position", "type"), strict=False)
-        }
+        for k, what in zip(range(len(rows)), ("token", "position", "type"), strict=False):
+            without = [0 * table if k == n else table for n, table in enumerate(whole)]
+            mistakes[f"no gradient reaches the {what} embedding of {name}"] = without
         check(found, whole, relative=2e-5, mistakes=mistakes)
-
-
-def tied(whole, rows, inputs):
-    """How the gradient at GPT's tied table goes wrong: it is the sum of that through the input and that through the output."""
-    token, position = rows
-
-    def through_input(rows, do, ids):
-        return gpt(rows, do, ids, output=token.detach())
-
-    inner, at_position = table_slopes(through_input, rows, inputs, **GPT_STEPS)
-    through_output = whole[0] - inner
-    without_0 = inner.index_fill(0, torch.tensor([0]), 0.0)
-    return {
-        "no gradient reaches the token embedding through the output; it should, since the two are tied": [inner, at_position],
-        "no gradient reaches the token embedding through the input": [through_output, at_position],
-        "token 0 of GPTModel gets no gradient; it should, as it is not padding": [through_output + without_0, at_position],
-    }  # fmt: skip
 
 
 @ALL

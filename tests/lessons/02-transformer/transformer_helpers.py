@@ -9,26 +9,20 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from shared import (
-    attend,
-    join_heads,
-    linear,
-    nearly,
-    past,
-    randn,
-    random_mask,
-    split_by_view,
-    split_heads,
-    true_gradients,
-    weigh,
-)
+import shared
+from shared import join_heads, linear, nearly, past, randn, split_heads, true_gradients, weigh
 
 D, H, FF, V, MAX_LEN, OF_SOURCE = 24, 3, 32, 13, 9, 11  # inside.filled needs heads that are 8 wide
+TYPES = 7  # token types of BERT: no 2 layers have so many norms that one tensor of all gains looks like a table
 LAYER = (D, H, FF)
 
 
 def made_with(layers, vocab_size=V):
     return vocab_size, D, layers, H, FF, MAX_LEN
+
+
+def bert_made_with(layers):
+    return *made_with(layers), 0.1, TYPES
 
 
 # ---------------------------------------------------------------------------------------------- inputs
@@ -56,15 +50,11 @@ def tables(rng, *rows, size=1.0):
 def masks(rng, B, Tq, Tk, heads=H):
     """One for the keys of each sequence, one for pairs of query and key, one for each head, in different dtypes."""
     shapes = {torch.bool: (B, 1, 1, Tk), torch.int64: (Tq, Tk), torch.float32: (B, heads, Tq, Tk)}
-    return [random_mask(rng, *shape).to(dtype) for dtype, shape in shapes.items()]
+    return [shared.random_mask(rng, *shape).to(dtype) for dtype, shape in shapes.items()]
 
 
 def real(ids, pad):
     return (ids != pad)[:, None, None]  # (B, 1, 1, T)
-
-
-def everything(length):
-    return torch.ones(length, length, dtype=torch.bool)
 
 
 # ---------------------------------------------------------------------------------------------- the weights and the steps
@@ -88,11 +78,6 @@ KNOWN = known_layer()
 
 def norm(x, pair=GAIN, eps=1e-5):
     return F.layer_norm(x, x.shape[-1:], pair[0].double(), pair[1].double(), eps)
-
-
-def own_norm(x, pair, eps, bottom=lambda x: x.std(-1, keepdim=True)):
-    """A layer norm as one may write it, which divides by the deviation of D - 1 numbers, or by something else."""
-    return pair[0].double() * (x - x.mean(-1, keepdim=True)) / (bottom(x) + eps) + pair[1].double()
 
 
 def sinusoids(length):
@@ -199,7 +184,7 @@ def shown(name, mask, queries, keys):
 
 def attention(w, do, x, source, mask):
     q, k, v = (do.split(linear(y, *w[name]), do.heads) for y, name in ((x, "q"), (source, "k"), (source, "v")))
-    output, _ = attend(q, k, v, mask, scale=do.scale(q.shape[-1]), weigh=do.weigh)
+    output, _ = shared.attend(q, k, v, mask, scale=do.scale(q.shape[-1]), weigh=do.weigh)
     return linear(join_heads(output), *w["o"])
 
 
@@ -242,10 +227,10 @@ def decoder_layer(w, do, x, memory, mask=None, memory_mask=None):
     })  # fmt: skip
 
 
-def stack(layers, do, layer, x, mask, *memory):
+def stack(w, do, layer, x, mask, *memory):
     """Layers with these weights, those that are `masked` with the mask; memory: with its mask, behind a decoder's x."""
-    for n, w in enumerate(layers):
-        x = layer(w, do, x, *memory[:1], mask if do.masked(n) else None, *memory[1:])
+    for n in range(do.layers):
+        x = layer(w[n] if isinstance(w, list) else w, do, x, *memory[:1], mask if do.masked(n) else None, *memory[1:])
     return x
 
 
@@ -255,14 +240,14 @@ def embed(rows, do, ids):
 
 @own_part("Encoder")
 def encoder(rows, do, ids, mask=None):
-    return stack([KNOWN] * do.layers, do, encoder_layer, embed(rows, do, ids), mask)
+    return stack(KNOWN, do, encoder_layer, embed(rows, do, ids), mask)
 
 
 @own_part("Decoder")
 def decoder(rows, do, ids, memory, tgt_mask=None, memory_mask=None):
     visible = do.causal(ids.shape[1])
     visible = visible if tgt_mask is None else do.join(visible, tgt_mask != 0)
-    return stack([KNOWN] * do.layers, do, decoder_layer, embed(rows, do, ids), visible, memory, memory_mask)
+    return stack(KNOWN, do, decoder_layer, embed(rows, do, ids), visible, memory, memory_mask)
 
 
 def encode(rows, do, src, *, pad):
@@ -287,20 +272,20 @@ GPT_STEPS = {"style": lambda step: "pre", "act": gelu_tanh}
 BERT_STEPS = {"act": F.gelu, "eps": 1e-12}
 
 
-def gpt(rows, do, ids, *, layers=None, final=GAIN, output=None):
-    """`layers` have the weights of each, `output` the rows that give the logits, where they are not the tokens'."""
+def gpt(rows, do, ids, *, w=KNOWN, final=GAIN, output=None):
+    """w: the weights of all layers, or a list; output: the rows that give the logits, where they are not the tokens'."""
     token, position = rows
     x = token[ids] + do.learned(position)[: ids.shape[1]]
-    x = stack(layers or [KNOWN] * do.layers, do, encoder_layer, x, do.causal(ids.shape[1]))
+    x = stack(w, do, encoder_layer, x, do.causal(ids.shape[1]))
     return do.logits(do.last_norm(x, final, do.eps) @ (token if output is None else output).T)
 
 
-def bert(rows, do, ids, types=None, mask=None, *, layers=None, first=GAIN):
+def bert(rows, do, ids, types=None, mask=None, *, w=KNOWN, first=GAIN):
     token, position, kinds = rows
     kinds = do.types(kinds)[torch.zeros_like(ids) if types is None else types]
     x = do.first_norm(token[ids] + do.learned(position)[: ids.shape[1]] + kinds, first, do.eps)
     mask = mask[:, None, None] if mask is not None and mask.shape == ids.shape else mask
-    return stack(layers or [KNOWN] * do.layers, do, encoder_layer, x, mask)
+    return stack(w, do, encoder_layer, x, mask)
 
 
 # ---------------------------------------------------------------------------------------------- comparing
@@ -343,62 +328,3 @@ def counted(result, at):
     if at is None or not isinstance(result, torch.Tensor) or result.shape[:-1] != at.shape:
         return result
     return result.masked_fill(~at.unsqueeze(-1), 0.0)
-
-
-# ---------------------------------------------------------------------------------------------- the known mistakes
-
-NAMES = {"self": "self-attention", "cross": "cross-attention", "ffn": "feed-forward"}
-
-
-def only(step, style, other):
-    return {"style": lambda name: style if name == step else other}
-
-
-def style_mistakes(*steps, style="post"):
-    """How sub-layers, residual connections and norms can go wrong in a layer with these steps, in this style."""
-    bare = f"{style}, no residual"
-    return {
-        "the norm comes before each sub-layer (pre-norm); it should follow the residual connection": {"style": lambda step: "pre"},
-        "the norm follows the residual connection (post-norm); it should come before each sub-layer": {"style": lambda step: "post"},
-        "there is a norm before each sub-layer, and one after it": {"style": lambda step: "pre and post"},
-        "the norm is applied to the sub-layer's output, before the residual is added": {"style": lambda step: "branch"},
-        # The known weights let all vectors point one way: where one residual connection is missing, others may not show.
-        **{f"the residual connection around the {NAMES[s]} is missing, or all are": only(s, bare, style) for s in steps},
-        "the residual connections are missing": {"style": lambda step: bare},
-        "the norms inside the layer are missing": {"style": lambda step: "no norm"},
-        **{f"the norm of the {NAMES[s]} is missing": only(s, "no norm", style) for s in steps},
-        **{f"the {NAMES[s]} is left out": {"order": lambda order, s=s: [step for step in order if step != s]} for s in steps},
-        "a norm divides by the deviation of D - 1 numbers; it should divide by that of all D": {"norm": own_norm},
-        "a norm divides by the variance; it should divide by its root": {
-            "norm": partial(own_norm, bottom=lambda x: x.var(-1, keepdim=True, unbiased=False))
-        },
-        "the sub-layers come in the wrong order": {"order": lambda order: order[::-1]},
-        "the feed-forward uses ReLU; it should use GELU": {"act": torch.relu},
-        "the feed-forward has nothing between its two linear maps": {"act": lambda x: x},
-        "the scores are not divided by the square root of a head's width": {"scale": lambda width: 1.0},
-        "the scores are divided by the square root of d_model, not of a head's width": {"scale": lambda width: math.sqrt(D)},
-        "the scores are divided by a head's width, not by its square root": {"scale": float},
-        "the attention has one head only": {"heads": 1},
-        "the softmax runs over the queries, not over the keys": {"weigh": partial(weigh, over=-2)},
-        "the softmax runs over the heads, not over the keys": {"weigh": partial(weigh, over=1)},
-        "the heads are split by a view alone, which mixes positions: it takes a transpose too": {"split": split_by_view},
-    }  # fmt: skip
-
-
-MASK_MISTAKES = {
-    "the mask is applied after the softmax": {"weigh": lambda scores, hidden: scores.softmax(-1).masked_fill(hidden, 0)},
-    "the scores that the mask hides are zero; they should be minus infinity": {"weigh": partial(weigh, low=0.0)},
-    "the mask reaches the first layer only": {"masked": lambda n: n == 0},
-    "the mask reaches the last layer only": {"masked": lambda n: n == 1},
-}  # fmt: skip
-CAUSAL_MISTAKES = {
-    "a position sees the future: there is no causal mask": {"causal": everything},
-    "a position does not see itself": {"causal": lambda length: past(length).tril(-1)},
-    "the causal mask is transposed: a position sees the future, not the past": {"causal": lambda length: past(length).T},
-    "only the first layer is causal": {"masked": lambda n: n == 0},
-}  # fmt: skip
-DEPTH_MISTAKES = {"one layer runs, whatever num_layers says": {"layers": 1}, "no layer runs": {"layers": 0}}
-LOGIT_MISTAKES = {
-    "the result holds probabilities; it should hold logits": {"logits": lambda x: x.softmax(-1)},
-    "the result holds log-probabilities; it should hold logits": {"logits": lambda x: x.log_softmax(-1)},
-}
