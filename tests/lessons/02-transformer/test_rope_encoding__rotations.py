@@ -85,7 +85,7 @@ TURN_MISTAKES = {  # sentence -> a function of (x, positions that broadcast to i
         turn(x, angles, pairs, signs=(0, 0))
     ),
     "cosine and sine are swapped": lambda x, positions, angles, pairs: turn(x, math.pi / 2 - angles, pairs),
-    "the turned pairs are put together in another order than they were taken apart": lambda x, positions, angles, pairs: (
+    "the turned pairs are put back in the wrong order; each number should return to its place": lambda x, positions, angles, pairs: (
         turn(x, angles, pairs, back=OTHER[pairs])
     ),
     "the table of angles is laid out for other pairs than those that are turned": lambda x, positions, angles, pairs: (

@@ -130,7 +130,7 @@ def steps_taken(row):
 PER_SENTENCE = (
     "the sum of the losses is divided by the number of sequences; it should be divided by the number of tokens"
 )
-CLEARED = "the optimizer finds no gradients: they are cleared between backward and step"
+CLEARED = "the optimizer finds no gradients; they should not be cleared between backward and step"
 LATE = "the loss after the update is returned; it should be the one before"
 
 
@@ -142,7 +142,7 @@ LATE = "the loss after the update is returned; it should be the one before"
 @pytest.mark.parametrize("pad", [0, 2])
 @pytest.mark.parametrize("lengths", [(5, 3, 6, 2), (2,), (3, 4)], ids=str)
 def test_a_step_learns_to_predict_the_next_token(student, check, rng, pad, lengths):
-    """tgt[:, :-1] is fed, tgt[:, 1:] predicted: the mean loss of the tokens that are no padding, and its gradients."""
+    """tgt[:, :-1] goes in, tgt[:, 1:] is predicted: the mean loss of the tokens that are not padding, and its gradients."""
     weights, (src, tgt) = toy_weights(rng, sure=4.0), batch(rng, lengths, pad=pad)  # gradients longer than 1
     row = watched(student, weights, [(src, tgt)], pad)["rows"][0]
 
@@ -174,14 +174,14 @@ def test_a_step_learns_to_predict_the_next_token(student, check, rng, pad, lengt
         "gradients are clipped to 0.5; they should not be clipped": made(longest=0.5),
         LATE: lambda: (toy_step(row["after"], [(src, tgt)], pad)[0], gradients),
         CLEARED: (loss, dict.fromkeys(gradients)),
-        CLEARED + ", or scaled to nothing": (loss, {name: 0 * gradient for name, gradient in gradients.items()}),
+        "the gradients are zero in the optimizer's step; they should not be cleared or scaled to nothing after backward": (loss, {name: 0 * gradient for name, gradient in gradients.items()}),
     })  # fmt: skip
 
 
 @TRAINER
 @pytest.mark.points(2)
 def test_each_step_has_its_own_gradients(student, check, rng):
-    """The gradients of a step are those of its batch alone, whatever came before; batches may have other sizes."""
+    """The gradients of a step are those of its batch alone, whatever came before; batches may differ in size."""
     weights = toy_weights(rng)
     batches = [batch(rng, (3, 6, 4)), batch(rng, (5, 2), Ts=2), batch(rng, (4, 4, 2, 7), Ts=6)]
     rows = watched(student, weights, batches, lr=0.05)["rows"]
