@@ -116,7 +116,15 @@ def as_row(loss, gradients):
 
 def logits_of(row):
     """What the model gave for the micro-batch itself, should it have been called for earlier ones too."""
-    return next((call["logits"] for call in row["calls"] if call["tgt"].equal(row["tgt"][:, :-1])), torch.empty(0))
+    calls = [call for call in row["calls"] if call["tgt"].equal(row["tgt"][:, :-1])] or row["calls"]
+    return calls[0]["logits"] if calls else torch.empty(0)
+
+
+def loss_of(logits, tgt):
+    """The mean loss of the next tokens; NaN where logits have another shape."""
+    if logits.dim() != 3 or logits.shape[:2] != tgt[:, 1:].shape:
+        return math.nan
+    return F.cross_entropy(logits.double().mT, tgt[:, 1:], ignore_index=0).item()
 
 
 def steps_taken(row):
@@ -263,6 +271,9 @@ def test_train_step_sets_train_mode_and_nothing_else(student, check, rng):
 UNEQUAL = [(3, 7), (2, 2), (1, 4), (4, 6), (2, 3), (2, 8), (3, 5)]
 
 
+RAGGED = [(7, 3, 5), (2, 2), (4,), (6, 6, 6, 2)]  # lengths of rows, some of which are padded
+
+
 def unequal_batches(rng, number):
     return [even_batch(rng, *size, Ts=2 + i % 3) for i, size in enumerate(UNEQUAL[:number])]
 
@@ -316,7 +327,7 @@ def test_n_micro_batches_make_one_update(student, check, rng, N, calls):
 @OPTIMIZED
 @pytest.mark.points(1)
 def test_padding_does_not_count_in_micro_batches(student, check, rng):
-    """Targets of pad_id count neither in the loss nor in the number of tokens."""
+    """The next tokens are predicted; targets of pad_id count neither in the losses nor in the number of tokens."""
     weights, batches = toy_weights(rng), [batch(rng, (7, 3, 5), pad=2), batch(rng, (2, 4), pad=2)]
     settings = {"use_gradient_accumulation": True, "accumulation_steps": 2}
     rows = watched(student, weights, batches, 2, lr=0.05, optimized=settings)["rows"]
@@ -325,12 +336,17 @@ def test_padding_does_not_count_in_micro_batches(student, check, rng):
         check.that(*fact)
 
     def made(pad=2, **wrong):
-        return lambda: toy_step(weights, batches, pad, **wrong)[1]
+        losses = [toy_step(weights, [pair], pad, **wrong)[0] for pair in batches]
+        return losses, toy_step(weights, batches, pad, **wrong)[1]
 
-    check(found(rows[1])[1], made()(), dtype=torch.float32, mistakes={
-        "pad_id is always 0; that should only be its default": made(0),
-        "padding counts in the number of tokens; it should not": made(counts="each"),
-        "padding is predicted too; targets of pad_id should not count": made(counts="all"),
+    value = [row["loss"] for row in rows], found(rows[1])[1]
+    check(value, made(), names=("losses", "gradients"), dtype=torch.float32, mistakes={
+        "pad_id is always 0; that should only be its default": lambda: made(0),
+        "padding counts in the number of tokens; it should not": lambda: made(counts="each"),
+        "padding counts in the number of tokens of the gradients; it should not": lambda: (made()[0], made(counts="each")[1]),
+        "padding counts in the number of tokens of the loss; it should not": lambda: (made(counts="each")[0], made()[1]),
+        "padding is predicted too; targets of pad_id should not count": lambda: made(counts="all"),
+        "the targets are the tokens that the model gets; they should be the next ones, tgt[:, 1:]": lambda: made(predict=slice(None, -1)),
     })  # fmt: skip
 
 
@@ -369,8 +385,8 @@ def test_each_micro_batch_returns_its_own_loss(student, check, rng):
 ], ids=["nothing", "steps only", "one step"])  # fmt: skip
 def test_without_accumulation_every_call_updates(student, check, rng, settings):
     """Without use_gradient_accumulation, or with one step, every call is a batch of its own, as in TransformerTrainer."""
-    weights, batches = toy_weights(rng, sure=4.0), unequal_batches(rng, 4)
-    seen = watched(student, weights, batches, lr=0.003, optimized=settings)
+    weights, batches = toy_weights(rng, sure=4.0), [batch(rng, lengths, pad=2) for lengths in RAGGED]
+    seen = watched(student, weights, batches, 2, lr=0.003, optimized=settings)
 
     N = settings.get("accumulation_steps", 4)
     check([len(row["grads"]) for row in seen["rows"]], [1] * 4, mistakes={
@@ -378,14 +394,16 @@ def test_without_accumulation_every_call_updates(student, check, rng, settings):
         "no call updates the weights": [0] * 4,
     })  # fmt: skip
     for row, pair in zip(seen["rows"], batches, strict=True):
-        loss, gradients = toy_step(row["before"], [pair])
+        alone = watched(student, row["before"], [pair], 2, lr=0.003)["rows"][0]  # of a TransformerTrainer
+        loss, gradients = own_or(toy_step(row["before"], [pair], 2), found(alone), found(row))
         check(found(row), (loss, gradients), names=("loss", "gradients"), dtype=torch.float32, mistakes={
-            "labels are smoothed; the loss should be the plain cross-entropy": toy_step(row["before"], [pair], smoothing=0.1),
-            "gradients are clipped to 1; they should not be clipped": toy_step(row["before"], [pair], longest=1.0),
+            "pad_id is always 0; that should only be its default": toy_step(row["before"], [pair], 0),
+            "labels are smoothed; the loss should be the plain cross-entropy": toy_step(row["before"], [pair], 2, smoothing=0.1),
+            "gradients are clipped to 1; they should not be clipped": toy_step(row["before"], [pair], 2, longest=1.0),
             "gradients are divided by accumulation_steps without use_gradient_accumulation": toy_step(
-                row["before"], [pair], factor=1 / N
+                row["before"], [pair], 2, factor=1 / N
             ),
-            LATE: (toy_step(row["after"], [pair])[0], gradients),
+            LATE: (toy_step(row["after"], [pair], 2)[0], gradients),
         })  # fmt: skip
     check(seen["lrs"], [0.003] * len(seen["lrs"]), dtype=torch.float32, mistakes={
         "lr is ignored": [1e-4] * len(seen["lrs"]), "the optimizer has the lr 0.001, AdamW's own default; it should get the trainer's lr": [1e-3] * len(seen["lrs"]),
@@ -397,7 +415,7 @@ def test_without_accumulation_every_call_updates(student, check, rng, settings):
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_mixed_precision_computes_in_bfloat16(student, check, rng, accumulate):
     """The model's Linear gives bfloat16; weights, gradients and loss are float32, and the update is right."""
-    weights, batches = toy_weights(rng, torch.float32, sure=4.0), unequal_batches(rng, 4)
+    weights, batches = toy_weights(rng, torch.float32, sure=4.0), [batch(rng, lengths) for lengths in RAGGED]
     settings = {"use_gradient_accumulation": accumulate, "accumulation_steps": 2}
     rows = watched(student, weights, batches, lr=1e-6, optimized=settings | {"use_mixed_precision": True})["rows"]
     full = watched(student, weights, batches, lr=1e-6, optimized=settings)["rows"]  # the same in float32
@@ -416,11 +434,9 @@ def test_mixed_precision_computes_in_bfloat16(student, check, rng, accumulate):
     losses = [row["loss"] for row in rows]
     rounded = all(torch.tensor(loss).bfloat16().item() == loss for loss in losses)
     check.that(not rounded, "the loss is computed in bfloat16; it should be float32")
-    truth = [
-        F.cross_entropy(item.double().mT, tgt[:, 1:], ignore_index=0).item()
-        for item, (_, tgt) in zip(logits, batches, strict=True)
-    ]
-    if nearly(torch.tensor([row["loss"] for row in full]), torch.tensor(truth), 0.1):  # if not, other tests say so
+    exact = [toy_step(row["before"], [pair])[0] for row, pair in zip(full, batches, strict=True)]
+    if nearly(torch.tensor([row["loss"] for row in full]), torch.tensor(exact), 1e-3):  # if not, other tests say so
+        truth = [loss_of(item, tgt) for item, (_, tgt) in zip(logits, batches, strict=True)]
         check(losses, truth, dtype=torch.float32, terms=16, scale=1.0)  # a sure prediction's loss is a small difference
 
     check(
