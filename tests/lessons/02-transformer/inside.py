@@ -224,23 +224,17 @@ def optimize(make, task, reload_into=None):
 
 
 def each_alone(make, task):
-    """The history that `optimize` would give if each parameter had an optimizer, and took only the steps with a gradient.
-
-    None where such an optimizer fails. Changes of lr are left out.
-    """
-    histories = {}
-    for places, settings in task["groups"]:
-        for i in places:
+    """The history that `optimize` would give if each parameter had an optimizer of its own, and took only the steps for which
+    it has a gradient; None where such an optimizer fails. Changes of lr are left out."""
+    columns = [None] * len(task["starts"])
+    with contextlib.suppress(Exception):  # other tests say what fails
+        for i, settings in ((i, settings) for places, settings in task["groups"] for i in places):
             steps = [[grads[i]] for grads in task["steps"] if grads[i] is not None]
-            own = {"starts": task["starts"][i : i + 1], "steps": steps, "groups": [([0], {})]}
-            try:
-                rows = iter(optimize(make, own | {"settings": task["settings"] | settings})[0])
-            except Exception:  # other tests say so
-                return None
-            histories[i] = [task["starts"][i]]
-            for grads in task["steps"]:
-                histories[i].append(histories[i][-1] if grads[i] is None else next(rows)[0])
-    return [[histories[i][k + 1] for i in sorted(histories)] for k in range(len(task["steps"]))]
+            own = {"starts": [task["starts"][i]], "steps": steps, "groups": [([0], task["settings"] | settings)]}
+            rows = [task["starts"][i], *(row for (row,) in optimize(make, own | {"settings": {}})[0])]
+            taken = [sum(grads[i] is not None for grads in task["steps"][: k + 1]) for k in range(len(task["steps"]))]
+            columns[i] = [rows[number] for number in taken]
+        return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _groups(groups, parameters):
