@@ -7,7 +7,7 @@ READY := .venv/.ready
 LESSON ?=
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup lock starter handouts zips release grade test test-fast mutants flaky idle test-gpu test-thorough test-hostile fuzz lint format bench clean
+.PHONY: help setup lock starter handouts zips release grade test test-fast mutants costs flaky idle test-gpu test-thorough test-hostile fuzz lint format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ test-fast: setup  ## the tests that take a moment
 
 mutants: setup  ## systematic mutants of LESSON= must fail its suites; writes docs/proof.md
 	$(BIN)/autograder mutants $(LESSON) $(if $(MODULE),--module $(MODULE))
+
+costs: setup  ## what each wrong sample of LESSON= costs, by whole suites; writes docs/proof.md
+	$(BIN)/autograder costs $(LESSON) $(if $(MODULE),--module $(MODULE))
 
 flaky: setup  ## LESSON= under N= seeds: correct work loses no point
 	$(BIN)/autograder flaky $(LESSON) -n $(or $(N),30)

@@ -24,6 +24,7 @@ LAYERS = [
     "release.rehearse release.otter_plugin release.otter_zip",
     "release.handout",
     "author.prove author.skeleton",
+    "author.costs",
     "batch exports.table author.starter author.mutants author.hollow kept intake.crowd",
     "exports.gradescope exports.otter exports.csv author.samples grade",
     "witness plugin rules author.stub",

@@ -10,7 +10,7 @@ tests/submissions/NN-lesson/equivalent.toml explains survivors: a mutant that no
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,14 +21,17 @@ from ..errors import LessonError
 from ..files import write
 from ..lesson import Lesson
 from ..options import Asked
+from ..points import number
 from ..scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Scorecard
 from ..submission import Submission
+from .costs import SEED, Loss, Summary, losses_in
 from .mutants import Mutant, mutants_of
 from .samples import RIGHT, WRONG, load_samples
 
 _CALL_TIMEOUT_S = (
     4.0  # of processor time, as in lesson.toml: a mutant that hangs is found all the same, and no slow one
 )
+_MOST_MEASURED = 40  # mutants of a module that are graded by its whole suite, to see what they cost
 OnProgress = Callable[[int, int], None]
 
 
@@ -53,6 +56,7 @@ class Proof:
     mutants: int
     explained: tuple[tuple[Mutant, str], ...] = ()
     survivors: tuple[Mutant, ...] = ()
+    losses: tuple[Loss, ...] = ()  # of at most _MOST_MEASURED mutants
     stale: tuple[tuple[str, str], ...] = ()  # (old, new) of entries of equivalent.toml that explain no survivor
 
     @property
@@ -76,7 +80,8 @@ def prove(
     mutants = mutants_of((lesson.solution / file).read_text("utf-8"), file)
     reasons = _reasons(lesson, module)
     survivors = []
-    cards = run(_hurried(lesson), [_job(lesson, module, mutant) for mutant in mutants], processes=processes)
+    jobs = [_job(lesson, module, mutant, Asked((module,), stop_early=True)) for mutant in mutants]
+    cards = run(_hurried(lesson), jobs, processes=processes)
     for done, (index, card) in enumerate(cards, 1):
         on_progress(done, len(mutants))
         if not _lost(card):
@@ -88,16 +93,29 @@ def prove(
     stale = tuple(sorted(set(reasons) - {(mutant.old, mutant.new) for mutant, _ in explained}))
     unexplained = tuple(mutant for mutant in survivors if (mutant.old, mutant.new) not in reasons)
     samples = [sample for sample in load_samples(lesson) if module in sample.modules]
-    return Proof(module, _count_tests(lesson, module), len(samples), len(mutants), explained, unexplained, stale)
+    tests, losses = _count_tests(lesson, module), tuple(losses_of_mutants(lesson, module, processes))
+    return Proof(module, tests, len(samples), len(mutants), explained, unexplained, losses, stale)
+
+
+def losses_of_mutants(lesson: Lesson, module: str, processes: int | None = None) -> list[Loss]:
+    """What mutants lose of the whole suite: of at most _MOST_MEASURED, evenly spread over the module, since a mutant that
+    is only to be found ends at the first test that fails. Those that lose nothing are left out."""
+    mutants = mutants_of((lesson.solution / f"{module}.py").read_text("utf-8"), f"{module}.py")
+    chosen = mutants[:: -(-len(mutants) // _MOST_MEASURED) or 1]
+    jobs = [_job(lesson, module, mutant, Asked((module,), seed=SEED)) for mutant in chosen]
+    found = []
+    for index, card in run(_hurried(lesson), jobs, processes=processes):
+        found += losses_in(card, f"line {chosen[index].line}: {chosen[index].old} -> {chosen[index].new}", [module])
+    return [loss for loss in found if loss.points]
 
 
 def _hurried(lesson):
     return lesson.model_copy(update={"call_timeout_s": min(lesson.call_timeout_s, _CALL_TIMEOUT_S)})
 
 
-def _job(lesson, module, mutant, tests=None):
+def _job(lesson, module, mutant, asked):
     files = lesson.solution_files() | {f"{module}.py": mutant.source.encode()}
-    return Job(Submission("mutant", "", files), Asked((module,), tests, stop_early=tests is None))
+    return Job(Submission("mutant", "", files), asked)
 
 
 def _lost(card: Scorecard) -> set[str]:
@@ -184,7 +202,7 @@ def idle_tests(
             idle[module] -= _lost(card)
     for module in [module for module in idle if idle[module]]:
         mutants = mutants_of((lesson.solution / f"{module}.py").read_text("utf-8"))
-        jobs = [_job(lesson, module, mutant, tuple(idle[module])) for mutant in mutants]
+        jobs = [_job(lesson, module, mutant, Asked((module,), tuple(idle[module]))) for mutant in mutants]
         for _, card in run(_hurried(lesson), jobs, processes=processes):
             idle[module] -= _lost(card)
     return {module: tests for module, tests in idle.items() if tests}
@@ -206,12 +224,13 @@ _HEAD = """# Proof
 
 What shows that the hidden suites find mistakes. `make mutants LESSON=…` writes a lesson's lines: systematic mutants of each
 solution (autograder/author/mutants.py), graded by the module's suite. *Explained* are survivors that no test can or should find,
-each with its reason in `tests/submissions/<lesson>/equivalent.toml`; killed is the share of the others.
+each with its reason in `tests/submissions/<lesson>/equivalent.toml`; killed is the share of the others. The last columns say
+what a mutant costs, of the module's points: at most 40 mutants, evenly spread over the module, are graded by its whole suite.
 
 A line is as old as the last run for its module: tests and samples that came later are not counted in it.
 
-| lesson | module | tests | samples | mutants | killed | explained | survivors |
-|---|---|---|---|---|---|---|---|
+| lesson | module | tests | samples | mutants | killed | explained | survivors | points | median | worst |
+|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -240,6 +259,18 @@ class ProofTable:
             len(proof.survivors),
         ]
         self.lines[lesson.name, proof.module] = f"| {lesson.name} | {proof.module} | {' | '.join(map(str, figures))} |"
+        self.put_losses(lesson, proof.module, proof.losses)
+
+    def put_losses(self, lesson: Lesson, module: str, losses: Sequence[Loss]) -> None:
+        """What mutants cost, as the last cells of the module's line, if it has one."""
+        line = self.lines.get((lesson.name, module))
+        if line is None or not losses:
+            return
+        summary = Summary.of_losses(losses)
+        cells = line.strip("| ").split(" | ")[:8] + [
+            number(x) for x in (summary.of, summary.median, summary.worst.points)
+        ]
+        self.lines[lesson.name, module] = f"| {' | '.join(cells)} |"
 
     def write(self) -> None:
         write(self.path, _HEAD + "\n".join(self.lines[key] for key in sorted(self.lines)) + "\n" + self.sections)

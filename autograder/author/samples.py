@@ -36,6 +36,8 @@ class Change(BaseModel):
 class Expectation(BaseModel):
     """What a sample's file says: why it is what it is, the tests it must fail, the mistake that must be named.
 
+    `costs` is the reason why a wrong sample loses more than a quarter of its module's points (costs.py).
+
     Of a hostile sample also its `row` in the threat catalogue, what must hold of it (`verdict`: no test passes; ends at a
     limit; passes, as right values do however they are made), whether it `beats_in_process`, that is an ordinary pytest,
     and the modes that what it reaches is `granted_to`.
@@ -46,6 +48,7 @@ class Expectation(BaseModel):
     why: str
     fails: tuple[str, ...] = ()
     mistake: str | None = None
+    costs: str | None = None
     change: tuple[Change, ...] = ()
     row: str | None = None
     verdict: Literal["blocked", "killed", "values"] | None = None
@@ -144,6 +147,8 @@ def _load(lesson, kind, path, module):
         raise LessonError(f"{path} changes {', '.join(sample.modules)}: move it there from {module}/")
     if kind == WRONG and not expect.fails:
         raise LessonError(f"{file}: fails is empty: a wrong sample names the tests that it must fail")
+    if expect.costs is not None and (kind != WRONG or not expect.costs.strip() or {"|", "\n"} & set(expect.costs)):
+        raise LessonError(f"{file}: costs is the reason of a wrong sample, in one line without |")
     if kind == HOSTILE and not (expect.row and expect.verdict):
         raise LessonError(f"{file}: a hostile sample names its row of the catalogue and its verdict")
     return sample

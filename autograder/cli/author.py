@@ -1,4 +1,4 @@
-"""For authors of lessons: new-lesson, and what a suite is worth: mutants, flaky, idle."""
+"""For authors of lessons: new-lesson, and what a suite is worth: mutants, costs, flaky, idle."""
 
 from typing import Annotated
 
@@ -6,7 +6,9 @@ import typer
 from rich.markup import escape
 
 from ..batch import default_processes
+from ..files import write
 from ..lesson import find_root, load
+from ..points import number
 from .shared import Processes, app, console, progress, relative
 
 
@@ -50,10 +52,61 @@ def mutants(
         console.print(
             f"{name}: {proof.killed} of {proof.mutants} killed, {len(proof.explained)} explained, {len(proof.survivors)} survive: {proof.share:.1f} %"
         )
+        if proof.losses:
+            console.print(escape(_what_a_mistake_costs(name, "mutant", proof.losses)))
         table_of_proofs.put(chosen, proof)
         unexplained += len(proof.survivors) + len(proof.stale)
     table_of_proofs.write()
     raise typer.Exit(1 if unexplained else 0)
+
+
+@app.command()
+def costs(
+    lesson: Annotated[str, typer.Argument(help="The lesson.")],
+    module: Annotated[list[str] | None, typer.Option("--module", help="This module only.")] = None,
+    mutants: Annotated[bool, typer.Option("--mutants", help="What some mutants cost, too.")] = False,
+    processes: Processes = 0,
+) -> None:
+    """Grade every wrong sample by whole suites, list those that cost more than a quarter, and write docs/proof.md."""
+    from ..author.costs import CostTables, as_tsv, measure, problems
+    from ..author.prove import ProofTable, losses_of_mutants
+
+    chosen = load(lesson)
+    chosen.require(module or ())
+    processes, page = processes or default_processes(), chosen.root / "docs" / "proof.md"
+    with progress("wrong samples") as on_progress:
+        found = measure(chosen, module or (), processes, on_progress)
+    tables = CostTables.read(page)
+    for name, losses in found.items():
+        tables.put(chosen, name, losses)
+        if losses:
+            console.print(escape(_what_a_mistake_costs(name, "sample", losses)))
+    tables.write()
+    everything = [loss for losses in found.values() for loss in losses]
+    rows = chosen.root / "results" / "costs" / f"{chosen.name}.tsv"
+    write(rows, as_tsv(everything))
+    console.print(f"what each costs, and in which tests: {relative(rows)}")
+    if mutants:
+        table_of_proofs = ProofTable.read(page)
+        for name in found:
+            losses = losses_of_mutants(chosen, name, processes)
+            table_of_proofs.put_losses(chosen, name, losses)
+            console.print(escape(_what_a_mistake_costs(name, "mutant", losses)))
+        table_of_proofs.write()
+    wrong = problems(everything)
+    console.print(escape("\n".join(wrong)))
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _what_a_mistake_costs(module, kind, losses):
+    from ..author.costs import Summary
+
+    summary = Summary.of_losses(losses)
+    median, most, worst, of = map(number, (summary.median, summary.most, summary.worst.points, summary.of))
+    return (
+        f"{module}: a {kind} costs {median} of {of} points in the median, nine in ten at most {most}; "
+        f"the worst {worst}: {summary.worst.name}"
+    )
 
 
 @app.command()

@@ -30,11 +30,11 @@ def test_encoding_by_hand(student, check):
     ids, ids_of_two = student.run(probe)
 
     check(ids, [257, 258, 110, 258, 259, 257])  # 110 is the byte of "n"
-    check(ids_of_two, [256, 101], mistakes={"the strings are joined: each is encoded alone": [257]})
+    check(ids_of_two, [256, 101], mistakes={"the strings are joined; each should be encoded alone": [257]})
 
 
 def test_decoding_by_hand(student, check):
-    """Four tokens of one byte make one emoji; a byte that is no UTF-8 becomes U+FFFD; an unknown id is an error."""
+    """Four tokens of one byte make one emoji; a byte that is not valid UTF-8 becomes U+FFFD; an unknown id is an error."""
 
     def probe(ids):
         from tokenization import BPETokenizer
@@ -42,14 +42,14 @@ def test_decoding_by_hand(student, check):
         return BPETokenizer({byte: bytes([byte]) for byte in range(256)}, []).decode(ids)
 
     check(student.run(probe, [240, 159, 153, 130]), "🙂", mistakes={
-        "each token is decoded alone: join the bytes first": "\ufffd\ufffd\ufffd\ufffd",
+        "each token is decoded alone; the bytes of all should be joined first": "\ufffd\ufffd\ufffd\ufffd",
     })  # fmt: skip
     check(student.run(probe, [104, 255, 105]), "h\ufffdi")
     student.raises(ValueError, probe, [104, 256], says="ids")
 
 
 def test_a_saved_tokenizer_is_loaded_again(student, check):
-    """load gives back what save wrote: 0xff alone is no text, so the file must hold bytes somehow."""
+    """load gives back what save wrote: 0xff alone is not text, so the file must hold bytes somehow."""
 
     def probe():
         import os
@@ -88,5 +88,5 @@ def test_truncation_by_hand(student, check):
     check(
         texts,
         ["", "n", "n", "né", "né"],
-        mistakes={"half a character stays as U+FFFD": ["", "n", "n\ufffd", "né", "né"]},
+        mistakes={"half a character stays as U+FFFD; it should be dropped": ["", "n", "n\ufffd", "né", "né"]},
     )

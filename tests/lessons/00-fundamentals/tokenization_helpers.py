@@ -6,20 +6,24 @@ from itertools import pairwise
 import regex
 import torch
 
+from shared import shuffled
+
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 BYTES = [bytes([byte]) for byte in range(256)]
 WORDS = """the The there then one on and hand naïve Straße große привет мир мира 日本語 日本 안녕 नमस्ते مرحبا 🙂 🙂🙃 👩‍👩‍👧 don't
     can't we'll I've she'd it's I'm you're 'S DON'T 2024 20245 1st x=1 ٣٤ 2½ ٣٤! a_b ... ?! (so-called) aaaa aaa cafe\u0301""".split()
+# Where pre-tokens are not the subject: what every pattern for words makes the same pre-tokens of, without runs.
+PLAIN = "the then one on land lane hand thing other another bird word line shy Mr Zoe quick".split()
+LETTERS = [*PLAIN, *"большой привет мир мира 日本語 日本 안녕 ßäöü".split()]
 SPACES = [" ", " ", " ", " ", "  ", "\n", " \n", "\n\n    ", "\t", "\u00a0", ""]
 # Some begin alike, two overlap, some mean something in a pattern.
 SPECIAL = ["<|a|><|b|>", "<|a|>", "<|a|><|b|><|c|>", "[the]", "<s>", "s>>>", "o.e", "«日本»"]
 
 
+NEVER = ["<|never|>"]  # where a tokenizer without special tokens is not the subject
+
+
 # ---------------------------------------------------------------------------------------------- texts
-
-
-def shuffled(rng, items):
-    return [items[i] for i in torch.randperm(len(items), generator=rng)]
 
 
 def drawn(rng, items, count):
@@ -36,9 +40,24 @@ def prose(rng, count=0):
     )
 
 
+def plain_words(rng, count=0, words=PLAIN):
+    """Every word once and `count` more, the first ones most often, with one space between them."""
+    often = 1 / torch.arange(1.0, len(words) + 1)
+    more = [words[i] for i in torch.multinomial(often, max(count, 1), replacement=True, generator=rng)]
+    return " ".join(shuffled(rng, [*words, *more]))
+
+
+# Merges that never compete for a letter of a plain word: it does not matter in which order encode carries them out.
+CHAINS = [(b"t", b"h"), (b"th", b"e"), (b"o", b"n"), (b"on", b"e"), (b"l", b"a"), (b"la", b"n"), (b"b", b"i")]
+
+
 def all_borders(rng):
-    """Every word once, each with some space and two spaces behind it: every wrong pattern shows, and tidied line ends."""
-    return "".join(word + shuffled(rng, SPACES)[0] + "  " for word in shuffled(rng, WORDS)) + "end\r\n\r\nend \n"
+    """Every word, each with some space and two spaces behind it: every wrong pattern shows, and tidied line ends.
+
+    All of it stands there twice, so that every pair occurs more than once.
+    """
+    text = "".join(word + shuffled(rng, SPACES)[0] + "  " for word in shuffled(rng, WORDS)) + "end\r\n\r\nend \n"
+    return 2 * text + "."
 
 
 def random_words(rng, letters, count, longest, shortest=1):
@@ -48,16 +67,16 @@ def random_words(rng, letters, count, longest, shortest=1):
     return ["".join(next(stream) for _ in range(length)) for length in lengths]
 
 
-def with_special_tokens(rng):
-    hard = [
-        "<|a|><|b|><|c|>",
-        "<|a|><|b|>",
-        "<s>>>>",
-        "one <|a|> two",
-        "there  <s>",
-        "one o.e[the]the <|b|>«日本»語",
-    ] * 2
-    return "".join(shuffled(rng, hard + drawn(rng, SPECIAL, 20) + drawn(rng, WORDS, 60) + drawn(rng, SPACES, 60)))
+def without_runs(words):
+    """The words with each letter only once where it stands several times in a row."""
+    return [regex.sub(r"(.)\1+", r"\1", word) for word in words]
+
+
+def with_special_tokens(rng, times=1):
+    """Special tokens beside each other and beside plain words; each piece between them occurs `times` times or more."""
+    hard = ["<|a|><|b|><|c|>", "<|a|><|b|>", "<s>>>>", "one <|a|> two", "there <s>", "one o.e[the]the <|b|>«日本»on "]
+    words = [word + space for word, space in zip(drawn(rng, PLAIN, 60), drawn(rng, ["", " "], 60), strict=True)]
+    return times * ("".join(shuffled(rng, 2 * hard + drawn(rng, SPECIAL, 20) + words)) + "<s>")
 
 
 # ---------------------------------------------------------------------------------------------- the truth
@@ -103,8 +122,21 @@ def joined(word, pair, most=10_000):
     return tuple(symbols)
 
 
-def learn(words, merges, *, key=lambda pair, n, first, ids: (n, pair), least=1, neighbours=pairwise, joined=joined):
-    """At most `merges` merges of the pre-tokens, each found by counting all pairs anew: that of the greatest key."""
+def learn(
+    words,
+    merges,
+    *,
+    follow=(),
+    key=lambda pair, n, first, ids: (n, pair),
+    least=1,
+    neighbours=pairwise,
+    joined=joined,
+):
+    """At most `merges` merges of the pre-tokens, each found by counting all pairs anew: that of the greatest key.
+
+    follow: merges that a student's tokenizer has learned. Where one of them is as frequent as the best at its turn, it is
+    taken: so what is compared is everything but the order of ties, which has a test of its own.
+    """
     learned, ids = [], {token: id for id, token in enumerate(BYTES)}
     while len(learned) < merges:
         counts = Counter()
@@ -112,7 +144,10 @@ def learn(words, merges, *, key=lambda pair, n, first, ids: (n, pair), least=1, 
             for pair in neighbours(word):
                 counts[pair] += times
         first = {pair: place for place, pair in enumerate(counts)}
-        best = max(counts, key=lambda pair: key(pair, counts[pair], first, ids), default=None)
+        keys = {pair: key(pair, n, first, ids) for pair, n in counts.items()}
+        best = max(keys, key=keys.__getitem__, default=None)
+        turn = follow[len(learned)] if len(learned) < len(follow) else None
+        best = turn if turn in keys and keys[turn][0] == keys[best][0] else best
         if best is None or counts[best] < least:
             break
         learned.append(best)
@@ -122,6 +157,22 @@ def learn(words, merges, *, key=lambda pair, n, first, ids: (n, pair), least=1, 
             after[joined(word, best)] += times
         words = after
     return learned
+
+
+def pairs_in(merges):
+    """A student's merges, or [] where they are not a list of pairs of bytes."""
+    fine = isinstance(merges, list) and all(
+        isinstance(pair, tuple) and [*map(type, pair)] == [bytes, bytes] for pair in merges
+    )
+    return merges if fine else []
+
+
+def are_cut_at(words, merges):
+    """Whether merges that went on to the end were learned from these pre-tokens, in whatever order: each pre-token has
+    become one token, and no token reaches beyond a pre-token."""
+    tokens, whole = {b"".join(pair) for pair in pairs_in(merges)}, [b"".join(word) for word in words]
+    is_one = all(len(word) == 1 or word in tokens for word in whole)
+    return is_one and all(any(token in word for word in whole) for token in tokens)
 
 
 def tokens_of(merges):
@@ -136,6 +187,11 @@ def any_vocab(rng, merges, special=()):
     """The tokens of vocab_of with ids in no order, and with gaps."""
     tokens = list(vocab_of(merges, special).values())
     return dict(zip((3 * torch.randperm(len(tokens), generator=rng) + 5).tolist(), tokens, strict=True))
+
+
+def tells(ids):
+    """Whether ids that a student's own encode gave are something to compare with: ints, and not all the same."""
+    return isinstance(ids, list) and all(type(id) is int for id in ids) and len(set(ids)) > 1
 
 
 def merged(word, merges, joined=joined):
@@ -167,20 +223,28 @@ def joined_from_the_right(word, pair):
 def wrong_patterns(make):
     """What students make of the pre-tokens: make(pattern), or make(pattern, find), is the result of a pattern."""
     patterns = {
-        "contractions such as 'll are not pre-tokens of their own": GPT2.partition("|ll|ve|re)|")[2],
-        "contractions in capitals are cut off too: the pattern knows small letters only": GPT2.replace(
+        "contractions such as 'll are not cut off; they should be pre-tokens of their own": GPT2.partition(
+            "|ll|ve|re)|"
+        )[2],
+        "contractions in capitals are cut off too; the pattern should know small letters only": GPT2.replace(
             "(?:", "(?i:", 1
         ),
-        "a word leaves the space before it alone: it takes one": GPT2.replace(" ?", ""),
-        "white space leaves no space to the word behind it: \\s+(?!\\S) is missing": GPT2.replace(r"|\s+(?!\S)", ""),
-        "numbers are cut every three digits": GPT2.replace(r"\p{N}+", r"\p{N}{1,3}"),
-        "letters and digits make one pre-token": GPT2.replace(r" ?\p{L}+| ?\p{N}+", r" ?[\p{L}\p{N}]+"),
+        "a word does not take the space before it; it should take one space": GPT2.replace(" ?", ""),
+        "white space takes the last space before a word; \\s+(?!\\S) should leave it to the word": GPT2.replace(
+            r"|\s+(?!\S)", ""
+        ),
+        "numbers are cut every three digits; they should stay whole": GPT2.replace(r"\p{N}+", r"\p{N}{1,3}"),
+        "letters and digits make one pre-token; they should be pre-tokens of their own": GPT2.replace(
+            r" ?\p{L}+| ?\p{N}+", r" ?[\p{L}\p{N}]+"
+        ),
         "words are \\w+, which takes digits and _ for letters": r"'(?:[sdmt]|ll|ve|re)| ?\w+| ?[^\s\w]+|\s+(?!\S)|\s+",
-        "only ASCII letters are letters: use \\p{L}": GPT2.replace(r"\p{L}+", "[A-Za-z]+").replace(r"\p{L}", "A-Za-z"),
-        "only 0 to 9 are digits: use \\p{N}": GPT2.replace(r"\p{N}+", "[0-9]+").replace(r"\p{N}", "0-9"),
+        "only ASCII letters count as letters: use \\p{L}": GPT2.replace(r"\p{L}+", "[A-Za-z]+").replace(
+            r"\p{L}", "A-Za-z"
+        ),
+        "only 0 to 9 count as digits: use \\p{N}": GPT2.replace(r"\p{N}+", "[0-9]+").replace(r"\p{N}", "0-9"),
         "pairs are joined across the borders of pre-tokens": r"(?s).+",
         "text is cut at spaces only": r" ?[^ ]+| +",
-        "text is cut at white space, which is lost": r"\S+",
+        "text is cut at white space, which is lost; white space should be in pre-tokens too": r"\S+",
     }
     in_bytes = "the pattern is matched against bytes; it should be matched against characters"
     return {in_bytes: lambda: make(GPT2, find_in_bytes)} | {
@@ -212,11 +276,11 @@ def wrong_cuts(make):
 
     cuts = {
         "special tokens are not split off": lambda text, special: [(text, False)],
-        "of special tokens at one place the first given wins: the longest does": first_given,
-        "of special tokens at one place the shortest wins: the longest does": shortest,
-        "the longest special token is split off first, wherever it is: the leftmost comes first": longest_anywhere,
+        "of special tokens at one place the first given wins; the longest should win": first_given,
+        "of special tokens at one place the shortest wins; the longest should win": shortest,
+        "the longest special token is split off first, wherever it is; the leftmost should come first": longest_anywhere,
         "special tokens are read as regular expressions: escape them": unescaped,
-        "the text around a special token grows together": without,
+        "the text before a special token is joined with the text after it": without,
         "special tokens are left out": lambda *given: [part for part in cut(*given) if not part[1]],
     }
     return {sentence: (lambda wrong=wrong: make(wrong)) for sentence, wrong in cuts.items()}
