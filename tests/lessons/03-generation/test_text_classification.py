@@ -15,9 +15,12 @@ classifier = pytest.mark.question("TransformerClassifier")
 tagger = pytest.mark.question("TokenClassifier")
 
 CONSTANT = "the logits are the same for all texts"
+PROBABILITIES = "probabilities are returned; it should be logits"
 NO_SHAPE = "the shape of the logits is not (B, T, C)"
 ZERO_HIDDEN = "without a mask token 0 is taken for padding; all tokens should be real"
 ONES = "a mask of ones does not give the same logits as no mask; it should"
+NOT_LOADED = "a model that loads the state_dict of another does not give its logits"
+STRIDES = "ids with other strides, such as a transposed tensor, change the logits"
 NUMBERS = "a mask of 0 and 1 does not give the same logits as one of booleans; it should"
 
 
@@ -96,16 +99,6 @@ def of_three_sizes(student, rng, name):
     ]
 
 
-def facts_of_numbers(logits):
-    """They are logits: finite, and nothing that sums to 1."""
-    gaps = [logits.double().sum(-1) - 1, logits.double().logsumexp(-1)] if logits.shape[-1] > 1 else []
-    kinds = ("probabilities", "log-probabilities")
-    return [(bool(logits.isfinite().all()), "a logit is NaN or infinite")] + [
-        (bool(gap.abs().max() > 1e-4), f"the result holds {kind}; it should hold logits")
-        for kind, gap in zip(kinds, gaps, strict=False)
-    ]
-
-
 def facts_of_gradients(student, rng, name):
     """The gradients of the real places' logits."""
 
@@ -145,76 +138,37 @@ def facts_of_drops(student, rng, name):
 DEFAULTS = {"d_model": 512, "num_layers": 6, "num_heads": 8, "num_classes": 2, "max_len": 512, "dropout": 0.1}
 
 
-def conduct(student, rng, name):
-    """What one can see of a class from outside: facts, (the inputs after a call, as they were), what inside.manners says."""
+def conduct(name, models, ids, mask, names):
+    """A probe: what one can see of a class from outside."""
+    import inspect
 
-    def probe(name, models, ids, mask, names):
-        import inspect
+    import text_classification
 
-        import text_classification
-
-        kind = getattr(text_classification, name)
-        defaults = {key: value.default for key, value in inspect.signature(kind).parameters.items() if key in names}
-        model, other, *sized = (kind(*arguments).eval() for arguments in models)
-        pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
-        seeded = all(torch.equal(*pair) for pair in pairs)
-        logits, after, rude = inside.manners(model, ids, mask)
-        other.load_state_dict(model.state_dict())
-        counts = [sum(weight.numel() for weight in one.parameters()) for one in sized]
-        return defaults, seeded, counts, [logits, other(ids, mask), model(ids, mask)], after, rude
-
-    mask = torch.arange(6) < torch.tensor([[6], [2], [5]])
-    inputs = [tokens(rng, V, 3, 6), mask]
-    models = [sizes(layers) for layers in (2, 2, 0, 1, 2)]
-    defaults, seeded, counts, logits, after, rude = student.run(probe, name, models, *inputs, list(DEFAULTS))
-    # What is at padded places does not matter.
-    strided, reloaded, plain = (item[mask] if item.dim() == 3 else item for item in logits)
-    facts = [
-        (all(DEFAULTS[key] == value for key, value in defaults.items()), "an argument has the wrong default"),
-        (counts[0] < counts[1] < counts[2], "num_layers is ignored, or the layers are in a plain list"),
-        (
-            torch.allclose(reloaded, plain, atol=1e-4),
-            "a model that loads the state_dict of another does not give its logits",
-        ),
-        (not torch.allclose(plain[0], plain[1], atol=1e-6), CONSTANT),
-        (
-            torch.allclose(strided, plain, atol=1e-4),
-            "ids with other strides, such as a transposed tensor, change the logits",
-        ),
-        (not seeded, "all models start with the same weights: do not set a seed"),
-    ]
-    return facts, (after, inputs), rude
+    kind = getattr(text_classification, name)
+    defaults = {key: value.default for key, value in inspect.signature(kind).parameters.items() if key in names}
+    model, other, *sized = (kind(*arguments).eval() for arguments in models)
+    pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
+    seeded = all(torch.equal(*pair) for pair in pairs)
+    logits, after, rude = inside.manners(model, ids, mask)
+    other.load_state_dict(model.state_dict())
+    counts = [sum(weight.numel() for weight in one.parameters()) for one in sized]
+    return defaults, seeded, counts, [logits, other(ids, mask), model(ids, mask)], after, rude
 
 
-def refuses(student, name):
-    """Texts that are too long, and a width that the heads do not divide."""
+def shape_at_length(name, arguments, length):
+    """A probe: the shape of the logits of two texts."""
+    import text_classification
 
-    def at_length(name, arguments, length):
-        import text_classification
-
-        model = getattr(text_classification, name)(*arguments).eval()
-        return list(inside.a_tensor(model(torch.zeros(2, length, dtype=torch.long))).shape)
-
-    for layers in (0, 1):
-        student.run(at_length, name, sizes(layers, max_len=7), 7)  # as long as can be
-        for length in (8, 40):
-            says = ("max_len", "input_ids", length, 7)
-            student.raises(ValueError, at_length, name, sizes(layers, max_len=7), length, says=says)
-    student.raises(ValueError, at_length, name, sizes(1, num_heads=3), 5, says=("num_heads", "d_model", 3, 16))
+    model = getattr(text_classification, name)(*arguments).eval()
+    return list(inside.a_tensor(model(torch.zeros(2, length, dtype=torch.long))).shape)
 
 
-def in_bfloat16(student, rng, device, name):
-    """The logits of a model on the device without a mask, and with masks of two kinds."""
+def in_bfloat16(name, arguments, ids, mask):
+    """A probe: the logits of a model where the ids are, without a mask, and with masks of two kinds."""
+    import text_classification
 
-    def probe(name, arguments, ids, mask):
-        import text_classification
-
-        model = getattr(text_classification, name)(*arguments).to(ids.device, torch.bfloat16).eval()
-        return [inside.a_tensor(model(ids, *more)) for more in ((), (mask,), (mask.long(),))]
-
-    return student.on(device=device, timeout=60).run(
-        probe, name, [V, 16, 1, 2], *padded_texts(rng, [3, 6], 6)
-    )  # and the defaults
+    model = getattr(text_classification, name)(*arguments).to(ids.device, torch.bfloat16).eval()
+    return [inside.a_tensor(model(ids, *more)) for more in ((), (mask,), (mask.long(),))]
 
 
 # ---------------------------------------------------------------------------------------------- TransformerClassifier
@@ -228,22 +182,10 @@ def test_a_text_has_a_logit_for_each_class(student, check, rng):
         per_token = "there are logits for each token; there should be one row for each text"
         check(list(logits.shape), [B, count], mistakes={per_token: [B, T, count]})
         check(dtype_of(logits), dtype)
-        for fact in facts_of_numbers(logits):
-            check.that(*fact)
-
-
-def twins(rng):
-    """A table of embeddings, 1e8 in size, in which tokens 1 and 2 have the same mean as 3 and 4 (and as 5 and 6).
-
-    All rows have a mean of 0 and the same length, so a layer norm multiplies all of them by the same number.
-    """
-    basis = randn(rng, D, D, dtype=torch.float64)
-    basis[:, 0] = 1.0
-    basis = torch.linalg.qr(basis)[0].T[1:]  # (D - 1, D): orthonormal, and orthogonal to the row of ones
-    middle, sides = basis[0], basis[1:4]
-    table = randn(rng, V, D - 1, dtype=torch.float64) @ basis
-    table[1:7:2], table[2:7:2] = middle + sides, middle - sides
-    return 1e8 * table / table.norm(dim=1, keepdim=True)
+        check.that(bool(logits.isfinite().all()), "a logit is NaN or infinite")
+        if count > 1:
+            check.that(bool((logits.sum(-1) - 1).abs().max() > 1e-4), PROBABILITIES)
+            check.that(bool(logits.logsumexp(-1).abs().max() > 1e-4), f"log-{PROBABILITIES}")
 
 
 @classifier
@@ -258,7 +200,15 @@ def test_the_logits_are_those_of_the_mean_over_the_tokens(student, check, rng):
         "many, few": batch([8, 8, 8, 8, 9], [9, 9, 9, 9, 10], [10, 10, 10, 10, 11], [11, 11, 11, 11, 12]),
         "few, many": batch([8, 9, 9, 9, 9], [9, 10, 10, 10, 10], [10, 11, 11, 11, 11], [11, 12, 12, 12, 12]),
     }
-    results = student.run(logits_of, "TransformerClassifier", sizes(0), list(calls.values()), twins(rng))
+    # A table of embeddings, 1e8 in size, in which tokens 1 and 2 have the same mean as 3 and 4, and as 5 and 6. All rows have a
+    # mean of 0 and the same length, so a layer norm multiplies all of them by the same number.
+    basis = randn(rng, D, D, dtype=torch.float64)
+    basis[:, 0] = 1.0
+    basis = torch.linalg.qr(basis)[0].T[1:]  # (D - 1, D): orthonormal, and orthogonal to the row of ones
+    table = randn(rng, V, D - 1, dtype=torch.float64) @ basis
+    table[1:7:2], table[2:7:2] = basis[0] + basis[1:4], basis[0] - basis[1:4]
+    table *= 1e8 / table.norm(dim=1, keepdim=True)
+    results = student.run(logits_of, "TransformerClassifier", sizes(0), list(calls.values()), table)
 
     logits = dict(zip(calls, results, strict=True))
     check(logits["cab"], logits["abc"], relative=1e-5, mistakes={
@@ -348,10 +298,18 @@ def test_a_classifier_drops_in_train_mode_only(student, check, rng):
 @pytest.mark.points(1)
 def test_a_classifier_leaves_all_else_alone(student, check, rng):
     """The arguments are the ones listed; the state can be loaded; inputs and torch stay as they were."""
-    facts, (after, inputs), rude = conduct(student, rng, "TransformerClassifier")
+    mask = torch.arange(6) < torch.tensor([[6], [2], [5]])
+    inputs, models = [tokens(rng, V, 3, 6), mask], [sizes(layers) for layers in (2, 2, 0, 1, 2)]
+    seen = student.run(conduct, "TransformerClassifier", models, *inputs, list(DEFAULTS))
 
-    for fact in facts:
-        check.that(*fact)
+    defaults, seeded, (few, more, most), logits, after, rude = seen
+    strided, reloaded, plain = logits
+    check(defaults, {key: DEFAULTS[key] for key in defaults}, what="the defaults")
+    check.that(few < more < most, "num_layers is ignored, or the layers are in a plain list")
+    check.that(torch.allclose(reloaded, plain, atol=1e-4), NOT_LOADED)
+    check.that(not torch.allclose(plain[0], plain[1], atol=1e-6), CONSTANT)
+    check.that(torch.allclose(strided, plain, atol=1e-4), STRIDES)
+    check.that(not seeded, "all models start with the same weights: do not set a seed")
     check(after, inputs, otherwise="forward changes its inputs")
     check(rude, "", mistakes=MANNERS)
 
@@ -360,7 +318,16 @@ def test_a_classifier_leaves_all_else_alone(student, check, rng):
 @pytest.mark.points(1)
 def test_a_classifier_refuses_bad_sizes(student):
     """ValueError for more than max_len tokens, and for a d_model that num_heads does not divide."""
-    refuses(student, "TransformerClassifier")
+    for layers in (0, 1):
+        student.run(shape_at_length, "TransformerClassifier", sizes(layers, max_len=7), 7)  # as long as can be
+        for length in (8, 40):
+            case, says = (
+                ("TransformerClassifier", sizes(layers, max_len=7), length),
+                ("max_len", "input_ids", length, 7),
+            )
+            student.raises(ValueError, shape_at_length, *case, says=says)
+    case = "TransformerClassifier", sizes(1, num_heads=3), 5
+    student.raises(ValueError, shape_at_length, *case, says=("num_heads", "d_model", 3, 16))
 
 
 @pytest.mark.gpu
@@ -368,7 +335,10 @@ def test_a_classifier_refuses_bad_sizes(student):
 @pytest.mark.points(1)
 def test_a_classifier_follows_its_inputs_to_the_gpu(student, check, rng, device):
     """On the GPU in bfloat16 the logits are there, too."""
-    for logits in in_bfloat16(student, rng, device, "TransformerClassifier"):
+    texts = padded_texts(rng, [3, 6], 6)
+    results = student.on(device=device, timeout=60).run(in_bfloat16, "TransformerClassifier", [V, 16, 1, 2], *texts)
+
+    for logits in results:
         check(list(logits.shape), [2, 2])
         check(logits, logits.clone(), dtype=torch.bfloat16)  # it was on the device
         check.that(bool(logits.isfinite().all()), "a logit is NaN or infinite")
@@ -385,8 +355,10 @@ def test_each_token_has_a_logit_for_each_class(student, check, rng):
         per_text = "there is one row of logits for each text; there should be one for each token"
         check(list(logits.shape), [B, T, count], mistakes={per_text: [B, count]})
         check(dtype_of(logits), dtype)
-        for fact in facts_of_numbers(logits):
-            check.that(*fact)
+        check.that(bool(logits.isfinite().all()), "a logit is NaN or infinite")
+        if count > 1:
+            check.that(bool((logits.sum(-1) - 1).abs().max() > 1e-4), PROBABILITIES)
+            check.that(bool(logits.logsumexp(-1).abs().max() > 1e-4), f"log-{PROBABILITIES}")
 
 
 @tagger
@@ -469,10 +441,18 @@ def test_a_token_classifier_drops_in_train_mode_only(student, check, rng):
 @pytest.mark.points(1)
 def test_a_token_classifier_leaves_all_else_alone(student, check, rng):
     """The arguments are the ones listed; the state can be loaded; inputs and torch stay as they were."""
-    facts, (after, inputs), rude = conduct(student, rng, "TokenClassifier")
+    mask = torch.arange(6) < torch.tensor([[6], [2], [5]])
+    inputs, models = [tokens(rng, V, 3, 6), mask], [sizes(layers) for layers in (2, 2, 0, 1, 2)]
+    seen = student.run(conduct, "TokenClassifier", models, *inputs, list(DEFAULTS))
 
-    for fact in facts:
-        check.that(*fact)
+    defaults, seeded, (few, more, most), logits, after, rude = seen
+    strided, reloaded, plain = (item[mask] for item in logits)  # what is at padded places does not matter
+    check(defaults, {key: DEFAULTS[key] for key in defaults}, what="the defaults")
+    check.that(few < more < most, "num_layers is ignored, or the layers are in a plain list")
+    check.that(torch.allclose(reloaded, plain, atol=1e-4), NOT_LOADED)
+    check.that(not torch.allclose(plain[0], plain[1], atol=1e-6), CONSTANT)
+    check.that(torch.allclose(strided, plain, atol=1e-4), STRIDES)
+    check.that(not seeded, "all models start with the same weights: do not set a seed")
     check(after, inputs, otherwise="forward changes its inputs")
     check(rude, "", mistakes=MANNERS)
 
@@ -481,7 +461,13 @@ def test_a_token_classifier_leaves_all_else_alone(student, check, rng):
 @pytest.mark.points(1)
 def test_a_token_classifier_refuses_bad_sizes(student):
     """ValueError for more than max_len tokens, and for a d_model that num_heads does not divide."""
-    refuses(student, "TokenClassifier")
+    for layers in (0, 1):
+        student.run(shape_at_length, "TokenClassifier", sizes(layers, max_len=7), 7)  # as long as can be
+        for length in (8, 40):
+            case, says = ("TokenClassifier", sizes(layers, max_len=7), length), ("max_len", "input_ids", length, 7)
+            student.raises(ValueError, shape_at_length, *case, says=says)
+    case = "TokenClassifier", sizes(1, num_heads=3), 5
+    student.raises(ValueError, shape_at_length, *case, says=("num_heads", "d_model", 3, 16))
 
 
 @pytest.mark.gpu
@@ -489,7 +475,10 @@ def test_a_token_classifier_refuses_bad_sizes(student):
 @pytest.mark.points(1)
 def test_a_token_classifier_follows_its_inputs_to_the_gpu(student, check, rng, device):
     """On the GPU in bfloat16 the logits are there, too."""
-    for logits in in_bfloat16(student, rng, device, "TokenClassifier"):
+    texts = padded_texts(rng, [3, 6], 6)
+    results = student.on(device=device, timeout=60).run(in_bfloat16, "TokenClassifier", [V, 16, 1, 2], *texts)
+
+    for logits in results:
         check(list(logits.shape), [2, 6, 2])
         check(logits, logits.clone(), dtype=torch.bfloat16)  # it was on the device
         check.that(bool(logits.isfinite().all()), "a logit is NaN or infinite")

@@ -67,26 +67,6 @@ class Steps:
         return float(self.scale * self.mean(shares)) if all(shares) else 0.0
 
 
-def of_single_sentences(hypotheses, *references):
-    singles = [
-        Steps()([one], *([other] for other in others)) for one, *others in zip(hypotheses, *references, strict=True)
-    ]
-    return sum(singles) / len(singles)
-
-
-def joined(hypotheses, *references):
-    return Steps()(*([" ".join(sentences)] for sentences in (hypotheses, *references)))
-
-
-def of_all_sentences(hypotheses, *references):
-    pool = [other for sentences in references for other in sentences]
-    return Steps()(hypotheses, *([other] * len(hypotheses) for other in pool))
-
-
-def turned(hypotheses, *references):
-    return Steps()(hypotheses, *map(list, zip(*references, strict=True)))
-
-
 SPLITS = {  # sentence -> how a text is split
     "characters are counted; it should be tokens": list,
     "upper and lower case are taken for the same; they should differ": lambda text: text.lower().split(),
@@ -96,10 +76,18 @@ SPLITS = {  # sentence -> how a text is split
     ),
 }
 PRECISIONS = {  # sentence -> the score of hypotheses and lists of references
-    "the scores of the sentences are averaged; matches and lengths should be summed over the corpus": of_single_sentences,
-    "the sentences are joined to one; n-grams should be counted in each, and clipped by its own references": joined,
-    "n-grams of a sentence are looked for in the references of all sentences; its own should count": of_all_sentences,
-    "references[k] is read as the references of sentence k; it should be the k-th reference of each sentence": turned,
+    "the scores of the sentences are averaged; matches and lengths should be summed over the corpus": lambda hypotheses, *lists: (
+        sum(Steps()(*([item] for item in row)) for row in zip(hypotheses, *lists, strict=True)) / len(hypotheses)
+    ),
+    "the sentences are joined to one; n-grams should be counted in each, and clipped by its own references": lambda *lists: (
+        Steps()(*([" ".join(sentences)] for sentences in lists))
+    ),
+    "n-grams of a sentence are looked for in the references of all sentences; its own should count": lambda hypotheses, *lists: (
+        Steps()(hypotheses, *([other] * len(hypotheses) for sentences in lists for other in sentences))
+    ),
+    "references[k] is read as the references of sentence k; it should be the k-th reference of each sentence": (
+        lambda hypotheses, *lists: Steps()(hypotheses, *map(list, zip(*lists, strict=True)))
+    ),
     # before the next, which it comes near
     "the counts of several references are added; the greatest of them should clip": Steps(known=lambda a, b: a + b),
     "n-grams are not clipped: one counts as often as the hypothesis has it": Steps(counted=lambda n, k: n * (k > 0)),
