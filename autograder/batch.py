@@ -1,6 +1,6 @@
 """Many submissions: jobs, and the engines that carry them.
 
-A job is a submission, or where one lies, and how it is graded; what comes back is its scorecard. An engine only carries
+A job is a submission, or the path of one, and how it is graded; what comes back is its scorecard. An engine only carries
 jobs: `_here` in this process, one after another; `_pool` in warm ones on this machine, side by side. Each process holds a
 Grader, and so a box of its own, and in the pool it keeps to a core of its own: a pool of n takes n cores and leaves the
 others alone, nobody's threads slow another submission down, and nothing is lost to moving short-lived processes about (a
@@ -30,7 +30,7 @@ from .grade import Grader
 from .intake.entries import Source
 from .lesson import Lesson
 from .options import ALL, AS_USUAL, Asked, GraderOptions
-from .scorecard import GRADER_ERROR, Outcome, Scorecard
+from .scorecard import Scorecard
 from .submission import Submission, take_in
 
 
@@ -107,7 +107,7 @@ def _pool(lesson, jobs, processes, options):
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
-        raise GraderFault(f"a grading process died, what was finished is kept: {error}") from error
+        raise GraderFault(f"a grading process died; what was finished is kept: {error}") from error
     except BaseException:  # Ctrl-C, or the caller wants no more: what is being graded now would be for nobody
         end.close()
         raise
@@ -213,9 +213,8 @@ def _grade(grader, job):
         if isinstance(error, BoxError):
             grader.restart()
         why = str(error) if isinstance(error, AutograderError) else f"{type(error).__name__}: {error}"
-        row = Outcome("(grading)", "", "", "The submission can be graded", GRADER_ERROR, 0.0, 0.0, why)
         partial = grader.lesson.modules if job.asked.modules else ()  # it replaces no whole card
-        return Scorecard(grader.lesson.name, job.student, 0, (row,), ungraded=partial)
+        return Scorecard.lost(grader.lesson.name, job.student, why, partial)
 
 
 def _interrupted(error):

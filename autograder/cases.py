@@ -13,7 +13,6 @@ from .errors import GraderFault, NotImported, NotSubmitted, StudentFault, Studen
 from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome
 
 BY_TEST, BY_IMPORT = "test", "import"  # what the solution must pass before a failure is the student's
-ASK_FOR_A_REGRADE = "the grader made an error here: ask for a regrade"
 NOTHING = object()  # no reply came, or several
 _STUB = re.compile(r"[A-Za-z_][A-Za-z0-9_.]* is not implemented yet")  # what stub.py writes into a starter
 
@@ -56,6 +55,11 @@ class Row:
     def key(self) -> tuple[str, str]:
         return self.module, self.test
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether a case failed: cases are all or nothing, and the first that did not pass is the one that is told."""
+        return any(case.status in (FAILED, GRADER_ERROR) for case in self.cases)
+
     def verdict(self) -> Case:
         """The first case that did not pass speaks for the function; a fault of ours speaks loudest."""
         order = {GRADER_ERROR: 0, FAILED: 1, NOT_REACHED: 2, PENDING_GPU: 3, PASSED: 4}
@@ -63,11 +67,18 @@ class Row:
 
     def outcome(self) -> Outcome:
         case = self.verdict()
+        if case.status == GRADER_ERROR:
+            return self.ours(case.detail)
         points = self.max_points if case.status == PASSED else 0.0
         return Outcome(
             self.test, self.module, self.question, self.title, case.status, points, self.max_points,
             case.message, case.mistake, round(self.seconds, 3), case.detail, case.cause,
         )  # fmt: skip
+
+    def ours(self, why: str) -> Outcome:
+        """The outcome where the failure is a fault of ours."""
+        names = (self.test, self.module, self.question, self.title)
+        return Outcome.ours(*names, why, self.max_points, round(self.seconds, 3))
 
     def charged_to_the_student(self) -> "Row":
         """The same where the solution passed: what looked like an error of the test was made by what came back."""
@@ -89,7 +100,7 @@ def case_of(error: BaseException, returned: object = NOTHING) -> Case:
     trace = "".join(traceback.format_exception(error, limit=-4))
     unusable = _unusable(error, returned)
     if isinstance(error, GraderFault):
-        return Case(GRADER_ERROR, ASK_FOR_A_REGRADE, detail=trace, settled_by=BY_TEST, if_the_students=unusable)
+        return Case(GRADER_ERROR, detail=trace, settled_by=BY_TEST, if_the_students=unusable)
     says = str(error).splitlines() if isinstance(error, AssertionError) else []
     return Case(FAILED, says[0] if says else unusable, detail=trace, settled_by=BY_TEST)
 

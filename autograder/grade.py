@@ -18,20 +18,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from . import __version__, rules
+from . import __version__, digests, rules
 from .box.budget import TEST_S, Allowed, Budget, Cost, Test
 from .box.choose import open_box
 from .box.clock import WALL_FACTOR
 from .box.policy import Policy
 from .box.seam import Processes
 from .box.session import Session
-from .cases import ASK_FOR_A_REGRADE
 from .errors import GraderFault, NotSubmitted, StudentFault, UsageError
 from .in_process import InProcess
 from .lesson import Lesson
 from .options import ALL, AS_USUAL, Asked, GraderOptions
 from .plugin import GradingPlugin
-from .scorecard import FAILED, GRADER_ERROR, Outcome, Scorecard
+from .scorecard import FAILED, GRADER_ERROR, Digests, Measurements, Outcome, Scorecard
 from .submission import Submission
 from .witness import Witness, settle
 
@@ -56,6 +55,7 @@ class Grader:
         self._allowed = Allowed(lesson.call_timeout_s, lesson.deadline_s, wall_s, TEST_S)
         self._needed: dict[Test, Cost] = {}  # what tests cost the solution
         self._measured: set[str] = set()  # modules of which all tests are among them
+        self._suites = {module: lesson.suite_digest(module) for module in lesson.modules}
         self.witness = Witness(self._run_on_the_solution, self._import_of_the_solution)
         self._open()
 
@@ -91,8 +91,9 @@ class Grader:
             connect = _Connect(session, files, submission.problem, submission.missing)
             run = self._run(connect, seed, modules, tests, asked.stop_early)
         evidence += rules.at_run_time(session.used)
+        everything = False if asked.stop_early else asked.in_a_class or None  # what the witness is asked
         outcomes = rules.charge(
-            [*settle(run.rows, self.witness, seed), *_collection_outcomes(run)], evidence, forbidden
+            [*settle(run.rows, self.witness, seed, everything), *_collection_outcomes(run)], evidence, forbidden
         )
         if asked.stop_early and _all_ours(outcomes):  # a broken test ended it, and says nothing of the submission
             return self.grade(submission, replace(asked, seed=seed, stop_early=False))
@@ -103,7 +104,8 @@ class Grader:
             outcomes=outcomes,
             submission=submission.source,
             digests=self._digests(submission),
-            environment=self._environment(time.monotonic() - started, session),
+            environment=self._environment(),
+            measurements=Measurements(round(time.monotonic() - started, 3), session.cpu_s, session.peak_mb or None),
             layers=self._sandbox.layers,
             visibility=self.lesson.feedback.visibility,
             scale_to=self.lesson.scale_to,
@@ -138,9 +140,9 @@ class Grader:
         return chosen
 
     def _digests(self, submission):
-        """What was graded with what: cards whose digests are equal may be joined."""
-        own = {"prerequisites": "own"} if self._options.own_prerequisites else {}
-        return {"suite": self.lesson.digest(), "submission": submission.digest, **own}
+        """What was graded with what."""
+        own = "own" if self._options.own_prerequisites else "reference"
+        return Digests(digests.of_the_package(), submission.digest, dict(self._suites), own)
 
     def _coverage(self, graded, whole):
         """What the scorecard says of the modules that were graded with all their tests, and of the others."""
@@ -152,7 +154,9 @@ class Grader:
         used = {f"{module}.py" for lesson in self.lesson.prerequisites() for module in lesson.modules}
         ignored = sorted(used & set(submission.files)) if not self._options.own_prerequisites else []
         files = {name: content for name, content in submission.files.items() if name not in ignored}
-        return files, tuple(f"{name} of the submission was not used: the reference module was" for name in ignored)
+        return files, tuple(
+            f"the submission's {name} was not used: the reference module was used instead" for name in ignored
+        )
 
     def _warning(self):
         unconfined = (
@@ -160,15 +164,12 @@ class Grader:
         )
         return (unconfined,) if "unconfined" in self._sandbox.layers else ()
 
-    def _environment(self, seconds, session):
+    def _environment(self):
         return {
             "autograder": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "platform": platform.system(),
-            "seconds": round(seconds, 3),
-            "student_cpu_seconds": session.cpu_s,
-            "student_peak_mb": session.peak_mb,
         }
 
     # ------------------------------------------------------------------------------------------ running the suite
@@ -241,10 +242,13 @@ def _all_ours(outcomes):
 
 def _collection_outcomes(run):
     return [
-        Outcome("(collection)", Path(file).stem.removeprefix("test_"), "", "The hidden tests can be loaded",
-                GRADER_ERROR, 0.0, 0.0, ASK_FOR_A_REGRADE, detail=problem)
+        Outcome.ours("(collection)", _module_of(file), "", "The hidden tests can be loaded", problem)
         for file, problem in run.collection_errors
-    ]  # fmt: skip
+    ]
+
+
+def _module_of(file):
+    return Path(file).stem.removeprefix("test_").partition("__")[0]
 
 
 def run_suite(

@@ -2,10 +2,13 @@
 
 A second grading into the same folder meets the card of the first:
 
-- Of the same submission under the same suite: the two are joined (scorecard.join), whatever each of them covers.
-- Of another submission or suite, and whole: it becomes scorecard.json, and the earlier card earlier-<n>.json.
-- Of another submission or suite, and partial: it goes to partial.json, and scorecard.json stays as it is. Further parts of
-  that work join it there; once the lesson is whole they become scorecard.json.
+- Of the same work (joining.same_work): the two are joined, whatever each of them covers. So after a change of one module's
+  suite that module alone is graded again; as rows of the earlier card are replaced by others then, it is kept as
+  earlier-<n>.json.
+- Of other work (another submission, another version of the autograder, suites that changed and are not graded again), and
+  whole: it becomes scorecard.json, and the earlier card earlier-<n>.json.
+- Of other work, and partial: it goes to partial.json, and scorecard.json stays as it is. Further parts of that work join it
+  there; once the lesson is whole they become scorecard.json.
 - Of another lesson: refused before anything is graded. Each lesson has a folder of its own.
 """
 
@@ -16,18 +19,21 @@ from pathlib import Path
 
 from .errors import UsageError
 from .files import can_write, write
-from .scorecard import Scorecard, join, merge, same_work
+from .joining import changed_suites, join, merge, same_work
+from .scorecard import FormatError, Scorecard
 
 CARD, PARTIAL = "scorecard.json", "partial.json"
 
 
 def read(path: Path) -> Scorecard:
-    """Raises UsageError where the file is no scorecard, with its name."""
+    """Raises UsageError where the file is not a scorecard, or one of another format, with its name."""
     try:
         return Scorecard.from_json(path.read_text("utf-8"))
+    except FormatError as error:
+        raise UsageError(f"{path} {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise UsageError(f"{path} is no scorecard: {type(error).__name__}: {what}") from error
+        raise UsageError(f"{path} is not a scorecard: {type(error).__name__}: {what}") from error
 
 
 def below(paths: Iterable[Path]) -> list[Path]:
@@ -90,32 +96,43 @@ def keep(card: Scorecard, out: Path) -> str:
     """
     folder = out / card.student
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    earlier, part = _earlier(folder / CARD), _earlier(folder / PARTIAL)
     try:
-        if earlier is not None and same_work(earlier, card):
-            card = join(earlier, card, now)
-            write(folder / CARD, card.to_json())
-            joined = [note for note in card.notes if note.startswith(f"joined on {now}")]
-            return f"{folder / CARD}: {joined[-1]}" if joined else ""
-        goes_on = part is not None and same_work(part, card)
-        card = join(part, card, now) if goes_on else card
-        if card.partial and (folder / CARD).exists():
-            write(folder / PARTIAL, card.to_json())
-            return (
-                f"{folder / CARD} is of another submission or suite and was left alone: {card.partial}, is in {PARTIAL}"
-            )
-        said = _set_aside(folder, now)
-        note = (said.removeprefix(f"{folder}/"),) if said else ()
-        write(folder / CARD, replace(card, notes=(*card.notes, *note)).to_json())
-        if goes_on:
-            (folder / PARTIAL).unlink()
-        return said
+        return _keep(card, folder, now)
     except OSError as error:
         raise UsageError(f"{folder / CARD} cannot be written: {error.strerror or error}") from error
 
 
+def _keep(card, folder, now):
+    earlier, part = _earlier(folder / CARD), _earlier(folder / PARTIAL)
+    if earlier is not None and same_work(earlier, card):
+        said = _set_aside(folder, now) if changed_suites(earlier, card) else ""
+        card = join(earlier, card, now)
+        _write(card, folder, said)
+        joined = [f"{folder / CARD}: {note}" for note in card.notes if note.startswith(f"joined on {now}")]
+        return "\n".join(filter(None, (said, *joined[-1:])))
+    goes_on = part is not None and same_work(part, card)
+    card = join(part, card, now) if goes_on else card
+    if card.partial and (folder / CARD).exists():
+        write(folder / PARTIAL, card.to_json())
+        return (
+            f"{folder / CARD} belongs to another submission, suite or version of the autograder and was left as it is: "
+            f"{card.partial}, is in {PARTIAL}"
+        )
+    said = _set_aside(folder, now)
+    _write(card, folder, said)
+    if goes_on:
+        (folder / PARTIAL).unlink()
+    return said
+
+
+def _write(card, folder, said):
+    """The card, with what was said of an earlier one as a note."""
+    note = (said.removeprefix(f"{folder}/"),) if said else ()
+    write(folder / CARD, replace(card, notes=(*card.notes, *note)).to_json())
+
+
 def _earlier(path):
-    """The card there; None if there is none, or what is there is no card."""
+    """The card there; None if there is none, or what is there is not a card."""
     try:
         return read(path)
     except UsageError:
@@ -128,7 +145,10 @@ def _set_aside(folder, now):
         return ""
     number = next(n for n in range(1, 1_000_000) if not (folder / f"earlier-{n}.json").exists())
     (folder / CARD).rename(folder / f"earlier-{number}.json")
-    return f"{folder}/{CARD} of {now} replaces one of another submission or suite, kept as earlier-{number}.json"
+    return (
+        f"{folder}/{CARD} of {now} replaces one of another submission, suite or version of the autograder, "
+        f"kept as earlier-{number}.json"
+    )
 
 
 # ---------------------------------------------------------------------------------------------- merging
@@ -150,7 +170,7 @@ def merged(first: Path, second: Path) -> Merging:
     first folder's); both are named.
 
     Raises:
-        UsageError: a file and a folder were given, one of two files is no scorecard, or two files do not go together.
+        UsageError: a file and a folder were given, one of two files is not a scorecard, or two files do not go together.
     """
     if first.is_dir() != second.is_dir():
         raise UsageError(f"{first} and {second}: give two scorecards, or two folders")

@@ -1,11 +1,10 @@
-"""What a lesson is, and where its files lie.
+"""What a lesson is, and where its files are.
 
 A root holds lessons in the tree of docs/architecture.md: a checkout of this project, or the folder `grader/` of a zip,
 which has the same shape. `assignments/example.toml` shows every key of lesson.toml.
 """
 
 import ast
-import hashlib
 import os
 import tomllib
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from .digests import digest_of, imports_beside, with_imports
 from .errors import LessonError, UsageError, nearest
 
 ModuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")]  # two underscores part a suite's files
@@ -95,7 +95,7 @@ class Lesson(BaseModel):
     def hidden_tests(self, module: str) -> list[Path]:
         """The module's hidden suite: test_<module>.py, and parts of it that are called test_<module>__<part>.py.
 
-        What these share lies beside them in <module>_helpers.py, which they import.
+        What these share is beside them in <module>_helpers.py, which they import.
 
         Raises:
             LessonError: there is none.
@@ -147,12 +147,20 @@ class Lesson(BaseModel):
                 found.setdefault(lesson.name, lesson)
         return tuple(found.values())
 
-    def digest(self) -> str:
-        """Of all that decides a verdict: lesson.toml, hidden suite, helpers, the reference modules of used lessons."""
-        paths = [self.assignment / "lesson.toml", *sorted(self.tests.glob("*.py")), *self.shared_tests]
+    def suite_digest(self, module: str) -> str:
+        """Of all that decides the verdicts on a module: its hidden tests with what they import, the helpers of probes, the
+        reference modules of used lessons, and the settings of lesson.toml that reach a test. Not what rows are scaled to.
+        """
+        beside = (self.tests, self.tests.parent)
+        paths = with_imports(self.hidden_tests(module), lambda path: imports_beside(path, beside))
         for lesson in self.prerequisites():
-            paths += sorted(lesson.solution.glob("*.py"))
-        return digest_of({str(path.relative_to(self.root)): path.read_bytes() for path in paths})
+            paths |= set(lesson.solution.glob("*.py"))
+        files = {path.relative_to(self.root).as_posix(): path.read_bytes() for path in paths}
+        settings = self.model_dump_json(include=_REACHES_A_TEST)
+        return digest_of({**files, "inside": self.inside.encode(), "lesson.toml": settings.encode()})
+
+
+_REACHES_A_TEST = {"uses", "packages", "student_memory_mb", "deadline_s", "call_timeout_s", "forbidden"}
 
 
 def _text_of(path):
@@ -172,15 +180,6 @@ def _without_import_of_shared(path):
             last = node.end_lineno or node.lineno
             lines[node.lineno - 1 : last] = ["\n"] * (last - node.lineno + 1)
     return "".join(lines)
-
-
-def digest_of(files: dict[str, bytes]) -> str:
-    """One digest of named contents, whatever their order."""
-    total = hashlib.sha256()
-    for name in sorted(files):
-        content = hashlib.sha256(files[name]).hexdigest()
-        total.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
-    return total.hexdigest()[:16]
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -216,7 +215,7 @@ def load(name: str, root: Path | None = None) -> Lesson:
         data = tomllib.loads(path.read_text("utf-8"))
         return Lesson(name=fitting[0], root=root, **data)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LessonError(f"{path} is no TOML: {error}") from error
+        raise LessonError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -30,12 +30,14 @@ class Asked:
         modules: these only; None is all of the lesson. tests: and in them these test functions only; None is all.
         seed: of all inputs; None draws a secret one.
         stop_early: end at the first case that does not pass: for mutants, of which one failure says all.
+        in_a_class: the total is to be out of the same points as the others' (witness.py).
     """
 
     modules: tuple[str, ...] | None = None
     tests: tuple[str, ...] | None = None
     seed: int | None = None
     stop_early: bool = False
+    in_a_class: bool = False
 
 
 AS_USUAL = GraderOptions()

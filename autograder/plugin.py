@@ -67,7 +67,6 @@ class GradingPlugin:
         self._budget, self._call_timeout = budget, call_timeout
         self._gpu_device, self._only_gpu = gpu_device, only_gpu
         self._rows: dict[Test, Row] = {}
-        self._overran: set[Test] = set()  # tests that took too long
         self._unreached: dict[str, Case] = {}  # case -> why
         self._processes: Processes | None = None  # of the test that is being run
         self._student: Student | None = None  # of the case
@@ -147,7 +146,6 @@ class GradingPlugin:
             row.cases.append(case_of(call.excinfo.value, self._returned()))
             self._disconnect()  # the process may be gone, or in any state
             if isinstance(call.excinfo.value, StudentTimeout | TestOverrun):
-                self._overran.add(_key(item))
                 self._budget.overran(call.excinfo.value)
             elif isinstance(call.excinfo.value, BoxError):  # nothing that follows could be run
                 self.box_error = call.excinfo.value
@@ -164,8 +162,8 @@ class GradingPlugin:
         row = self._rows[_key(item)]
         if item.get_closest_marker("gpu") and self._gpu_device is None:
             return Case(PENDING_GPU, "waits for a machine with a GPU")
-        if _key(item) in self._overran:
-            return Case(NOT_REACHED, "not reached: an earlier case of this test took too long", because=row.key)
+        if row.is_lost:
+            return Case(NOT_REACHED, "not reached: an earlier case of this test failed", because=row.key)
         spent = self._budget.spent()
         if spent:
             return Case(NOT_REACHED, spent)

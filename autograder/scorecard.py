@@ -1,8 +1,11 @@
-"""What a grading says: frozen data, no I/O. Everything that shows or exports results starts here."""
+"""What a grading says: frozen data, no I/O. Everything that shows or exports results starts here.
+
+docs/scorecard.md states every field of scorecard.json. What changes there gets a new FORMAT.
+"""
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 
 from .points import added, in_cents
@@ -13,8 +16,10 @@ NOT_REACHED = "not_reached"
 PENDING_GPU = "pending_gpu"
 GRADER_ERROR = "grader_error"
 STATUSES = (PASSED, FAILED, NOT_REACHED, PENDING_GPU, GRADER_ERROR)
-_MOST_OUTPUT = 200_000  # characters of what joined gradings printed
+UNCOUNTED = (PENDING_GPU, GRADER_ERROR)  # not in the total: no verdict yet, or none at all
 CAUSES = ("unreadable", "missing", "syntax", "import", "timeout", "died")  # why code gave no answer at all
+FORMAT = 1  # of scorecard.json
+OUR_ERROR = "the grader made an error here, not you: the points of this test are not in the total"
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,27 @@ class Outcome:
     detail: str = ""
     cause: str = ""
 
+    @classmethod
+    def ours(
+        cls,
+        test: str,
+        module: str,
+        question: str,
+        title: str,
+        detail: str,
+        max_points: float = 0.0,
+        seconds: float = 0.0,
+    ) -> "Outcome":
+        """One that is a fault of ours, the only way to make it: why is for the instructor, and no student's message."""
+        return cls(
+            test, module, question, title, GRADER_ERROR, 0.0, max_points, OUR_ERROR, seconds=seconds, detail=detail
+        )
+
+    @property
+    def is_a_test(self) -> bool:
+        """Whether it is a test's, and no stand-in for a suite or a grading that came to nothing."""
+        return not self.test.startswith("(")
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -62,21 +88,50 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Digests:
+    """What was graded, by which tests, with which grader: where they are equal, rows of two gradings belong together.
+
+    Attributes:
+        package: of the files of this package that decide a verdict. submission: of the files that were graded.
+        modules: module -> of its hidden suite and all that decides its verdicts; all modules of the lesson.
+        prerequisites: whose modules of used lessons were taken: "reference", or the student's "own".
+    """
+
+    package: str = ""
+    submission: str = ""
+    modules: dict[str, str] = field(default_factory=dict)
+    prerequisites: str = "reference"
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What a grading took; of joined ones, all of them together. None where it could not be read.
+
+    Attributes:
+        seconds: on the clock. student_cpu_seconds: of processor time of the submission's processes.
+        student_peak_mb: the most memory that they had; of ranks, added up.
+    """
+
+    seconds: float | None = None
+    student_cpu_seconds: float | None = None
+    student_peak_mb: float | None = None
+
+
+@dataclass(frozen=True)
 class Scorecard:
     """One submission, graded.
 
     Attributes:
         lesson, student, submission: names; submission is where it was taken from.
         seed: of all random inputs: with it the grading can be replayed. Instructors only.
-        digests: of the lesson's suite and of the submission: what was graded with what; "prerequisites" is "own" where the
-            student's modules of used lessons were taken.
-        environment: versions of Python, torch and the package. layers: what confined the student's code.
+        digests: what was graded with what. environment: versions of Python, torch and the package, and the platform.
+        measurements: what the grading took. layers: what confined the student's code.
         visibility: when students may see the hidden tests' rows (Gradescope's words).
         scale_to: what the lesson's points are scaled to in exports' totals, or None.
         notes: what was left out of the submission, how the card was joined. evidence: uses of what the lesson forbids.
         student_output: what the code printed, capped. Instructors only.
         modules: those that were graded with all their tests. ungraded: the lesson's others: the card is partial if there
-            are some (--module, --gpu-only). Both are empty in cards of older versions.
+            are some (--module, --gpu-only).
         seeds: "module.test" -> the seed of a row that was joined from a grading with another seed.
     """
 
@@ -85,8 +140,9 @@ class Scorecard:
     seed: int
     outcomes: tuple[Outcome, ...]
     submission: str = ""
-    digests: dict = field(default_factory=dict)
+    digests: Digests = Digests()
     environment: dict = field(default_factory=dict)
+    measurements: Measurements = Measurements()
     layers: tuple[str, ...] = ()
     visibility: str = "visible"
     scale_to: float | None = None
@@ -97,9 +153,15 @@ class Scorecard:
     ungraded: tuple[str, ...] = ()
     seeds: dict = field(default_factory=dict)
 
+    @classmethod
+    def lost(cls, lesson: str, student: str, why: str, ungraded: tuple[str, ...] = ()) -> "Scorecard":
+        """Of a submission that could not be graded, by a fault of ours: nothing of it is in a total, not even a zero."""
+        row = Outcome.ours("(grading)", "", "", "The submission can be graded", why)
+        return cls(lesson, student, 0, (row,), ungraded=ungraded)
+
     @property
     def partial(self) -> str:
-        """What the card is where it is no whole grading of the lesson, in words; "" where it is."""
+        """What the card is where it is not a whole grading of the lesson, in words; "" where it is."""
         if not self.ungraded:
             return ""
         return (
@@ -113,14 +175,34 @@ class Scorecard:
     def scored(self) -> tuple[Outcome, ...]:
         """The outcomes with the points that they count in the total: scaled, in whole cents that add up to it.
 
-        A partial card is not scaled: scale_to is what the whole lesson is worth.
+        A grader error is worth nothing: the total is that of the suite without this test. A partial card is not scaled:
+        scale_to is what the whole lesson is worth.
         """
-        return tuple(in_cents(self.outcomes, None if self.ungraded else self.scale_to))
+        return self.scaled_to(None if self.ungraded else self.scale_to)
+
+    def scaled_to(self, points: float | None) -> tuple[Outcome, ...]:
+        """`scored`, where the tests without a grader error are worth so many points together; None: what they say."""
+        sound = iter(in_cents([row for row in self.outcomes if row.status != GRADER_ERROR], points))
+        return tuple(
+            next(sound) if row.status != GRADER_ERROR else replace(row, points=0.0, max_points=0.0)
+            for row in self.outcomes
+        )
+
+    @property
+    def whole_points(self) -> float:
+        """What the suite is worth with the tests that wait for a GPU, and with those that are grader errors."""
+        scale_to = None if self.ungraded else self.scale_to
+        return scale_to or added(row.max_points for row in in_cents(self.outcomes, None))
 
     @property
     def counted(self) -> tuple[Outcome, ...]:
-        """Of `scored`, what the total is made of: what waits for a GPU is outside until it has run."""
-        return tuple(outcome for outcome in self.scored if outcome.status != PENDING_GPU)
+        """Of `scored`, what the total is made of: not what waits for a GPU, until it has run, and no grader error."""
+        return tuple(row for row in self.scored if row.status not in UNCOUNTED)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing was graded, by faults of ours: then there is no score, and 0 would be one."""
+        return bool(self.grader_errors) and all(row.status in UNCOUNTED for row in self.outcomes)
 
     @property
     def score(self) -> float:
@@ -143,35 +225,87 @@ class Scorecard:
 
     def to_json(self) -> str:
         """scorecard.json: the totals for readers, and all that from_json needs."""
-        totals = {"score": self.score, "max_score": self.max_score, "pending_gpu_points": self.pending_gpu_points}
         body = asdict(self)
-        head = {key: body.pop(key) for key in ("lesson", "student")}
-        return json.dumps({**head, **totals, "partial": self.partial, **body}, indent=2, allow_nan=False) + "\n"
+        names = {key: body.pop(key) for key in ("lesson", "student")}
+        return json.dumps({"format": FORMAT, **names, **self._totals(), **body}, indent=2, allow_nan=False) + "\n"
+
+    def _totals(self):
+        """What is worked out from the rows, for those who read the file without this package."""
+        return {
+            "score": self.score,
+            "max_score": self.max_score,
+            "pending_gpu_points": self.pending_gpu_points,
+            "grader_errors": len(self.grader_errors),
+            "partial": self.partial,
+        }
 
     @classmethod
     def from_json(cls, text: str) -> "Scorecard":
-        """Raises ValueError, KeyError or TypeError where the text is no scorecard."""
+        """Raises FormatError of a scorecard in another format; ValueError, KeyError or TypeError where it is not a scorecard."""
         data = _object(json.loads(text), "a scorecard")
-        for total in ("score", "max_score", "pending_gpu_points"):
-            data.pop(total)
-        data.pop("partial", None)
+        _refuse_another_format(data)
+        for name in ("format", "score", "max_score", "pending_gpu_points", "grader_errors", "partial"):
+            data.pop(name)
         data["outcomes"] = tuple(_outcome(row) for row in data["outcomes"])
-        data["evidence"] = tuple(Evidence(**_object(found, "evidence")) for found in data["evidence"])
+        data["evidence"] = tuple(_record(Evidence, found, "evidence") for found in data["evidence"])
+        data["digests"] = _digests(data["digests"])
+        data["measurements"] = _measurements(data["measurements"])
         for name in ("layers", "notes", "modules", "ungraded"):
-            data[name] = tuple(_texts(data.get(name, []), name))
-        card = cls(**data)
+            data[name] = tuple(_texts(data[name], name))
+        card = _record(cls, data, "a scorecard")
         _texts([card.lesson, card.student, card.submission, card.student_output, card.visibility], "names")
-        for name in ("digests", "environment", "seeds"):
+        for name in ("environment", "seeds"):
             _object(getattr(card, name), name)
         if card.scale_to is not None:
             _amount(card.scale_to, "scale_to")
         return card
 
 
+class FormatError(ValueError):
+    """A scorecard of another format; the text goes on after the file's name, and says what to do."""
+
+
+def _refuse_another_format(data):
+    if "outcomes" not in data:  # any other JSON
+        raise ValueError("it has no outcomes")
+    if "format" not in data:
+        raise FormatError("has no format number: an older version of llm-autograder wrote it; grade again")
+    number = data["format"]
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"its format should be a number from 1 on and is {str(number)[:40]!r}")
+    if number > FORMAT:
+        raise FormatError(
+            f"has format {number}, and this version of llm-autograder reads format {FORMAT}: "
+            "install the version that wrote it, or grade again"
+        )
+
+
+def _digests(value):
+    digests = _record(Digests, value, "digests")
+    _texts([digests.package, digests.submission, digests.prerequisites], "digests")
+    _texts(list(_object(digests.modules, "digests of modules").values()), "digests of modules")
+    return digests
+
+
+def _measurements(value):
+    measured = _record(Measurements, value, "measurements")
+    for name, amount in asdict(measured).items():
+        if amount is not None:
+            _amount(amount, name)
+    return measured
+
+
 def _object(value, what):
     if not isinstance(value, dict):
         raise ValueError(f"{what} should be an object and is {type(value).__name__}")
     return value
+
+
+def _record(kind, value, what):
+    """A record of which every field is there, and no other."""
+    for field_ in fields(kind):
+        _object(value, what)[field_.name]
+    return kind(**value)
 
 
 def _texts(values, what):
@@ -186,7 +320,7 @@ def _amount(value, what):
 
 
 def _outcome(row):
-    outcome = Outcome(**_object(row, "an outcome"))
+    outcome = _record(Outcome, row, "an outcome")
     if outcome.status not in STATUSES:
         raise ValueError(f"the status {str(outcome.status)[:40]!r} is none of {', '.join(STATUSES)}")
     for name in ("points", "max_points", "seconds"):
@@ -194,89 +328,3 @@ def _outcome(row):
     texts = [getattr(outcome, name) for name in ("test", "module", "question", "title", "message", "detail", "cause")]
     _texts([*texts, outcome.mistake or ""], "an outcome's names and messages")
     return outcome
-
-
-# ---------------------------------------------------------------------------------------------- joining
-
-
-def same_work(first: Scorecard, second: Scorecard) -> bool:
-    """Whether they grade one submission under one suite, so that their rows belong together."""
-    known = all(first.digests.get(what) for what in ("suite", "submission"))  # none where the grading itself failed
-    return known and first.lesson == second.lesson and first.digests == second.digests
-
-
-def merge(first: Scorecard, second: Scorecard) -> Scorecard:
-    """One scorecard of two gradings of the same work: what waits for a GPU in one is taken from the other.
-
-    Raises:
-        ValueError: they are not of the same lesson, student, suite and submission.
-    """
-    for what in ("lesson", "student"):
-        if getattr(first, what) != getattr(second, what):
-            raise ValueError(
-                f"the scorecards are of different {what}s: {getattr(first, what)} and {getattr(second, what)}"
-            )
-    for what in ("suite", "submission", "prerequisites"):
-        if first.digests.get(what) != second.digests.get(what):
-            raise ValueError(f"the scorecards are of another {what} each: grade the same {what} on both machines")
-    return _merged(first, second)
-
-
-def join(old: Scorecard, new: Scorecard, when: str) -> Scorecard:
-    """One scorecard of an earlier grading and one of now, of the same work: rows that were graded now replace earlier ones.
-
-    A test that waits for a GPU now keeps its earlier verdict. A note says what was kept, and when that was.
-    """
-    now = {(row.module, row.test): row for row in new.outcomes}
-    kept = [row for row in old.outcomes if _stays(row, now.get((row.module, row.test)), new)]
-    if not kept:
-        return new
-    joined = _merged(new, replace(old, outcomes=tuple(kept)))
-    here, there = (", ".join(dict.fromkeys(row.module for row in rows)) for rows in (new.outcomes, kept))
-    note = f"joined on {when}: the tests of {here} are of this grading, {len(kept)} of {there} of an earlier one"
-    return replace(joined, notes=tuple(dict.fromkeys((*new.notes, *old.notes, note))))
-
-
-def _stays(row, again, new):
-    """Whether an earlier row stays beside the new card's: `again` is that test's new row."""
-    if again is not None:
-        return again.status == PENDING_GPU and row.status != PENDING_GPU
-    return row.module not in new.modules
-
-
-def _merged(first, second):
-    """The first card, with what it lacks or leaves pending taken from the second."""
-    others = {(row.module, row.test): row for row in second.outcomes}
-    rows = [_decided(row, others.pop((row.module, row.test), row)) for row in first.outcomes]
-    taken = [row for row in (*rows, *others.values()) if row not in first.outcomes]
-    covered = {*first.modules, *second.modules}
-    modules = tuple(dict.fromkeys((*first.modules, *second.modules)))
-    earlier = {
-        key: value for card in (second, first) for key, value in card.environment.items() if key == "merged_with"
-    }
-    environment = {**first.environment, "merged_with": {**earlier, **second.environment}}
-    return replace(
-        first,
-        outcomes=(*rows, *others.values()),
-        evidence=tuple(dict.fromkeys((*first.evidence, *second.evidence))),
-        environment=environment,
-        modules=modules,
-        ungraded=tuple(name for name in first.ungraded if name not in covered) if second.ungraded else (),
-        seeds={**first.seeds, **_other_seeds(first, second, taken)},
-        student_output=_both(first.student_output, second.student_output),
-    )
-
-
-def _decided(row, other):
-    return other if row.status == PENDING_GPU else row
-
-
-def _other_seeds(first, second, taken):
-    seeds = {f"{row.module}.{row.test}": second.seed_of(row) for row in taken}
-    return {name: seed for name, seed in seeds.items() if seed != first.seed}
-
-
-def _both(first, second):
-    if not first or not second or first == second:
-        return first or second
-    return f"{first}\n{second}"[:_MOST_OUTPUT]

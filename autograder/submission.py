@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .digests import digest_of
 from .errors import LessonError
 from .intake.choose import Wanted, choose
 from .intake.classes import ClassFolder, read_class, source_of
 from .intake.entries import Source, shown_name
 from .intake.gather import Refused, gather
 from .intake.missing import unused_work, why_missing
-from .lesson import Lesson, digest_of, lesson_names, load
+from .lesson import Lesson, lesson_names, load
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def take_in(source: Source | Path, lesson: Lesson | Sequence[str] = (), *, shown
     chosen = choose(found, wanted)
     missing = why_missing(found, wanted, chosen)
     notes = (*source.notes, *found.notes, *chosen.notes, *unused_work(found, wanted, chosen))
-    problem = "" if chosen.files or missing else f"{shown} holds no Python file"
+    problem = "" if chosen.files or missing else f"{shown} contains no Python file"
     return Submission(source.student, where, chosen.files, notes, problem, missing)
 
 
@@ -87,7 +88,7 @@ def take_in_each(folder: Path, lesson: Lesson | Sequence[str] = ()) -> ClassFold
     """The sources in a folder of submissions, and what in it is nobody's.
 
     Raises:
-        SubmissionError: it is no folder of submissions.
+        SubmissionError: it is not a folder of submissions.
     """
     return read_class(folder, lesson.modules if isinstance(lesson, Lesson) else lesson)
 

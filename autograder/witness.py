@@ -1,15 +1,19 @@
 """Whose fault a failed test was. It counts only after the lesson's solution has passed it: same seed, same machine.
 
-The solution is the witness. It is heard on what a submission failed, in slots of its own, and what it said is remembered as
-long as the seed stays the same: a class that shares one pays for one run of the suite, a single submission for the tests
-that it failed. What a submission failed by a fact of its own needs no witness: a file is missing or cannot be read, a
-function is still the starter's. A module that cannot be imported needs none but the import of the solution's.
+The solution is the witness. It is heard in slots of its own, and what it said is remembered as long as the seed stays the
+same: a class that shares one pays for one run of the suite. What a submission failed by a fact of its own is its failure
+whatever the witness says elsewhere: a file is missing or cannot be read, a function is still the starter's. A module that
+cannot be imported needs no more than the import of the solution's.
+
+A test that the solution fails is out of the total for everybody: whoever passes it gains nothing, and whoever has no file
+for it loses nothing. So the witness is asked about all tests of a submission that passes some and not others; with all of
+them or none the share is the same with the broken test and without it. (In a class it is asked all the same, so that all
+totals are out of the same points.)
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
-from .cases import ASK_FOR_A_REGRADE, BY_IMPORT, BY_TEST, Row
+from .cases import BY_IMPORT, BY_TEST, Row
 from .scorecard import GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome
 
 _ATTEMPTS = 2  # a machine that was too busy for the solution once must not cost a class its grades
@@ -64,21 +68,13 @@ class Witness:
             modules, tests = sorted({module for module, _ in failed}), {test for _, test in failed}
 
     def against(self, row: Row) -> str | None:
-        """Why the row's failure is ours, or None if it is the student's. What the row needs must have been heard."""
-        settled_by = row.verdict().settled_by
-        if settled_by == BY_IMPORT:
-            return self._import_problem(row.module) or None
-        if settled_by != BY_TEST:
-            return None
-        said = self._verdicts.get(row.key)
+        """Why the row's verdict cannot stand, or None if it can. What the row needs must have been heard."""
+        settled_by, said = row.verdict().settled_by, self._verdicts.get(row.key)
+        if settled_by == BY_IMPORT and self._import_problem(row.module):
+            return self._import_problem(row.module)
         if said is None:
-            return "the solution was not asked: its run ended before this test"
-        if said.status == PASSED:
-            return None
-        why = said.message if said.status != GRADER_ERROR else ""
-        return "\n".join(
-            filter(None, ["the lesson's solution does not pass this test on these inputs", why, said.detail])
-        )
+            return "the solution was not asked: its run ended before this test" if settled_by == BY_TEST else None
+        return None if said.status in (PASSED, PENDING_GPU) else _because(said)
 
     def _import_problem(self, module):
         if module not in self._import_problems:
@@ -101,10 +97,21 @@ class Witness:
         self._import_problems |= problems
 
 
-def settle(rows: Iterable[Row], witness: Witness, seed: int) -> list[Outcome]:
-    """The rows' outcomes, in which each failure is either the student's or, if the witness fails too, ours."""
+def _because(said):
+    why = said.message if said.status != GRADER_ERROR else ""
+    return "\n".join(filter(None, ["the lesson's solution does not pass this test on these inputs", why, said.detail]))
+
+
+def settle(rows: Iterable[Row], witness: Witness, seed: int, everything: bool | None = None) -> list[Outcome]:
+    """The rows' outcomes, in which each failure is either the student's or, if the witness fails too, ours.
+
+    Args:
+        everything: whether the witness is asked about all tests; None: where some are passed and others are not.
+    """
     rows = list(rows)
-    witness.hear(seed, [row.key for row in rows if row.verdict().settled_by == BY_TEST])
+    passed = [case.status == PASSED for case in (row.verdict() for row in rows) if case.status != PENDING_GPU]
+    everything = any(passed) and not all(passed) if everything is None else everything
+    witness.hear(seed, [row.key for row in rows if everything or row.verdict().settled_by == BY_TEST])
     ours: set[Key] = set()
     return [_settled(row, witness, ours) for row in rows]
 
@@ -118,4 +125,4 @@ def _settled(row, witness, ours):
     if why is None:
         return row.charged_to_the_student().outcome()
     ours.add(row.key)
-    return replace(row.outcome(), status=GRADER_ERROR, points=0.0, message=ASK_FOR_A_REGRADE, mistake=None, detail=why)
+    return row.ours(why)

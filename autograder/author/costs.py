@@ -90,7 +90,7 @@ def measure(
     modules = tuple(modules) or lesson.modules
     samples = [sample for sample in load_samples(lesson, (WRONG,)) if set(sample.modules) & set(modules)]
     jobs = [Job(sample.submission(), Asked(sample.modules, seed=SEED)) for sample in samples]
-    found = {module: [] for module in modules}
+    found: dict[str, list[Loss]] = {module: [] for module in modules}
     for done, (index, card) in enumerate(run(lesson, jobs, processes=processes), 1):
         on_progress(done, len(jobs))
         sample = samples[index]

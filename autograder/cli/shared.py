@@ -21,7 +21,10 @@ LessonName = Annotated[str, typer.Option("--lesson", help="The lesson, such as 0
 OutFolder = Annotated[Path, typer.Option("--out", help="Where results are written.")]
 DistFolder = Annotated[Path, typer.Option("--dist", help="Where the zips are.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Lessons; all if none is named.")]
-Processes = Annotated[int, typer.Option(help="How many work side by side, a core each; 0 takes all cores.", min=0)]
+Processes = Annotated[
+    int,
+    typer.Option(help="How many processes grade at the same time, each on a core of its own; 0 uses all cores.", min=0),
+]
 
 
 @contextmanager
@@ -49,7 +52,9 @@ def exit_with(cards: list[Scorecard], wrong: Sequence[str] = (), failed: bool = 
             f"[bold magenta]grader error[/] {escape(f'{card.student}: {row.module} {row.test}: {row.detail or row.message}')}"
         )
     if broken:
-        console.print(f"{len(broken)} grader errors: mend the tests, then grade again.")
+        console.print(
+            f"{len(broken)} grader errors: their points are not in the totals: fix the tests, then grade again."
+        )
     for problem in wrong:
         console.print(f"[red]error:[/red] {escape(problem)}")
     raise typer.Exit(2 if wrong else 1 if broken or failed else 0)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from ..errors import UsageError, nearest
-from ..scorecard import PENDING_GPU, Outcome, Scorecard
+from ..scorecard import UNCOUNTED, Outcome, Scorecard
 
 FORMATS = {  # module of this folder -> the file that its text usually goes to
     "gradescope": "results.json",
@@ -25,7 +25,7 @@ def render(name: str, cards: Sequence[Scorecard]) -> str:
     """The cards in the format called `name`; encode it as UTF-8 and write its line endings as they are.
 
     Raises:
-        UsageError: there is no such format, or the cards do not belong into one file.
+        UsageError: there is no such format, or the cards do not belong in one file.
     """
     if name not in FORMATS:
         raise UsageError(f"there is no export {name!r}: choose one of {', '.join(FORMATS)}{nearest(name, FORMATS)}")
@@ -62,7 +62,7 @@ def by_student(cards: Sequence[Scorecard]) -> dict[str, Scorecard]:
         UsageError: two cards are of one student, of different lessons, of different suites, or graded in different parts:
             their totals do not compare.
     """
-    _same_for_all(cards, "suite", _suite, lambda suite: f"the suite {suite}")
+    _same_for_all(cards, "suite", _suite, _shown_suite)
     _same_for_all(cards, "part", lambda card: card.partial, lambda part: part or "the whole lesson")
     students: dict[str, Scorecard] = {}
     for card in cards:
@@ -75,15 +75,24 @@ def by_student(cards: Sequence[Scorecard]) -> dict[str, Scorecard]:
 
 
 def _suite(card):
-    own = card.digests.get("prerequisites") == "own"
-    return card.digests.get("suite", "") + (" with the student's own prerequisites" if own else "")
+    """What totals must have in common to be compared."""
+    digests = card.digests
+    return tuple(sorted(digests.modules.items())), digests.package, digests.prerequisites, card.scale_to
+
+
+def _shown_suite(suite):
+    modules, package, prerequisites, scale_to = suite
+    parts = ", ".join(f"{name} {digest}" for name, digest in modules)
+    own = " with the student's own prerequisites" if prerequisites == "own" else ""
+    scaled = f", scaled to {scale_to:g}" if scale_to else ""
+    return f"the suite {parts} (autograder {package}){own}{scaled}"
 
 
 def _same_for_all(cards, what, key, shown):
     """Refuses cards of which some are of another suite or part; cards that do not say (older ones, errors) go with all."""
     groups: dict[str, list[str]] = {}
     for card in cards:
-        if card.digests.get("suite"):
+        if card.digests.modules:
             groups.setdefault(key(card), []).append(card.student)
     if len(groups) > 1:
         most, *_, few = sorted(groups, key=lambda group: -len(groups[group]))
@@ -105,8 +114,8 @@ def by_question(card: Scorecard) -> dict[str, list[Outcome]]:
 
 
 def counted(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes that have points; the others wait for a GPU."""
-    return [outcome for outcome in outcomes if outcome.status != PENDING_GPU]
+    """The outcomes that are in the total; the others wait for a GPU, or are grader errors."""
+    return [outcome for outcome in outcomes if outcome.status not in UNCOUNTED]
 
 
 def forbidden(card: Scorecard) -> list[str]:

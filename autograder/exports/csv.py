@@ -2,7 +2,7 @@
 
 The columns are student, score, max_score, percent (of what was graded), pending_gpu_points, how many tests ended in each
 status, the forbidden calls that were found, what was graded if not the whole lesson, and then the points of each question; a
-cell is empty where nothing was graded. A text that a spreadsheet would run as a formula (it begins with = + - @, behind
+cell is empty where nothing was graded, the score too where that was a fault of ours: a 0 would be a grade. A text that a spreadsheet would run as a formula (it begins with = + - @, behind
 blanks too, or with a control character) gets an apostrophe in front.
 """
 
@@ -33,8 +33,8 @@ def _line(card: Scorecard, questions: list[str]) -> list:
     points = _points_by_question(card)
     return [
         _harmless(card.student),
-        card.score,
-        card.max_score,
+        "" if card.is_lost else card.score,
+        "" if card.is_lost else card.max_score,
         round(100 * card.score / card.max_score, 2) if card.max_score else "",
         card.pending_gpu_points,
         *(card.count(status) for status in STATUSES),

@@ -5,14 +5,19 @@ hidden, until that row is shown. Its text above the rows is always shown; so it 
 The seed, what the code printed, and every `detail` are for instructors: they are not in the file, and the grader's own
 output is hidden.
 
-Tests that wait for a GPU are rows without a score, outside the total. A grader error has no points yet, and both the row
-and the text above ask for a regrade.
+Tests that wait for a GPU and grader errors are rows without a score, outside the total; the row and the text above say so.
+
+Gradescope shows the total out of what the assignment is worth there, a fixed number. So where there are grader errors the
+other tests are worth all of it: right work has full points with a broken test as without it, and nobody's share changes.
+A test that waits for a GPU keeps its points for later. Where nothing could be graded there is no score at all, which
+Gradescope shows as a failure of the autograder; a 0 would be a grade.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..points import added, number
-from ..scorecard import GRADER_ERROR, PASSED, PENDING_GPU, Outcome, Scorecard
+from ..scorecard import GRADER_ERROR, OUR_ERROR, PASSED, PENDING_GPU, UNCOUNTED, Outcome, Scorecard
 from . import as_json, by_question, counted, forbidden
 
 
@@ -23,8 +28,9 @@ def render(cards: Sequence[Scorecard]) -> str:
 
 def results(card: Scorecard) -> dict:
     """The results.json of one submission, as plain data."""
+    card = _out_of_the_whole(card)
     return {
-        "score": card.score,
+        **({} if card.is_lost else {"score": card.score}),
         "output": _summary(card),
         # Text, and said so: messages quote what the student's code raised, and must not be read as HTML.
         "output_format": "text",
@@ -33,6 +39,13 @@ def results(card: Scorecard) -> dict:
         "stdout_visibility": "hidden",
         "tests": _rows(card),
     }
+
+
+def _out_of_the_whole(card):
+    """The card as it is scored out of the assignment's points: the same, unless there are grader errors."""
+    if not card.grader_errors:
+        return card
+    return replace(card, outcomes=card.scaled_to(card.whole_points), scale_to=None)
 
 
 # ---------------------------------------------------------------------------------------------- rows
@@ -53,7 +66,7 @@ def _row(card: Scorecard, outcome: Outcome, place: str) -> dict:
         "visibility": card.visibility,
         "output": _explanation(outcome),
     }
-    if outcome.status == PENDING_GPU:
+    if outcome.status in UNCOUNTED:
         return row
     return row | {
         "status": "passed" if outcome.status == PASSED else "failed",
@@ -68,7 +81,7 @@ def _explanation(outcome):
         why = outcome.message or "waits for a machine with a GPU"
         return f"Not scored yet: {why}. Worth {number(outcome.max_points)}."
     if outcome.status == GRADER_ERROR:
-        return "This is the grader's error and not yours: ask for a regrade."
+        return f"Not scored: {OUR_ERROR}."
     if outcome.mistake and outcome.mistake not in outcome.message:
         return f"{outcome.message}\n{outcome.mistake}".strip()
     return outcome.message
@@ -85,24 +98,36 @@ def _summary(card):
     if card.pending_gpu_points:
         pending = number(card.pending_gpu_points)
         parts.append(
-            f"Tests worth {pending} wait for a machine with a GPU. They are outside this total until they ran."
+            f"Tests worth {pending} wait for a machine with a GPU. They are not part of this total until they have run."
         )
     if card.evidence:
         parts.append(
             "Found in your code, which this lesson asks you to write yourself: " + ", ".join(forbidden(card)) + "."
         )
     if card.grader_errors:
-        parts.append("The grader itself made an error, which must not cost you points: ask for a regrade.")
+        parts.append(_errors(card))
     return "\n\n".join(parts)
 
 
+def _errors(card):
+    if card.is_lost:
+        return "The grader made an error, not you: nothing of your work has been graded yet."
+    errors = len(card.grader_errors)
+    some = "1 test" if errors == 1 else f"{errors} tests"
+    return (
+        f"The grader made an error in {some}, not you: the points are not in the total, the other tests make up all of it. "
+        "You lose nothing."
+    )
+
+
 def _questions(card):
-    return "\n".join(f"{name}: {_points(counted(outcomes))}" for name, outcomes in by_question(card).items())
+    return "\n".join(f"{name}: {_points(outcomes)}" for name, outcomes in by_question(card).items())
 
 
 def _points(outcomes):
-    if not outcomes:
-        return "waits for a GPU"
-    earned = added(outcome.points for outcome in outcomes)
-    possible = added(outcome.max_points for outcome in outcomes)
+    scored = counted(outcomes)
+    if not scored:
+        return "waits for a GPU" if any(row.status == PENDING_GPU for row in outcomes) else "not scored"
+    earned = added(outcome.points for outcome in scored)
+    possible = added(outcome.max_points for outcome in scored)
     return f"{number(earned)} of {number(possible)}"

@@ -1,13 +1,13 @@
 """Otter's own results: what `GradingResults.to_dict()` of otter-grader 7 gives, name -> test file.
 
 Each of our tests is one of Otter's test files with one test case. The plugin hands the same rows to Otter, so that its
-totals are ours. A test that waits for a GPU is worth nothing until it ran, and says so. `body` is empty: it would be
-the hidden test.
+totals are ours. A test that waits for a GPU is worth nothing until it has run, a grader error is worth nothing, and both say
+so: Otter's total is out of the sum of what its rows are worth. `body` is empty: it would be the hidden test.
 """
 
 from collections.abc import Sequence
 
-from ..scorecard import PASSED, PENDING_GPU, Outcome, Scorecard
+from ..scorecard import PASSED, UNCOUNTED, Outcome, Scorecard
 from . import as_json
 
 
@@ -22,8 +22,8 @@ def rows(card: Scorecard) -> dict[str, dict]:
 
 
 def _row(card: Scorecard, outcome: Outcome) -> dict:
-    pending = outcome.status == PENDING_GPU
-    possible = 0.0 if pending else outcome.max_points
+    counts = outcome.status not in UNCOUNTED
+    possible = outcome.max_points if counts else 0.0
     case = {
         "name": outcome.title,
         "body": "",
@@ -34,7 +34,7 @@ def _row(card: Scorecard, outcome: Outcome) -> dict:
     }
     passed = outcome.status == PASSED
     return {
-        "score": 0.0 if pending else outcome.points,
+        "score": outcome.points if counts else 0.0,
         "possible": possible,
         "name": f"{outcome.module}.{outcome.test}",
         "path": f"test_{outcome.module}.py",

@@ -59,7 +59,7 @@ def one(card: Scorecard, everything: bool = False) -> Table:
     for module, rows in sorted(_by_module(card).items(), key=lambda item: _is_fine(item[1])):
         _add_module(table, module, rows, everything)
         table.add_section()
-    table.add_row(_total_line(card), "", f"[bold]{_of(card.score, card.max_score)}[/bold]")
+    table.add_row(_total_line(card), "", f"[bold]{_total(card)}[/bold]")
     return table
 
 
@@ -83,7 +83,7 @@ def _add_module(table, module, rows, everything):
         for question, asked in groupby(rows, key=lambda row: row.question):
             table.add_row(f"[dim]{escape(_joined(module, question))}[/dim]", "", "")
             for row in asked:
-                table.add_row(_told([row.title], row.message), _status(row), _of(row.points, row.max_points))
+                table.add_row(_told([row.title], row.message), _status(row), _sum([row]))
         return
     if not _is_fine(rows):
         table.add_row(f"[bold]{escape(module)}[/bold]", "", "")
@@ -128,6 +128,9 @@ def _status(row):
 
 
 def _sum(rows):
+    """What the rows have of what they are worth; a dash for grader errors, which are worth nothing."""
+    if all(row.status == GRADER_ERROR for row in rows):
+        return "–"
     return _of(added(row.points for row in rows), added(row.max_points for row in rows))
 
 
@@ -135,10 +138,16 @@ def _of(points, worth):
     return f"{number(points)} / {number(worth)}"
 
 
+def _total(card):
+    return "not graded" if card.is_lost else _of(card.score, card.max_score)
+
+
 def _total_line(card):
     line = f"[bold]total[/bold], {card.count(PASSED)} of {len(card.outcomes)} tests passed"
     if card.pending_gpu_points:
         line += f"; waiting for a GPU: {number(card.pending_gpu_points)}"
+    if card.grader_errors:
+        line += f"; grader errors, not in the total: {len(card.grader_errors)}"
     return line
 
 
@@ -165,12 +174,12 @@ def many(cards: Sequence[Scorecard]) -> Group:
     ordered = sorted(cards, key=lambda card: card.student)
     for card in ordered:
         counts = [str(card.count(status) or "") for status in statuses]
-        table.add_row(escape(card.student), _of(card.score, card.max_score), *counts)
+        table.add_row(escape(card.student), _total(card), *counts)
     return Group(table, *_partial(ordered), *_no_answers(ordered), *_forbidden(ordered), *_mistakes(cards))
 
 
 def _partial(cards):
-    """A table of the cards that are no whole grading; nothing where all are whole."""
+    """A table of the cards that are not of a whole grading; nothing where all are whole."""
     found: dict[str, list[str]] = {}
     for card in cards:
         if card.partial:

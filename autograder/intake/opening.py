@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from ..errors import GraderFault
 from . import kinds, reader
 from .archives import read_archive
-from .entries import LEFT, Entry, Reading, shown_name
+from .entries import LEFT, Entry, Reading
 from .folders import cannot_be_read, open_unfollowed, read_file, read_folder
 
 MAX_TOTAL = 8 << 20  # bytes of all .py files
@@ -21,8 +21,8 @@ MAX_ARCHIVES = 10  # inside a folder or archive
 _TROUBLE = {
     "damaged": "is cut off or damaged: pack it again and submit it again",
     "foreign": "is not a .zip or .tar archive: pack your .py files as a .zip",
-    "many": f"has too many entries: at most {reader.MAX_ENTRIES} are taken in; pack only your .py files",
-    "much": f"holds too much: at most {MAX_TOTAL} bytes of Python are taken in; pack only your .py files",
+    "many": f"has too many entries: at most {reader.MAX_ENTRIES} are accepted; pack only your .py files",
+    "much": f"contains too much: at most {MAX_TOTAL} bytes of Python are accepted; pack only your .py files",
     "memory": "needs too much memory to unpack: it is damaged, or not a submission; pack only your .py files",
     "limits": "takes too much time or memory to unpack: it is damaged, or not a submission; pack only your .py files",
     "unreadable": "cannot be read: the grader is not allowed to open it",
@@ -65,9 +65,9 @@ def _entries(paths, shown) -> list[Entry]:
     reading = read_folder(path)
     _refuse_if(reading.trouble, shown)
     alone = [entry for entry in reading.entries if _counts(entry)]
-    if len(alone) == 1 and alone[0].path is not None:  # a folder around an archive is that archive
-        inner = PurePosixPath(alone[0].name).name
-        return _entries_of_file(alone[0].path, inner, inner)
+    if len(alone) == 1 and alone[0].kind in (reader.READ, reader.UNREAD) and alone[0].content is None:
+        inner = PurePosixPath(alone[0].name).name  # a folder around a file, which may be an archive, is that file
+        return _entries_of_file(path / alone[0].name, inner, inner)
     return list(reading.entries)
 
 
@@ -87,19 +87,16 @@ def _one_of_several(path, name):
 
 
 def _entries_of_file(path, name, shown) -> list[Entry]:
-    """Of a single file: what an archive holds, or the file itself."""
+    """Of a single file: what an archive holds, or the file itself, of which the rows say what it is."""
     try:
         with open_unfollowed(path) as stream:
             head = stream.read(4096)
             stream.seek(0)
             if kinds.is_archive(name, head) or kinds.is_archive(path.name, head):
                 return _entries_of_archive(stream, name, head, shown)
-        if kinds.python_like(name) or kinds.what_is(name, head) == "a notebook":
-            return [read_file(path, name, path.stat().st_size)]
+        return [read_file(path, name, path.stat().st_size)]
     except OSError as error:
         raise Refused(f"{shown} is left out: {cannot_be_read(error)}") from error
-    what = (kinds.what_is(name, head) if head else "an empty file") or "which is neither Python nor an archive"
-    raise Refused(f"found {shown_name(name)}, {what}: submit your .py files, or a .zip of them")
 
 
 def _entries_of_archive(stream, name, head, shown):

@@ -24,7 +24,7 @@ from otter.test_files.abstract_test import TestCaseResult
 from otter.test_files.ottr_test import OttrTestFile
 
 from .. import __version__
-from ..errors import UsageError
+from ..errors import GraderFault, UsageError
 from ..exports import gradescope, otter
 from ..lesson import Lesson, load
 from ..options import GraderOptions
@@ -66,7 +66,7 @@ class OtterPlugin(AbstractOtterPlugin):
         wanted = self.plugin_config["version"]
         if wanted != __version__:
             raise UsageError(
-                f"the zip was built by version {wanted} of llm-autograder, here is {__version__}: "
+                f"the zip was built by version {wanted} of llm-autograder, but {__version__} is installed: "
                 f"install {wanted}, or build the zip again"
             )
         submission = Path(self.submission_path).parent
@@ -80,6 +80,7 @@ class OtterPlugin(AbstractOtterPlugin):
         aside = self.set_aside_at or _set_aside_late(submission)
         self.card = _grade(load(self.plugin_config["lesson"], grader), aside, _student(self.submission_metadata))
         (home / "results" / SCORECARD).write_text(self.card.to_json())
+        _refuse_if_lost(self.card)
 
     def after_grading(self, results: GradingResults):
         """Replaces what the driver notebook said by the scorecard."""
@@ -97,7 +98,7 @@ class OtterPlugin(AbstractOtterPlugin):
             why = _printable(row.detail or row.message)
             lines.append(f"GRADER ERROR, not the student's: {row.module} {row.test}: {why}")
         if self.card.grader_errors:
-            lines.append("The score above lacks these points. Mend the tests, then grade again.")
+            lines.append("Their points are not in the total: fix the tests, then grade again.")
         return "\n".join(lines)
 
 
@@ -140,6 +141,13 @@ def _grade(lesson: Lesson, folder: Path, student: str) -> Scorecard:
     options = GraderOptions(wall_s=lesson.wall_s)  # Gradescope ends what takes longer, and shows nothing
     with Grader(lesson, options) as grader:
         return grader.grade(replace(submission, student=student, source="submission"))
+
+
+def _refuse_if_lost(card: Scorecard) -> None:
+    """Raises GraderFault where the worth of what was not graded is unknown: no total would be honest."""
+    for row in card.grader_errors:
+        if card.is_lost or not row.is_a_test:
+            raise GraderFault(f"{row.module} {row.test}: {_printable(row.detail)}")
 
 
 def _student(metadata: dict) -> str:

@@ -24,12 +24,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from .. import __version__
+from ..digests import PACKAGE, relative_imports, with_imports
 from ..errors import LessonError, UsageError
 from ..files import write, zipped
 from ..lesson import Lesson
 
 DISTRIBUTION = "llm-autograder"
-_PACKAGE = Path(__file__).parents[1]
 _TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # without CUDA the image is a tenth of the size
 _IMAGE = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}  # where the zip is used
 
@@ -95,31 +95,14 @@ def build_zip(lesson: Lesson, out: Path) -> Path:
 
 def _grader(lesson: Lesson) -> dict[str, bytes]:
     """The tree below grader/."""
-    package = {f"autograder/{path.relative_to(_PACKAGE).as_posix()}": path for path in _needed_modules()}
+    package = {f"autograder/{path.relative_to(PACKAGE).as_posix()}": path for path in _needed_modules()}
     lessons = {path.relative_to(lesson.root).as_posix(): path for path in _lesson_paths(lesson)}
     return {name: path.read_bytes() for name, path in (package | lessons).items()}
 
 
 def _needed_modules() -> set[Path]:
     """The files of this package that grading needs: what Otter loads, with all that it imports now or later, and the box."""
-    found, todo = set(), [_PACKAGE / "release" / "otter_plugin.py", *_PACKAGE.glob("box/**/*.py")]
-    while todo:
-        path = todo.pop()
-        if path.is_file() and path not in found:
-            found.add(path)
-            todo += _imports_of(path)
-    return found
-
-
-def _imports_of(path: Path) -> list[Path]:
-    """Where the relative imports of a module may lead: `from .a import b` to a.py, a/__init__.py and a/b.py."""
-    paths = [path.parent / "__init__.py"]
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            target = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-            paths += [target.with_suffix(".py"), target / "__init__.py"]
-            paths += [target / f"{alias.name}.py" for alias in node.names]
-    return paths
+    return with_imports([PACKAGE / "release" / "otter_plugin.py", *PACKAGE.glob("box/**/*.py")], relative_imports)
 
 
 def _lesson_paths(lesson: Lesson) -> list[Path]:
@@ -165,7 +148,7 @@ def _edited(text: bytes, edits: dict[str, str]) -> bytes:
         edited, count = re.subn(pattern, replacement, edited, flags=re.MULTILINE)
         if count != 1:
             raise UsageError(
-                f"this release of otter-grader has another template: {pattern!r} fits {count} times, not once"
+                f"this release of otter-grader has a different template: {pattern!r} fits {count} times, not once"
             )
     return edited.encode()
 
@@ -205,7 +188,7 @@ def _requirements(lesson: Lesson) -> list[str]:
 def _distributions_of(lesson: Lesson) -> list[str]:
     """What pip calls the packages that the zygote, the hidden suite and the solutions import."""
     files = [path for path in _lesson_paths(lesson) if path.suffix == ".py"]
-    ours = {path.stem for path in files} | {_PACKAGE.name}  # which the zip holds itself
+    ours = {path.stem for path in files} | {PACKAGE.name}  # which the zip holds itself
     names = {package.partition(".")[0] for package in lesson.packages}
     names = names.union(*map(_outer_imports, files))
     known = metadata.packages_distributions()

@@ -9,7 +9,7 @@ import pytest
 from conftest import TOY_SOLUTION, TOY_SUITE, write_lesson
 
 from autograder import cli
-from autograder.scorecard import Scorecard
+from autograder.scorecard import OUR_ERROR, Scorecard
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_broken_hidden_test_exits_1(root, autograder):
         (["grade", "nobody", "--lesson", "99", "--out", "out"], "nobody"),
         (["grade", "ada", "--lesson", "12", "--out", "out"], "no lesson '12'"),
         (["grade", "ada", "--lesson", "99", "--out", "out", "--module", "nix"], "no module 'nix'"),
-        (["replay", "nothing.json", "--test", "test_x"], "nothing.json is no scorecard"),
+        (["replay", "nothing.json", "--test", "test_x"], "nothing.json is not a scorecard"),
         (["export", "ada", "--format", "csv"], "no scorecard.json below ada"),
     ],
 )
@@ -324,6 +324,28 @@ def test_a_box_that_breaks_costs_one_submission_and_no_other(root, monkeypatch):
     assert [len(card.grader_errors) for card in cards] == [0, 1, 0]
 
 
+@pytest.mark.parametrize("name", ["scorecard.json", "partial.json", "earlier-1.json"])
+def test_a_submission_called_like_a_file_of_the_results_is_graded_exported_and_merged(root, autograder, name):
+    """As a folder, and as the folder around another submission's card."""
+    for student in (name, "bob"):
+        (root / "class" / student).mkdir(parents=True)
+        (root / "class" / student / "toy.py").write_text(textwrap.dedent(TOY_SOLUTION))
+
+    for _ in range(2):
+        code, _ = autograder("grade", "class", "--each", "--lesson", "99-toy", "--out", "out", "--processes", 1)
+        assert code == 0
+    code, _ = autograder("export", "out", "--format", "csv", "--out", "scores.csv")
+    assert code == 0
+    code, _ = autograder("export", *sorted((root / "out").iterdir()), "--format", "csv", "--out", "again.csv")
+    assert code == 0
+    code, _ = autograder("merge", "out", "out", "--out", "merged")
+    assert code == 0
+
+    lines = (root / "scores.csv").read_text("utf-8-sig").splitlines()
+    assert sorted(line.split(",")[:3] for line in lines[1:]) == sorted([[name, "4.0", "4.0"], ["bob", "4.0", "4.0"]])
+    assert sorted((root / "again.csv").read_text("utf-8-sig").splitlines()) == sorted(lines)
+
+
 def test_a_fault_of_ours_in_the_intake_is_nobodys_zero(root, monkeypatch):
     from autograder import batch
     from autograder.lesson import load
@@ -343,7 +365,9 @@ def test_a_fault_of_ours_in_the_intake_is_nobodys_zero(root, monkeypatch):
     jobs = batch.jobs_of(take_in_each(root / "class").sources)
     cards = {card.student: card for _, card in batch.run(load("99"), jobs)}
 
-    assert [row.message for row in cards["ada"].grader_errors] == ["ZeroDivisionError: a bug"]
+    assert [(row.message, row.detail) for row in cards["ada"].grader_errors] == [
+        (OUR_ERROR, "ZeroDivisionError: a bug")
+    ]
     assert cards["bob"].score == 4
 
 

@@ -6,9 +6,10 @@ import pytest
 from conftest import TOY_SOLUTION, write_lesson
 
 from autograder.grade import Grader
+from autograder.joining import merge
 from autograder.lesson import load
 from autograder.options import Asked, GraderOptions
-from autograder.scorecard import PASSED, PENDING_GPU, merge
+from autograder.scorecard import PASSED, PENDING_GPU
 from autograder.submission import Submission
 
 SUITE = """
@@ -61,13 +62,15 @@ def test_two_scorecards_of_the_same_work_are_joined(lesson):
     assert card.environment["merged_with"]["torch"]
 
 
-@pytest.mark.parametrize("what", ["submission", "suite", "lesson", "student"])
+@pytest.mark.parametrize("what", ["submission", "suite", "version of the autograder", "lesson", "student"])
 def test_scorecards_of_other_work_are_refused(lesson, what):
     waiting, other = grade(lesson), grade(lesson, gpu_device="cpu", only_gpu=True)
     if what == "submission":
         other = grade(lesson, text=TOY_SOLUTION.replace("\n    ", "\n") + "# another", gpu_device="cpu", only_gpu=True)
     elif what == "suite":
-        other = replace(other, digests={**other.digests, "suite": "0"})
+        other = replace(other, digests=replace(other.digests, modules={"toy": "0"}))
+    elif what == "version of the autograder":
+        other = replace(other, digests=replace(other.digests, package="0"))
     else:
         other = replace(other, **{what: "another"})
 

@@ -141,7 +141,7 @@ def test_another_lessons_files_are_called_so(submitted, course):
         (CODE.decode().encode("utf-32-be"), "it is saved as UTF-32: save it as UTF-8"),
         (b"", "it is empty: save it and submit it again"),
         (b" \n\n", "it is empty: save it and submit it again"),
-        (bytes(4096), "it holds nothing but zero bytes: submit it again"),
+        (bytes(4096), "it contains only zero bytes: submit it again"),
         (b"<!DOCTYPE html>\n<html>", "it is a web page: submit the Python file itself"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer and not the file itself"),
         (b"bplist00\xd6", "it is a placeholder that iCloud left for a file"),
@@ -267,7 +267,7 @@ def test_what_all_names_have_in_common_is_not_depth(submitted):
 def test_depth_has_its_own_words(submitted):
     submission = submitted({"attention.py": CODE, "d/" * 20 + "flash_attention.py": CODE})
 
-    assert submission.missing["flash_attention"].endswith("but it lies in more than 7 folders: move it up")
+    assert submission.missing["flash_attention"].endswith("but it is more than 7 folders deep: move it up")
 
 
 @pytest.mark.parametrize("name", [".venv", "venv", "env", "node_modules", "__pycache__", ".git", ".ipynb_checkpoints"])
@@ -278,7 +278,7 @@ def test_what_was_sent_along_counts_against_no_limit_and_is_named(submitted, nam
     submission = submitted({"hw/attention.py": CODE} | sent)
 
     assert submission.files == {"attention.py": CODE}
-    assert submission.notes == (f"leave {name} out of the submission: it is not needed and not taken in",)
+    assert submission.notes == (f"leave {name} out of the submission: it is not needed and is ignored",)
 
 
 def test_system_files_are_passed_over_without_a_word(submitted):
@@ -350,11 +350,6 @@ def test_an_archive_inside_that_cannot_be_read_is_named(submitted):
         ("hw.zip", b"<html>please log in", "hw.zip is a web page: submit a .zip of your .py files"),
         ("hw.zip", b"7z\xbc\xaf\x27\x1c", "hw.zip is a 7z archive: submit a .zip of your .py files"),
         ("hw.zip", b"something else", "hw.zip is not a .zip or .tar archive: pack your .py files as a .zip"),
-        ("hw.7z", b"7z\xbc\xaf\x27\x1c", "found hw.7z, a 7z archive: submit your .py files, or a .zip of them"),
-        ("hw.rar", b"Rar!\x1a\x07", "found hw.rar, a RAR archive: submit your .py files, or a .zip of them"),
-        ("hw.pdf", b"%PDF", "found hw.pdf, a PDF: submit your .py files, or a .zip of them"),
-        ("hw.docx", zipped({"word/a.xml": b""}), "found hw.docx, a Word document: submit your .py files, or a .zip of them"),
-        ("hw.xyz", b"\x88\x99", "found hw.xyz, which is neither Python nor an archive: submit your .py files"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_gets_one_sentence(tmp_path, name, content, said):
@@ -362,6 +357,25 @@ def test_what_cannot_be_read_gets_one_sentence(tmp_path, name, content, said):
 
     assert submission.files == {}
     assert submission.problem.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("hw.7z", b"7z\xbc\xaf\x27\x1c", "found hw.7z, a 7z archive, which cannot be opened here: submit a .zip"),
+        ("hw.rar", b"Rar!\x1a\x07", "found hw.rar, a RAR archive, which cannot be opened here: submit a .zip"),
+        ("hw.pdf", b"%PDF", "found no Python file, only hw.pdf"),
+        ("hw.docx", zipped({"word/a.xml": b""}), "found no Python file, only hw.docx"),
+        ("hw.xyz", b"\x88\x99", "found no Python file, only hw.xyz"),
+        ("attention.txt", CODE, "found attention.txt, a text file: save the code as attention.py"),
+        ("hw", b"", "found no Python file, only hw"),
+    ],
+)
+def test_a_file_that_is_no_archive_is_told_as_in_a_folder(tmp_path, name, content, said):
+    folder = laid(tmp_path / "ada", {name: content})
+
+    for door in (folder, folder / name):
+        assert take_in(door, MODULES).missing["attention"] == f"attention.py is missing from the submission; {said}"
 
 
 def test_one_damaged_file_of_a_zip_costs_that_file(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 from autograder import kept
 from autograder.errors import UsageError
 from autograder.exports import render
-from autograder.scorecard import FAILED, GRADER_ERROR, PASSED, PENDING_GPU, Outcome, Scorecard, join
+from autograder.joining import join
+from autograder.scorecard import FAILED, GRADER_ERROR, PASSED, PENDING_GPU, Digests, Measurements, Outcome, Scorecard
 
 MODULES = ("attention", "flash")
 
@@ -17,13 +18,18 @@ def row(test, module="attention", status=PASSED, worth=1.0):
     return Outcome(test, module, module, test, status, worth if status == PASSED else 0.0, worth)
 
 
-def card(*rows, submission="s1", suite="x1", modules=MODULES, seed=1, **more):
+def digests(submission="s1", suite="x1", package="p1", **suites):
+    """All modules have the same suite, but for those that are named."""
+    return Digests(package, submission, {**dict.fromkeys(MODULES, suite), **suites})
+
+
+def card(*rows, modules=MODULES, seed=1, submission="s1", suite="x1", package="p1", suites=(), **more):
     return Scorecard(
         "01-attention",
         "ada",
         seed,
         rows,
-        digests={"suite": suite, "submission": submission},
+        digests=digests(submission, suite, package, **dict(suites)),
         modules=modules,
         ungraded=tuple(name for name in MODULES if name not in modules),
         **more,
@@ -92,7 +98,7 @@ def test_two_parts_become_a_whole(tmp_path):
     assert (joined.partial, joined.score, set(joined.modules)) == ("", 3, set(MODULES))
 
 
-@pytest.mark.parametrize("other", [{"submission": "s2"}, {"suite": "x2"}])
+@pytest.mark.parametrize("other", [{"submission": "s2"}, {"suite": "x2"}, {"package": "p2"}])
 def test_a_whole_grading_of_other_work_keeps_the_earlier_card_beside_it(tmp_path, other):
     kept.keep(WHOLE, tmp_path)
     said = kept.keep(card(row("test_z"), **other), tmp_path)
@@ -106,7 +112,7 @@ def test_a_whole_grading_of_other_work_keeps_the_earlier_card_beside_it(tmp_path
     assert "earlier-2.json" in " ".join(files["ada/scorecard.json"].notes)
 
 
-@pytest.mark.parametrize("other", [{"submission": "s2"}, {"suite": "x2"}])
+@pytest.mark.parametrize("other", [{"submission": "s2"}, {"suite": "x2"}, {"package": "p2"}])
 def test_a_part_of_other_work_leaves_the_card_alone_and_is_kept_as_a_part(tmp_path, other):
     kept.keep(WHOLE, tmp_path)
     said = kept.keep(card(row("test_a"), modules=("attention",), **other), tmp_path)
@@ -114,12 +120,64 @@ def test_a_part_of_other_work_leaves_the_card_alone_and_is_kept_as_a_part(tmp_pa
     files = in_folder(tmp_path)
     assert files["ada/scorecard.json"] == WHOLE
     assert files["ada/partial.json"].partial == "only attention"
-    assert "left alone" in said
+    assert "left as it is" in said
     assert kept.below([tmp_path]) == [tmp_path / "ada" / "scorecard.json"], "an export reads the whole card only"
 
 
+# ---------------------------------------------------------------------------------------------- one module's suite changed
+
+FIXED = {"attention": "x2"}
+
+
+def test_only_the_module_whose_suite_changed_is_graded_again(tmp_path):
+    kept.keep(replace(WHOLE, scale_to=10.0), tmp_path)
+    said = kept.keep(replace(PART, digests=digests(**FIXED), scale_to=20.0), tmp_path)
+
+    files = in_folder(tmp_path)
+    joined = files["ada/scorecard.json"]
+    assert statuses(joined) == {**statuses(WHOLE), "test_b": PASSED}
+    assert (joined.partial, joined.digests, joined.scale_to) == ("", digests(**FIXED), 20)
+    assert statuses(files["ada/earlier-1.json"]) == statuses(WHOLE)
+    assert "earlier-1.json" in said
+    assert "joined on" in said
+
+
+def test_rows_of_a_suite_that_changed_are_not_taken_over_beside_another_part(tmp_path):
+    kept.keep(WHOLE, tmp_path)
+    kept.keep(card(row("test_f", "flash"), modules=("flash",), suites=FIXED), tmp_path)
+
+    files = in_folder(tmp_path)
+    assert files["ada/scorecard.json"] == WHOLE
+    assert files["ada/partial.json"].partial == "only flash"
+
+
+def test_a_verdict_from_a_gpu_outlives_a_change_of_another_modules_suite_only(tmp_path):
+    for each in (WHOLE, GPU):
+        kept.keep(each, tmp_path / "other")
+        kept.keep(each, tmp_path / "its own")
+    kept.keep(replace(WHOLE, digests=digests(**FIXED)), tmp_path / "other")
+    kept.keep(replace(WHOLE, digests=digests(flash="x2")), tmp_path / "its own")
+
+    found = {name: statuses(kept.read(tmp_path / name / "ada" / "scorecard.json")) for name in ("other", "its own")}
+    assert (found["other"]["test_g"], found["its own"]["test_g"]) == (PASSED, PENDING_GPU)
+
+
+def test_gpu_tests_are_not_joined_to_rows_of_an_older_suite(tmp_path):
+    kept.keep(WHOLE, tmp_path)
+    kept.keep(replace(GPU, digests=digests(**FIXED)), tmp_path)
+
+    assert in_folder(tmp_path)["ada/scorecard.json"] == WHOLE
+
+
+def test_what_joined_gradings_took_is_added_up(tmp_path):
+    kept.keep(replace(WHOLE, measurements=Measurements(2.0, 1.5, 300)), tmp_path)
+    kept.keep(replace(PART, measurements=Measurements(0.5, None, 400)), tmp_path)
+
+    assert kept.read(tmp_path / "ada" / "scorecard.json").measurements == Measurements(2.5, 1.5, 400)
+
+
 def test_gradings_with_the_students_own_prerequisites_are_kept_apart(tmp_path):
-    own = replace(PART, digests={**PART.digests, "prerequisites": "own"})
+    own = replace(PART, digests=replace(PART.digests, prerequisites="own"))
     kept.keep(WHOLE, tmp_path)
     kept.keep(own, tmp_path)
 
@@ -137,7 +195,7 @@ def test_parts_of_other_work_replace_the_card_once_they_are_whole(tmp_path):
 
 
 def test_an_error_of_ours_in_a_part_replaces_no_card(tmp_path):
-    broken = Scorecard("01-attention", "ada", 0, (row("(grading)", "", GRADER_ERROR, 0.0),), ungraded=MODULES)
+    broken = Scorecard.lost("01-attention", "ada", "a bug", MODULES)
 
     kept.keep(WHOLE, tmp_path)
     kept.keep(broken, tmp_path)
@@ -145,13 +203,16 @@ def test_an_error_of_ours_in_a_part_replaces_no_card(tmp_path):
     assert in_folder(tmp_path)["ada/scorecard.json"] == WHOLE
 
 
-def test_what_is_no_scorecard_is_not_overwritten(tmp_path):
+@pytest.mark.parametrize(
+    "text", ["my notes", '{"lesson": "01-attention", "outcomes": []}', '{"format": 2, "outcomes": []}']
+)
+def test_what_is_no_scorecard_of_this_format_is_not_overwritten(tmp_path, text):
     (tmp_path / "ada").mkdir()
-    (tmp_path / "ada" / "scorecard.json").write_text("my notes")
+    (tmp_path / "ada" / "scorecard.json").write_text(text)
 
     kept.keep(WHOLE, tmp_path)
 
-    assert (tmp_path / "ada" / "earlier-1.json").read_text() == "my notes"
+    assert (tmp_path / "ada" / "earlier-1.json").read_text() == text
 
 
 def test_a_row_that_the_suite_lost_goes_when_its_module_is_graded_again():
@@ -174,16 +235,6 @@ def test_a_part_is_known_in_json_and_is_not_scaled():
     )
     assert (written["score"], written["max_score"]) == (2, 2)
     assert Scorecard.from_json(part.to_json()) == part
-
-
-def test_a_card_of_an_older_version_is_read_as_a_whole_one():
-    data = json.loads(WHOLE.to_json())
-    for name in ("partial", "modules", "ungraded", "seeds"):
-        data.pop(name)
-    for outcome in data["outcomes"]:
-        outcome.pop("cause")
-
-    assert Scorecard.from_json(json.dumps(data)).partial == ""
 
 
 # ---------------------------------------------------------------------------------------------- before grading
@@ -225,11 +276,20 @@ def test_what_is_in_the_way_of_one_student_is_noticed(tmp_path, in_the_way):
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (replace(WHOLE, student="bob", digests={"suite": "x2"}), "more than one suite: .* of the suite x"),
         (
-            replace(WHOLE, student="bob", digests={**WHOLE.digests, "prerequisites": "own"}),
+            replace(WHOLE, student="bob", digests=digests(suite="x2")),
+            "more than one suite: .* of the suite attention x",
+        ),
+        (
+            replace(WHOLE, student="bob", digests=replace(WHOLE.digests, prerequisites="own")),
             "more than one suite: .*own prerequisites",
         ),
+        (
+            replace(WHOLE, student="bob", digests=digests(flash="x2")),
+            "more than one suite: .*attention x1, flash x[12] .*flash x[12]",
+        ),
+        (replace(WHOLE, student="bob", digests=digests(package="p2")), "more than one suite: .*autograder p"),
+        (replace(WHOLE, student="bob", scale_to=100.0), "more than one suite: .*scaled to 100"),
         (replace(PART, student="bob"), "more than one part: .*only attention.*the whole lesson|the whole.*only att"),
     ],
 )
@@ -272,7 +332,7 @@ def test_two_cards_of_other_work_cost_no_other_student(tmp_path):
         *folders(
             tmp_path,
             [WHOLE, replace(WHOLE, student="bob")],
-            [replace(GPU, digests={"suite": "x1", "submission": "s2"}), replace(GPU, student="bob")],
+            [replace(GPU, digests=digests("s2")), replace(GPU, student="bob")],
         )
     )
 

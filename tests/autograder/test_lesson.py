@@ -28,7 +28,7 @@ def test_an_unknown_lesson_names_those_there_are(tmp_path, name):
     [
         ("memory = 3", "memory: Extra inputs"),
         ("deadline_s = 0", "deadline_s"),
-        ("modules = 3", "is no TOML"),
+        ("modules = 3", "is not valid TOML"),
         ("[feedback]\nvisibility = 'never'", "feedback.visibility"),
     ],
 )
@@ -59,15 +59,69 @@ def test_prerequisites_reach_through(tmp_path):
     assert [lesson.name for lesson in load_all(tmp_path)] == ["01-x", "02-x", "03-x"]
 
 
-def test_the_digest_changes_with_the_suite_and_not_with_the_solution(tmp_path):
+@pytest.fixture
+def two_modules(tmp_path):
+    """A lesson of two modules, whose suites share one helper of the lesson and one of all lessons."""
     write_lesson(tmp_path)
-    lesson = load("99", tmp_path)
-    before = lesson.digest()
-    (lesson.solution / "toy.py").write_text("# another")
-    same = lesson.digest()
-    lesson.hidden_test("toy").write_text("# another")
+    suites, lessons = tmp_path / "tests" / "lessons" / "99-toy", tmp_path / "tests" / "lessons"
+    (tmp_path / "assignments" / "99-toy" / "lesson.toml").write_text('title = "Toy"\nmodules = ["toy", "other"]\n')
+    (tmp_path / "solutions" / "99-toy" / "other.py").write_text("")
+    (suites / "test_other.py").write_text("from both import x\n")
+    (suites / "test_toy__part.py").write_text("import toy_helpers, both\n")
+    (suites / "toy_helpers.py").write_text("def f():\n    import deep\n")
+    (suites / "both.py").write_text("from everywhere import y\n")
+    (suites / "deep.py").write_text("")
+    (suites / "inside.py").write_text("")
+    (lessons / "everywhere.py").write_text("")
+    return load("99", tmp_path)
 
-    assert before == same != lesson.digest()
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    {
+        "tests/lessons/99-toy/test_toy.py": {"toy"},
+        "tests/lessons/99-toy/test_toy__part.py": {"toy"},
+        "tests/lessons/99-toy/toy_helpers.py": {"toy"},
+        "tests/lessons/99-toy/deep.py": {"toy"},
+        "tests/lessons/99-toy/both.py": {"toy", "other"},
+        "tests/lessons/everywhere.py": {"toy", "other"},
+        "tests/lessons/99-toy/inside.py": {"toy", "other"},
+        "tests/lessons/99-toy/test_toy_public.py": set(),
+        "solutions/99-toy/toy.py": set(),
+    }.items(),
+)
+def test_a_modules_digest_changes_with_all_that_decides_its_verdicts(two_modules, file, changes):
+    before = {module: two_modules.suite_digest(module) for module in two_modules.modules}
+    path = two_modules.root / file
+    path.write_text(f"{path.read_text() if path.exists() else ''}# another\n")
+    again = load("99", two_modules.root)
+
+    assert {module for module in before if again.suite_digest(module) != before[module]} == changes
+
+
+@pytest.mark.parametrize(
+    ("line", "changes"),
+    [
+        ("call_timeout_s = 3", True),
+        ("student_memory_mb = 300", True),
+        ('[forbidden]\nnames = ["torch.bmm"]', True),
+        ("scale_to = 10", False),
+        ('hours = "3"', False),
+        ('[feedback]\nvisibility = "hidden"', False),
+    ],
+)
+def test_a_digest_changes_with_the_settings_that_reach_a_test(tmp_path, line, changes):
+    write_lesson(tmp_path)
+    before = load("99", tmp_path).suite_digest("toy")
+    write_lesson(tmp_path, settings=f"{line}\n")
+
+    assert (load("99", tmp_path).suite_digest("toy") != before) == changes
+
+
+def test_a_suite_that_is_no_python_has_a_digest(tmp_path):
+    write_lesson(tmp_path, suite="def broken(:")
+
+    assert load("99", tmp_path).suite_digest("toy")
 
 
 def test_the_root_is_found_from_below_or_named(tmp_path, monkeypatch):

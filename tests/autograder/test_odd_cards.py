@@ -9,7 +9,7 @@ import pytest
 from conftest import write_lesson
 
 from autograder import cli, kept
-from autograder.scorecard import FAILED, PASSED, Outcome, Scorecard
+from autograder.scorecard import FAILED, PASSED, Digests, Outcome, Scorecard
 
 ROWS = (
     Outcome("test_a", "toy", "Maß", "Größe – ✓", PASSED, 1, 1),
@@ -18,7 +18,7 @@ ROWS = (
 
 
 def card(student="ada", **more):
-    return Scorecard("99-toy", student, 1, ROWS, digests={"suite": "s", "submission": "x"}, **more)
+    return Scorecard("99-toy", student, 1, ROWS, digests=Digests("p", "x", {"toy": "s"}), **more)
 
 
 def changed(**fields):
@@ -29,6 +29,8 @@ def with_row(**fields):
     return changed(outcomes=[{**json.loads(card().to_json())["outcomes"][0], **fields}])
 
 
+DIGESTS = {"package": "p", "submission": "x", "modules": {"toy": "s"}, "prerequisites": "reference"}
+MEASURED = {"seconds": 1, "student_cpu_seconds": 1, "student_peak_mb": 1}
 ODD = {
     "nothing": "",
     "no json": "{",
@@ -52,6 +54,14 @@ ODD = {
     "a student that is a list": changed(student=["ada"]),
     "evidence that is none": changed(evidence=[1]),
     "digests that are a list": changed(digests=[]),
+    "a digest that is none": changed(digests={**DIGESTS, "package": None}),
+    "digests of modules that are a list": changed(digests={**DIGESTS, "modules": ["toy"]}),
+    "measurements that are a text": changed(measurements="long"),
+    "a measurement that is a text": changed(measurements={**MEASURED, "seconds": "3"}),
+    "a measurement below zero": changed(measurements={**MEASURED, "seconds": -3}),
+    "a format that is a text": changed(format="1"),
+    "a format that is a truth": changed(format=True),
+    "a format of zero": changed(format=0),
     "a scale that is a text": changed(scale_to="10"),
     "notes that are a text": changed(notes="left out"),
 }
@@ -82,7 +92,7 @@ def test_a_bad_card_is_named_and_the_others_are_exported(results, monkeypatch, c
     out, err = capsys.readouterr()
     assert code == 2
     assert [line.split(",")[0] for line in out.splitlines()[1:]] == ["ada", "bob"]
-    assert err.startswith("error: out/eve/scorecard.json is no scorecard")
+    assert err.startswith("error: out/eve/scorecard.json is not a scorecard")
     assert len(err.splitlines()) == 1
 
 

@@ -26,7 +26,7 @@ from autograder.grade import Grader
 from autograder.lesson import load
 from autograder.release.otter_plugin import DRIVER, OtterPlugin, _grade, _put_back, _set_aside_late, _student, set_aside
 from autograder.release.rehearse import lay_out
-from autograder.scorecard import FAILED, GRADER_ERROR, PASSED, PENDING_GPU, Outcome, Scorecard
+from autograder.scorecard import FAILED, PASSED, PENDING_GPU, Outcome, Scorecard
 
 SCHEMA = json.loads((Path(__file__).parent / "data" / "gradescope_results.schema.json").read_text())
 LESSON = load("01-attention", ROOT)
@@ -230,7 +230,7 @@ def test_after_a_fault_of_ours_there_are_no_results_and_so_no_zero(tmp_path):
     code = in_a_fork(otter_ways.run_otter_py, tmp_path, log=tmp_path / "log")
 
     assert code != 0
-    assert "lesson.toml is no TOML" in (tmp_path / "log").read_text()
+    assert "lesson.toml is not valid TOML" in (tmp_path / "log").read_text()
     assert list((tmp_path / "results").iterdir()) == []
     assert {path.name for path in (tmp_path / "submission").iterdir()} == set(stub())
 
@@ -334,7 +334,7 @@ CARD = Scorecard(
     outcomes=(
         Outcome("test_a", "toy", "toy", "Passes", PASSED, 2, 2),
         Outcome("test_b", "toy", "toy", "Fails", FAILED, 0, 1, "the mask is transposed", "the mask is transposed"),
-        Outcome("test_c", "toy", "toy", "Is broken", GRADER_ERROR, 0, 1, "ask for a regrade", detail="NameError: x"),
+        Outcome.ours("test_c", "toy", "toy", "Is broken", "NameError: x", 1),
         Outcome("test_d", "toy", "toy", "Waits", PENDING_GPU, 0, 4, "waits for a machine with a GPU"),
     ),
 )
@@ -360,7 +360,7 @@ def test_otters_totals_are_the_scorecards(plugin):
 
     plugin.after_grading(results)
 
-    assert (results.total, results.possible) == (CARD.score, CARD.max_score) == (2, 4)
+    assert (results.total, results.possible) == (CARD.score, CARD.max_score) == (2, 3)
     assert len(results.results) == len(CARD.outcomes)
 
 
@@ -378,7 +378,8 @@ def test_a_grader_error_is_in_otters_output_and_in_results_json(plugin):
     plugin.after_grading(results)
 
     assert "GRADER ERROR, not the student's: toy test_c: NameError: x" in plugin.generate_report()
-    assert "ask for a regrade" in results.to_gradescope_dict(None)["output"]
+    assert "Their points are not in the total: fix the tests, then grade again." in plugin.generate_report()
+    assert "the points are not in the total" in results.to_gradescope_dict(None)["output"]
 
 
 def test_another_version_than_the_zips_is_refused(tmp_path):
@@ -418,7 +419,7 @@ def test_a_submission_that_cannot_be_taken_in_fails_with_the_reason(tmp_path):
 
     assert {row.status for row in card.outcomes} == {FAILED}
     assert {row.message for row in card.outcomes} == {
-        f"the submission: toy.py has {3 << 20} bytes, at most {2 << 20} are taken in"
+        f"the submission: toy.py has {3 << 20} bytes; at most {2 << 20} are accepted"
     }
 
 

@@ -60,11 +60,11 @@ def test_a_suite_and_its_probes_find_what_is_shared(sharing):
 
 @pytest.mark.parametrize("name", ["shared.py", "inside.py"])
 def test_the_digest_is_of_what_is_shared_too(sharing, name):
-    before = sharing.digest()
+    before = sharing.suite_digest("toy")
     with (sharing.tests.parent / name).open("a") as file:
         file.write("# changed\n")
 
-    assert sharing.digest() != before
+    assert sharing.suite_digest("toy") != before
 
 
 def test_an_inside_that_is_not_python_is_named(sharing):

@@ -10,7 +10,7 @@ from autograder.batch import Job, run
 from autograder.grade import Grader
 from autograder.lesson import load
 from autograder.options import Asked, GraderOptions
-from autograder.scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED
+from autograder.scorecard import FAILED, GRADER_ERROR, NOT_REACHED, OUR_ERROR, PASSED
 from autograder.submission import Submission
 
 SOLUTION = """
@@ -118,7 +118,7 @@ def test_a_broken_test_is_nobodys_failure(lesson, kind, own_users):
         assert statuses(card) == {"test_fifth": GRADER_ERROR, "test_mean": PASSED, "test_count": PASSED}
         row = row_of(card, "test_fifth")
         assert (row.points, row.max_points, row.mistake) == (0, 4, None)
-        assert row.message == "the grader made an error here: ask for a regrade"
+        assert row.message == OUR_ERROR
         assert "the lesson's solution does not pass this test" in row.detail
 
 
@@ -130,6 +130,47 @@ def test_a_real_mistake_beside_it_still_fails(lesson, own_users):
 
     assert statuses(card) == {"test_fifth": FAILED, "test_mean": FAILED, "test_count": GRADER_ERROR}
     assert row_of(card, "test_fifth").mistake == "x is squared"
+
+
+WITHOUT_FIFTH = SUITE.replace("def test_fifth", "def not_a_test")
+CLASS = {
+    "solution": SOLUTION,
+    "other": OTHER,
+    "sloppy": SLOPPY,
+    "as the wrong test wants it": SOLUTION.replace("0.2 * x", "0.3 * x"),
+    "sums": SOLUTION.replace("x.mean()", "x.sum()"),
+    "a function that is the starter's": SOLUTION.replace("return 0.2 * x", "raise NotImplementedError('fifth is not implemented yet')"),
+    "a function that is missing": SOLUTION.replace("def fifth", "def fourth"),
+    "a function that dies": SOLUTION.replace("return 0.2 * x", "import os; os._exit(0)"),
+    "nothing works": "def broken(:",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROKEN_SUITES)
+@pytest.mark.parametrize("scale", ["", "scale_to = 10"])
+def test_a_broken_test_gives_everybody_the_total_of_the_suite_without_it(tmp_path, kind, scale):
+    """Whoever passes it gains nothing, and the solution keeps 100 %."""
+    totals = {}
+    for name, suite in {"broken": SUITE.replace(*BROKEN_SUITES[kind]), "without": WITHOUT_FIFTH}.items():
+        write_lesson(tmp_path / name, SOLUTION, suite, f"{scale}\n")
+        jobs = [Job(work(text, student), Asked(seed=1, in_a_class=True)) for student, text in CLASS.items()]
+        cards = [card for _, card in run(load("99-toy", tmp_path / name), jobs)]
+        totals[name] = {card.student: (card.score, card.max_score) for card in cards}
+
+    assert totals["broken"] == totals["without"]
+    assert totals["broken"]["solution"] == ((10, 10) if scale else (3, 3))
+    assert totals["broken"]["as the wrong test wants it"] == totals["broken"]["solution"]
+    assert totals["broken"]["nothing works"][0] == 0 < totals["broken"]["sums"][0] < totals["broken"]["solution"][0]
+
+
+@pytest.mark.parametrize("student", CLASS)
+def test_graded_alone_everybody_has_the_same_share(lesson, student):
+    broken, without = (
+        graded(lesson(suite), CLASS[student])
+        for suite in (SUITE.replace("0.2 * x.double()", "0.3 * x.double()"), WITHOUT_FIFTH)
+    )
+
+    assert broken.score / broken.max_score == without.score / without.max_score
 
 
 def test_another_version_of_torch_costs_nobody_points(lesson):
@@ -205,10 +246,28 @@ def write_lesson_using_it(root):
 # ---------------------------------------------------------------------------------------------- what it costs
 
 
-def test_only_what_failed_is_asked_of_the_solution(lesson, runs):
+ALL_TESTS = {"test_fifth", "test_mean", "test_count"}
+
+
+def test_the_solution_is_asked_about_all_tests_of_what_passes_some(lesson, runs):
     graded(lesson(), SLOPPY)
 
-    assert runs == [None, {"test_fifth"}]
+    assert runs == [None, ALL_TESTS]
+
+
+def test_a_mutant_asks_about_what_it_failed_only(lesson, runs):
+    with Grader(lesson()) as grader:
+        grader.grade(work(SOLUTION.replace("x.mean()", "x.sum()")), Asked(seed=1, stop_early=True))
+
+    assert runs == [None, {"test_mean"}]
+
+
+def test_in_a_class_all_totals_are_out_of_the_same_points(lesson, runs):
+    with Grader(lesson(SUITE.replace("0.2 * x.double()", "0.3 * x.double()"))) as grader:
+        passes_all = grader.grade(work(SOLUTION.replace("0.2 * x", "0.3 * x")), Asked(seed=1, in_a_class=True))
+
+    assert statuses(passes_all)["test_fifth"] == GRADER_ERROR
+    assert passes_all.max_score == 3
 
 
 @pytest.mark.parametrize(
@@ -238,7 +297,7 @@ def test_a_missing_file_needs_no_witness(lesson, runs):
 def test_an_exception_that_is_not_the_starters_needs_one(lesson, runs):
     graded(lesson(), SOLUTION.replace("return 0.2 * x", "raise NotImplementedError('TODO')"))
 
-    assert runs == [None, {"test_fifth"}]
+    assert runs == [None, ALL_TESTS]
 
 
 def test_a_class_asks_the_solution_once(lesson, runs):
@@ -248,7 +307,7 @@ def test_a_class_asks_the_solution_once(lesson, runs):
     cards = [card for _, card in run(lesson(), jobs)]
 
     assert len({card.seed for card in cards}) == 1
-    assert [tests for tests in runs if tests] == [{"test_fifth"}, {"test_mean"}]
+    assert [tests for tests in runs if tests] == [ALL_TESTS]
     assert [statuses(card)["test_mean"] for card in cards] == [PASSED, PASSED, PASSED, FAILED, FAILED]
 
 
@@ -271,7 +330,7 @@ def test_a_broken_test_is_asked_twice_and_then_believed(lesson, runs):
         for _ in range(3):
             grader.grade(work(OTHER), Asked(seed=1))
 
-    assert [tests for tests in runs if tests] == [{"test_fifth"}] * 2
+    assert [tests for tests in runs if tests] == [ALL_TESTS, {"test_fifth"}]
 
 
 # ---------------------------------------------------------------------------------------------- where slots share a user

@@ -3,53 +3,11 @@
 import contextlib
 import copy
 import inspect
-import io
 
 import torch
 from torch import nn
 
-# ---------------------------------------------------------------------------------------------- any function
-
-
-def a_tensor(value, what="the result"):
-    """The value, if it is a tensor; else whoever returned it is told what it is, not what a helper could not do with it."""
-    if isinstance(value, torch.Tensor):
-        return value
-    name = type(value).__name__
-    kind = "None" if value is None else f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
-    raise TypeError(f"{what} is {kind}, it should be a tensor")
-
-
-def strided(tensor):
-    """The same numbers, laid out in memory the other way round: nothing can be viewed in another shape."""
-    backwards = tuple(reversed(range(tensor.dim())))
-    return tensor.permute(backwards).contiguous().permute(backwards)
-
-
-def manners(function, *inputs, **options):
-    """What a call does besides returning: (result for strided inputs, the inputs after it, has torch changed, prints)."""
-    inputs = [strided(item) if isinstance(item, torch.Tensor) else item for item in inputs]
-    before = _torch_state()
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        result = function(*inputs, **options)
-    return result, inputs, _torch_state() != before, printed.getvalue() != ""
-
-
-def _torch_state():
-    """All that a call might change for others."""
-    modes = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
-    return torch.initial_seed(), torch.get_default_dtype(), torch.get_num_threads(), *modes
-
-
-def gradients(outputs, cotangents, tensors):
-    """The gradients of Σ cotangent · output at the tensors; zeros where nothing flows back."""
-    pairs = zip(outputs, cotangents, strict=True)
-    total = sum((cotangent * a_tensor(output)).sum() for output, cotangent in pairs)
-    if not total.requires_grad:
-        return [torch.zeros_like(tensor) for tensor in tensors]
-    return list(torch.autograd.grad(total, tensors, allow_unused=True, materialize_grads=True))
-
+from ..inside import a_tensor, gradients, strided, torch_state
 
 # ---------------------------------------------------------------------------------------------- transformer: known weights
 
@@ -69,9 +27,7 @@ JOINT = {
     ),
 }  # fmt: skip
 SIZE, SIZE_32, GAIN = 0.02, 0.03, 8.0
-SMALLEST_MATRIX = (
-    24 * 8
-)  # numbers: a head's part of a projection where d_model is 24 and a head is 8 wide; biases have fewer
+SMALLEST_MATRIX = 24 * 8  # numbers: a head's part of a projection, d_model wide and 8 long; biases have fewer
 
 
 def filled(model, tables=()):
@@ -98,27 +54,67 @@ def filled(model, tables=()):
     return model.double().eval()
 
 
-def results(name, args, tables, calls, gradients=False):
+def results(name, args, tables, calls, gradients=False, parts=None):
     """What a model of the student gives with known weights for each call's inputs, in eval mode.
 
-    name: of a class, or "Class.method". With gradients each result is
-    [output, the gradients of Σ sin(n) · output[n] at the inputs that are floating point].
+    name: of a class, or "Class.method". With gradients each result is [output, inside.gradients at the inputs that are
+    floating point]. With parts, class -> its arguments: (results, what the model's parts give: `_of_parts`).
     """
     import transformer
 
     name, *method = name.split(".")
-    model = filled(getattr(transformer, name)(*args), tables)
+    model, heard = filled(getattr(transformer, name)(*args), tables), []
+    _listen(model, parts or (), heard)
     function = getattr(model, method[0]) if method else model
-    if not gradients:
-        return [function(*call) for call in calls]
-    return [_with_gradients(function, call) for call in calls]
+    found = [_with_gradients(function, call) if gradients else function(*call) for call in calls]
+    return found if parts is None else (found, _of_parts(parts, tables, heard))
 
 
 def _with_gradients(function, call):
     leaves = [item.clone().requires_grad_() if item.is_floating_point() else item for item in call]
     output = a_tensor(function(*leaves))
-    cotangent = torch.arange(output.numel(), dtype=output.dtype).sin().view(output.shape)
-    return [output, *gradients([output], [cotangent], [leaf for leaf in leaves if leaf.requires_grad])]
+    return [output, *gradients(output, [leaf for leaf in leaves if leaf.requires_grad])]
+
+
+def _listen(model, parts, heard):
+    """Adds (class, inputs) to `heard` when a part is called. It gets copies of them, and the same random numbers each time:
+    what a part does to its inputs, or draws in eval mode, is for its own tests to say.
+    """
+
+    def hook(part, args, options):
+        call = inspect.signature(part.forward).bind(*args, **options)
+        call.apply_defaults()
+        inputs = list(call.arguments.values())
+        heard.append((type(part).__name__, _copies(inputs)))
+        torch.manual_seed(1)
+        return tuple(_copies(inputs)), {}
+
+    for part in model.modules():
+        if part is not model and type(part).__name__ in parts:
+            part.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _copies(inputs):
+    return [item.clone() if isinstance(item, torch.Tensor) else item for item in inputs]
+
+
+def _of_parts(parts, tables, heard):
+    """What was heard, as (class, inputs, output): the output of such a part by itself, made with the right arguments.
+
+    A model that makes its parts with other arguments, or changes them, gives something else. Calls that such a part does
+    not take are left out.
+    """
+    import transformer
+
+    made, notes = {}, []
+    for name, inputs in heard:
+        with contextlib.suppress(Exception):
+            if name not in made:
+                made[name] = filled(getattr(transformer, name)(*parts[name]), tables)
+                _listen(made[name], parts, [])
+            torch.manual_seed(1)
+            notes.append((name, inputs, a_tensor(made[name](*_copies(inputs)))))
+    return notes
 
 
 def trained(model):
@@ -137,66 +133,6 @@ def drawn(model, vocab_size=None):
 
 def is_matrix(weight):
     return weight.dim() >= 2 and weight.numel() >= SMALLEST_MATRIX and not (weight == 1).all()
-
-
-def table_gradients(name, args, inputs, tables):
-    """The gradients of Σ sin(n) · output[n] at the weights in the shape of each table, with known weights."""
-    import transformer
-
-    model = filled(getattr(transformer, name)(*args), tables)
-    output = a_tensor(model(*inputs))
-    (torch.arange(output.numel(), dtype=output.dtype).sin() * output.flatten()).sum().backward()
-    found = []
-    for table in tables:
-        grads = [weight.grad.squeeze() for weight in model.parameters() if weight.grad is not None]
-        alike = [
-            turned for grad in grads if grad.dim() == 2 for turned in (grad, grad.T) if turned.shape == table.shape
-        ]
-        found.append(alike[0] if alike else torch.zeros_like(table))
-    return found
-
-
-def weight_facts(name, args, inputs, vocab_size, defaults):
-    """Of a class of the student: how many numbers its matrices hold, how many of them learn, how many matrices have a row a
-    token, how many numbers are gains of norms, the names of the arguments, the defaults of those called `defaults`, and the
-    outputs of a model and of another one that got its state. Matrices with a row a token are not among the first two.
-    """
-    import transformer
-
-    kind = getattr(transformer, name)
-    model, other = kind(*args).eval(), kind(*args).eval()
-    gains = sum(weight.numel() for weight in model.parameters() if (weight == 1).all())  # in one tensor or in many
-    output = a_tensor(drawn(model, vocab_size)(*inputs))  # small first weights would leave more of a ReLU without work
-    (output * torch.randn(output.shape)).sum().backward()
-    matrices = [weight for weight in trained(model) if is_matrix(weight) and vocab_size not in weight.shape]
-    learning = sum(int((weight.grad != 0).sum()) for weight in matrices if weight.grad is not None)
-    tables = sum(vocab_size in weight.shape and weight.dim() > 1 for weight in model.parameters())
-    other.load_state_dict(model.state_dict())
-    parameters = inspect.signature(kind).parameters
-    values = {key: parameters[key].default for key in defaults if key in parameters}
-    numbers = sum(weight.numel() for weight in matrices)
-    return (numbers, learning, tables, gains), list(parameters), values, [output, other(*inputs)]
-
-
-def dropout_facts(kind, args, inputs):
-    """Whether two runs give the same: with one seed, with two seeds, in eval mode, in train and eval mode with dropout=0.0."""
-    model, runs = drawn(kind(*args)).train(), []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        runs.append(a_tensor(model(*inputs)))
-    off = [model.eval()(*inputs) for _ in range(2)]
-    without = drawn(kind(*args, dropout=0.0))
-    pair = without.train()(*inputs), without.eval()(*inputs)
-    return [*(torch.equal(*two) for two in (runs[:2], runs[1:], off)), torch.allclose(*pair, atol=1e-5)]
-
-
-def on_meta(model, *inputs):
-    """Whether the model runs on the meta device, where tensors have no values: "runs", "mixes devices" or "cannot tell"."""
-    try:
-        result = model.to("meta")(*(item.to("meta") for item in inputs))
-    except (RuntimeError, TypeError) as error:  # a TypeError: there are no numbers for numpy
-        return "mixes devices" if "expected device" in str(error) or "same device" in str(error) else "cannot tell"
-    return "runs" if a_tensor(result).device.type == "meta" else "mixes devices"
 
 
 def gpt_pair(config, weights=None):
@@ -222,28 +158,6 @@ def bert_pair(config, weights=None):
     return BERTModel(*sizes, type_vocab_size=config["type_vocab_size"]).eval(), _with_weights(theirs, weights)
 
 
-def refusal(ours, theirs, ids):
-    """What load_huggingface does: "ValueError", "another error", or "the same" or "another" output that comes after it."""
-    with torch.no_grad():  # at their start all attend evenly, whatever the number of heads
-        for weight in theirs.parameters():
-            weight.mul_(20 if weight.dim() > 1 else 1)
-    try:
-        ours.load_huggingface(theirs)
-    except NotImplementedError:
-        raise
-    except Exception as error:
-        return "ValueError" if isinstance(error, ValueError) else "another error"
-    output = theirs(ids)
-    output = output.logits if hasattr(output, "logits") else output.last_hidden_state
-    return "the same" if torch.allclose(a_tensor(ours(ids)), output, atol=1e-4) else "another"
-
-
-def named(model, names):
-    """Copies of the weights with these names."""
-    state = model.state_dict()
-    return {name: state[name].clone() for name in names}
-
-
 def _with_weights(model, weights):
     """The model of transformers in eval mode; what the test does not name, a pooler, stays as it is."""
     state = model.state_dict()
@@ -255,6 +169,23 @@ def _with_weights(model, weights):
         state["lm_head.weight"] = weights["transformer.wte.weight"]
     model.load_state_dict(state)
     return model.eval()
+
+
+# ---------------------------------------------------------------------------------------------- rope_encoding
+
+
+def or_none(function, *args):
+    """The tensor that the student's own function gives; None where it fails, which other tests say."""
+    with contextlib.suppress(Exception):
+        result = function(*args)
+        return result if isinstance(result, torch.Tensor) else None
+
+
+def turned_back(turn, x, y):
+    """Whether gradients are those of a linear function: (Σ y · turn(x), Σ x · y turned back, whether any comes back)."""
+    leaf = x.clone().requires_grad_()
+    (slope,) = gradients(turn(leaf), [leaf], [y])
+    return (y * turn(x)).sum().item(), (x * slope).sum().item(), bool(slope.any())
 
 
 # ---------------------------------------------------------------------------------------------- training: optimizers
@@ -275,7 +206,7 @@ def optimize(make, task, reload_into=None):
     first = groups if added is None else groups[:-1]
     optimizer = make(_groups(first, parameters), **task["settings"])
     history = []
-    for k, gradients in enumerate(task["steps"]):
+    for k, grads in enumerate(task["steps"]):
         if k == added:
             optimizer.add_param_group(_groups(groups[-1:], parameters)[0])
         if k == task.get("reload"):
@@ -285,11 +216,31 @@ def optimize(make, task, reload_into=None):
             optimizer.load_state_dict(state)
         for group, lr in zip(optimizer.param_groups, task.get("lrs", {}).get(k, ()), strict=False):
             group["lr"] = lr
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(parameters, grads, strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
         optimizer.step()
         history.append([parameter.detach().clone() for parameter in parameters])
     return history, [parameter.grad for parameter in parameters]
+
+
+def each_alone(make, task):
+    """The history that `optimize` would give if each parameter had an optimizer, and took only the steps with a gradient.
+
+    None where such an optimizer fails. Changes of lr are left out.
+    """
+    histories = {}
+    for places, settings in task["groups"]:
+        for i in places:
+            steps = [[grads[i]] for grads in task["steps"] if grads[i] is not None]
+            own = {"starts": task["starts"][i : i + 1], "steps": steps, "groups": [([0], {})]}
+            try:
+                rows = iter(optimize(make, own | {"settings": task["settings"] | settings})[0])
+            except Exception:  # other tests say so
+                return None
+            histories[i] = [task["starts"][i]]
+            for grads in task["steps"]:
+                histories[i].append(histories[i][-1] if grads[i] is None else next(rows)[0])
+    return [[histories[i][k + 1] for i in sorted(histories)] for k in range(len(task["steps"]))]
 
 
 def _groups(groups, parameters):
@@ -361,7 +312,7 @@ def watch(make, weights, batches):
         return None
 
     trainer.optimizer.register_step_pre_hook(look)
-    state = _torch_state()
+    state = torch_state()
     for src, tgt in batches:
         steps.clear()
         model.calls.clear()
@@ -372,7 +323,7 @@ def watch(make, weights, batches):
             "loss": loss, "before": before, "after": _copied(model, lambda weight: weight),
             "calls": list(model.calls), "grads": list(steps), "src": src, "tgt": tgt,
         })  # fmt: skip
-    changed = _torch_state() != state
+    changed = torch_state() != state
     return {"rows": rows, "lrs": lrs, "torch_changed": changed, "outside": model(*first).dtype}
 
 

@@ -38,7 +38,7 @@ def test_an_encoder_layer_without_weights_only_norms(student, check):
     result = student.run(probe)
 
     check(result, torch.tensor([[[-1.0, 1.0], [1.0, -1.0]]]), terms=4096, mistakes={
-        "the norm comes before each sub-layer (pre-norm): here it follows the residual connection": torch.tensor(
+        "the norm comes before each sub-layer (pre-norm); it should follow the residual connection": torch.tensor(
             [[[1.0, 3.0], [8.0, 4.0]]]
         ),
         "the residual connections are missing": torch.zeros(1, 2, 2),

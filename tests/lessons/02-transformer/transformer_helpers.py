@@ -1,16 +1,31 @@
-"""What the hidden tests of transformer share: the layers as the papers write them, and how values are compared with them."""
+"""What the hidden tests of transformer share: the models of the papers, step by step, and how a student's are compared."""
 
+import contextlib
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
-D, H, FF, V, MAX_LEN = 24, 3, 32, 13, 9  # inside.filled needs heads that are 8 wide
+import shared
+from shared import join_heads, linear, nearly, past, randn, split_heads, true_gradients, weigh
+
+D, H, FF, V, MAX_LEN, OF_SOURCE = 24, 3, 32, 13, 9, 11  # inside.filled needs heads that are 8 wide
+TYPES = 7  # token types of BERT: no 2 layers have so many norms that one tensor of all gains looks like a table
+LAYER = (D, H, FF)
 
 
-def randn(rng, *shape, dtype=torch.float32):
-    return torch.randn(shape, generator=rng, dtype=dtype)
+def made_with(layers, vocab_size=V):
+    return vocab_size, D, layers, H, FF, MAX_LEN
+
+
+def bert_made_with(layers):
+    return *made_with(layers), 0.1, TYPES
+
+
+# ---------------------------------------------------------------------------------------------- inputs
 
 
 def wide(rng, *shape):
@@ -18,7 +33,7 @@ def wide(rng, *shape):
     return 8 * randn(rng, *shape, D, dtype=torch.float64)
 
 
-def tokens(rng, *shape, below=V, pad=None):
+def ids_of(rng, *shape, below=V, pad=None):
     """Random ids, none of which is pad; the first is 0, which is a token like any other where it is not the pad."""
     ids = torch.randint(0, below - 1, shape, generator=rng)
     if pad is not None:
@@ -32,33 +47,17 @@ def tables(rng, *rows, size=1.0):
     return [randn(rng, count, D, dtype=torch.float64) * size for count in rows]
 
 
-def random_mask(rng, *shape):
-    """In it every query sees the first key, and does not see the second; what comes first and second differs in the last."""
-    mask = torch.rand(shape, generator=rng) < 0.5
-    mask[..., 0], mask[..., 1] = True, False
-    mask[::2, ..., -1], mask[1::2, ..., -1] = True, False
-    return mask
-
-
-def masks(rng, B, Tq, Tk):
+def masks(rng, B, Tq, Tk, heads=H):
     """One for the keys of each sequence, one for pairs of query and key, one for each head, in different dtypes."""
-    shapes = {torch.bool: (B, 1, 1, Tk), torch.int64: (Tq, Tk), torch.float32: (B, H, Tq, Tk)}
-    return [random_mask(rng, *shape).to(dtype) for dtype, shape in shapes.items()]
+    shapes = {torch.bool: (B, 1, 1, Tk), torch.int64: (Tq, Tk), torch.float32: (B, heads, Tq, Tk)}
+    return [shared.random_mask(rng, *shape).to(dtype) for dtype, shape in shapes.items()]
 
 
 def real(ids, pad):
     return (ids != pad)[:, None, None]  # (B, 1, 1, T)
 
 
-def past(length):
-    return torch.ones(length, length, dtype=torch.bool).tril()
-
-
-def everything(length):
-    return torch.ones(length, length, dtype=torch.bool)
-
-
-# ---------------------------------------------------------------------------------------------- the truth
+# ---------------------------------------------------------------------------------------------- the weights and the steps
 
 GAIN = torch.full((D,), 8.0, dtype=torch.float64), torch.zeros(D)
 
@@ -74,34 +73,124 @@ def known_layer(d_ff=FF, scale=1.0, norm=GAIN):
     return {"self": attention, "cross": attention, "ffn": {"1": matrix(d_ff, D), "2": matrix(D, d_ff), "norm": norm}}
 
 
-def linear(x, pair):
-    weight, bias = pair
-    return F.linear(x, weight.double(), None if bias is None else bias.double())
+KNOWN = known_layer()
 
 
 def norm(x, pair=GAIN, eps=1e-5):
-    gain, bias = pair
-    return F.layer_norm(x, x.shape[-1:], gain.double(), bias.double(), eps)
+    return F.layer_norm(x, x.shape[-1:], pair[0].double(), pair[1].double(), eps)
 
 
-def split(x, heads):
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, H, T, Dh)
+def sinusoids(length):
+    column = torch.arange(D, dtype=torch.float64)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] / 10000 ** ((column - column % 2) / D)
+    return torch.where(column % 2 == 0, angle.sin(), angle.cos())
 
 
-def split_by_view(x, heads):
-    return x.reshape(x.shape[0], heads, x.shape[1], -1)
+@dataclass(frozen=True)
+class FeedForwardSteps:
+    """The steps of a part; those of what it is made of come with them. All are right, and a mistake replaces one."""
+
+    act: Callable = torch.relu
 
 
-def attend(w, x, memory, mask, *, heads=H, divide=None, over=-1, score=-math.inf, late=False, empty=0.0, split=split):
-    q, k, v = (split(linear(source, w[name]), heads) for source, name in ((x, "q"), (memory, "k"), (memory, "v")))
-    scores = q @ k.mT / (divide or math.sqrt(q.shape[-1]))  # (B, H, Tq, Tk)
-    hidden = torch.zeros_like(scores, dtype=torch.bool) if mask is None else (mask == 0).expand_as(scores)
-    if late:
-        weights = scores.softmax(over).masked_fill(hidden, 0.0)
-    else:
-        nothing = hidden.all(dim=-1, keepdim=True)
-        weights = scores.masked_fill(hidden & ~nothing, score).softmax(over).masked_fill(nothing, empty)
-    return linear((weights @ v).transpose(1, 2).flatten(2), w["o"])
+@dataclass(frozen=True)
+class LayerSteps(FeedForwardSteps):
+    heads: int = H
+    split: Callable = split_heads
+    scale: Callable = math.sqrt  # of a head's width
+    weigh: Callable = weigh
+    source: Callable = lambda x, memory: memory  # what the cross-attention attends to
+    order: Callable = lambda steps: steps
+    style: Callable = lambda step: "post"  # one of STYLES
+    norm: Callable = norm
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class StackSteps(LayerSteps):
+    size: float = math.sqrt(D)  # by which the embedding is multiplied
+    position: Callable = sinusoids
+    late_size: float = 1.0
+    first: Callable = lambda x: x
+    layers: int = 2
+    masked: Callable = lambda n: True  # whether layer n gets the mask
+    causal: Callable = past
+    join: Callable = lambda causal, mask: causal & mask
+
+
+@dataclass(frozen=True)
+class Steps(StackSteps):
+    in_encoder: Callable = real  # of whole models: where what is hidden
+    in_memory: Callable = real
+    in_target: Callable = real
+    learned: Callable = lambda table: table  # the tables of positions and of types
+    types: Callable = lambda table: table
+    first_norm: Callable = norm
+    last_norm: Callable = norm
+    logits: Callable = lambda x: x
+    notes: tuple = ()  # what the student's own parts give: (part, inputs, output)
+
+
+# ---------------------------------------------------------------------------------------------- the student's own parts
+
+# Arguments with which a part is made; the number of its inputs that are no masks; its steps.
+PARTS = {
+    "PositionwiseFeedForward": ((D, FF), 1, FeedForwardSteps),
+    "EncoderLayer": (LAYER, 1, LayerSteps),
+    "DecoderLayer": (LAYER, 2, LayerSteps),
+    "Encoder": (made_with(2, OF_SOURCE), 1, StackSteps),
+    "Decoder": (made_with(2), 2, StackSteps),
+}
+
+
+def own_part(name):
+    """Lets the student's own part stand for a formula, so that its mistakes count in its own tests and not above them.
+
+    It does where inside.results has noted what a part of the right size gives for these inputs, and no step is changed.
+    """
+
+    def decorate(formula):
+        def value(weights, do, *inputs):
+            right = all(getattr(do, step.name) is step.default for step in fields(PARTS[name][2]))
+            notes = [note for note in do.notes if right and note[0] == name and same_call(name, note[1], inputs)]
+            return notes[0][2] if notes else formula(weights, do, *inputs)
+
+        return value
+
+    return decorate
+
+
+def same_call(name, noted, inputs):
+    """Whether a part was given these inputs, and masks that show the same."""
+    count = PARTS[name][1]
+    if len(noted) != len(inputs) or not nearly(noted[:count], inputs[:count]):
+        return False
+    with contextlib.suppress(AttributeError, RuntimeError, TypeError):  # the noted one is something else than a mask
+        return all(
+            torch.equal(*(shown(name, mask, inputs[0], keys) for mask in pair))
+            for *pair, keys in zip(noted[count:], inputs[count:], inputs, strict=False)
+        )
+    return False
+
+
+def shown(name, mask, queries, keys):
+    shape = queries.shape[0], H, queries.shape[1], keys.shape[1]
+    visible = torch.ones(shape, dtype=torch.bool) if mask is None else (mask != 0).expand(shape)
+    return visible & past(shape[2]) if name == "Decoder" and keys is queries else visible
+
+
+# ---------------------------------------------------------------------------------------------- the models
+
+
+def attention(w, do, x, source, mask):
+    q, k, v = (do.split(linear(y, *w[name]), do.heads) for y, name in ((x, "q"), (source, "k"), (source, "v")))
+    output, _ = shared.attend(q, k, v, mask, scale=do.scale(q.shape[-1]), weigh=do.weigh)
+    return linear(join_heads(output), *w["o"])
+
+
+@own_part("PositionwiseFeedForward")
+def two_maps(w, do, x):
+    return linear(do.act(linear(x, *w["1"])), *w["2"])
 
 
 STYLES = {
@@ -115,214 +204,127 @@ STYLES = {
 }
 
 
-def own_norm(x, pair, eps, bottom=lambda x: x.std(-1, keepdim=True)):
-    """A layer norm as one may write it, which divides by the deviation of D - 1 numbers, or by something else."""
-    return pair[0].double() * (x - x.mean(-1, keepdim=True)) / (bottom(x) + eps) + pair[1].double()
-
-
-def layer(
-    w, x, memory, mask, memory_mask, *, steps, style="post", act=torch.relu, eps=1e-5, source=None, norm=norm, **wrong
-):  # fmt: skip
-    """Sub-layers in `steps`, each joined to x in a style: one for all, or {step: style, "other": style}."""
-    sub_layers = {
-        "self": lambda y: attend(w["self"], y, y, mask, **wrong),
-        "cross": lambda y: attend(w["cross"], y, source(y, memory) if source else memory, memory_mask, **wrong),
-        "ffn": lambda y: linear(act(linear(y, w["ffn"]["1"])), w["ffn"]["2"]),
-    }
-    for step in steps:
-        joined = STYLES[style if isinstance(style, str) else style.get(step, style["other"])]
-        x = joined(x, sub_layers[step], lambda y, step=step: norm(y, w[step]["norm"], eps))
+def in_turn(w, do, x, sub_layers):
+    for step in do.order(list(sub_layers)):
+        x = STYLES[do.style(step)](x, sub_layers[step], lambda y, step=step: do.norm(y, w[step]["norm"], do.eps))
     return x
 
 
-KNOWN = known_layer()
-ENCODER, DECODER = ("self", "ffn"), ("self", "cross", "ffn")
+@own_part("EncoderLayer")
+def encoder_layer(w, do, x, mask=None):
+    return in_turn(w, do, x, {
+        "self": lambda y: attention(w["self"], do, y, y, mask),
+        "ffn": lambda y: two_maps(w["ffn"], do, y),
+    })  # fmt: skip
 
 
-def stack(x, memory=None, mask=None, memory_mask=None, *, layers=2, w=KNOWN, masked=None, **options):
-    """Layers with the weights w (a list where they differ); `masked` are those that get the mask, all by default."""
-    for n, weights in enumerate(w if isinstance(w, list) else [w] * layers):
-        x = layer(weights, x, memory, mask if masked is None or n in masked else None, memory_mask, **options)
+@own_part("DecoderLayer")
+def decoder_layer(w, do, x, memory, mask=None, memory_mask=None):
+    return in_turn(w, do, x, {
+        "self": lambda y: attention(w["self"], do, y, y, mask),
+        "cross": lambda y: attention(w["cross"], do, y, do.source(y, memory), memory_mask),
+        "ffn": lambda y: two_maps(w["ffn"], do, y),
+    })  # fmt: skip
+
+
+def stack(w, do, layer, x, mask, *memory):
+    """Layers with these weights, those that are `masked` with the mask; memory: with its mask, behind a decoder's x."""
+    for n in range(do.layers):
+        x = layer(w[n] if isinstance(w, list) else w, do, x, *memory[:1], mask if do.masked(n) else None, *memory[1:])
     return x
 
 
-def waves(length):
-    column = torch.arange(D, dtype=torch.float64)
-    angle = torch.arange(length, dtype=torch.float64)[:, None] / 10000 ** ((column - column % 2) / D)
-    return torch.where(column % 2 == 0, angle.sin(), angle.cos())
+def embed(rows, do, ids):
+    return do.first((rows[ids] * do.size + do.position(ids.shape[1])) * do.late_size)
 
 
-def embed(ids, rows, scale=D**0.5, position=waves, late_scale=1.0, first=lambda x: x):
-    return first((rows[ids] * scale + position(ids.shape[1])) * late_scale)
+@own_part("Encoder")
+def encoder(rows, do, ids, mask=None):
+    return stack(KNOWN, do, encoder_layer, embed(rows, do, ids), mask)
 
 
-def encoder(ids, mask=None, *, rows, embedding=(), steps=ENCODER, **wrong):
-    return stack(embed(ids, rows, **dict(embedding)), None, mask, steps=steps, **wrong)
+@own_part("Decoder")
+def decoder(rows, do, ids, memory, tgt_mask=None, memory_mask=None):
+    visible = do.causal(ids.shape[1])
+    visible = visible if tgt_mask is None else do.join(visible, tgt_mask != 0)
+    return stack(KNOWN, do, decoder_layer, embed(rows, do, ids), visible, memory, memory_mask)
 
 
-def decoder(
-    ids,
-    memory,
-    tgt_mask=None,
-    memory_mask=None,
-    *,
-    rows,
-    embedding=(),
-    steps=DECODER,
-    causal=past,
-    joined=None,
-    join=torch.logical_and,
-    **wrong,
-):
-    """`joined` is what the causal mask is where a tgt_mask is given."""
-    visible = causal(ids.shape[1]) if tgt_mask is None else join((joined or causal)(ids.shape[1]), tgt_mask != 0)
-    return stack(embed(ids, rows, **dict(embedding)), memory, visible, memory_mask, steps=steps, **wrong)
+def encode(rows, do, src, *, pad):
+    return encoder(rows, do, src, do.in_encoder(src, pad))
 
 
-def decode(tgt, memory, src_mask=None, *, rows, pad, hide=real, **wrong):
+def decode(rows, do, tgt, memory, src_mask=None, *, pad):
     src_mask = src_mask[:, None, None] if src_mask is not None and src_mask.dim() == 2 else src_mask
-    return decoder(tgt, memory, hide(tgt, pad), src_mask, rows=rows, **wrong) @ rows.T
+    return do.logits(decoder(rows, do, tgt, memory, do.in_target(tgt, pad), src_mask) @ rows.T)
 
 
-def transformer(src, tgt, *, rows, pad, in_encoder=real, in_memory=real, in_target=real, logits=lambda x: x, **wrong):
-    for_both = {key: wrong[key] for key in ("embedding", "layers") if key in wrong}
-    memory = encoder(src, in_encoder(src, pad), rows=rows[0], **for_both)
-    return logits(decode(tgt, memory, in_memory(src, pad), rows=rows[1], pad=pad, hide=in_target, **wrong))
+def transformer(rows, do, src, tgt, *, pad):
+    memory = encode(rows[0], do, src, pad=pad)
+    return decode(rows[1], do, tgt, memory, do.in_memory(src, pad), pad=pad)
 
 
 def gelu_tanh(x):
     return F.gelu(x, approximate="tanh")
 
 
-def gpt(ids, *, rows, final=GAIN, last=norm, eps=1e-5, causal=past, logits=lambda x: x, output=None, **options):
-    """`output` are the rows that give the logits, where they are not the tokens'."""
+GPT_STEPS = {"style": lambda step: "pre", "act": gelu_tanh}
+BERT_STEPS = {"act": F.gelu, "eps": 1e-12}
+
+
+def gpt(rows, do, ids, *, w=KNOWN, final=GAIN, output=None):
+    """w: the weights of all layers, or a list; output: the rows that give the logits, where they are not the tokens'."""
     token, position = rows
-    options = {"steps": ENCODER, "style": "pre", "act": gelu_tanh, **options}
-    x = stack(token[ids] + position[: ids.shape[1]], None, causal(ids.shape[1]), eps=eps, **options)
-    return logits(last(x, final, eps) @ (token if output is None else output).T)
+    x = token[ids] + do.learned(position)[: ids.shape[1]]
+    x = stack(w, do, encoder_layer, x, do.causal(ids.shape[1]))
+    return do.logits(do.last_norm(x, final, do.eps) @ (token if output is None else output).T)
 
 
-def bert(ids, types=None, mask=None, *, rows, first=GAIN, first_norm=norm, eps=1e-12, **options):
+def bert(rows, do, ids, types=None, mask=None, *, w=KNOWN, first=GAIN):
     token, position, kinds = rows
-    x = token[ids] + position[: ids.shape[1]] + kinds[torch.zeros_like(ids) if types is None else types]
-    options = {"steps": ENCODER, "style": "post", "act": F.gelu, **options}
+    kinds = do.types(kinds)[torch.zeros_like(ids) if types is None else types]
+    x = do.first_norm(token[ids] + do.learned(position)[: ids.shape[1]] + kinds, first, do.eps)
     mask = mask[:, None, None] if mask is not None and mask.shape == ids.shape else mask
-    return stack(first_norm(x, first, eps), None, mask, eps=eps, **options)
+    return stack(w, do, encoder_layer, x, mask)
 
 
-# ---------------------------------------------------------------------------------------------- comparing, and the mistakes
+# ---------------------------------------------------------------------------------------------- comparing
 
 
-def agree(check, value, expected, mistakes=None, within=2e-5):
-    """check in float64, but only to `within` of the size: an eps of 1e-6 in a norm, as good as 1e-5, changes no more."""
-    check(value, expected, terms=within / (8 * torch.finfo(torch.float64).eps), mistakes=mistakes)
+def compared(student, name, args, calls, truth, mistakes, rows=(), *, at=None, gradients=False, within=2e-5, **right):
+    """For `check(**…)`: a model of the student, with known weights, and the truth, in float64.
 
+    calls: the inputs of each call. truth: (Steps, *inputs) -> output. mistakes: sentence -> the step that is wrong, or a
+    function that changes the inputs of a call. at: only these places count. within: an eps of 1e-6 in a norm, as good as
+    1e-5, changes no more. right: steps of this model.
+    """
 
-def comparison(student, check):
-    """Compares a model of the student, with known weights, with the truth."""
+    def probe(*args):
+        return inside.results(*args)
 
-    def compare(name, args, calls, truth, options, rows=(), *, at=None, gradients=False, within=2e-5):
-        """calls: the inputs of each call. options: a mistake's sentence -> keyword arguments of truth, or a function that
-        changes the inputs of a call. at: compares at these places only."""
+    def values(wrong=(), notes=()):
+        change, steps = (wrong, {}) if callable(wrong) else (lambda *call: call, dict(wrong))
+        model = partial(truth, Steps(**right | steps, notes=notes))
+        if not gradients:
+            return [counted(model(*change(*call)), at) for call in calls]
+        found = [true_gradients(model, *change(*call)) for call in calls]
+        return [[*outputs, *grads] for outputs, grads in found]
 
-        def probe(*args):
-            return inside.results(*args)
-
-        def of(call, wrong):
-            inputs, wrong = (wrong(*call), {}) if callable(wrong) else (call, wrong)
-            if not gradients:
-                return truth(*inputs, **wrong) if at is None else truth(*inputs, **wrong)[at]
-            inputs = [item.detach().requires_grad_() if item.is_floating_point() else item for item in inputs]
-            output, leaves = truth(*inputs, **wrong), [item for item in inputs if item.requires_grad]
-            total = (torch.arange(output.numel(), dtype=torch.float64).sin() * output.flatten()).sum()
-            return [output.detach(), *torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)]
-
-        results, expected = (
-            student.run(probe, name, args, list(rows), calls, gradients),
-            [of(call, {}) for call in calls],
-        )
-        if at is not None:
-            right = all(isinstance(result, torch.Tensor) and result.shape[: at.dim()] == at.shape for result in results)
-            assert right, f"{name} does not return a tensor that begins with the shape (B, T)"
-            results = [result[at] for result in results]
-        mistakes = {text: (lambda wrong=wrong: [of(call, wrong) for call in calls]) for text, wrong in options.items()}
-        agree(check, results, expected, mistakes, within)
-
-    return compare
-
-
-STEPS = {"self": "self-attention", "cross": "cross-attention", "ffn": "feed-forward"}
-
-
-def style_mistakes(steps, style="post"):
-    """How sub-layers, residual connections and norms can go wrong in a layer that should have this style."""
-    bare = f"{style}, no residual"
+    told = (name, args, list(rows), calls, gradients)
+    results, expected, notes = student.run(probe, *told), values(), ()
+    if not gradients and not nearly([counted(result, at) for result in results], expected):
+        results, notes = student.run(probe, *told, {part: made_of for part, (made_of, *_) in PARTS.items()})
+        expected = values(notes=notes)
     return {
-        "the norm comes before each sub-layer (pre-norm): here it follows the residual connection": {"style": "pre"},
-        "the norm follows the residual connection (post-norm): here it comes before each sub-layer": {"style": "post"},
-        "there is a norm before each sub-layer, and one after it": {"style": "pre and post"},
-        "the norm is applied to the sub-layer's output, before the residual is added": {"style": "branch"},
-        # The known weights let all vectors point one way: where one residual connection is missing, others may not show.
-        **{f"the residual connection around the {STEPS[s]} is missing, or all are": {"style": {s: bare, "other": style}} for s in steps},
-        "the residual connections are missing": {"style": bare},
-        "the norms inside the layer are missing": {"style": "no norm"},
-        **{f"the norm of the {STEPS[s]} is missing": {"style": {s: "no norm", "other": style}} for s in steps},
-        **{f"the {STEPS[s]} is left out": {"steps": [other for other in steps if other != s]} for s in steps},
-        "a norm divides by the deviation of D - 1 numbers; it should divide by that of all D": {"norm": own_norm},
-        "a norm divides by the variance; it should divide by its root": {
-            "norm": partial(own_norm, bottom=lambda x: x.var(-1, keepdim=True, unbiased=False))
-        },
-        "the sub-layers come in the wrong order": {"steps": steps[::-1]},
-        "the feed-forward uses ReLU: here it is GELU": {"act": torch.relu},
-        "the feed-forward has nothing between its two linear maps": {"act": lambda x: x},
-        "the scores are not divided by the square root of a head's width": {"divide": 1.0},
-        "the scores are divided by the square root of d_model, not of a head's width": {"divide": math.sqrt(D)},
-        "the scores are divided by a head's width, not by its square root": {"divide": D / H},
-        "the attention has one head only": {"heads": 1},
-        "the softmax runs over the queries, not over the keys": {"over": -2},
-        "the softmax runs over the heads, not over the keys": {"over": 1},
-        "the heads are split by a view alone, which mixes positions: it takes a transpose too": {"split": split_by_view},
-    }  # fmt: skip
+        "value": [counted(result, at) for result in results],
+        "expected": expected,
+        "relative": within,
+        "mistakes": {sentence: partial(values, wrong, notes) for sentence, wrong in mistakes.items()},
+    }
 
 
-MASK_MISTAKES = {
-    "the mask is applied after the softmax": {"late": True},
-    "the scores that the mask hides are zero, where they should be minus infinity": {"score": 0.0},
-    "the mask reaches the first layer only": {"masked": [0]},
-    "the mask reaches the last layer only": {"masked": [1]},
-}
-CAUSAL_MISTAKES = {
-    "a position sees the future: there is no causal mask": {"causal": everything},
-    "a position does not see itself": {"causal": lambda length: past(length).tril(-1)},
-    "the causal mask is transposed: a position sees the future, not the past": {
-        "causal": lambda length: past(length).T
-    },
-    "only the first layer is causal": {"masked": [0]},
-}
-DEPTH_MISTAKES = {"one layer runs, whatever num_layers says": {"layers": 1}, "no layer runs": {"layers": 0}}
-LOGIT_MISTAKES = {
-    "the result is a probability: logits are asked for": {"logits": lambda x: x.softmax(-1)},
-    "the result is a log-probability: logits are asked for": {"logits": lambda x: x.log_softmax(-1)},
-}
-
-
-# ---------------------------------------------------------------------------------------------- PositionwiseFeedForward
-
-
-def given(condition, value):
-    """A mistake that shows in `condition`."""
-    if not condition:
-        raise ValueError("it was not this mistake")
-    return value
-
-
-# ---------------------------------------------------------------------------------------------- EncoderLayer, DecoderLayer
-
-LAYER = (D, H, FF)
-
-
-# ---------------------------------------------------------------------------------------------- Encoder, Decoder
-
-
-def made_with(layers):
-    return V, D, layers, H, FF, MAX_LEN
+def counted(result, at):
+    """The result, with zeros at the places (B, T) that do not count."""
+    if at is None or not isinstance(result, torch.Tensor) or result.shape[:-1] != at.shape:
+        return result
+    return result.masked_fill(~at.unsqueeze(-1), 0.0)
