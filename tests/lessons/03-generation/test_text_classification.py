@@ -11,6 +11,7 @@ import torch
 from shared import MANNERS, dropout_facts, dtype_of, nearly, randn, tokens
 
 V, D, H, C, MAX_LEN = 13, 16, 2, 3, 24  # V is the size of nothing else: so the test finds the embeddings
+MASK_DTYPES = (torch.bool, torch.int64, torch.float32, torch.float64)
 classifier = pytest.mark.question("TransformerClassifier")
 tagger = pytest.mark.question("TokenClassifier")
 
@@ -69,12 +70,6 @@ def wider(ids, mask):
     return torch.nn.functional.pad(ids, (0, 2), value=5), torch.nn.functional.pad(mask, (0, 2))
 
 
-def of_every_kind(rng):
-    """Calls with one mask, which pads, in four dtypes."""
-    ids, mask = padded_texts(rng, [3, 1, 7, 5], 7)
-    return mask, [(ids, mask.to(dtype)) for dtype in (torch.bool, torch.int64, torch.float32, torch.float64)]
-
-
 # ---------------------------------------------------------------------------------------------- what both classes share
 
 
@@ -99,40 +94,24 @@ def of_three_sizes(student, rng, name):
     ]
 
 
-def facts_of_gradients(student, rng, name):
-    """The gradients of the real places' logits."""
+def gradients_at_tokens(name, arguments, ids, mask, vocab_size):
+    """A probe: for each table of embeddings the size of the gradient of each token, for the logits of real places."""
+    import text_classification
 
-    def probe(name, arguments, ids, mask, vocab_size):
-        import text_classification
-
-        model = getattr(text_classification, name)(*arguments).double().eval()
-        logits = inside.a_tensor(model(ids, mask))
-        tables = [weight for weight in model.parameters() if weight.dim() == 2 and vocab_size in weight.shape]
-        grads = inside.gradients(logits if logits.dim() == 2 else logits[mask], tables)
-        return [grad.norm(dim=1 - list(grad.shape).index(vocab_size)) for grad in grads]
-
-    ids = (torch.randperm(V - 1, generator=rng) + 1).view(3, 4)  # without 0, which may have been made a padding_idx
-    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]).bool()
-    found = student.run(probe, name, sizes(1), ids, mask, V)
-    size = torch.stack([*found, torch.zeros(V, dtype=torch.float64)]).amax(dim=0)
-    return [
-        (bool(found), "the model has no embedding with a row for each token"),
-        (not bool(size.isnan().any()), "there is a NaN in the gradient"),
-        (bool((size[ids[mask]] > 0).all()), "no gradient reaches the embeddings of some tokens"),
-    ]
+    model = getattr(text_classification, name)(*arguments).double().eval()
+    logits = inside.a_tensor(model(ids, mask))
+    tables = [weight for weight in model.parameters() if weight.dim() == 2 and vocab_size in weight.shape]
+    grads = inside.gradients(logits if logits.dim() == 2 else logits[mask], tables)
+    return [grad.norm(dim=1 - list(grad.shape).index(vocab_size)) for grad in grads]
 
 
-def facts_of_drops(student, rng, name):
-    def probe(name, arguments, ids):
-        import text_classification
+def drops(name, arguments, ids):
+    """A probe: inside.dropout_runs at a rate of 0.5; and what train and eval mode give at a rate of 0."""
+    import text_classification
 
-        kind = getattr(text_classification, name)
-        runs, without = inside.dropout_runs(kind(*arguments, dropout=0.5), ids), kind(*arguments, dropout=0.0)
-        return runs, [inside.a_tensor(without.train(training)(ids)) for training in (True, False)]
-
-    runs, pair = student.run(probe, name, sizes(1)[:-1], tokens(rng, V, 4, 6))
-    always = "there is dropout although `dropout` is 0"
-    return [*dropout_facts(runs), (torch.allclose(*pair, atol=1e-5), always)]
+    kind = getattr(text_classification, name)
+    runs, without = inside.dropout_runs(kind(*arguments, dropout=0.5), ids), kind(*arguments, dropout=0.0)
+    return runs, [inside.a_tensor(without.train(training)(ids)) for training in (True, False)]
 
 
 DEFAULTS = {"d_model": 512, "num_layers": 6, "num_heads": 8, "num_classes": 2, "max_len": 512, "dropout": 0.1}
@@ -271,7 +250,9 @@ def test_padding_changes_nothing(student, check, rng):
 @pytest.mark.points(2)
 def test_a_mask_is_boolean_or_holds_numbers(student, check, rng):
     """A mask of 0 and 1 of any dtype is the same as one of booleans."""
-    of_booleans, *of_numbers = student.run(logits_of, "TransformerClassifier", sizes(2), of_every_kind(rng)[1])
+    ids, mask = padded_texts(rng, [3, 1, 7, 5], 7)
+    calls = [(ids, mask.to(dtype)) for dtype in MASK_DTYPES]
+    of_booleans, *of_numbers = student.run(logits_of, "TransformerClassifier", sizes(2), calls)
 
     check.that(not nearly(of_booleans[0], of_booleans[1]), CONSTANT)
     for logits in of_numbers:
@@ -282,16 +263,25 @@ def test_a_mask_is_boolean_or_holds_numbers(student, check, rng):
 @pytest.mark.points(1)
 def test_a_classifier_learns_from_every_real_token(student, check, rng):
     """The gradient reaches the embedding of each real token, and nothing in it is NaN."""
-    for fact in facts_of_gradients(student, rng, "TransformerClassifier"):
-        check.that(*fact)
+    ids = (torch.randperm(V - 1, generator=rng) + 1).view(3, 4)  # without 0, which may have been made a padding_idx
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]).bool()
+    found = student.run(gradients_at_tokens, "TransformerClassifier", sizes(1), ids, mask, V)
+
+    check.that(len(found) > 0, "the model has no embedding with a row for each token")
+    size = torch.stack(found).amax(dim=0)
+    check.that(not bool(size.isnan().any()), "there is a NaN in the gradient")
+    check.that(bool((size[ids[mask]] > 0).all()), "no gradient reaches the embeddings of some tokens")
 
 
 @classifier
 @pytest.mark.points(1)
 def test_a_classifier_drops_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode, with the probability `dropout`, and never in eval mode."""
-    for fact in facts_of_drops(student, rng, "TransformerClassifier"):
+    runs, pair = student.run(drops, "TransformerClassifier", sizes(1)[:-1], tokens(rng, V, 4, 6))
+
+    for fact in dropout_facts(runs):
         check.that(*fact)
+    check.that(torch.allclose(*pair, atol=1e-5), "there is dropout although `dropout` is 0")
 
 
 @classifier
@@ -408,7 +398,8 @@ def test_padding_changes_no_real_token(student, check, rng):
 @pytest.mark.points(1)
 def test_a_token_classifier_takes_no_mask_and_masks_of_any_kind(student, check, rng):
     """No mask is the same as a mask of ones, whatever the ids are; a mask of 0 and 1 is the same as one of booleans."""
-    mask, masks = of_every_kind(rng)
+    padded, mask = padded_texts(rng, [3, 1, 7, 5], 7)
+    masks = [(padded, mask.to(dtype)) for dtype in MASK_DTYPES]
     ids = padded_texts(rng, [7, 7, 7], 7)[0]
     calls = [batch([8]), batch([8, 0, 0]), batch([8, 5, 5]), (ids,), (ids, torch.ones_like(ids).bool()), *masks]
     results = student.run(logits_of, "TokenClassifier", sizes(1), calls)
@@ -425,16 +416,25 @@ def test_a_token_classifier_takes_no_mask_and_masks_of_any_kind(student, check, 
 @pytest.mark.points(1)
 def test_a_token_classifier_learns_from_every_real_token(student, check, rng):
     """The gradient of the real tokens' logits reaches their embeddings, and nothing in it is NaN."""
-    for fact in facts_of_gradients(student, rng, "TokenClassifier"):
-        check.that(*fact)
+    ids = (torch.randperm(V - 1, generator=rng) + 1).view(3, 4)  # without 0, which may have been made a padding_idx
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]).bool()
+    found = student.run(gradients_at_tokens, "TokenClassifier", sizes(1), ids, mask, V)
+
+    check.that(len(found) > 0, "the model has no embedding with a row for each token")
+    size = torch.stack(found).amax(dim=0)
+    check.that(not bool(size.isnan().any()), "there is a NaN in the gradient")
+    check.that(bool((size[ids[mask]] > 0).all()), "no gradient reaches the embeddings of some tokens")
 
 
 @tagger
 @pytest.mark.points(1)
 def test_a_token_classifier_drops_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode, with the probability `dropout`, and never in eval mode."""
-    for fact in facts_of_drops(student, rng, "TokenClassifier"):
+    runs, pair = student.run(drops, "TokenClassifier", sizes(1)[:-1], tokens(rng, V, 4, 6))
+
+    for fact in dropout_facts(runs):
         check.that(*fact)
+    check.that(torch.allclose(*pair, atol=1e-5), "there is dropout although `dropout` is 0")
 
 
 @tagger

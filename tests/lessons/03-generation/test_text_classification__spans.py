@@ -139,18 +139,11 @@ def argmax(values):
     return max(range(len(values)), key=values.__getitem__)
 
 
-def end_after_start(start, end, most):
-    s = argmax(start)
-    return s, s + argmax(end[s : s + most])
-
-
-def of_probabilities(start, end, most):
-    return best_span(*(torch.tensor(x).softmax(0).tolist() for x in (start, end)), most)
-
-
 SPAN_MISTAKES = {  # sentence -> what is found for start_logits, end_logits, max_answer_length
     "start and end are chosen each on its own; their sum should be the greatest": lambda s, e, n: (argmax(s), argmax(e)),
-    "the best start is chosen first, and then its best end; their sum should be the greatest": end_after_start,
+    "the best start is chosen first, and then its best end; their sum should be the greatest": lambda s, e, n: (
+        argmax(s), argmax(s) + argmax(e[argmax(s) : argmax(s) + n]),
+    ),
     "the end may come before the start; it should not": lambda s, e, n: any_pair(s, e, lambda a, b: b - a < n),
     "max_answer_length is ignored": lambda s, e, n: best_span(s, e, len(s)),
     "a span may be one token longer than max_answer_length": lambda s, e, n: best_span(s, e, n + 1),
@@ -164,7 +157,8 @@ SPAN_MISTAKES = {  # sentence -> what is found for start_logits, end_logits, max
         spans(s, e, n), key=lambda pair: (pair[1], -pair[0][0], pair[0][1]))[0],
     "forbidden spans have a score of zero; it should be lower than every other": lambda s, e, n: first_best(
         [((a, b), s[a] + e[b] if a <= b < a + n else 0.0) for a in range(len(s)) for b in range(len(s))]),
-    "probabilities are added; it should be the logits": of_probabilities,
+    "probabilities are added; it should be the logits": lambda s, e, n: best_span(
+        torch.tensor(s).softmax(0).tolist(), torch.tensor(e).softmax(0).tolist(), n),
     "start_logits and end_logits are swapped": lambda s, e, n: best_span(e, s, n),
     "the logits are multiplied; they should be added": lambda s, e, n: first_best(
         [((a, b), s[a] * e[b]) for (a, b), _ in spans(s, e, n)]),

@@ -248,7 +248,7 @@ def test_max_length_counts_bos_and_has_bounds(student, check, rng):
         from transformer import Transformer
         from translation import TransformerTranslator
 
-        with inside.built(Transformer) as made:
+        with inside.noting_instances(Transformer) as made:
             translator = TransformerTranslator(**options).train()
         longest = next(sizes["max_len"] for model, sizes in made if model is translator.model)
         shift = torch.zeros(options["tgt_vocab_size"])
@@ -336,7 +336,7 @@ def test_the_model_is_a_transformer_of_these_sizes(student, check):
         from transformer import Transformer
         from translation import TransformerTranslator
 
-        with inside.built(Transformer) as made:
+        with inside.noting_instances(Transformer) as made:
             translator = TransformerTranslator(*options.values()).eval()
         model = translator.model
         given = next((given for one, given in made if one is model), {})
@@ -453,14 +453,7 @@ def best(logp, length, score=mean_score, among=anything):
     return list(max(found, key=lambda pair: score(*pair))[0])
 
 
-def without_end(logp, length, beams):
-    def score(tokens, total):
-        return (total - (logp(tokens[:-1])[EOS] if tokens[-1] == EOS else 0.0)) / len(tokens)
-
-    return Beams(score=score)(logp, length, beams)
-
-
-def agreed(logp, length, beams):
+def surely_found(logp, length, beams):
     """Whether all right searches find the same, and nothing better is missed."""
     right = best(logp, length)
     keys = (mean_score, lambda tokens, total: total)
@@ -478,7 +471,9 @@ SCORES = {  # sentence -> the score of tokens and their log-likelihood
 FINISHED = {  # sentence -> the search
     GREEDY: lambda logp, length, beams: greedy(logp, length, [EOS]),
     **{text: Beams(score=score) for text, score in SCORES.items()},
-    "the log-likelihood does not count eos; it should": without_end,
+    "the log-likelihood does not count eos; it should": lambda logp, length, beams: Beams(
+        score=lambda t, s: (s - (logp(t[:-1])[EOS] if t[-1] == EOS else 0.0)) / len(t)
+    )(logp, length, beams),
     "the search ends with the first sentence that is finished; it should end when no beam can beat the finished ones": (
         Beams(stop="first")
     ),
@@ -516,7 +511,7 @@ def test_the_best_finished_translation_wins(student, check, rng):
     calls = [([row], 4, 4) for row in range(60)]
 
     def judge(said, results):
-        kept = [row for row in range(60) if agreed(said[row], 4, 4)]
+        kept = [row for row in range(60) if surely_found(said[row], 4, 4)]
         found = [until(results[row][0].tolist(), EOS) for row in kept]
         searches = found_by({"": Beams(), **FINISHED}, said, [(row, 4, 4) for row in kept])
         return found, searches.pop("")(), searches

@@ -41,7 +41,7 @@ def clipped(count, known):
 
 
 @dataclass(frozen=True)
-class Steps:
+class Precisions:
     """The precisions of BLEU as a list of steps, which are right; a mistake replaces one. There is no brevity penalty."""
 
     split: object = str.split
@@ -77,37 +77,43 @@ SPLITS = {  # sentence -> how a text is split
 }
 PRECISIONS = {  # sentence -> the score of hypotheses and lists of references
     "the scores of the sentences are averaged; matches and lengths should be summed over the corpus": lambda hypotheses, *lists: (
-        sum(Steps()(*([item] for item in row)) for row in zip(hypotheses, *lists, strict=True)) / len(hypotheses)
+        sum(Precisions()(*([item] for item in row)) for row in zip(hypotheses, *lists, strict=True)) / len(hypotheses)
     ),
     "the sentences are joined to one; n-grams should be counted in each, and clipped by its own references": lambda *lists: (
-        Steps()(*([" ".join(sentences)] for sentences in lists))
+        Precisions()(*([" ".join(sentences)] for sentences in lists))
     ),
     "n-grams of a sentence are looked for in the references of all sentences; its own should count": lambda hypotheses, *lists: (
-        Steps()(hypotheses, *([other] * len(hypotheses) for sentences in lists for other in sentences))
+        Precisions()(hypotheses, *([other] * len(hypotheses) for sentences in lists for other in sentences))
     ),
     "references[k] is read as the references of sentence k; it should be the k-th reference of each sentence": (
-        lambda hypotheses, *lists: Steps()(hypotheses, *map(list, zip(*lists, strict=True)))
+        lambda hypotheses, *lists: Precisions()(hypotheses, *map(list, zip(*lists, strict=True)))
     ),
     # before the next, which it comes near
-    "the counts of several references are added; the greatest of them should clip": Steps(known=lambda a, b: a + b),
-    "n-grams are not clipped: one counts as often as the hypothesis has it": Steps(counted=lambda n, k: n * (k > 0)),
-    "each n-gram counts once, however often it occurs": Steps(own=lambda counts: Counter(set(counts))),
-    "a hypothesis without n-grams of some length counts as one with one n-gram; it should add nothing to the total": (
-        Steps(total=lambda total: max(1, total))
+    "the counts of several references are added; the greatest of them should clip": Precisions(
+        known=lambda a, b: a + b
     ),
-    "the precisions' arithmetic mean is taken; it should be the geometric one": Steps(mean=lambda p: sum(p) / len(p)),
-    "the precisions are multiplied, without the fourth root": Steps(mean=math.prod),
-    "n-grams go up to 3; they should go up to 4": Steps(orders=3),
-    "n-grams go up to 5; they should go up to 4": Steps(orders=5),
-    "only 4-grams count": Steps(mean=lambda p: p[-1]),
-    "only single tokens count": Steps(mean=lambda p: p[0]),
-    "the matches are smoothed: one is added to matches and totals": Steps(
+    "n-grams are not clipped: one counts as often as the hypothesis has it": Precisions(
+        counted=lambda n, k: n * (k > 0)
+    ),
+    "each n-gram counts once, however often it occurs": Precisions(own=lambda counts: Counter(set(counts))),
+    "a hypothesis without n-grams of some length counts as one with one n-gram; it should add nothing to the total": (
+        Precisions(total=lambda total: max(1, total))
+    ),
+    "the precisions' arithmetic mean is taken; it should be the geometric one": Precisions(
+        mean=lambda p: sum(p) / len(p)
+    ),
+    "the precisions are multiplied, without the fourth root": Precisions(mean=math.prod),
+    "n-grams go up to 3; they should go up to 4": Precisions(orders=3),
+    "n-grams go up to 5; they should go up to 4": Precisions(orders=5),
+    "only 4-grams count": Precisions(mean=lambda p: p[-1]),
+    "only single tokens count": Precisions(mean=lambda p: p[0]),
+    "the matches are smoothed: one is added to matches and totals": Precisions(
         share=lambda matches, total, n: (matches + (n > 0)) / max(total + (n > 0), 1)
     ),
-    "the score goes from 0 to 1; it should go from 0 to 100": Steps(scale=1.0),
-    **{sentence: Steps(split=split) for sentence, split in SPLITS.items()},
-    "of several references only the first counts": Steps(known=lambda a, b: a),
-    "of several references only what all share counts": Steps(known=lambda a, b: a & b),
+    "the score goes from 0 to 1; it should go from 0 to 100": Precisions(scale=1.0),
+    **{sentence: Precisions(split=split) for sentence, split in SPLITS.items()},
+    "of several references only the first counts": Precisions(known=lambda a, b: a),
+    "of several references only what all share counts": Precisions(known=lambda a, b: a & b),
 }
 
 
