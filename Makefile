@@ -73,10 +73,11 @@ fuzz: setup  ## hostile bytes through the decoder and the intake, five minutes e
 	$(BIN)/python tests/fuzz_codec.py --seconds 300
 	$(BIN)/python tests/fuzz_intake.py --seconds 300
 
-lint: setup  ## ruff: lint and format; mypy: the types of the package
+lint: setup  ## ruff: lint and format; mypy: the types of the package; and how messages read
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_messages.py
 
 format: setup  ## ruff: mend what can be mended
 	$(BIN)/ruff check --fix .

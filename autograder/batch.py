@@ -1,6 +1,6 @@
 """Many submissions: jobs, and the engines that carry them.
 
-A job is a submission, or where one lies, and how it is graded; what comes back is its scorecard. An engine only carries
+A job is a submission, or the path of one, and how it is graded; what comes back is its scorecard. An engine only carries
 jobs: `_here` in this process, one after another; `_pool` in warm ones on this machine, side by side. Each process holds a
 Grader, and so a box of its own, and in the pool it keeps to a core of its own: a pool of n takes n cores and leaves the
 others alone, nobody's threads slow another submission down, and nothing is lost to moving short-lived processes about (a
@@ -107,7 +107,7 @@ def _pool(lesson, jobs, processes, options):
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
-        raise GraderFault(f"a grading process died, what was finished is kept: {error}") from error
+        raise GraderFault(f"a grading process died; what was finished is kept: {error}") from error
     except BaseException:  # Ctrl-C, or the caller wants no more: what is being graded now would be for nobody
         end.close()
         raise

@@ -15,7 +15,7 @@ FLOAT_RELATIVE = 1e-5  # of a Python float, where nothing else is said: it may h
 
 
 class Tolerance:
-    """How far two numbers may lie apart and still be the same number."""
+    """How far apart two numbers may be and still be the same number."""
 
     def __init__(self, terms, within, scale, floor=0.0, relative=None):
         self.terms, self.within, self.scale, self.floor, self.share = terms, within, scale, floor, relative
@@ -82,7 +82,7 @@ def difference(value, expected, dtype, tolerance, device) -> Problem | None:
 
 def _plain_difference(value, expected):
     if type(value) is not type(expected):
-        return f"the result is {kind_of(value)}, it should be {kind_of(expected)}"
+        return f"the result is {kind_of(value)}; it should be {kind_of(expected)}"
     return None if value == expected else f"the {_noun(value)} has the wrong value"
 
 
@@ -92,7 +92,7 @@ def _noun(value):
 
 def _float_difference(value, expected, dtype, tolerance):
     if type(value) is not float:
-        return f"the result is {kind_of(value)}, it should be a float"
+        return f"the result is {kind_of(value)}; it should be a float"
     pair = torch.tensor([value, expected], dtype=torch.float64)
     if dtype is None:
         dtype, tolerance = torch.float64, tolerance.of_floats()
@@ -101,10 +101,10 @@ def _float_difference(value, expected, dtype, tolerance):
 
 def _sequence_difference(value, expected, dtype, tolerance, device):
     if not isinstance(value, (list, tuple)):
-        return Problem(f"the result is {kind_of(value)}, it should be {kind_of(expected)} of {len(expected)}")
+        return Problem(f"the result is {kind_of(value)}; it should be {kind_of(expected)} of {len(expected)}")
     if len(value) != len(expected):
         few = len(value) <= 8 or len(expected) <= 8
-        exact = f"there are {len(value)} items, there should be {len(expected)}"
+        exact = f"there are {len(value)} items; there should be {len(expected)}"
         return Problem(exact if few else "there is the wrong number of items")
     for place, (item, wanted) in enumerate(zip(value, expected, strict=True)):
         problem = difference(item, wanted, dtype, tolerance, device)
@@ -115,7 +115,7 @@ def _sequence_difference(value, expected, dtype, tolerance, device):
 
 def _dict_difference(value, expected, dtype, tolerance, device):
     if not isinstance(value, dict):
-        return Problem(f"the result is {kind_of(value)}, it should be a dict")
+        return Problem(f"the result is {kind_of(value)}; it should be a dict")
     if set(value) != set(expected):
         return Problem("the dict has the wrong keys")
     for key, wanted in expected.items():
@@ -128,14 +128,14 @@ def _dict_difference(value, expected, dtype, tolerance, device):
 def _tensor_difference(value, expected, dtype, tolerance, device):
     dtype = dtype or expected.dtype
     if not isinstance(value, torch.Tensor):
-        return f"the result is {kind_of(value)}, it should be a tensor of shape {tuple(expected.shape)}"
+        return f"the result is {kind_of(value)}; it should be a tensor of shape {tuple(expected.shape)}"
     if value.shape != expected.shape:
-        return f"the shape is {tuple(value.shape)}, it should be {tuple(expected.shape)}"
+        return f"the shape is {tuple(value.shape)}; it should be {tuple(expected.shape)}"
     if value.dtype != dtype:
-        return f"the dtype is {_name(value.dtype)}, it should be {_name(dtype)}"
+        return f"the dtype is {_name(value.dtype)}; it should be {_name(dtype)}"
     came_from = getattr(value, "came_from", device)
     if device is not None and came_from != device:
-        return f"the result is on {came_from}, it should be on {device}"
+        return f"the result is on {came_from}; it should be on {device}"
     if not dtype.is_floating_point and not dtype.is_complex:
         return _share_wrong(_unequal(value, expected, dtype))
     return _closeness(_precise(value), _precise(expected), dtype, tolerance)
@@ -231,7 +231,7 @@ def _tensor_places(value, expected, dtype, tolerance, at):
 def _length(value, expected, at):
     if len(value) == len(expected):
         return []
-    return [f"{at or 'it'} has {len(value)} items, it should have {len(expected)}"]
+    return [f"{at or 'it'} has {len(value)} items; it should have {len(expected)}"]
 
 
 def _keys(value, expected, at):
@@ -239,7 +239,7 @@ def _keys(value, expected, at):
     missing, extra = ([key for key in one if key not in other] for one, other in ((expected, value), (value, expected)))
     return [
         f"{at or 'it'} {has} {', '.join(_text(key) for key in keys[:_MOST_PLACES])}"
-        for has, keys in (("lacks the keys", missing), ("has the keys, and should not:", extra))
+        for has, keys in (("lacks the keys", missing), ("has the extra keys", extra))
         if keys
     ]
 
@@ -261,7 +261,7 @@ def _both(value, expected, at):
     elif isinstance(value, (str, bytes)) and type(value) is type(expected):
         start = max(0, _first_difference(value, expected) - _MOST_TEXT // 2)
         texts = ("… " if start else "") + _text(value[start:]), ("… " if start else "") + _text(expected[start:])
-    return f"{at or 'it'} is {texts[0]}, it should be {texts[1]}"
+    return f"{at or 'it'} is {texts[0]}; it should be {texts[1]}"
 
 
 def _first_difference(one, other):

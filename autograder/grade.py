@@ -105,7 +105,7 @@ class Grader:
             submission=submission.source,
             digests=self._digests(submission),
             environment=self._environment(),
-            measurements=Measurements(round(time.monotonic() - started, 3), session.cpu_s, session.peak_mb),
+            measurements=Measurements(round(time.monotonic() - started, 3), session.cpu_s, session.peak_mb or None),
             layers=self._sandbox.layers,
             visibility=self.lesson.feedback.visibility,
             scale_to=self.lesson.scale_to,
@@ -154,7 +154,9 @@ class Grader:
         used = {f"{module}.py" for lesson in self.lesson.prerequisites() for module in lesson.modules}
         ignored = sorted(used & set(submission.files)) if not self._options.own_prerequisites else []
         files = {name: content for name, content in submission.files.items() if name not in ignored}
-        return files, tuple(f"{name} of the submission was not used: the reference module was" for name in ignored)
+        return files, tuple(
+            f"the submission's {name} was not used: the reference module was used instead" for name in ignored
+        )
 
     def _warning(self):
         unconfined = (

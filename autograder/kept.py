@@ -26,14 +26,14 @@ CARD, PARTIAL = "scorecard.json", "partial.json"
 
 
 def read(path: Path) -> Scorecard:
-    """Raises UsageError where the file is no scorecard, or one of another format, with its name."""
+    """Raises UsageError where the file is not a scorecard, or one of another format, with its name."""
     try:
         return Scorecard.from_json(path.read_text("utf-8"))
     except FormatError as error:
         raise UsageError(f"{path} {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise UsageError(f"{path} is no scorecard: {type(error).__name__}: {what}") from error
+        raise UsageError(f"{path} is not a scorecard: {type(error).__name__}: {what}") from error
 
 
 def below(paths: Iterable[Path]) -> list[Path]:
@@ -115,7 +115,7 @@ def _keep(card, folder, now):
     if card.partial and (folder / CARD).exists():
         write(folder / PARTIAL, card.to_json())
         return (
-            f"{folder / CARD} is of another submission, suite or version of the autograder and was left alone: "
+            f"{folder / CARD} belongs to another submission, suite or version of the autograder and was left as it is: "
             f"{card.partial}, is in {PARTIAL}"
         )
     said = _set_aside(folder, now)
@@ -132,7 +132,7 @@ def _write(card, folder, said):
 
 
 def _earlier(path):
-    """The card there; None if there is none, or what is there is no card."""
+    """The card there; None if there is none, or what is there is not a card."""
     try:
         return read(path)
     except UsageError:
@@ -170,7 +170,7 @@ def merged(first: Path, second: Path) -> Merging:
     first folder's); both are named.
 
     Raises:
-        UsageError: a file and a folder were given, one of two files is no scorecard, or two files do not go together.
+        UsageError: a file and a folder were given, one of two files is not a scorecard, or two files do not go together.
     """
     if first.is_dir() != second.is_dir():
         raise UsageError(f"{first} and {second}: give two scorecards, or two folders")

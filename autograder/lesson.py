@@ -1,4 +1,4 @@
-"""What a lesson is, and where its files lie.
+"""What a lesson is, and where its files are.
 
 A root holds lessons in the tree of docs/architecture.md: a checkout of this project, or the folder `grader/` of a zip,
 which has the same shape. `assignments/example.toml` shows every key of lesson.toml.
@@ -95,7 +95,7 @@ class Lesson(BaseModel):
     def hidden_tests(self, module: str) -> list[Path]:
         """The module's hidden suite: test_<module>.py, and parts of it that are called test_<module>__<part>.py.
 
-        What these share lies beside them in <module>_helpers.py, which they import.
+        What these share is beside them in <module>_helpers.py, which they import.
 
         Raises:
             LessonError: there is none.
@@ -215,7 +215,7 @@ def load(name: str, root: Path | None = None) -> Lesson:
         data = tomllib.loads(path.read_text("utf-8"))
         return Lesson(name=fitting[0], root=root, **data)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LessonError(f"{path} is no TOML: {error}") from error
+        raise LessonError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -79,7 +79,7 @@ def next_todo(source: bytes) -> str:
     """The first function, in the order of the file, that still raises NotImplementedError: "Class.method, line 12"; or "".
 
     Raises:
-        SyntaxError, ValueError: it is no Python.
+        SyntaxError, ValueError: it is not Python.
     """
     return next(
         (f"{name}, line {node.lineno}" for name, node in _functions(ast.parse(source).body) if _is_todo(node)), ""

@@ -21,7 +21,7 @@ _SCAN_S = 10.0
 def scan(session: Session, files: dict[str, bytes], forbidden: Forbidden) -> list[Evidence]:
     """Uses of forbidden names in the source of the files.
 
-    Parsed in the box, by a process in which no student code has run: source can be made to crash a parser, not to lie.
+    Parsed in the box, by a process in which no student code has run: source can crash a parser, but it cannot deceive one.
     """
 
     def probe(files, names):

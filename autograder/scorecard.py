@@ -161,7 +161,7 @@ class Scorecard:
 
     @property
     def partial(self) -> str:
-        """What the card is where it is no whole grading of the lesson, in words; "" where it is."""
+        """What the card is where it is not a whole grading of the lesson, in words; "" where it is."""
         if not self.ungraded:
             return ""
         return (
@@ -241,7 +241,7 @@ class Scorecard:
 
     @classmethod
     def from_json(cls, text: str) -> "Scorecard":
-        """Raises FormatError of a scorecard in another format; ValueError, KeyError or TypeError where it is none."""
+        """Raises FormatError of a scorecard in another format; ValueError, KeyError or TypeError where it is not a scorecard."""
         data = _object(json.loads(text), "a scorecard")
         _refuse_another_format(data)
         for name in ("format", "score", "max_score", "pending_gpu_points", "grader_errors", "partial"):

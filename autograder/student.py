@@ -224,7 +224,7 @@ def _shippable_source(probe):
 
 @functools.lru_cache(maxsize=1024)  # a suite asks with the same probes for every case and every submission
 def _source_of(code, _file):
-    """Of a probe's code; files are told apart, because equal codes of two files may have other defaults."""
+    """Of a probe's code; files are told apart, because equal codes of two files may differ in their defaults."""
     where = f"the probe {code.co_name!r}"
     try:
         source = inspect.getsource(code)

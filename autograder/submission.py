@@ -72,7 +72,7 @@ def take_in(source: Source | Path, lesson: Lesson | Sequence[str] = (), *, shown
     chosen = choose(found, wanted)
     missing = why_missing(found, wanted, chosen)
     notes = (*source.notes, *found.notes, *chosen.notes, *unused_work(found, wanted, chosen))
-    problem = "" if chosen.files or missing else f"{shown} holds no Python file"
+    problem = "" if chosen.files or missing else f"{shown} contains no Python file"
     return Submission(source.student, where, chosen.files, notes, problem, missing)
 
 
@@ -88,7 +88,7 @@ def take_in_each(folder: Path, lesson: Lesson | Sequence[str] = ()) -> ClassFold
     """The sources in a folder of submissions, and what in it is nobody's.
 
     Raises:
-        SubmissionError: it is no folder of submissions.
+        SubmissionError: it is not a folder of submissions.
     """
     return read_class(folder, lesson.modules if isinstance(lesson, Lesson) else lesson)
 

@@ -26,7 +26,7 @@ LAYERS = [
     "author.prove author.skeleton",
     "author.costs",
     "batch exports.table author.starter author.mutants author.hollow kept intake.crowd",
-    "exports.gradescope exports.otter exports.csv author.samples grade",
+    "exports.gradescope exports.otter exports.csv author.samples author.messages grade",
     "witness plugin rules author.stub",
     "cases in_process",
     "student check submission",
@@ -45,7 +45,7 @@ LAYERS = [
     "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.uncompiled box.inside.scan box.inside.group",
     "box.wire box.ranks.collectives",
     "box.codec box.clock box.cpu",
-    "differences files points progress digests options intake.reader box.caps box.policy",
+    "differences files points progress digests options intake.reader box.caps box.policy author.wording",
     "errors",
 ]
 LESSONS = load_all(ROOT)
@@ -56,6 +56,38 @@ def each_module(function):
     return pytest.mark.parametrize(("lesson", "module"), MODULES, ids=lambda value: getattr(value, "name", value))(
         function
     )
+
+
+# ---------------------------------------------------------------------------------------------- how a starter reads
+
+
+def without_types(source: str) -> list[str]:
+    """The functions of a module of which a parameter or the result has no annotation: "line 12: forward"."""
+    found = []
+    for node in [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]:
+        given = node.args
+        parameters = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+        bare = [arg for arg in parameters if arg and arg.annotation is None and arg.arg not in ("self", "cls")]
+        found += [f"line {node.lineno}: {node.name}"] if bare or node.returns is None else []
+    return found
+
+
+@each_module
+def test_every_signature_of_a_starter_and_its_solution_has_types(lesson, module):
+    for folder in (lesson.starter, lesson.solution):
+        assert without_types((folder / f"{module}.py").read_text("utf-8")) == []
+
+
+@each_module
+def test_solutions_say_torch_tensor_in_one_way(lesson, module):
+    assert re.search(r"(?<![\w.])Tensor\b", (lesson.solution / f"{module}.py").read_text("utf-8")) is None
+
+
+@pytest.mark.parametrize(
+    "signature", ["f(x) -> None", "f(x: int)", "f(self, *, x) -> int", "f(*args) -> int", "f(cls, **more) -> int"]
+)
+def test_a_signature_without_a_type_is_found(signature):
+    assert without_types(f"class A:\n    def {signature}:\n        pass") == ["line 2: f"]
 
 
 # ---------------------------------------------------------------------------------------------- architecture
@@ -294,6 +326,7 @@ def test_ci_runs_lint_with_the_type_checker_and_then_all_tests():
         "ruff check .",
         "ruff format --check .",
         "mypy",
+        "python -m pytest -q tests/test_messages.py",
     ]
     assert (mypy["files"], mypy["check_untyped_defs"], mypy["warn_unused_ignores"]) == (["autograder"], True, True)
 

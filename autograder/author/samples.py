@@ -5,7 +5,7 @@
     tests/submissions/NN-lesson/hostile/<name>/             an attack on the grader: gets its verdict (tests/hostile)
 
 A sample is laid over the solution: each [[change]] replaces a piece of text that occurs exactly once, in the module that
-the file lies under where it names no other. So a sample shows the mistake, and nothing but the mistake. A sample that is a
+that the file is filed under, where it names no other. So a sample shows the mistake, and nothing but the mistake. A sample that is a
 folder replaces whole modules by the files beside its expect.toml.
 """
 
@@ -28,7 +28,7 @@ RIGHT, WRONG, HOSTILE = "right", "wrong", "hostile"
 class Change(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str = ""  # the module that the sample lies under
+    file: str = ""  # the module whose folder the sample is in
     old: str
     new: str
 
@@ -139,7 +139,9 @@ def _load(lesson, kind, path, module):
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
         raise LessonError(f"{file}: {error}") from error
     if not all(change.file for change in expect.change):
-        raise LessonError(f"{file}: a change names no file, and the sample lies under no module of {lesson.name}")
+        raise LessonError(
+            f"{file}: a change names no file, and the sample is not in the folder of a module of {lesson.name}"
+        )
     sample = Sample(lesson, kind, path.stem, path, expect)
     if not sample.modules:
         raise LessonError(f"{path} changes no module of {lesson.name}")

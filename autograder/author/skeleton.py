@@ -201,13 +201,13 @@ def _write_module(root, lesson, module):
 def _refuse_bad_names(root, name, modules):
     number, _, rest = name.partition("-")
     if not (len(number) == 2 and number.isdigit() and rest.replace("-", "").isalnum() and rest == rest.lower()):
-        raise UsageError(f"{name!r} is no lesson's name: give two digits and words, such as 10-tokenizers")
+        raise UsageError(f"{name!r} is not a lesson's name: give two digits and words, such as 10-tokenizers")
     if name in lesson_names(root):
-        raise UsageError(f"{root / 'assignments' / name} is there already")
+        raise UsageError(f"{root / 'assignments' / name} already exists")
     taken = {module: lesson for lesson in lesson_names(root) for module in load(lesson, root).modules}
     for module in modules:
         if not (module.isidentifier() and module == module.lower()):
-            raise UsageError(f"{module!r} is no module's name: give lower-case letters, digits and _")
+            raise UsageError(f"{module!r} is not a module's name: give lower-case letters, digits and _")
         if module in taken or modules.count(module) > 1:
             raise UsageError(
                 f"the module name {module!r} is taken by {taken.get(module, name)}: names are unique over all lessons"

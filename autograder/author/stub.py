@@ -42,7 +42,7 @@ def starter_text(source: str, filename: str = "<solution>") -> str:
     """The starter that students get for a solution, as text.
 
     Raises:
-        StubError: a mark is wrong, there is none, or the text is no Python; names file, line and what to do.
+        StubError: a mark is wrong, there is none, or the text is not Python; names file, line and what to do.
     """
     wrapper = MetadataWrapper(_parse(source, filename))
     marks = _Marks(filename)
@@ -147,7 +147,7 @@ class _Marks(cst.CSTVisitor):
 
     def _read_student(self, node: cst.FunctionDef, comment: cst.Comment, hint: str) -> None:
         if not hint:
-            self._refuse(comment, "the mark has no hint. Say behind '# student:' what to write.")
+            self._refuse(comment, "the mark has no hint. Say after '# student:' what to write.")
         if " # " in hint:
             self._refuse(comment, "the mark shares its line with a comment. Move the comment.")
         self._refuse_nested(comment)
@@ -181,7 +181,7 @@ class _Marks(cst.CSTVisitor):
                 self._refuse(
                     comment,
                     f"this mark is inside {outer.name.value} (line {line}), which is marked itself. "
-                    "Take one of the two marks away.",
+                    "Remove one of the two marks.",
                 )
 
     def _refuse_misspelt(self, comment: cst.Comment) -> NoReturn:

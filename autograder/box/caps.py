@@ -25,15 +25,15 @@ class Caps:
     def problem(self, specs: list, plain: int) -> str | None:
         """What there is too much of, if anything; specs are those of a message's header, still unchecked."""
         if plain > self.plain + 64:  # blanks that align the first tensor
-            return f"{plain} bytes of plain data, at most {self.plain}"
+            return f"{plain} bytes of plain data (at most {self.plain})"
         if len(specs) > self.tensors:
-            return f"{len(specs)} tensors, at most {self.tensors}"
+            return f"{len(specs)} tensors (at most {self.tensors})"
         elements = 0
         for _, shape, _ in specs:
             if max(shape, default=0) > self.side:
-                return f"a tensor of shape {tuple(shape[:16])}, at most {self.side} in a dimension"
+                return f"a tensor of shape {tuple(shape[:16])} (at most {self.side} in a dimension)"
             elements += math.prod(size or 1 for size in shape)
-        return f"tensors of {elements} elements, at most {self.elements}" if elements > self.elements else None
+        return f"tensors of {elements} elements (at most {self.elements})" if elements > self.elements else None
 
 
 REPLY = Caps(plain=512 << 10, tensors=1024, elements=2 << 20, side=64 << 10)

@@ -116,7 +116,7 @@ class Clock:
         if usage.cpu_s - self._first.cpu_s > self._limits.cpu_s:
             self.over = f"used more than {_number(self._limits.cpu_s)} s of processor time{self._limits.whose}"
         elif self._idle > self._limits.idle_s:
-            self.over = f"did nothing for {_number(self._limits.idle_s)} s: it waits for something"
+            self.over = f"did nothing for {_number(self._limits.idle_s)} s: it is waiting for something"
 
 
 def _number(seconds):

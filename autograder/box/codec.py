@@ -35,7 +35,7 @@ _DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 class ProtocolError(Exception):
-    """The bytes are no message of ours."""
+    """The bytes are not a message of ours."""
 
 
 class TooMuch(ProtocolError):
@@ -63,11 +63,11 @@ def encode(value) -> list:
     node = _node(value, tensors, buffers, depth=0)
     header = json.dumps({"value": node, "tensors": tensors}).encode()
     if len(header) > MAX_HEADER:
-        raise ValueError(f"the value is too large to pass: {len(header)} bytes of plain data, at most {MAX_HEADER}")
+        raise ValueError(f"the value is too large to pass: {len(header)} bytes of plain data (at most {MAX_HEADER})")
     header += b" " * (-(4 + len(header)) % 64)  # the first tensor starts aligned
     total = 4 + len(header) + sum(len(buffer) for buffer in buffers)
     if total > MAX_MESSAGE:
-        raise ValueError(f"the value is too large to pass: {total} bytes, at most {MAX_MESSAGE}")
+        raise ValueError(f"the value is too large to pass: {total} bytes (at most {MAX_MESSAGE})")
     return [struct.pack("<I", len(header)), header, *buffers]
 
 
@@ -171,7 +171,7 @@ def _tensors(specs, message, start):
         tensors[-1].came_from = device
         start = end
     if start != len(message):
-        raise ProtocolError("bytes behind the last tensor")
+        raise ProtocolError("bytes after the last tensor")
     return tensors
 
 
@@ -222,7 +222,7 @@ def _dict(payload, tensors, depth):
 
 def _text(payload, tensors, depth):
     if type(payload) is not str:
-        raise ProtocolError("something that is not a text")
+        raise ProtocolError("something that is not a string")
     return payload
 
 
@@ -241,5 +241,5 @@ _DECODERS = {
 
 def _index(index):
     if type(index) is not int or index < 0:
-        raise ProtocolError("a tensor that is not there")
+        raise ProtocolError("a tensor that does not exist")
     return index

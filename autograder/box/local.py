@@ -1,7 +1,7 @@
 """A process of student code that nothing confines: started afresh, because there is no fork here or no box is wanted.
 
 It serves authors, handouts and practice on Windows (unconfined.py). A copy of this file is in every handout: the standard
-library, torch and what lies beside it.
+library, torch and what is beside it.
 """
 
 import multiprocessing
@@ -25,7 +25,7 @@ class LocalProcess:
 
     Args:
         folders: what it imports from, the submission first.
-        seed: of its generators. rank, size: its place among ranks; size 0 is no rank.
+        seed: of its generators. rank, size: its place among ranks; with size 0 it is not a rank.
         prepare: is called in it before anything is imported, and returns the notes that go with every reply.
         output: file that gets what it prints; None leaves that where this process prints.
 

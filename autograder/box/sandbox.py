@@ -54,7 +54,7 @@ class Sandbox:
         missing = [layer for layer in require if layer not in self.layers]
         if missing:
             raise BoxError(
-                f"this machine has no {', '.join(missing)}: only {', '.join(self.layers)} (see docs/security.md)"
+                f"this machine has no {', '.join(missing)}, only {', '.join(self.layers)} (see docs/security.md)"
             )
         self.folder = Path(tempfile.mkdtemp(prefix="autograder-"))
         self.folder.chmod(0o711)  # slots reach their own folders, and list none

@@ -58,7 +58,7 @@ class Slot:
             self._write(files)
         except OSError as error:
             self.close()
-            raise BoxError(f"the submission's files cannot be laid out: {error}") from error
+            raise BoxError(f"the submission's files cannot be written for it: {error}") from error
 
     def _write(self, files):
         self._submission.mkdir()

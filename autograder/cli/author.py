@@ -1,4 +1,4 @@
-"""For authors of lessons: new-lesson, and what a suite is worth: mutants, costs, flaky, idle."""
+"""For authors of lessons: new-lesson, what a suite says (messages), and what it is worth: mutants, costs, flaky, idle."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from ..batch import default_processes
 from ..files import write
-from ..lesson import find_root, load
+from ..lesson import find_root, load, load_all
 from ..points import number
 from .shared import Processes, app, console, progress, relative
 
@@ -22,8 +22,29 @@ def new_lesson_command(
 
     lesson = new_lesson(find_root(), name, modules)
     console.print(
-        f"wrote {relative(lesson.assignment)}, its solution, starter, tests and samples; docs/authors.md goes on"
+        f"wrote {relative(lesson.assignment)}, its solution, starter, tests and samples; docs/authors.md says what comes next"
     )
+
+
+@app.command()
+def messages(
+    lesson: Annotated[str, typer.Argument(help="The lesson; without one, every lesson.")] = "",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only those that break a rule of wording, with advice.")
+    ] = False,
+) -> None:
+    """List every message that a student can see: a lesson's titles and mistakes, and what the grader itself says."""
+    from ..author.messages import grader_messages, suite_messages
+
+    found = [message for each in ([load(lesson)] if lesson else load_all()) for message in suite_messages(each)]
+    found += grader_messages()
+    for message in found:
+        line = f"{relative(message.file)}:{message.line}: {message.kind}: {message.text.strip()}"
+        if not check:
+            print(line)
+        elif message.faults:
+            print(f"{line}\n    {'; '.join(message.faults)}")
+    raise typer.Exit(1 if check and any(message.faults for message in found) else 0)
 
 
 @app.command()

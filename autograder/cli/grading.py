@@ -36,8 +36,8 @@ def grade(
     module: Annotated[list[str] | None, typer.Option("--module", help="Grade this module only.")] = None,
     processes: Processes = 0,
     seed: Annotated[int | None, typer.Option(help="Seed of all inputs; without it a secret one is drawn.")] = None,
-    require: Annotated[str, typer.Option(help="Layers of the box that must be there: landlock,seccomp,uid,…")] = "",
-    gpu_only: Annotated[bool, typer.Option("--gpu-only", help="Run nothing but the GPU tests, for `merge`.")] = False,
+    require: Annotated[str, typer.Option(help="Layers of the box that must be available: landlock,seccomp,uid,…")] = "",
+    gpu_only: Annotated[bool, typer.Option("--gpu-only", help="Run only the GPU tests, for `merge`.")] = False,
     gpu_device: Annotated[str, typer.Option(help="What GPU tests run on; by default cuda where there is one.")] = "",
     prerequisites: Annotated[
         str, typer.Option(help="Modules of used lessons: reference, or the student's own.")
@@ -58,7 +58,7 @@ def grade(
         suggestion = nearest(prerequisites, ("reference", "own"))
         raise UsageError(f"--prerequisites is {prerequisites!r}: give reference or own{suggestion}")
     if gpu_only and not options.gpu_device:
-        raise UsageError("--gpu-only needs a GPU, and torch finds none here")
+        raise UsageError("--gpu-only needs a GPU, but torch finds none here")
     if each:
         refuse_one_student(submission, chosen)
         found = take_in_each(submission, chosen)
@@ -123,7 +123,9 @@ def _found_gpu() -> str | None:
 @app.command()
 def merge(
     first: Annotated[Path, typer.Argument(help="A scorecard.json in which tests wait for a GPU, or a folder of them.")],
-    second: Annotated[Path, typer.Argument(help="The same work's from a machine with a GPU, a scorecard or a folder.")],
+    second: Annotated[
+        Path, typer.Argument(help="The same work's scorecard from a machine with a GPU, or a folder of them.")
+    ],
     out: OutFolder,
     everything: Annotated[bool, typer.Option("--all", help="Show every test, not only what failed.")] = False,
 ) -> None:
@@ -142,10 +144,10 @@ def replay(
     scorecard: Annotated[Path, typer.Argument(help="A scorecard.json that grade has written.")],
     test: Annotated[str, typer.Option("--test", help="The test function to run again.")],
     in_process: Annotated[
-        bool, typer.Option("--in-process", help="Outside the box, for a debugger. Runs student code here!")
+        bool, typer.Option("--in-process", help="Run outside the box, for a debugger. Student code runs unconfined!")
     ] = False,
 ) -> None:
-    """Run one test again on the same submission and the same inputs, and show all that there is to see."""
+    """Run one test again on the same submission and the same inputs, and show everything: message, traceback, the values that differ."""
     card = kept.read(scorecard)
     lesson = load(card.lesson)
     rows = [row for row in card.outcomes if row.test == test]
@@ -174,7 +176,7 @@ def replay(
 
 @app.command()
 def export(
-    cards: Annotated[list[Path], typer.Argument(help="scorecard.json files, or folders with some below.")],
+    cards: Annotated[list[Path], typer.Argument(help="scorecard.json files, or folders that contain some.")],
     format: Annotated[str, typer.Option("--format", help="gradescope, otter or csv.")],
     out: Annotated[Path | None, typer.Option("--out", help="The file to write; without it, standard output.")] = None,
 ) -> None:

@@ -21,7 +21,10 @@ LessonName = Annotated[str, typer.Option("--lesson", help="The lesson, such as 0
 OutFolder = Annotated[Path, typer.Option("--out", help="Where results are written.")]
 DistFolder = Annotated[Path, typer.Option("--dist", help="Where the zips are.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Lessons; all if none is named.")]
-Processes = Annotated[int, typer.Option(help="How many work side by side, a core each; 0 takes all cores.", min=0)]
+Processes = Annotated[
+    int,
+    typer.Option(help="How many processes grade at the same time, each on a core of its own; 0 uses all cores.", min=0),
+]
 
 
 @contextmanager

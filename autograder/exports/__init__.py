@@ -25,7 +25,7 @@ def render(name: str, cards: Sequence[Scorecard]) -> str:
     """The cards in the format called `name`; encode it as UTF-8 and write its line endings as they are.
 
     Raises:
-        UsageError: there is no such format, or the cards do not belong into one file.
+        UsageError: there is no such format, or the cards do not belong in one file.
     """
     if name not in FORMATS:
         raise UsageError(f"there is no export {name!r}: choose one of {', '.join(FORMATS)}{nearest(name, FORMATS)}")

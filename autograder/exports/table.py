@@ -179,7 +179,7 @@ def many(cards: Sequence[Scorecard]) -> Group:
 
 
 def _partial(cards):
-    """A table of the cards that are no whole grading; nothing where all are whole."""
+    """A table of the cards that are not of a whole grading; nothing where all are whole."""
     found: dict[str, list[str]] = {}
     for card in cards:
         if card.partial:

@@ -12,7 +12,7 @@ So nothing here runs, imports or unpacks it: work comes in as bytes in memory, e
 Two processes. Archives are parsed by a **reader** (reader.py), started for this one archive: the standard library alone,
 limits on memory, CPU and wall time. It gets the archive as its standard input and writes frames of names and bytes, which
 the grader reads with caps of its own and without pickle. So a crash, a bomb or an endless header costs one submission.
-The reader is no border of trust: it is the grader's user, and parses with the standard library what the grader would
+The reader is not a border of trust: it is the grader's user, and parses with the standard library what the grader would
 otherwise parse itself.
 
 Three kinds of answer:

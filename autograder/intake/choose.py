@@ -1,4 +1,4 @@
-"""Which file is which module, and what lies beside them. The rules are stated in docs/student.md.
+"""Which file is which module, and what is beside them. The rules are stated in docs/student.md.
 
 1. A file called <module>.py counts, in whatever folder. If there is none, one whose name differs by an accident only.
 2. Of several the one that can be read and is not the unchanged starter counts.
@@ -48,7 +48,7 @@ class Chosen:
 
 
 def choose(found: Gathered, wanted: Wanted) -> Chosen:
-    """The lesson's modules at the top, with all that lay beside them."""
+    """The lesson's modules at the top, with all that was beside them."""
     chosen = Chosen({})
     homes: dict[str, str] = {}  # module's file -> where it was found
     for module in wanted.modules:
@@ -137,7 +137,7 @@ def _normal(content: bytes) -> bytes:
     return b"\n".join(line.rstrip() for line in lines).strip()
 
 
-# ---------------------------------------------------------------------------------------------- what lies beside them
+# ---------------------------------------------------------------------------------------------- what is beside them
 
 
 def _laid_out(python, files, homes, notes) -> dict[str, bytes]:
@@ -180,7 +180,7 @@ def _lay_at_the_top(folder, python, homes, laid, notes):
 
 
 def _blocked(name, laid):
-    """Whether a file of this name cannot lie beside the others."""
+    """Whether a file of this name cannot be beside the others."""
     return any(name.startswith(f"{other}/") or other.startswith(f"{name}/") for other in laid)
 
 

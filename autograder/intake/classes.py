@@ -43,19 +43,19 @@ def read_class(folder: Path, modules: Iterable[str] = ()) -> ClassFolder:
         modules: the lesson's; a loose file that is called like one of them names no student.
 
     Raises:
-        SubmissionError: it is no folder of submissions.
+        SubmissionError: it is not a folder of submissions.
     """
     folder = Path(folder)
     try:
         names = sorted(name for name in os.listdir(folder) if not kinds.is_of_the_system(name))
     except OSError as error:
-        raise SubmissionError(f"{folder} is no folder: --each wants a folder of submissions") from error
+        raise SubmissionError(f"{folder} is not a folder: --each expects a folder of submissions") from error
     reasons = {name: _of_no_student(folder / name, tuple(modules)) for name in names}
     sources = _sources(folder, [name for name in names if not reasons[name]])
     named = tuple((shown_name(name), why) for name, why in reasons.items() if why)
     if not sources:
-        there = f"; it holds {named[0][0]}, but {named[0][1]}" if named else ""
-        raise SubmissionError(f"{folder} holds no submission: --each wants folders, zips or tars in it{there}")
+        there = f"; it contains {named[0][0]}, but {named[0][1]}" if named else ""
+        raise SubmissionError(f"{folder} contains no submission: --each expects folders, zips or tars in it{there}")
     return ClassFolder(tuple(sources), named)
 
 
@@ -67,7 +67,7 @@ def source_of(path: Path) -> Source:
     """
     path = Path(path)
     if os.path.islink(path) or not os.path.lexists(path):
-        raise SubmissionError(f"{path} is no submission: give a folder, a zip or a tar")
+        raise SubmissionError(f"{path} is not a submission: pass a folder, a .zip, a .tar or a .py file")
     site = parsed(path.name)
     if site is None:
         return Source(student_name(path), ((path, path.name),))
@@ -82,10 +82,10 @@ def _of_no_student(path, modules):
     if reader.unneeded(f"{name}/"):
         return "it is a folder of tools, not a submission"
     if os.path.isdir(path) and not os.path.islink(path):
-        return "it holds scorecards, not submissions" if _has_scorecards(path) else ""
+        return "it contains scorecards, not submissions" if _has_scorecards(path) else ""
     stem, suffix = os.path.splitext(name.casefold())
     if name in {f"{module}.py" for module in modules}:
-        return "it is called like a module and names no student: put it into a folder with the student's name"
+        return "it has a module's name, not a student's: put it into a folder with the student's name"
     if parsed(name) is None and (stem in _INSTRUCTORS or suffix in _TABLES):
         return "by its name it is the instructor's"
     return ""
@@ -123,7 +123,7 @@ def _sources(folder, names):
 def _called(source, student):
     if student == source.student:
         return source
-    note = f"another submission has the name {source.student} too: this one, {shown_name(source.paths[0][0].name)}, is called {student}"
+    note = f"another submission also has the name {source.student}: this one, {shown_name(source.paths[0][0].name)}, is called {student}"
     return Source(student, source.paths, (*source.notes, note), source.passed_over)
 
 
@@ -139,7 +139,7 @@ def _source_of_site(group):
         name, turn = handed_in_again(site.file) if site.file else (path.name, 0)
         files.setdefault(name, []).append((turn, path, site.file))
     if passed_over:
-        notes.append(f"of several attempts the last counts, {last}")
+        notes.append(f"there are several attempts: the last one counts, {last}")
     paths = []
     for name, versions in files.items():
         *older, (turn, path, file) = sorted(versions)

@@ -3,7 +3,7 @@
 Several students' work is where two folders or archives, side by side, both hold the same module and neither is a copy of
 the starter. It is one student's all the same
 
-- where a module lies beside them, at the top,
+- where a module is beside them, at the top,
 - where their names say that they are parts or versions of one work: part1 and part2, hw and hw (1), old and new, the
   lesson's or a module's name.
 
@@ -140,12 +140,12 @@ def _packed(path, found, lesson):
 
 
 def _canvas_names(path):
-    """Students whose loose files lie there, named as Canvas names them: doejane_12345_67890_attention.py."""
+    """Students whose loose files are there, named as Canvas names them: doejane_12345_67890_attention.py."""
     names = [item.name for item in path.iterdir() if item.is_file()] if path.is_dir() else []
     return sorted({match["who"] for match in map(_CANVAS.fullmatch, names) if match})
 
 
-# ---------------------------------------------------------------------------------------------- what lies where
+# ---------------------------------------------------------------------------------------------- what is where
 
 
 def _found(files) -> Found:

@@ -102,11 +102,11 @@ class _Pile:
     def _python(self, name, entry):
         files, exact = self._gathered.files, name.lower().endswith(".py")
         if any(name.startswith(f"{other}/") or other.startswith(f"{name}/") for other in files):
-            return self.leave_out(name, "a file and a folder have one name")
+            return self.leave_out(name, "a file and a folder have the same name")
         if entry.size > MAX_FILE or len(entry.content) > MAX_FILE:
             if not exact:
                 return self.leave_out(name, f"it has more than {MAX_FILE} bytes")
-            raise Refused(f"{self._shown}: {shown_name(name)} has {entry.size} bytes, at most {MAX_FILE} are taken in")
+            raise Refused(f"{self._shown}: {shown_name(name)} has {entry.size} bytes; at most {MAX_FILE} are accepted")
         if name in files:
             self._again[name] = None
             self._total -= len(files[name])
@@ -114,7 +114,7 @@ class _Pile:
         if self._total > MAX_TOTAL or len(files) >= MAX_FILES:
             raise Refused(
                 f"{self._shown}: too much Python at {shown_name(name)}: at most {MAX_FILES} files and {MAX_TOTAL} bytes "
-                "in all are taken in"
+                "in all are accepted"
             )
         files[name] = entry.content
         return None
@@ -130,14 +130,14 @@ class _Pile:
         found.others = {name[off:]: what for name, what in found.others.items()}
         found.left = {name[off:]: why for name, why in self._left}
         if self._again:
-            found.notes.append(f"there more than once, the last one counts: {listed(list(self._again))}")
+            found.notes.append(f"found more than once; the last one counts: {listed(list(self._again))}")
         found.notes += [f"left out {shown_name(name)}: {why}" for name, why in list(found.left.items())[:_MOST_NOTES]]
         if len(found.left) > _MOST_NOTES:
             found.notes.append(f"left out {len(found.left) - _MOST_NOTES} more files")
         if self._needless:
             it = "they are" if len(self._needless) > 1 else "it is"
             found.notes.append(
-                f"leave {listed(list(self._needless), 5)} out of the submission: {it} not needed and not taken in"
+                f"leave {listed(list(self._needless), 5)} out of the submission: {it} not needed and is ignored"
             )
         return found
 
@@ -145,7 +145,7 @@ class _Pile:
         off = _common_folder(list(found.files)).count("/")
         for name in [name for name in found.files if name.count("/") - off >= MAX_DEPTH]:
             del found.files[name]
-            self.leave_out(name, f"it lies in more than {MAX_DEPTH - 1} folders: move it up")
+            self.leave_out(name, f"it is more than {MAX_DEPTH - 1} folders deep: move it up")
 
 
 def _harmless(name: str) -> tuple[str, str]:
@@ -153,7 +153,7 @@ def _harmless(name: str) -> tuple[str, str]:
     parts = [part for part in unicodedata.normalize("NFC", name).replace("\\", "/").split("/") if part not in ("", ".")]
     clean = "/".join(parts)
     if not parts or name.startswith(("/", "\\")) or ".." in parts or any(part[1:2] == ":" for part in parts):
-        return name, "its name leads out of the submission"
+        return name, "its path leads out of the submission"
     if any(len(part.encode("utf-8", "replace")) > MAX_NAME for part in parts) or len(name) > reader.MAX_NAME // 4:
         return clean, "its name is too long"
     if not all(part.isprintable() for part in parts):  # what is not UTF-8 is not printable either

@@ -82,7 +82,7 @@ _HEADS = {
 _SUFFIXES = {
     "a 7z archive": ".7z",
     "a RAR archive": ".rar .cbr",
-    "an archive of another kind": ".zst .lz .lzma .z .ace .arj .cab .dmg .iso .deb .rpm",
+    "an archive of an unsupported kind": ".zst .lz .lzma .z .ace .arj .cab .dmg .iso .deb .rpm",
     "a part of an archive in several parts": ".001 .002 .z01 .z02 .r00",
     "a notebook": ".ipynb",
     "a PDF": ".pdf",
@@ -118,7 +118,7 @@ def trouble_with_text(content: bytes) -> str:
         return (
             "it is empty: save it and submit it again"
             if not content.strip()
-            else "it holds nothing but zero bytes: submit it again"
+            else "it contains only zero bytes: submit it again"
         )
     wide = _wide_encoding(content)
     if wide:

@@ -21,8 +21,8 @@ MAX_ARCHIVES = 10  # inside a folder or archive
 _TROUBLE = {
     "damaged": "is cut off or damaged: pack it again and submit it again",
     "foreign": "is not a .zip or .tar archive: pack your .py files as a .zip",
-    "many": f"has too many entries: at most {reader.MAX_ENTRIES} are taken in; pack only your .py files",
-    "much": f"holds too much: at most {MAX_TOTAL} bytes of Python are taken in; pack only your .py files",
+    "many": f"has too many entries: at most {reader.MAX_ENTRIES} are accepted; pack only your .py files",
+    "much": f"contains too much: at most {MAX_TOTAL} bytes of Python are accepted; pack only your .py files",
     "memory": "needs too much memory to unpack: it is damaged, or not a submission; pack only your .py files",
     "limits": "takes too much time or memory to unpack: it is damaged, or not a submission; pack only your .py files",
     "unreadable": "cannot be read: the grader is not allowed to open it",

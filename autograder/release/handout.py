@@ -2,7 +2,7 @@
 
     NN-lesson/
         README.md            assignments/NN-lesson/handout.md, with the points of the suite where it says <!-- points -->
-        <module>.py          cut from the solution, whatever lies in starter/
+        <module>.py          cut from the solution, whatever is in starter/
         tests/               the public tests, verbatim
         conftest.py          fixtures for them; pytest.ini: that pytest finds it from tests/ too
         grading/             byte-for-byte copies of what the fixtures need of this package; for these torch is enough

@@ -66,7 +66,7 @@ class OtterPlugin(AbstractOtterPlugin):
         wanted = self.plugin_config["version"]
         if wanted != __version__:
             raise UsageError(
-                f"the zip was built by version {wanted} of llm-autograder, here is {__version__}: "
+                f"the zip was built by version {wanted} of llm-autograder, but {__version__} is installed: "
                 f"install {wanted}, or build the zip again"
             )
         submission = Path(self.submission_path).parent

@@ -148,7 +148,7 @@ def _edited(text: bytes, edits: dict[str, str]) -> bytes:
         edited, count = re.subn(pattern, replacement, edited, flags=re.MULTILINE)
         if count != 1:
             raise UsageError(
-                f"this release of otter-grader has another template: {pattern!r} fits {count} times, not once"
+                f"this release of otter-grader has a different template: {pattern!r} fits {count} times, not once"
             )
     return edited.encode()
 

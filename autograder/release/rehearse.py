@@ -78,12 +78,12 @@ def surprises(lesson: str, submission: str, card: Scorecard) -> list[str]:
         tests = ", ".join(row.test for row in card.grader_errors)
         return [f"{lesson}: the solution does not pass its own suite, these are grader errors: {tests}; fix the tests"]
     if submission == SOLUTION and not card.max_score > 0:
-        return [f"{lesson}: nothing was graded of the solution"]
+        return [f"{lesson}: nothing of the solution was graded"]
     if submission == SOLUTION and card.score < card.max_score:
-        return [f"{lesson}: the solution gets {got}, it should get all: mend what it fails, or the tests"]
+        return [f"{lesson}: the solution gets {got}; it should get all: fix what it fails, or fix the tests"]
     if submission == STUB and card.score > 0:
         passed = ", ".join(row.test for row in card.outcomes if row.points)
-        return [f"{lesson}: the stub gets {got}, it should get none: it passes {passed}"]
+        return [f"{lesson}: the stub gets {got}; it should get none: it passes {passed}"]
     return []
 
 

@@ -41,7 +41,7 @@ class BigramLanguageModel:
         ValueError: smoothing is negative. Every method refuses token ids outside [0, V) with a ValueError.
     """
 
-    def __init__(self, vocab_size: int, smoothing: float = 1.0):
+    def __init__(self, vocab_size: int, smoothing: float = 1.0) -> None:
         # student: an empty table of counts
         if smoothing < 0:
             raise ValueError(f"smoothing={smoothing} is negative")
@@ -50,7 +50,17 @@ class BigramLanguageModel:
         self._count = torch.zeros(vocab_size, vocab_size, dtype=torch.int64)  # (V, V): row a, column b
 
     def fit(self, ids: torch.Tensor) -> "BigramLanguageModel":
-        """Counts the pairs of neighbours in ids (T,); whatever was counted before is forgotten. Returns the model."""
+        """Counts the pairs of neighbours in ids; whatever was counted before is forgotten.
+
+        Args:
+            ids: (T,) token ids.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: an id is outside [0, V).
+        """
         # student: count each pair of neighbours, from zero
         self._check(ids, "ids")
         first, second = training_pairs(ids)
@@ -61,7 +71,13 @@ class BigramLanguageModel:
         return self
 
     def next_token_probabilities(self, token: int) -> torch.Tensor:
-        """p(b | token) for every b: (V,), in the default dtype. Without any count and smoothing the row is uniform.
+        """p(b | token) for every b. Without any count and smoothing the row is uniform.
+
+        Args:
+            token: a.
+
+        Returns:
+            (V,), in the default dtype.
 
         Raises:
             ValueError: token is outside [0, V).

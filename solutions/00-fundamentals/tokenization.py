@@ -17,6 +17,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import regex
 
@@ -45,7 +46,7 @@ class BPETokenizer:
         ValueError: a special token is the empty string.
     """
 
-    def __init__(self, vocab: dict[int, bytes], merges: list[Pair], special_tokens: Sequence[str] = ()):
+    def __init__(self, vocab: dict[int, bytes], merges: list[Pair], special_tokens: Sequence[str] = ()) -> None:
         # student: keep copies, give ids to the special tokens, and prepare what encode looks up
         self.vocab = dict(vocab)
         self.merges = [tuple(pair) for pair in merges]
@@ -104,6 +105,12 @@ class BPETokenizer:
         Special tokens are split off first: from left to right the leftmost one wins, and of several that start at one
         place the longest. What is between them is cut into pre-tokens; in each pre-token the merges are carried out in
         the order in which they were learned, and within a merge from left to right.
+
+        Args:
+            text: any string.
+
+        Returns:
+            The ids, special tokens included; [] for the empty text.
         """
         # student: split, then merge each pre-token in the order of the merges
         ids = []
@@ -125,6 +132,9 @@ class BPETokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of any iterable of ids. A token may be part of a character; malformed UTF-8 becomes U+FFFD.
+
+        Args:
+            ids: token ids; a generator is read once.
 
         Raises:
             ValueError: an id is not in vocab.
@@ -165,13 +175,18 @@ class BPETokenizer:
         return cls(vocab, merges, content["special_tokens"])
 
 
-def count_tokens(text: str, tokenizer) -> int:
-    """How many tokens a text takes; tokenizer is any object with `encode`."""
+def count_tokens(text: str, tokenizer: Any) -> int:
+    """How many tokens a text takes.
+
+    Args:
+        text: any string.
+        tokenizer: any object with `encode`.
+    """
     # student: what a text costs is the number of its ids
     return len(tokenizer.encode(text))
 
 
-def truncate_to_context(text: str, tokenizer, max_tokens: int) -> str:
+def truncate_to_context(text: str, tokenizer: Any, max_tokens: int) -> str:
     """The beginning of a text that its first max_tokens tokens hold.
 
     Args:
@@ -250,7 +265,7 @@ class _Candidate:  # solution only
 
     __slots__ = ("count", "pair")
 
-    def __init__(self, count: int, pair: Pair):
+    def __init__(self, count: int, pair: Pair) -> None:
         self.count, self.pair = count, pair
 
     def __lt__(self, other: "_Candidate") -> bool:
@@ -265,7 +280,7 @@ class _PairCounts:  # solution only
     is thrown away when it surfaces, since an entry with the right count was pushed when the count changed.
     """
 
-    def __init__(self, words: list[list[bytes]], frequency: list[int]):
+    def __init__(self, words: list[list[bytes]], frequency: list[int]) -> None:
         self._words, self._frequency = words, frequency
         self._count = Counter()
         self._words_with = defaultdict(set)  # pair -> indices of words that hold it, or held it once

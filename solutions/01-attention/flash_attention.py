@@ -20,7 +20,7 @@ import math
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 def flash_attention_forward(
@@ -57,7 +57,7 @@ def flash_attention_forward(
 
         for j in range(0, Tk, block_size):
             if causal and j > i:
-                break  # queries and keys have the same tiles: this one lies in the future, as do all that follow
+                break  # queries and keys have the same tiles: this one is in the future, as are all that follow
             v_j = v[:, :, j : j + block_size].to(wide)  # (B, H, Bk, Dh)
             s = _tile_of_scores(q, k, i, j, causal, block_size)  # (B, H, Bq, Bk)
 
@@ -86,7 +86,9 @@ class FlashAttentionFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, causal, block_size):
+    def forward(
+        ctx: FunctionCtx, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, block_size: int
+    ) -> torch.Tensor:
         """-> output (B, H, Tq, Dh); arguments as those of `flash_attention`."""
         # student: save what backward needs, return the output
         output, logsumexp = flash_attention_forward(q, k, v, causal, block_size)
@@ -96,7 +98,9 @@ class FlashAttentionFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):
+    def backward(
+        ctx: FunctionCtx, grad_output: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
         """grad_output (B, H, Tq, Dh) -> gradients of q, k and v in their dtypes, None for causal and block_size."""
         # student: the formulas above, tile by tile; one gradient per argument
         q, k, v, output, logsumexp = ctx.saved_tensors
@@ -167,7 +171,7 @@ class FlashAttention(nn.Module):
         ValueError: d_model is not divisible by num_heads, or block_size is less than 1.
     """
 
-    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.1, block_size: int = 64):
+    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.1, block_size: int = 64) -> None:
         # student: check the arguments, make qkv, proj and the dropout
         super().__init__()
         if d_model % num_heads:
@@ -189,7 +193,9 @@ class FlashAttention(nn.Module):
         return self.dropout(self.proj(heads.transpose(1, 2).reshape(B, T, D)))
 
 
-def _tile_of_scores(q, k, i, j, causal, block_size):  # solution only
+def _tile_of_scores(
+    q: torch.Tensor, k: torch.Tensor, i: int, j: int, causal: bool, block_size: int
+) -> torch.Tensor:  # solution only
     """Scores of the queries from i and the keys from j: (B, H, Bq, Bk), -inf where the key is in the query's future."""
     wide = torch.promote_types(q.dtype, torch.float32)
     q_i = q[:, :, i : i + block_size].to(wide)  # (B, H, Bq, Dh)

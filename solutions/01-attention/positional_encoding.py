@@ -33,7 +33,7 @@ class PositionalEncoding(nn.Module):
         pe: (1, max_len, D) float32, right to 1e-5 at every position. It is saved with the state and is not a parameter.
     """
 
-    def __init__(self, d_model: int, max_len: int = 5000, dropout: float = 0.0):
+    def __init__(self, d_model: int, max_len: int = 5000, dropout: float = 0.0) -> None:
         # student: work the angles out in float64 and keep the table as a float32 buffer
         super().__init__()
         self.dropout = nn.Dropout(dropout)
@@ -64,7 +64,7 @@ class LearnedPositionalEmbedding(nn.Module):
         embedding: nn.Embedding of max_len vectors of size D.
     """
 
-    def __init__(self, d_model: int, max_len: int):
+    def __init__(self, d_model: int, max_len: int) -> None:
         # student: an nn.Embedding with a row for each position
         super().__init__()
         self.embedding = nn.Embedding(max_len, d_model)
@@ -125,7 +125,7 @@ def alibi_bias(num_heads: int, seq_len: int) -> torch.Tensor:
     # student: the slopes, then -slope * (i - j) for each pair, and -inf above the diagonal
     slopes = torch.tensor(_alibi_slopes(num_heads))[:, None, None]  # (H, 1, 1)
     position = torch.arange(seq_len)
-    distance = position[:, None] - position[None, :]  # (T, T): i - j, how far back the key lies
+    distance = position[:, None] - position[None, :]  # (T, T): i - j, how far back the key is
     return (-slopes * distance).masked_fill(distance < 0, float("-inf"))  # (H, T, T)
 
 

@@ -32,7 +32,7 @@ def rope_frequencies(dim: int, base: float = 10000.0, scaling: dict | None = Non
       down the slowest by f. bloc97 2023, "NTK-Aware Scaled RoPE".
     - {"type": "yarn", "factor", "original_max_position_embeddings"}, and optionally "beta_fast" (32), "beta_slow" (1),
       "truncate" (True): pairs that turn more than beta_fast times within L stay, those below beta_slow turns become
-      theta / f, and a ramp over the pairs lies in between. Peng et al. 2023, "YaRN". The attention factor of YaRN is
+      theta / f, and a ramp over the pairs in between. Peng et al. 2023, "YaRN". The attention factor of YaRN is
       not part of the frequencies.
     - {"type": "llama3", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}: the same
       idea with a ramp over the number of turns. Llama 3.1, as in `transformers`.
@@ -91,7 +91,7 @@ class RoPEEncoding(nn.Module):
         ValueError: d_model is odd.
     """
 
-    def __init__(self, d_model: int, max_len: int = 2048, base: float = 10000.0, interleaved: bool = True):
+    def __init__(self, d_model: int, max_len: int = 2048, base: float = 10000.0, interleaved: bool = True) -> None:
         # student: keep cosines and sines as buffers that are not saved
         super().__init__()
         if d_model % 2:
@@ -123,7 +123,7 @@ class RoPEEncoding(nn.Module):
             return _turned(x, self.cos[:T], self.sin[:T], self.interleaved)
         # A negative index would silently count from the end of the table.
         if ((positions < 0) | (positions >= self.max_len)).any():
-            raise ValueError(f"positions must lie in 0..{self.max_len - 1} (max_len - 1), got {positions.tolist()}")
+            raise ValueError(f"positions must be in 0..{self.max_len - 1} (max_len - 1), got {positions.tolist()}")
         return _turned(x, self.cos[positions], self.sin[positions], self.interleaved)
 
 
@@ -150,7 +150,7 @@ def _theta(dim: int, base: float) -> torch.Tensor:  # solution only
     return base ** (-two_i / dim)  # (dim / 2,)
 
 
-def _required(scaling: dict, key: str):  # solution only
+def _required(scaling: dict, key: str) -> float:  # solution only
     if key not in scaling:
         raise ValueError(f"scaling has no key {key!r}: {scaling}")
     return scaling[key]

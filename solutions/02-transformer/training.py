@@ -42,12 +42,12 @@ class AdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
-    ):
+    ) -> None:
         # student: the settings are the defaults of the parameter groups
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None):
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
         """Updates every parameter that has a gradient; one without stays as it is, and its t does not count on.
 
         Args:
@@ -118,7 +118,9 @@ class CosineAnnealingWarmupScheduler:
         warmup_steps, total_steps, min_lr: see `cosine_schedule`.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, min_lr: float = 0):
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, min_lr: float = 0
+    ) -> None:
         # student: remember the lr of each group as it is now
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
@@ -240,7 +242,9 @@ class TransformerTrainer:
         optimizer: AdamW of all parameters of the model.
     """
 
-    def __init__(self, model: nn.Module, src_vocab_size: int, tgt_vocab_size: int, lr: float = 1e-4, pad_id: int = 0):
+    def __init__(
+        self, model: nn.Module, src_vocab_size: int, tgt_vocab_size: int, lr: float = 1e-4, pad_id: int = 0
+    ) -> None:
         # student: keep what train_step needs, and make the optimizer
         self.model = model
         self.src_vocab_size = src_vocab_size
@@ -304,7 +308,7 @@ class OptimizedTransformerTrainer(TransformerTrainer):
         use_mixed_precision: bool = False,
         use_gradient_accumulation: bool = False,
         accumulation_steps: int = 4,
-    ):
+    ) -> None:
         # student: the trainer above, the settings, the gradient scaler, and counters of micro-batches and tokens
         super().__init__(model, src_vocab_size, tgt_vocab_size, lr, pad_id)
         self.use_mixed_precision = use_mixed_precision

@@ -29,27 +29,31 @@ from torch import nn
 class PositionwiseFeedForward(nn.Module):
     """FFN(x) = max(0, x W_1 + b_1) W_2 + b_2 at each position alone (Vaswani et al. 2017, section 3.3, equation 2).
 
-    d_model: D. d_ff: the width inside, 4·D in the paper.
-    dropout: the probability with which a number is dropped after the ReLU, in train mode; 0 drops nothing.
+    Args:
+        d_model: D.
+        d_ff: the width inside, 4·D in the paper.
+        dropout: the probability with which a number is dropped after the ReLU, in train mode; 0 drops nothing.
 
-    Weights: w_1: Linear(D, d_ff), w_2: Linear(d_ff, D).
+    Weights:
+        w_1: Linear(D, d_ff).
+        w_2: Linear(d_ff, D).
     """
 
-    def __init__(self, d_model, d_ff, dropout=0.1):
+    def __init__(self, d_model: int, d_ff: int, dropout: float = 0.1) -> None:
         # student: w_1, w_2 and the dropout
         super().__init__()
         self.w_1 = nn.Linear(d_model, d_ff)
         self.w_2 = nn.Linear(d_ff, d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, T, D) -> (B, T, D)."""
         # student: w_1, ReLU, dropout, w_2
         hidden = self.w_1(x).relu()  # (B, T, d_ff)
         return self.w_2(self.dropout(hidden))
 
 
-def _multi_head(d_model, num_heads, dropout):  # solution only
+def _multi_head(d_model: int, num_heads: int, dropout: float) -> MultiHeadAttention:  # solution only
     """The paper's attention: d_k = d_v = D / H."""
     if d_model % num_heads != 0:
         raise ValueError(f"d_model must be divisible by num_heads, but {d_model} / {num_heads} leaves a rest")
@@ -60,11 +64,17 @@ def _multi_head(d_model, num_heads, dropout):  # solution only
 class EncoderLayer(nn.Module):
     """Self-attention, then feed-forward, each in x ← LayerNorm(x + Dropout(f(x))) (Vaswani et al. 2017, section 3.1).
 
-    d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: the width inside the feed-forward.
-    dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
+    Args:
+        d_model: D.
+        num_heads: H.
+        d_ff: the width inside the feed-forward.
+        dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
+
+    Raises:
+        ValueError: D is not divisible by H.
     """
 
-    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):
+    def __init__(self, d_model: int, num_heads: int, d_ff: int, dropout: float = 0.1) -> None:
         # student: attention, feed-forward, a norm for each
         super().__init__()
         self.self_attention = _multi_head(d_model, num_heads, dropout)
@@ -73,8 +83,12 @@ class EncoderLayer(nn.Module):
         self.norm_2 = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, mask=None):
-        """x (B, T, D), mask broadcasting to (B, H, T, T) -> (B, T, D)."""
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """x (B, T, D) -> (B, T, D).
+
+        Args:
+            mask: broadcasts to (B, H, T, T).
+        """
         # student: both sub-layers: residual connection first, then the norm
         attended, _ = self.self_attention(x, x, x, mask)
         x = self.norm_1(x + self.dropout(attended))
@@ -86,11 +100,17 @@ class DecoderLayer(nn.Module):
 
     The layer does what its masks say: without a tgt_mask every position sees all others.
 
-    d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: the width inside the feed-forward.
-    dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
+    Args:
+        d_model: D.
+        num_heads: H.
+        d_ff: the width inside the feed-forward.
+        dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
+
+    Raises:
+        ValueError: D is not divisible by H.
     """
 
-    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):
+    def __init__(self, d_model: int, num_heads: int, d_ff: int, dropout: float = 0.1) -> None:
         # student: two attentions, feed-forward, three norms
         super().__init__()
         self.self_attention = _multi_head(d_model, num_heads, dropout)
@@ -101,10 +121,18 @@ class DecoderLayer(nn.Module):
         self.norm_3 = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, memory, tgt_mask=None, memory_mask=None):
+    def forward(
+        self,
+        x: torch.Tensor,
+        memory: torch.Tensor,
+        tgt_mask: torch.Tensor | None = None,
+        memory_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """x (B, Tt, D), memory (B, Ts, D) -> (B, Tt, D).
 
-        tgt_mask broadcasts to (B, H, Tt, Tt), memory_mask to (B, H, Tt, Ts).
+        Args:
+            tgt_mask: broadcasts to (B, H, Tt, Tt).
+            memory_mask: broadcasts to (B, H, Tt, Ts).
         """
         # student: three sub-layers, post-norm
         attended, _ = self.self_attention(x, x, x, tgt_mask)
@@ -117,7 +145,7 @@ class DecoderLayer(nn.Module):
 # ---------------------------------------------------------------------------------------------- the stacks of 2017
 
 
-def _embedding(vocab_size, d_model):  # solution only
+def _embedding(vocab_size: int, d_model: int) -> nn.Embedding:  # solution only
     """Embeddings that have about unit variance after the multiplication by √D: as large as the waves added to them."""
     embedding = nn.Embedding(vocab_size, d_model)
     nn.init.normal_(embedding.weight, std=d_model**-0.5)
@@ -127,11 +155,23 @@ def _embedding(vocab_size, d_model):  # solution only
 class Encoder(nn.Module):
     """num_layers EncoderLayers over Embedding · √D + PositionalEncoding (Vaswani et al. 2017, sections 3.4 and 3.5).
 
-    vocab_size: V. max_len: the longest sequence; more is a ValueError. The others are EncoderLayer's; the dropout also
-    acts on the sum of embedding and positions.
+    Args:
+        vocab_size: V.
+        num_layers: how many EncoderLayers.
+        max_len: the longest sequence; more is a ValueError in forward.
+        d_model, num_heads, d_ff, dropout: as those of EncoderLayer; the dropout also acts on the sum of embedding and positions.
     """
 
-    def __init__(self, vocab_size, d_model, num_layers, num_heads, d_ff, max_len=5000, dropout=0.1):
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        num_layers: int,
+        num_heads: int,
+        d_ff: int,
+        max_len: int = 5000,
+        dropout: float = 0.1,
+    ) -> None:
         # student: embedding, positions, layers
         super().__init__()
         self.d_model = d_model
@@ -139,8 +179,12 @@ class Encoder(nn.Module):
         self.position = PositionalEncoding(d_model, max_len, dropout)
         self.layers = nn.ModuleList(EncoderLayer(d_model, num_heads, d_ff, dropout) for _ in range(num_layers))
 
-    def forward(self, ids, mask=None):
-        """ids (B, T) integers, mask broadcasting to (B, H, T, T) -> (B, T, D)."""
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """ids (B, T) integers -> (B, T, D).
+
+        Args:
+            mask: broadcasts to (B, H, T, T).
+        """
         # student: embed, scale, add positions; every layer gets the mask
         x = self.position(self.embedding(ids) * math.sqrt(self.d_model))  # (B, T, D)
         for layer in self.layers:
@@ -151,11 +195,23 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """num_layers DecoderLayers over Embedding · √D + PositionalEncoding; causal, whatever tgt_mask says.
 
-    vocab_size: V. max_len: the longest sequence; more is a ValueError. The others are DecoderLayer's; the dropout also
-    acts on the sum of embedding and positions.
+    Args:
+        vocab_size: V.
+        num_layers: how many DecoderLayers.
+        max_len: the longest sequence; more is a ValueError in forward.
+        d_model, num_heads, d_ff, dropout: as those of DecoderLayer; the dropout also acts on the sum of embedding and positions.
     """
 
-    def __init__(self, vocab_size, d_model, num_layers, num_heads, d_ff, max_len=5000, dropout=0.1):
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        num_layers: int,
+        num_heads: int,
+        d_ff: int,
+        max_len: int = 5000,
+        dropout: float = 0.1,
+    ) -> None:
         # student: embedding, positions, layers
         super().__init__()
         self.d_model = d_model
@@ -163,11 +219,20 @@ class Decoder(nn.Module):
         self.position = PositionalEncoding(d_model, max_len, dropout)
         self.layers = nn.ModuleList(DecoderLayer(d_model, num_heads, d_ff, dropout) for _ in range(num_layers))
 
-    def forward(self, ids, memory, tgt_mask=None, memory_mask=None):
+    def forward(
+        self,
+        ids: torch.Tensor,
+        memory: torch.Tensor,
+        tgt_mask: torch.Tensor | None = None,
+        memory_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """ids (B, Tt) integers, memory (B, Ts, D) -> (B, Tt, D).
 
-        tgt_mask broadcasts to (B, H, Tt, Tt), memory_mask to (B, H, Tt, Ts). A position attends to what both tgt_mask
-        and the causal mask allow.
+        A position attends to what both tgt_mask and the causal mask allow.
+
+        Args:
+            tgt_mask: broadcasts to (B, H, Tt, Tt).
+            memory_mask: broadcasts to (B, H, Tt, Ts).
         """
         # student: join tgt_mask with the causal mask
         visible = causal_mask(ids.shape[1], device=ids.device)  # (Tt, Tt)
@@ -183,23 +248,29 @@ class Decoder(nn.Module):
 class Transformer(nn.Module):
     """The encoder-decoder of Vaswani et al. 2017. Padding of source and target is never attended to.
 
-    src_vocab_size, tgt_vocab_size: the vocabularies; nothing is shared between source, target and output.
-    d_model: D. num_layers: of the encoder and of the decoder. num_heads: H. d_ff: the width inside the feed-forwards.
-    max_len: the longest source or target. dropout: of all layers. pad_id: the token that fills short sequences up.
+    Args:
+        src_vocab_size, tgt_vocab_size: the vocabularies; nothing is shared between source, target and output.
+        d_model: D.
+        num_layers: of the encoder and of the decoder.
+        num_heads: H.
+        d_ff: the width inside the feed-forwards.
+        max_len: the longest source or target.
+        dropout: of all layers.
+        pad_id: the token that fills short sequences up.
     """
 
     def __init__(
         self,
-        src_vocab_size,
-        tgt_vocab_size,
-        d_model=512,
-        num_layers=6,
-        num_heads=8,
-        d_ff=2048,
-        max_len=5000,
-        dropout=0.1,
-        pad_id=0,
-    ):
+        src_vocab_size: int,
+        tgt_vocab_size: int,
+        d_model: int = 512,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        d_ff: int = 2048,
+        max_len: int = 5000,
+        dropout: float = 0.1,
+        pad_id: int = 0,
+    ) -> None:
         # student: an encoder, a decoder, and a Linear from D to the target vocabulary
         super().__init__()
         self.pad_id = pad_id
@@ -207,20 +278,21 @@ class Transformer(nn.Module):
         self.decoder = Decoder(tgt_vocab_size, d_model, num_layers, num_heads, d_ff, max_len, dropout)
         self.output = nn.Linear(d_model, tgt_vocab_size)
 
-    def forward(self, src, tgt):
+    def forward(self, src: torch.Tensor, tgt: torch.Tensor) -> torch.Tensor:
         """src (B, Ts), tgt (B, Tt) integers -> logits (B, Tt, V) of the token that follows each one of tgt."""
         # student: encode, then decode with the mask of the source's padding
         return self.decode(tgt, self.encode(src), src != self.pad_id)
 
-    def encode(self, src):
+    def encode(self, src: torch.Tensor) -> torch.Tensor:
         """src (B, Ts) -> memory (B, Ts, D)."""
         # student: the encoder, with the padding hidden
         return self.encoder(src, (src != self.pad_id)[:, None, None, :])
 
-    def decode(self, tgt, memory, src_mask=None):
+    def decode(self, tgt: torch.Tensor, memory: torch.Tensor, src_mask: torch.Tensor | None = None) -> torch.Tensor:
         """tgt (B, Tt), memory (B, Ts, D) -> logits (B, Tt, V).
 
-        src_mask: (B, Ts) or (B, 1, 1, Ts), true where the source may be attended to; None means everywhere.
+        Args:
+            src_mask: (B, Ts) or (B, 1, 1, Ts), true where the source may be attended to; None means everywhere.
         """
         # student: src_mask may have two dimensions; hide tgt's padding too
         if src_mask is not None and src_mask.dim() == 2:
@@ -232,12 +304,12 @@ class Transformer(nn.Module):
 # ---------------------------------------------------------------------------------------------- GPT
 
 
-def _gelu_network(d_model, d_ff, approximate):  # solution only
+def _gelu_network(d_model: int, d_ff: int, approximate: str) -> nn.Sequential:  # solution only
     """Linear, GELU ("tanh" in GPT, "none" means exact, as in BERT), Linear."""
     return nn.Sequential(nn.Linear(d_model, d_ff), nn.GELU(approximate), nn.Linear(d_ff, d_model))
 
 
-def _start_like_transformers(module):  # solution only
+def _start_like_transformers(module: nn.Module) -> None:  # solution only
     """N(0, 0.02) for matrices and embeddings, zero for biases; LayerNorm starts with ones and zeros anyway."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)
@@ -245,7 +317,7 @@ def _start_like_transformers(module):  # solution only
         nn.init.zeros_(module.bias)
 
 
-def _refuse_other_sizes(**sizes):  # solution only
+def _refuse_other_sizes(**sizes: tuple[int, int]) -> None:  # solution only
     """ValueError for the first size, name=(ours, theirs), that differs."""
     for name, (ours, theirs) in sizes.items():
         if ours != theirs:
@@ -255,7 +327,7 @@ def _refuse_other_sizes(**sizes):  # solution only
 class _GPTBlock(nn.Module):  # solution only
     """x ← x + Attention(LN(x)), then x ← x + FFN(LN(x))."""
 
-    def __init__(self, d_model, num_heads, d_ff, dropout):
+    def __init__(self, d_model: int, num_heads: int, d_ff: int, dropout: float) -> None:
         super().__init__()
         self.norm_1 = nn.LayerNorm(d_model)
         self.attention = CausalAttention(d_model, num_heads, dropout)
@@ -263,7 +335,7 @@ class _GPTBlock(nn.Module):  # solution only
         self.feed_forward = _gelu_network(d_model, d_ff, approximate="tanh")
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         attended, _ = self.attention(self.norm_1(x))
         x = x + self.dropout(attended)
         return x + self.dropout(self.feed_forward(self.norm_2(x)))
@@ -277,20 +349,29 @@ class GPTModel(nn.Module):
     2·num_layers matrices that write into the residual stream are divided by √(2·num_layers), so that its variance does
     not grow with the depth.
 
-    vocab_size: V. d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: 4·D if None.
-    max_len: the longest sequence, kept as attribute. dropout: of embeddings, attention weights and sub-layers.
+    Args:
+        vocab_size: V.
+        d_model: D.
+        num_layers: how many blocks.
+        num_heads: H.
+        d_ff: the width inside the feed-forward; 4·D if None.
+        max_len: the longest sequence, kept as attribute.
+        dropout: of embeddings, attention weights and sub-layers.
+
+    Raises:
+        ValueError: D is not divisible by H.
     """
 
     def __init__(
         self,
-        vocab_size,
-        d_model=768,
-        num_layers=12,
-        num_heads=8,
-        d_ff=None,
-        max_len=1024,
-        dropout=0.1,
-    ):
+        vocab_size: int,
+        d_model: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 8,
+        d_ff: int | None = None,
+        max_len: int = 1024,
+        dropout: float = 0.1,
+    ) -> None:
         # student: embeddings, blocks, a last norm, a Linear tied to the token embedding, and the start
         super().__init__()
         d_ff = 4 * d_model if d_ff is None else d_ff
@@ -308,8 +389,12 @@ class GPTModel(nn.Module):
             for last in (block.attention.proj, block.feed_forward[-1]):
                 nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * num_layers))
 
-    def forward(self, input_ids):
-        """input_ids (B, T) integers -> logits (B, T, V). ValueError if T > max_len."""
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """input_ids (B, T) integers -> logits (B, T, V).
+
+        Raises:
+            ValueError: T is more than max_len.
+        """
         # student: token + position, the blocks, the last norm, the output
         if input_ids.shape[1] > self.max_len:
             raise ValueError(f"input_ids has {input_ids.shape[1]} positions, more than max_len={self.max_len}")
@@ -318,11 +403,16 @@ class GPTModel(nn.Module):
             x = block(x)
         return self.lm_head(self.norm(x))
 
-    def load_huggingface(self, model):
-        """Copies the weights and the layer-norm eps of a transformers.GPT2LMHeadModel; returns self.
+    def load_huggingface(self, model: nn.Module) -> "GPTModel":
+        """Copies the weights and the layer-norm eps of a transformers.GPT2LMHeadModel.
 
         Nothing is shared with model afterwards. In eval mode the logits are then those of model.
-        Raises ValueError if a size of model differs.
+
+        Returns:
+            The GPTModel itself.
+
+        Raises:
+            ValueError: a size of model differs.
         """
         # student: refuse other sizes, then copy; GPT-2 keeps its matrices transposed
         config, source = model.config, model.transformer
@@ -349,19 +439,19 @@ class GPTModel(nn.Module):
         return self
 
 
-def _copy(ours, theirs):  # solution only
+def _copy(ours: nn.Module, theirs: nn.Module) -> None:  # solution only
     """Weight and bias of a Linear or a LayerNorm."""
     ours.weight.copy_(theirs.weight)
     ours.bias.copy_(theirs.bias)
 
 
-def _copy_conv1d(ours, theirs):  # solution only
+def _copy_conv1d(ours: nn.Module, theirs: nn.Module) -> None:  # solution only
     """GPT-2's `Conv1D` computes x W + b: its weight is (in, out), where a Linear's is (out, in)."""
     ours.weight.copy_(theirs.weight.T)
     ours.bias.copy_(theirs.bias)
 
 
-def _set_eps(module, eps):  # solution only
+def _set_eps(module: nn.Module, eps: float) -> None:  # solution only
     for part in module.modules():
         if isinstance(part, nn.LayerNorm):
             part.eps = eps
@@ -376,7 +466,7 @@ class _BERTLayer(nn.Module):  # solution only
     The attention is lesson 1's CrossAttention of x with itself: it has the biases and the mask of the padding.
     """
 
-    def __init__(self, d_model, num_heads, d_ff, dropout):
+    def __init__(self, d_model: int, num_heads: int, d_ff: int, dropout: float) -> None:
         super().__init__()
         self.attention = CrossAttention(d_model, num_heads, dropout)
         self.norm_1 = nn.LayerNorm(d_model, eps=1e-12)
@@ -384,7 +474,7 @@ class _BERTLayer(nn.Module):  # solution only
         self.norm_2 = nn.LayerNorm(d_model, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, attention_mask):
+    def forward(self, x: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         attended, _ = self.attention(x, x, attention_mask)
         x = self.norm_1(x + self.dropout(attended))
         return self.norm_2(x + self.dropout(self.feed_forward(x)))
@@ -395,22 +485,31 @@ class BERTModel(nn.Module):
 
     Embeddings are LayerNorm(token + position + type); post-norm layers with exact GELU; layer-norm eps 1e-12.
 
-    vocab_size: V. d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: the width inside.
-    max_len: the longest sequence. dropout: of embeddings, attention weights and sub-layers.
-    type_vocab_size: the number of token types (which of the sentences a token belongs to).
+    Args:
+        vocab_size: V.
+        d_model: D.
+        num_layers: how many layers.
+        num_heads: H.
+        d_ff: the width inside the feed-forward.
+        max_len: the longest sequence.
+        dropout: of embeddings, attention weights and sub-layers.
+        type_vocab_size: the number of token types (which of the sentences a token belongs to).
+
+    Raises:
+        ValueError: D is not divisible by H.
     """
 
     def __init__(
         self,
-        vocab_size,
-        d_model=768,
-        num_layers=12,
-        num_heads=12,
-        d_ff=3072,
-        max_len=512,
-        dropout=0.1,
-        type_vocab_size=2,
-    ):
+        vocab_size: int,
+        d_model: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        d_ff: int = 3072,
+        max_len: int = 512,
+        dropout: float = 0.1,
+        type_vocab_size: int = 2,
+    ) -> None:
         # student: three embeddings and their norm, the layers
         super().__init__()
         self.max_len, self.num_heads, self.d_ff = max_len, num_heads, d_ff
@@ -422,11 +521,20 @@ class BERTModel(nn.Module):
         self.layers = nn.ModuleList(_BERTLayer(d_model, num_heads, d_ff, dropout) for _ in range(num_layers))
         self.apply(_start_like_transformers)
 
-    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
-        """input_ids (B, T) integers -> (B, T, D). ValueError if T > max_len.
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """input_ids (B, T) integers -> (B, T, D).
 
-        token_type_ids: (B, T) integers, 0 everywhere if None.
-        attention_mask: (B, T), true (1) at real tokens; None means that all are real.
+        Args:
+            token_type_ids: (B, T) integers, 0 everywhere if None.
+            attention_mask: (B, T), true (1) at real tokens; None means that all are real.
+
+        Raises:
+            ValueError: T is more than max_len.
         """
         # student: embeddings, norm, layers
         if input_ids.shape[1] > self.max_len:
@@ -440,11 +548,16 @@ class BERTModel(nn.Module):
             x = layer(x, attention_mask)
         return x
 
-    def load_huggingface(self, model):
-        """Copies the weights and the layer-norm eps of a transformers.BertModel, without its pooler; returns self.
+    def load_huggingface(self, model: nn.Module) -> "BERTModel":
+        """Copies the weights and the layer-norm eps of a transformers.BertModel, without its pooler.
 
         Nothing is shared with model afterwards. In eval mode the outputs are then model's `.last_hidden_state`.
-        Raises ValueError if a size of model differs.
+
+        Returns:
+            The BERTModel itself.
+
+        Raises:
+            ValueError: a size of model differs.
         """
         # student: refuse other sizes, then copy, with the layer-norm eps
         config = model.config

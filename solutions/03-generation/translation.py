@@ -14,14 +14,15 @@ Letters in the shapes: B batch, Ts length of the source, T of the target, D = d_
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformer import Transformer
 
 
-def _checked(max_length, max_len):  # solution only
+def _checked(max_length: int, max_len: int) -> None:  # solution only
     if max_length <= 1:
         raise ValueError(f"max_length must leave room for a token after bos, but it is {max_length}")
     if max_length > max_len:
@@ -51,7 +52,7 @@ class TransformerTranslator(nn.Module):
         bos_id: int = 1,
         eos_id: int = 2,
         pad_id: int = 0,
-    ):
+    ) -> None:
         # student: lesson 2's Transformer as self.model; remember the ids
         super().__init__()
         self.bos_id, self.eos_id, self.pad_id = bos_id, eos_id, pad_id
@@ -67,7 +68,7 @@ class TransformerTranslator(nn.Module):
             pad_id=pad_id,
         )
 
-    def translate(self, src: Tensor, max_length: int, num_beams: int = 1) -> Tensor:
+    def translate(self, src: torch.Tensor, max_length: int, num_beams: int = 1) -> torch.Tensor:
         """src (B, Ts) integers, filled up with pad_id -> translations (B, T), T <= max_length.
 
         Each row begins with bos_id, ends with its first eos_id after that, if one comes before the row is max_length long,
@@ -97,7 +98,7 @@ class TransformerTranslator(nn.Module):
             for module, mode in modes:
                 module.training = mode
 
-    def _greedy(self, src, max_length):  # solution only
+    def _greedy(self, src: torch.Tensor, max_length: int) -> torch.Tensor:  # solution only
         """src (B, Ts) -> (B, T)."""
         memory, src_mask = self.model.encode(src), src != self.pad_id  # the source is read once
         ids = torch.full((src.shape[0], 1), self.bos_id, device=src.device)  # (B, 1)
@@ -110,7 +111,7 @@ class TransformerTranslator(nn.Module):
             ids = torch.cat([ids, token[:, None]], dim=1)
         return ids
 
-    def _beam_search(self, src, max_length, num_beams):  # solution only
+    def _beam_search(self, src: torch.Tensor, max_length: int, num_beams: int) -> torch.Tensor:  # solution only
         """The translation (T,) of one source (1, Ts). Its K beams are the batch."""
         memory, src_mask = self.model.encode(src), src != self.pad_id  # (1, Ts, D), (1, Ts)
         beams = torch.full((1, 1), self.bos_id, device=src.device)  # (K, T); one at first, as all would be the same
@@ -187,6 +188,6 @@ def bleu(hypotheses: list[str], references: list[str] | list[list[str]]) -> floa
     return 100 * min(1.0, math.exp(1 - r / c)) * math.exp(log_precision)
 
 
-def _ngrams(tokens, n):  # solution only
+def _ngrams(tokens: Sequence, n: int) -> Counter:  # solution only
     """How often each n-gram occurs."""
     return Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))

@@ -41,17 +41,33 @@ class BigramLanguageModel:
         ValueError: smoothing is negative. Every method refuses token ids outside [0, V) with a ValueError.
     """
 
-    def __init__(self, vocab_size: int, smoothing: float = 1.0):
+    def __init__(self, vocab_size: int, smoothing: float = 1.0) -> None:
         # TODO(student): an empty table of counts
         raise NotImplementedError("BigramLanguageModel.__init__ is not implemented yet")
 
     def fit(self, ids: torch.Tensor) -> "BigramLanguageModel":
-        """Counts the pairs of neighbours in ids (T,); whatever was counted before is forgotten. Returns the model."""
+        """Counts the pairs of neighbours in ids; whatever was counted before is forgotten.
+
+        Args:
+            ids: (T,) token ids.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: an id is outside [0, V).
+        """
         # TODO(student): count each pair of neighbours, from zero
         raise NotImplementedError("BigramLanguageModel.fit is not implemented yet")
 
     def next_token_probabilities(self, token: int) -> torch.Tensor:
-        """p(b | token) for every b: (V,), in the default dtype. Without any count and smoothing the row is uniform.
+        """p(b | token) for every b. Without any count and smoothing the row is uniform.
+
+        Args:
+            token: a.
+
+        Returns:
+            (V,), in the default dtype.
 
         Raises:
             ValueError: token is outside [0, V).

@@ -17,6 +17,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import regex
 
@@ -45,7 +46,7 @@ class BPETokenizer:
         ValueError: a special token is the empty string.
     """
 
-    def __init__(self, vocab: dict[int, bytes], merges: list[Pair], special_tokens: Sequence[str] = ()):
+    def __init__(self, vocab: dict[int, bytes], merges: list[Pair], special_tokens: Sequence[str] = ()) -> None:
         # TODO(student): keep copies, give ids to the special tokens, and prepare what encode looks up
         raise NotImplementedError("BPETokenizer.__init__ is not implemented yet")
 
@@ -80,12 +81,21 @@ class BPETokenizer:
         Special tokens are split off first: from left to right the leftmost one wins, and of several that start at one
         place the longest. What is between them is cut into pre-tokens; in each pre-token the merges are carried out in
         the order in which they were learned, and within a merge from left to right.
+
+        Args:
+            text: any string.
+
+        Returns:
+            The ids, special tokens included; [] for the empty text.
         """
         # TODO(student): split, then merge each pre-token in the order of the merges
         raise NotImplementedError("BPETokenizer.encode is not implemented yet")
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of any iterable of ids. A token may be part of a character; malformed UTF-8 becomes U+FFFD.
+
+        Args:
+            ids: token ids; a generator is read once.
 
         Raises:
             ValueError: an id is not in vocab.
@@ -110,13 +120,18 @@ class BPETokenizer:
         raise NotImplementedError("BPETokenizer.load is not implemented yet")
 
 
-def count_tokens(text: str, tokenizer) -> int:
-    """How many tokens a text takes; tokenizer is any object with `encode`."""
+def count_tokens(text: str, tokenizer: Any) -> int:
+    """How many tokens a text takes.
+
+    Args:
+        text: any string.
+        tokenizer: any object with `encode`.
+    """
     # TODO(student): what a text costs is the number of its ids
     raise NotImplementedError("count_tokens is not implemented yet")
 
 
-def truncate_to_context(text: str, tokenizer, max_tokens: int) -> str:
+def truncate_to_context(text: str, tokenizer: Any, max_tokens: int) -> str:
     """The beginning of a text that its first max_tokens tokens hold.
 
     Args:

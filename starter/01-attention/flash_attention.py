@@ -20,7 +20,7 @@ import math
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 def flash_attention_forward(
@@ -57,14 +57,18 @@ class FlashAttentionFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, causal, block_size):
+    def forward(
+        ctx: FunctionCtx, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, block_size: int
+    ) -> torch.Tensor:
         """-> output (B, H, Tq, Dh); arguments as those of `flash_attention`."""
         # TODO(student): save what backward needs, return the output
         raise NotImplementedError("FlashAttentionFunction.forward is not implemented yet")
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):
+    def backward(
+        ctx: FunctionCtx, grad_output: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
         """grad_output (B, H, Tq, Dh) -> gradients of q, k and v in their dtypes, None for causal and block_size."""
         # TODO(student): the formulas above, tile by tile; one gradient per argument
         raise NotImplementedError("FlashAttentionFunction.backward is not implemented yet")
@@ -109,7 +113,7 @@ class FlashAttention(nn.Module):
         ValueError: d_model is not divisible by num_heads, or block_size is less than 1.
     """
 
-    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.1, block_size: int = 64):
+    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.1, block_size: int = 64) -> None:
         # TODO(student): check the arguments, make qkv, proj and the dropout
         raise NotImplementedError("FlashAttention.__init__ is not implemented yet")
 

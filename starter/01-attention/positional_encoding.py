@@ -33,7 +33,7 @@ class PositionalEncoding(nn.Module):
         pe: (1, max_len, D) float32, right to 1e-5 at every position. It is saved with the state and is not a parameter.
     """
 
-    def __init__(self, d_model: int, max_len: int = 5000, dropout: float = 0.0):
+    def __init__(self, d_model: int, max_len: int = 5000, dropout: float = 0.0) -> None:
         # TODO(student): work the angles out in float64 and keep the table as a float32 buffer
         raise NotImplementedError("PositionalEncoding.__init__ is not implemented yet")
 
@@ -60,7 +60,7 @@ class LearnedPositionalEmbedding(nn.Module):
         embedding: nn.Embedding of max_len vectors of size D.
     """
 
-    def __init__(self, d_model: int, max_len: int):
+    def __init__(self, d_model: int, max_len: int) -> None:
         # TODO(student): an nn.Embedding with a row for each position
         raise NotImplementedError("LearnedPositionalEmbedding.__init__ is not implemented yet")
 

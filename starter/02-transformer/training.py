@@ -42,12 +42,12 @@ class AdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
-    ):
+    ) -> None:
         # TODO(student): the settings are the defaults of the parameter groups
         raise NotImplementedError("AdamW.__init__ is not implemented yet")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None):
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
         """Updates every parameter that has a gradient; one without stays as it is, and its t does not count on.
 
         Args:
@@ -87,7 +87,9 @@ class CosineAnnealingWarmupScheduler:
         warmup_steps, total_steps, min_lr: see `cosine_schedule`.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, min_lr: float = 0):
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, min_lr: float = 0
+    ) -> None:
         # TODO(student): remember the lr of each group as it is now
         raise NotImplementedError("CosineAnnealingWarmupScheduler.__init__ is not implemented yet")
 
@@ -178,7 +180,9 @@ class TransformerTrainer:
         optimizer: AdamW of all parameters of the model.
     """
 
-    def __init__(self, model: nn.Module, src_vocab_size: int, tgt_vocab_size: int, lr: float = 1e-4, pad_id: int = 0):
+    def __init__(
+        self, model: nn.Module, src_vocab_size: int, tgt_vocab_size: int, lr: float = 1e-4, pad_id: int = 0
+    ) -> None:
         # TODO(student): keep what train_step needs, and make the optimizer
         raise NotImplementedError("TransformerTrainer.__init__ is not implemented yet")
 
@@ -225,7 +229,7 @@ class OptimizedTransformerTrainer(TransformerTrainer):
         use_mixed_precision: bool = False,
         use_gradient_accumulation: bool = False,
         accumulation_steps: int = 4,
-    ):
+    ) -> None:
         # TODO(student): the trainer above, the settings, the gradient scaler, and counters of micro-batches and tokens
         raise NotImplementedError("OptimizedTransformerTrainer.__init__ is not implemented yet")
 

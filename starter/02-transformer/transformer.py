@@ -29,17 +29,21 @@ from torch import nn
 class PositionwiseFeedForward(nn.Module):
     """FFN(x) = max(0, x W_1 + b_1) W_2 + b_2 at each position alone (Vaswani et al. 2017, section 3.3, equation 2).
 
-    d_model: D. d_ff: the width inside, 4·D in the paper.
-    dropout: the probability with which a number is dropped after the ReLU, in train mode; 0 drops nothing.
+    Args:
+        d_model: D.
+        d_ff: the width inside, 4·D in the paper.
+        dropout: the probability with which a number is dropped after the ReLU, in train mode; 0 drops nothing.
 
-    Weights: w_1: Linear(D, d_ff), w_2: Linear(d_ff, D).
+    Weights:
+        w_1: Linear(D, d_ff).
+        w_2: Linear(d_ff, D).
     """
 
-    def __init__(self, d_model, d_ff, dropout=0.1):
+    def __init__(self, d_model: int, d_ff: int, dropout: float = 0.1) -> None:
         # TODO(student): w_1, w_2 and the dropout
         raise NotImplementedError("PositionwiseFeedForward.__init__ is not implemented yet")
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, T, D) -> (B, T, D)."""
         # TODO(student): w_1, ReLU, dropout, w_2
         raise NotImplementedError("PositionwiseFeedForward.forward is not implemented yet")
@@ -48,16 +52,26 @@ class PositionwiseFeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention, then feed-forward, each in x ← LayerNorm(x + Dropout(f(x))) (Vaswani et al. 2017, section 3.1).
 
-    d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: the width inside the feed-forward.
-    dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
+    Args:
+        d_model: D.
+        num_heads: H.
+        d_ff: the width inside the feed-forward.
+        dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
+
+    Raises:
+        ValueError: D is not divisible by H.
     """
 
-    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):
+    def __init__(self, d_model: int, num_heads: int, d_ff: int, dropout: float = 0.1) -> None:
         # TODO(student): attention, feed-forward, a norm for each
         raise NotImplementedError("EncoderLayer.__init__ is not implemented yet")
 
-    def forward(self, x, mask=None):
-        """x (B, T, D), mask broadcasting to (B, H, T, T) -> (B, T, D)."""
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """x (B, T, D) -> (B, T, D).
+
+        Args:
+            mask: broadcasts to (B, H, T, T).
+        """
         # TODO(student): both sub-layers: residual connection first, then the norm
         raise NotImplementedError("EncoderLayer.forward is not implemented yet")
 
@@ -67,18 +81,32 @@ class DecoderLayer(nn.Module):
 
     The layer does what its masks say: without a tgt_mask every position sees all others.
 
-    d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: the width inside the feed-forward.
-    dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
+    Args:
+        d_model: D.
+        num_heads: H.
+        d_ff: the width inside the feed-forward.
+        dropout: the probability of every dropout in the layer, in train mode; 0 drops nothing.
+
+    Raises:
+        ValueError: D is not divisible by H.
     """
 
-    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):
+    def __init__(self, d_model: int, num_heads: int, d_ff: int, dropout: float = 0.1) -> None:
         # TODO(student): two attentions, feed-forward, three norms
         raise NotImplementedError("DecoderLayer.__init__ is not implemented yet")
 
-    def forward(self, x, memory, tgt_mask=None, memory_mask=None):
+    def forward(
+        self,
+        x: torch.Tensor,
+        memory: torch.Tensor,
+        tgt_mask: torch.Tensor | None = None,
+        memory_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """x (B, Tt, D), memory (B, Ts, D) -> (B, Tt, D).
 
-        tgt_mask broadcasts to (B, H, Tt, Tt), memory_mask to (B, H, Tt, Ts).
+        Args:
+            tgt_mask: broadcasts to (B, H, Tt, Tt).
+            memory_mask: broadcasts to (B, H, Tt, Ts).
         """
         # TODO(student): three sub-layers, post-norm
         raise NotImplementedError("DecoderLayer.forward is not implemented yet")
@@ -90,16 +118,32 @@ class DecoderLayer(nn.Module):
 class Encoder(nn.Module):
     """num_layers EncoderLayers over Embedding · √D + PositionalEncoding (Vaswani et al. 2017, sections 3.4 and 3.5).
 
-    vocab_size: V. max_len: the longest sequence; more is a ValueError. The others are EncoderLayer's; the dropout also
-    acts on the sum of embedding and positions.
+    Args:
+        vocab_size: V.
+        num_layers: how many EncoderLayers.
+        max_len: the longest sequence; more is a ValueError in forward.
+        d_model, num_heads, d_ff, dropout: as those of EncoderLayer; the dropout also acts on the sum of embedding and positions.
     """
 
-    def __init__(self, vocab_size, d_model, num_layers, num_heads, d_ff, max_len=5000, dropout=0.1):
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        num_layers: int,
+        num_heads: int,
+        d_ff: int,
+        max_len: int = 5000,
+        dropout: float = 0.1,
+    ) -> None:
         # TODO(student): embedding, positions, layers
         raise NotImplementedError("Encoder.__init__ is not implemented yet")
 
-    def forward(self, ids, mask=None):
-        """ids (B, T) integers, mask broadcasting to (B, H, T, T) -> (B, T, D)."""
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """ids (B, T) integers -> (B, T, D).
+
+        Args:
+            mask: broadcasts to (B, H, T, T).
+        """
         # TODO(student): embed, scale, add positions; every layer gets the mask
         raise NotImplementedError("Encoder.forward is not implemented yet")
 
@@ -107,19 +151,40 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """num_layers DecoderLayers over Embedding · √D + PositionalEncoding; causal, whatever tgt_mask says.
 
-    vocab_size: V. max_len: the longest sequence; more is a ValueError. The others are DecoderLayer's; the dropout also
-    acts on the sum of embedding and positions.
+    Args:
+        vocab_size: V.
+        num_layers: how many DecoderLayers.
+        max_len: the longest sequence; more is a ValueError in forward.
+        d_model, num_heads, d_ff, dropout: as those of DecoderLayer; the dropout also acts on the sum of embedding and positions.
     """
 
-    def __init__(self, vocab_size, d_model, num_layers, num_heads, d_ff, max_len=5000, dropout=0.1):
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        num_layers: int,
+        num_heads: int,
+        d_ff: int,
+        max_len: int = 5000,
+        dropout: float = 0.1,
+    ) -> None:
         # TODO(student): embedding, positions, layers
         raise NotImplementedError("Decoder.__init__ is not implemented yet")
 
-    def forward(self, ids, memory, tgt_mask=None, memory_mask=None):
+    def forward(
+        self,
+        ids: torch.Tensor,
+        memory: torch.Tensor,
+        tgt_mask: torch.Tensor | None = None,
+        memory_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """ids (B, Tt) integers, memory (B, Ts, D) -> (B, Tt, D).
 
-        tgt_mask broadcasts to (B, H, Tt, Tt), memory_mask to (B, H, Tt, Ts). A position attends to what both tgt_mask
-        and the causal mask allow.
+        A position attends to what both tgt_mask and the causal mask allow.
+
+        Args:
+            tgt_mask: broadcasts to (B, H, Tt, Tt).
+            memory_mask: broadcasts to (B, H, Tt, Ts).
         """
         # TODO(student): join tgt_mask with the causal mask
         raise NotImplementedError("Decoder.forward is not implemented yet")
@@ -128,40 +193,47 @@ class Decoder(nn.Module):
 class Transformer(nn.Module):
     """The encoder-decoder of Vaswani et al. 2017. Padding of source and target is never attended to.
 
-    src_vocab_size, tgt_vocab_size: the vocabularies; nothing is shared between source, target and output.
-    d_model: D. num_layers: of the encoder and of the decoder. num_heads: H. d_ff: the width inside the feed-forwards.
-    max_len: the longest source or target. dropout: of all layers. pad_id: the token that fills short sequences up.
+    Args:
+        src_vocab_size, tgt_vocab_size: the vocabularies; nothing is shared between source, target and output.
+        d_model: D.
+        num_layers: of the encoder and of the decoder.
+        num_heads: H.
+        d_ff: the width inside the feed-forwards.
+        max_len: the longest source or target.
+        dropout: of all layers.
+        pad_id: the token that fills short sequences up.
     """
 
     def __init__(
         self,
-        src_vocab_size,
-        tgt_vocab_size,
-        d_model=512,
-        num_layers=6,
-        num_heads=8,
-        d_ff=2048,
-        max_len=5000,
-        dropout=0.1,
-        pad_id=0,
-    ):
+        src_vocab_size: int,
+        tgt_vocab_size: int,
+        d_model: int = 512,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        d_ff: int = 2048,
+        max_len: int = 5000,
+        dropout: float = 0.1,
+        pad_id: int = 0,
+    ) -> None:
         # TODO(student): an encoder, a decoder, and a Linear from D to the target vocabulary
         raise NotImplementedError("Transformer.__init__ is not implemented yet")
 
-    def forward(self, src, tgt):
+    def forward(self, src: torch.Tensor, tgt: torch.Tensor) -> torch.Tensor:
         """src (B, Ts), tgt (B, Tt) integers -> logits (B, Tt, V) of the token that follows each one of tgt."""
         # TODO(student): encode, then decode with the mask of the source's padding
         raise NotImplementedError("Transformer.forward is not implemented yet")
 
-    def encode(self, src):
+    def encode(self, src: torch.Tensor) -> torch.Tensor:
         """src (B, Ts) -> memory (B, Ts, D)."""
         # TODO(student): the encoder, with the padding hidden
         raise NotImplementedError("Transformer.encode is not implemented yet")
 
-    def decode(self, tgt, memory, src_mask=None):
+    def decode(self, tgt: torch.Tensor, memory: torch.Tensor, src_mask: torch.Tensor | None = None) -> torch.Tensor:
         """tgt (B, Tt), memory (B, Ts, D) -> logits (B, Tt, V).
 
-        src_mask: (B, Ts) or (B, 1, 1, Ts), true where the source may be attended to; None means everywhere.
+        Args:
+            src_mask: (B, Ts) or (B, 1, 1, Ts), true where the source may be attended to; None means everywhere.
         """
         # TODO(student): src_mask may have two dimensions; hide tgt's padding too
         raise NotImplementedError("Transformer.decode is not implemented yet")
@@ -178,33 +250,51 @@ class GPTModel(nn.Module):
     2·num_layers matrices that write into the residual stream are divided by √(2·num_layers), so that its variance does
     not grow with the depth.
 
-    vocab_size: V. d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: 4·D if None.
-    max_len: the longest sequence, kept as attribute. dropout: of embeddings, attention weights and sub-layers.
+    Args:
+        vocab_size: V.
+        d_model: D.
+        num_layers: how many blocks.
+        num_heads: H.
+        d_ff: the width inside the feed-forward; 4·D if None.
+        max_len: the longest sequence, kept as attribute.
+        dropout: of embeddings, attention weights and sub-layers.
+
+    Raises:
+        ValueError: D is not divisible by H.
     """
 
     def __init__(
         self,
-        vocab_size,
-        d_model=768,
-        num_layers=12,
-        num_heads=8,
-        d_ff=None,
-        max_len=1024,
-        dropout=0.1,
-    ):
+        vocab_size: int,
+        d_model: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 8,
+        d_ff: int | None = None,
+        max_len: int = 1024,
+        dropout: float = 0.1,
+    ) -> None:
         # TODO(student): embeddings, blocks, a last norm, a Linear tied to the token embedding, and the start
         raise NotImplementedError("GPTModel.__init__ is not implemented yet")
 
-    def forward(self, input_ids):
-        """input_ids (B, T) integers -> logits (B, T, V). ValueError if T > max_len."""
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """input_ids (B, T) integers -> logits (B, T, V).
+
+        Raises:
+            ValueError: T is more than max_len.
+        """
         # TODO(student): token + position, the blocks, the last norm, the output
         raise NotImplementedError("GPTModel.forward is not implemented yet")
 
-    def load_huggingface(self, model):
-        """Copies the weights and the layer-norm eps of a transformers.GPT2LMHeadModel; returns self.
+    def load_huggingface(self, model: nn.Module) -> "GPTModel":
+        """Copies the weights and the layer-norm eps of a transformers.GPT2LMHeadModel.
 
         Nothing is shared with model afterwards. In eval mode the logits are then those of model.
-        Raises ValueError if a size of model differs.
+
+        Returns:
+            The GPTModel itself.
+
+        Raises:
+            ValueError: a size of model differs.
         """
         # TODO(student): refuse other sizes, then copy; GPT-2 keeps its matrices transposed
         raise NotImplementedError("GPTModel.load_huggingface is not implemented yet")
@@ -218,39 +308,62 @@ class BERTModel(nn.Module):
 
     Embeddings are LayerNorm(token + position + type); post-norm layers with exact GELU; layer-norm eps 1e-12.
 
-    vocab_size: V. d_model: D. num_heads: H. ValueError if D is not divisible by H. d_ff: the width inside.
-    max_len: the longest sequence. dropout: of embeddings, attention weights and sub-layers.
-    type_vocab_size: the number of token types (which of the sentences a token belongs to).
+    Args:
+        vocab_size: V.
+        d_model: D.
+        num_layers: how many layers.
+        num_heads: H.
+        d_ff: the width inside the feed-forward.
+        max_len: the longest sequence.
+        dropout: of embeddings, attention weights and sub-layers.
+        type_vocab_size: the number of token types (which of the sentences a token belongs to).
+
+    Raises:
+        ValueError: D is not divisible by H.
     """
 
     def __init__(
         self,
-        vocab_size,
-        d_model=768,
-        num_layers=12,
-        num_heads=12,
-        d_ff=3072,
-        max_len=512,
-        dropout=0.1,
-        type_vocab_size=2,
-    ):
+        vocab_size: int,
+        d_model: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        d_ff: int = 3072,
+        max_len: int = 512,
+        dropout: float = 0.1,
+        type_vocab_size: int = 2,
+    ) -> None:
         # TODO(student): three embeddings and their norm, the layers
         raise NotImplementedError("BERTModel.__init__ is not implemented yet")
 
-    def forward(self, input_ids, token_type_ids=None, attention_mask=None):
-        """input_ids (B, T) integers -> (B, T, D). ValueError if T > max_len.
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """input_ids (B, T) integers -> (B, T, D).
 
-        token_type_ids: (B, T) integers, 0 everywhere if None.
-        attention_mask: (B, T), true (1) at real tokens; None means that all are real.
+        Args:
+            token_type_ids: (B, T) integers, 0 everywhere if None.
+            attention_mask: (B, T), true (1) at real tokens; None means that all are real.
+
+        Raises:
+            ValueError: T is more than max_len.
         """
         # TODO(student): embeddings, norm, layers
         raise NotImplementedError("BERTModel.forward is not implemented yet")
 
-    def load_huggingface(self, model):
-        """Copies the weights and the layer-norm eps of a transformers.BertModel, without its pooler; returns self.
+    def load_huggingface(self, model: nn.Module) -> "BERTModel":
+        """Copies the weights and the layer-norm eps of a transformers.BertModel, without its pooler.
 
         Nothing is shared with model afterwards. In eval mode the outputs are then model's `.last_hidden_state`.
-        Raises ValueError if a size of model differs.
+
+        Returns:
+            The BERTModel itself.
+
+        Raises:
+            ValueError: a size of model differs.
         """
         # TODO(student): refuse other sizes, then copy, with the layer-norm eps
         raise NotImplementedError("BERTModel.load_huggingface is not implemented yet")

@@ -13,7 +13,7 @@ Letters in the shapes: B batch, T length, D = d_model, C = num_classes.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformer import Encoder
 
 
@@ -41,11 +41,11 @@ class TransformerClassifier(nn.Module):
         num_classes: int = 2,
         max_len: int = 512,
         dropout: float = 0.1,
-    ):
+    ) -> None:
         # TODO(student): an encoder of your choice, and a Linear from D to the classes
         raise NotImplementedError("TransformerClassifier.__init__ is not implemented yet")
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """input_ids (B, T) integers -> logits (B, C), not probabilities.
 
         attention_mask: (B, T), boolean or 0 and 1 of any dtype, true at real tokens. Padding is on the right: neither what
@@ -73,11 +73,11 @@ class TokenClassifier(nn.Module):
         num_classes: int = 2,
         max_len: int = 512,
         dropout: float = 0.1,
-    ):
+    ) -> None:
         # TODO(student): the same parts as in TransformerClassifier
         raise NotImplementedError("TokenClassifier.__init__ is not implemented yet")
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """input_ids (B, T) integers -> logits (B, T, C) of each token.
 
         attention_mask: as in TransformerClassifier. What the logits are at padded places does not matter.
@@ -107,7 +107,7 @@ def decode_bio(tags: list[int], labels: list[str]) -> list[tuple[str, int, int]]
     raise NotImplementedError("decode_bio is not implemented yet")
 
 
-def best_answer_span(start_logits: Tensor, end_logits: Tensor, max_answer_length: int) -> tuple[int, int]:
+def best_answer_span(start_logits: torch.Tensor, end_logits: torch.Tensor, max_answer_length: int) -> tuple[int, int]:
     """The span with the greatest start_logits[start] + end_logits[end] (Devlin et al. 2018, section 4.2).
 
     The best start and the best end, each on its own, often do not form a span: the end may be before the start.

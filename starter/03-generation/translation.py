@@ -14,9 +14,10 @@ Letters in the shapes: B batch, Ts length of the source, T of the target, D = d_
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformer import Transformer
 
@@ -44,11 +45,11 @@ class TransformerTranslator(nn.Module):
         bos_id: int = 1,
         eos_id: int = 2,
         pad_id: int = 0,
-    ):
+    ) -> None:
         # TODO(student): lesson 2's Transformer as self.model; remember the ids
         raise NotImplementedError("TransformerTranslator.__init__ is not implemented yet")
 
-    def translate(self, src: Tensor, max_length: int, num_beams: int = 1) -> Tensor:
+    def translate(self, src: torch.Tensor, max_length: int, num_beams: int = 1) -> torch.Tensor:
         """src (B, Ts) integers, filled up with pad_id -> translations (B, T), T <= max_length.
 
         Each row begins with bos_id, ends with its first eos_id after that, if one comes before the row is max_length long,

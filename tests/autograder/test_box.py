@@ -246,7 +246,7 @@ def test_what_would_reach_out_of_the_slot_is_refused(sandbox, line):
 def test_a_name_that_cannot_be_written_is_our_error_and_leaves_nothing(sandbox):
     before = list(sandbox.folder.iterdir())
 
-    with pytest.raises(BoxError, match="cannot be laid out"):
+    with pytest.raises(BoxError, match="cannot be written"):
         sandbox.slot({"a.py": b"", "a.py/b.py": b""})
 
     assert list(sandbox.folder.iterdir()) == before

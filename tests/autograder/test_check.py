@@ -33,13 +33,13 @@ def told(*args, **kwargs):
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        (None, "the result is None, it should be a tensor of shape (2, 3)"),
-        ([1.0], "the result is a list, it should be a tensor of shape (2, 3)"),
-        (Opaque("ndarray"), "the result is a ndarray, it should be a tensor of shape (2, 3)"),
-        (torch.ones(3, 2), "the shape is (3, 2), it should be (2, 3)"),
-        (torch.ones(1, 3), "the shape is (1, 3), it should be (2, 3)"),
-        (torch.ones(2, 3).double(), "the dtype is float64, it should be float32"),
-        (torch.ones(2, 3).int(), "the dtype is int32, it should be float32"),
+        (None, "the result is None; it should be a tensor of shape (2, 3)"),
+        ([1.0], "the result is a list; it should be a tensor of shape (2, 3)"),
+        (Opaque("ndarray"), "the result is a ndarray; it should be a tensor of shape (2, 3)"),
+        (torch.ones(3, 2), "the shape is (3, 2); it should be (2, 3)"),
+        (torch.ones(1, 3), "the shape is (1, 3); it should be (2, 3)"),
+        (torch.ones(2, 3).double(), "the dtype is float64; it should be float32"),
+        (torch.ones(2, 3).int(), "the dtype is int32; it should be float32"),
     ],
 )
 def test_type_shape_and_dtype_come_first(value, sentence):
@@ -57,7 +57,7 @@ def test_a_tensor_must_come_from_the_device_of_the_test():
     value = torch.ones(2)
     value.came_from = "cpu"
 
-    with pytest.raises(CheckFailed, match="is on cpu, it should be on cuda"):
+    with pytest.raises(CheckFailed, match="is on cpu; it should be on cuda"):
         Check("cuda")(value, torch.ones(2))
 
 
@@ -293,27 +293,27 @@ def test_two_rules_for_one_error_are_the_authors_error():
 @pytest.mark.parametrize(
     ("value", "expected", "detail"),
     [
-        (torch.tensor([[1, 2], [3, 4]]), torch.tensor([[1, 2], [3, 5]]), "[1, 1] is 4, it should be 5"),
-        (torch.tensor(0.5), torch.tensor(0.25), "it is 0.5, it should be 0.25"),
-        (torch.tensor([-1.0, 0.0]), torch.tensor([-math.inf, 0.0]), "[0] is -1, it should be -inf"),
-        (torch.tensor([0.0, math.nan]), torch.zeros(2), "[1] is nan, it should be 0"),
-        ([1, {"ids": torch.tensor([True])}], [1, {"ids": torch.tensor([False])}], "[1]['ids'][0] is True, it should be False"),
-        (0.1, 0.2, "it is 0.1, it should be 0.2"),
-        ("a" * 500, "b", f"it is {'a' * 120!r}, it should be 'b'"),
-        (10**100, 1, "it is a number of more than 60 digits, it should be 1"),
+        (torch.tensor([[1, 2], [3, 4]]), torch.tensor([[1, 2], [3, 5]]), "[1, 1] is 4; it should be 5"),
+        (torch.tensor(0.5), torch.tensor(0.25), "it is 0.5; it should be 0.25"),
+        (torch.tensor([-1.0, 0.0]), torch.tensor([-math.inf, 0.0]), "[0] is -1; it should be -inf"),
+        (torch.tensor([0.0, math.nan]), torch.zeros(2), "[1] is nan; it should be 0"),
+        ([1, {"ids": torch.tensor([True])}], [1, {"ids": torch.tensor([False])}], "[1]['ids'][0] is True; it should be False"),
+        (0.1, 0.2, "it is 0.1; it should be 0.2"),
+        ("a" * 500, "b", f"it is {'a' * 120!r}; it should be 'b'"),
+        (10**100, 1, "it is a number of more than 60 digits; it should be 1"),
         (torch.zeros(2), torch.zeros(3), ""),  # the sentence says it all
         (None, [1], ""),
-        ([1], [1, 2], "it has 1 items, it should have 2"),
-        ([1, 3], [1, 2, 3], "it has 2 items, it should have 3\n[1] is 3, it should be 2"),
-        ([[1, 2], [3, 3, 3]], [[1, 2], [3, 4]], "[1] has 3 items, it should have 2\n[1][1] is 3, it should be 4"),
-        ({"a": 1}, {"b": 1}, "it lacks the keys 'b'\nit has the keys, and should not: 'a'"),
-        ("x", None, "it is 'x', it should be None"),
-        (True, 1, "it is True, it should be 1"),
-        (4.148731, 4.148734, "it is 4.148731, it should be 4.148734"),
-        (1 / 3, 1 / 3 + 1e-12, "it is 0.333333333333, it should be 0.333333333334"),
-        (torch.tensor(1.0), torch.tensor(1.01), "it is 1, it should be 1.01"),
-        (torch.tensor(1 + 1j), torch.tensor(1 + 2j), "it is 1+1j, it should be 1+2j"),
-        ("a" * 300 + "b", "a" * 300 + "c", f"it is … {'a' * 60 + 'b'!r}, it should be … {'a' * 60 + 'c'!r}"),
+        ([1], [1, 2], "it has 1 items; it should have 2"),
+        ([1, 3], [1, 2, 3], "it has 2 items; it should have 3\n[1] is 3; it should be 2"),
+        ([[1, 2], [3, 3, 3]], [[1, 2], [3, 4]], "[1] has 3 items; it should have 2\n[1][1] is 3; it should be 4"),
+        ({"a": 1}, {"b": 1}, "it lacks the keys 'b'\nit has the extra keys 'a'"),
+        ("x", None, "it is 'x'; it should be None"),
+        (True, 1, "it is True; it should be 1"),
+        (4.148731, 4.148734, "it is 4.148731; it should be 4.148734"),
+        (1 / 3, 1 / 3 + 1e-12, "it is 0.333333333333; it should be 0.333333333334"),
+        (torch.tensor(1.0), torch.tensor(1.01), "it is 1; it should be 1.01"),
+        (torch.tensor(1 + 1j), torch.tensor(1 + 2j), "it is 1+1j; it should be 1+2j"),
+        ("a" * 300 + "b", "a" * 300 + "c", f"it is … {'a' * 60 + 'b'!r}; it should be … {'a' * 60 + 'c'!r}"),
     ],
 )  # fmt: skip
 def test_the_detail_shows_the_values_that_differ(value, expected, detail):
@@ -334,7 +334,7 @@ def test_the_detail_leaves_out_what_is_only_rounded():
     value = torch.tensor([1.0, 2.0, 3.0]) * (1 + 1e-7)
     value[1] = 7.0
 
-    assert failure(value, torch.tensor([1.0, 2.0, 3.0])).detail == "[1] is 7, it should be 2"
+    assert failure(value, torch.tensor([1.0, 2.0, 3.0])).detail == "[1] is 7; it should be 2"
 
 
 def test_numbers_that_look_equal_are_printed_until_they_differ():
@@ -345,7 +345,7 @@ def test_numbers_that_look_equal_are_printed_until_they_differ():
         (1e9 + 0.01, 1e9),
     ]:
         shown = failure(value, expected, within=0.0).detail.removeprefix("it is ")
-        assert len(set(shown.split(", it should be "))) == 2
+        assert len(set(shown.split("; it should be "))) == 2
 
 
 # ---------------------------------------------------------------------------------------------- what is compared

@@ -82,10 +82,10 @@ def test_every_format_gets_a_card(tmp_path):
         ("roster.xlsx", "by its name it is the instructor's"),
         ("ada.csv", "by its name it is the instructor's"),
         (".hidden", "its name begins with a dot"),
-        ("attention.py", "it is called like a module and names no student"),
+        ("attention.py", "it has a module's name, not a student's"),
         ("__pycache__/x.pyc", "it is a folder of tools, not a submission"),
         ("venv/pyvenv.cfg", "it is a folder of tools, not a submission"),
-        ("results/ada/scorecard.json", "it holds scorecards, not submissions"),
+        ("results/ada/scorecard.json", "it contains scorecards, not submissions"),
     ],
 )
 def test_what_belongs_to_no_student_is_named(tmp_path, name, why):
@@ -104,7 +104,9 @@ def test_a_student_who_sends_results_along_is_a_student(tmp_path):
 
 
 def test_a_folder_that_holds_one_submission_says_so(tmp_path):
-    with pytest.raises(SubmissionError, match=r"holds no submission.*it holds attention\.py, but it is called like"):
+    with pytest.raises(
+        SubmissionError, match=r"contains no submission.*it contains attention\.py, but it has a module's name"
+    ):
         take_in_each(laid(tmp_path, {"attention.py": CODE}), MODULES)
 
 
@@ -275,7 +277,7 @@ def test_two_students_of_one_name_are_told_apart_by_the_sites_number(tmp_path):
     found = taken(laid(tmp_path, files))
 
     assert set(found) == {"Wei Zhang 111", "Wei Zhang 222"}
-    assert "another submission has the name Wei Zhang too" in found["Wei Zhang 111"].notes[0]
+    assert "another submission also has the name Wei Zhang" in found["Wei Zhang 111"].notes[0]
 
 
 def test_gradescope_folders_keep_their_names(tmp_path):
@@ -295,7 +297,7 @@ def test_of_blackboards_attempts_the_last_counts(tmp_path):
 
     assert set(found) == {"ada"}
     assert found["ada"].files == {"attention.py": CODE}
-    assert "of several attempts the last counts, 2026-03-02-12-30-00" in found["ada"].notes
+    assert "there are several attempts: the last one counts, 2026-03-02-12-30-00" in found["ada"].notes
 
 
 def test_brightspace_folders_are_called_like_the_student(tmp_path):

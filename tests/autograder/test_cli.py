@@ -96,7 +96,7 @@ def test_a_broken_hidden_test_exits_1(root, autograder):
         (["grade", "nobody", "--lesson", "99", "--out", "out"], "nobody"),
         (["grade", "ada", "--lesson", "12", "--out", "out"], "no lesson '12'"),
         (["grade", "ada", "--lesson", "99", "--out", "out", "--module", "nix"], "no module 'nix'"),
-        (["replay", "nothing.json", "--test", "test_x"], "nothing.json is no scorecard"),
+        (["replay", "nothing.json", "--test", "test_x"], "nothing.json is not a scorecard"),
         (["export", "ada", "--format", "csv"], "no scorecard.json below ada"),
     ],
 )

@@ -15,7 +15,7 @@ from autograder.lesson import load, load_all
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = typer.main.get_command(cli.app).commands
-ARGUMENTS_ARE_LESSONS = {"starter", "handouts", "zips", "rehearse", "mutants", "costs", "flaky", "idle"}
+ARGUMENTS_ARE_LESSONS = {"starter", "handouts", "zips", "rehearse", "mutants", "costs", "flaky", "idle", "messages"}
 
 
 def commands_in(text: str) -> list[list[str]]:

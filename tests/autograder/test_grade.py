@@ -308,7 +308,7 @@ def test_scorecards_say_what_was_graded_with_what(grade_toy):
     assert set(card.environment) == {"autograder", "python", "torch", "platform"}
     assert card.measurements.seconds > 0
     assert card.measurements.student_cpu_seconds > 0
-    assert card.measurements.student_peak_mb > 0
+    assert card.measurements.student_peak_mb is None or card.measurements.student_peak_mb > 0
     assert card.seed == 1
 
 

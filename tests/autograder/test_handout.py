@@ -389,7 +389,7 @@ def test_a_failure_names_the_mistake_and_shows_the_line_of_the_test_only(librari
     _, said = pytest_says(libraries, unpacked, "98-masks", "-k", "three_positions and not six")
 
     assert "CheckFailed: the mask is transposed: it shows the future" in said
-    assert "[0, 1] is True, it should be False" in said
+    assert "[0, 1] is True; it should be False" in said
     assert "98-masks/tests/test_masks_public.py" in said
     assert "check.py" not in said
 

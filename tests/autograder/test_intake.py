@@ -141,7 +141,7 @@ def test_another_lessons_files_are_called_so(submitted, course):
         (CODE.decode().encode("utf-32-be"), "it is saved as UTF-32: save it as UTF-8"),
         (b"", "it is empty: save it and submit it again"),
         (b" \n\n", "it is empty: save it and submit it again"),
-        (bytes(4096), "it holds nothing but zero bytes: submit it again"),
+        (bytes(4096), "it contains only zero bytes: submit it again"),
         (b"<!DOCTYPE html>\n<html>", "it is a web page: submit the Python file itself"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer and not the file itself"),
         (b"bplist00\xd6", "it is a placeholder that iCloud left for a file"),
@@ -267,7 +267,7 @@ def test_what_all_names_have_in_common_is_not_depth(submitted):
 def test_depth_has_its_own_words(submitted):
     submission = submitted({"attention.py": CODE, "d/" * 20 + "flash_attention.py": CODE})
 
-    assert submission.missing["flash_attention"].endswith("but it lies in more than 7 folders: move it up")
+    assert submission.missing["flash_attention"].endswith("but it is more than 7 folders deep: move it up")
 
 
 @pytest.mark.parametrize("name", [".venv", "venv", "env", "node_modules", "__pycache__", ".git", ".ipynb_checkpoints"])
@@ -278,7 +278,7 @@ def test_what_was_sent_along_counts_against_no_limit_and_is_named(submitted, nam
     submission = submitted({"hw/attention.py": CODE} | sent)
 
     assert submission.files == {"attention.py": CODE}
-    assert submission.notes == (f"leave {name} out of the submission: it is not needed and not taken in",)
+    assert submission.notes == (f"leave {name} out of the submission: it is not needed and is ignored",)
 
 
 def test_system_files_are_passed_over_without_a_word(submitted):

@@ -120,7 +120,7 @@ def test_a_part_of_other_work_leaves_the_card_alone_and_is_kept_as_a_part(tmp_pa
     files = in_folder(tmp_path)
     assert files["ada/scorecard.json"] == WHOLE
     assert files["ada/partial.json"].partial == "only attention"
-    assert "left alone" in said
+    assert "left as it is" in said
     assert kept.below([tmp_path]) == [tmp_path / "ada" / "scorecard.json"], "an export reads the whole card only"
 
 

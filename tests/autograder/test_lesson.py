@@ -28,7 +28,7 @@ def test_an_unknown_lesson_names_those_there_are(tmp_path, name):
     [
         ("memory = 3", "memory: Extra inputs"),
         ("deadline_s = 0", "deadline_s"),
-        ("modules = 3", "is no TOML"),
+        ("modules = 3", "is not valid TOML"),
         ("[feedback]\nvisibility = 'never'", "feedback.visibility"),
     ],
 )

@@ -144,7 +144,7 @@ def test_what_only_waits_is_stopped_sooner_than_the_wall_clock_would(slot, funct
     monkeypatch.setattr(clock, "LEAST_IDLE_S", 1.0)
     started = time.monotonic()
 
-    with busy(neighbours), pytest.raises(StudentTimeout, match="did nothing for 1 s: it waits for something"):
+    with busy(neighbours), pytest.raises(StudentTimeout, match="did nothing for 1 s: it is waiting for something"):
         ask(slot, function, timeout=1.0)
     assert time.monotonic() - started < 15
     assert slot.cpu_s < 1.0

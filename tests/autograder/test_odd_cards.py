@@ -92,7 +92,7 @@ def test_a_bad_card_is_named_and_the_others_are_exported(results, monkeypatch, c
     out, err = capsys.readouterr()
     assert code == 2
     assert [line.split(",")[0] for line in out.splitlines()[1:]] == ["ada", "bob"]
-    assert err.startswith("error: out/eve/scorecard.json is no scorecard")
+    assert err.startswith("error: out/eve/scorecard.json is not a scorecard")
     assert len(err.splitlines()) == 1
 
 

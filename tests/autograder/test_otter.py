@@ -230,7 +230,7 @@ def test_after_a_fault_of_ours_there_are_no_results_and_so_no_zero(tmp_path):
     code = in_a_fork(otter_ways.run_otter_py, tmp_path, log=tmp_path / "log")
 
     assert code != 0
-    assert "lesson.toml is no TOML" in (tmp_path / "log").read_text()
+    assert "lesson.toml is not valid TOML" in (tmp_path / "log").read_text()
     assert list((tmp_path / "results").iterdir()) == []
     assert {path.name for path in (tmp_path / "submission").iterdir()} == set(stub())
 
@@ -419,7 +419,7 @@ def test_a_submission_that_cannot_be_taken_in_fails_with_the_reason(tmp_path):
 
     assert {row.status for row in card.outcomes} == {FAILED}
     assert {row.message for row in card.outcomes} == {
-        f"the submission: toy.py has {3 << 20} bytes, at most {2 << 20} are taken in"
+        f"the submission: toy.py has {3 << 20} bytes; at most {2 << 20} are accepted"
     }
 
 

@@ -196,5 +196,5 @@ def test_a_lock_that_lacks_a_package_is_stale(tmp_path):
 
 
 def test_another_template_of_otter_does_not_slip_through():
-    with pytest.raises(UsageError, match="another template"):
+    with pytest.raises(UsageError, match="a different template"):
         package._edited(b"#!/bin/bash\necho changed\n", package._SETUP_EDITS)

@@ -68,7 +68,7 @@ def test_the_students_own_copy_is_not_used_and_a_note_says_so(lesson):
     card = grade(lesson, WRONG_TOY)
 
     assert card.score == 2
-    assert card.notes == ("toy.py of the submission was not used: the reference module was",)
+    assert card.notes == ("the submission's toy.py was not used: the reference module was used instead",)
 
 
 def test_the_students_own_copy_is_used_when_asked_for(lesson):

@@ -246,7 +246,7 @@ def test_raises_expects_the_error_of_every_rank(student):
 
 
 def test_a_rank_that_hangs_is_named(student):
-    with pytest.raises(StudentTimeout, match="rank 0 waits in barrier, rank 1 computes"):
+    with pytest.raises(StudentTimeout, match="rank 0 is waiting in barrier, rank 1 computes"):
         student.on(ranks=2, timeout=1).call("rank_work.hang_on_one")
 
 

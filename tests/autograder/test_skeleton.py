@@ -32,13 +32,13 @@ def test_a_new_lesson_keeps_what_lessons_promise(tmp_path):
 @pytest.mark.parametrize(
     ("name", "modules", "words"),
     [
-        ("tokenizers", ["rows"], "no lesson's name"),
-        ("1-tokenizers", ["rows"], "no lesson's name"),
-        ("../10-x", ["rows"], "no lesson's name"),
-        ("99-toy", ["rows"], "is there already"),
+        ("tokenizers", ["rows"], "not a lesson's name"),
+        ("1-tokenizers", ["rows"], "not a lesson's name"),
+        ("../10-x", ["rows"], "not a lesson's name"),
+        ("99-toy", ["rows"], "already exists"),
         ("10-x", ["toy"], "taken by 99-toy"),
         ("10-x", ["rows", "rows"], "taken"),
-        ("10-x", ["Rows"], "no module's name"),
+        ("10-x", ["Rows"], "not a module's name"),
     ],
 )
 def test_a_bad_name_is_refused_and_nothing_is_written(tmp_path, name, modules, words):

@@ -610,7 +610,7 @@ def test_a_starter_that_would_not_compile_is_refused():
 def test_every_refusal_says_what_to_do():
     messages = [refusal(source) for source, _, _ in REFUSED.values()]
 
-    verbs = ("Say", "Write", "Put", "Move", "belongs", "Take", "Correct")
+    verbs = ("Say", "Write", "Put", "Move", "belongs", "Remove", "Correct")
     assert [message for message in messages if not any(verb in message for verb in verbs)] == []
 
 

@@ -158,7 +158,7 @@ def test_links_pipes_and_sockets_in_a_folder_are_left_out(tmp_path):
 def test_a_submission_that_is_a_link_is_refused(tmp_path):
     (tmp_path / "link").symlink_to("/etc")
 
-    with pytest.raises(SubmissionError, match="no submission"):
+    with pytest.raises(SubmissionError, match="is not a submission"):
         take_in(tmp_path / "link")
 
 
@@ -264,5 +264,5 @@ def test_each_takes_folders_and_archives(tmp_path):
 
 
 def test_an_empty_folder_of_submissions_is_wrong_use(tmp_path):
-    with pytest.raises(SubmissionError, match="holds no submission"):
+    with pytest.raises(SubmissionError, match="contains no submission"):
         take_in_each(tmp_path)

@@ -17,7 +17,7 @@ def a_tensor(value, what="the result"):
         return value
     name = type(value).__name__
     kind = "None" if value is None else f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
-    raise TypeError(f"{what} is {kind}, it should be a tensor")
+    raise TypeError(f"{what} is {kind}; it should be a tensor")
 
 
 def listed(result):

@@ -3,7 +3,7 @@
 A name is forbidden with all below it: "transformers" covers `transformers.GPT2Model`. Names are followed through imports,
 aliases, assignments of modules, getattr and import_module with constant strings, `vars(F)[...]`, and through torch's other
 doors to the same function (`torch.ops.aten.…`, `torch._C._nn.…`). A comment, a string or a function of one's own with the
-same name is no use.
+same name is not a use.
 """
 
 import ast

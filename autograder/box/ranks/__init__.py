@@ -1,1 +1,1 @@
-"""The process group of `student.on(ranks=n)`, on the grader's side: who waits for whom, what was sent, what it adds up to."""
+"""The process group of `student.on(ranks=n)`, on the grader's side: which rank waits for which, what was sent, what it adds up to."""

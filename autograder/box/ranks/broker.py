@@ -4,7 +4,7 @@ Ranks post operations and wait for their results (group.py tells the messages). 
 of its group has posted it, a send when its receive was posted. An operation that can never be complete is answered with
 an error that names why: the ranks disagree, a rank has returned, all wait for each other.
 
-Ranks are student code: a message that is none is a BadReply, and what they let lie here is limited.
+Ranks are student code: what is not a message is a BadReply, and what they leave here is limited.
 """
 
 from collections import deque
@@ -81,7 +81,7 @@ class Broker:
         """Takes one message of a rank.
 
         Raises:
-            BadReply: it is none, or the ranks let too much lie here.
+            BadReply: it is not a message, or the ranks leave too much here.
         """
         kind = next((kind for kind in ("wait", "poll", "post") if type(message) is dict and kind in message), None)
         if kind == "post":
@@ -89,7 +89,7 @@ class Broker:
         elif kind is not None and type(message[kind]) is int and self._knows(rank, message[kind]):
             self._asking[rank] = kind, message[kind]
         else:
-            raise BadReply("a rank sent something that is no message between ranks")
+            raise BadReply("a rank sent something that is not a message between ranks")
 
     def answers(self) -> Iterator[tuple[int, dict]]:
         """(rank, answer) for all that can be answered now; what can never be complete is answered with an error."""
@@ -113,7 +113,7 @@ class Broker:
         if rank in self._returned:
             return "has returned"
         operation = self._waited_for(rank)
-        return "computes" if operation is None else f"waits in {operation}"
+        return "computes" if operation is None else f"is waiting in {operation}"
 
     def _knows(self, rank, number):
         return (rank, number) in self._pending or (rank, number) in self._results
@@ -130,11 +130,11 @@ class Broker:
         self._listed += 1 + len(post.tensors)
         self._held += _weight(post.tensors)
         if self._held > MOST_HELD:
-            raise BadReply(f"the ranks let more than {MOST_HELD >> 20} MB lie in messages that nobody waited for")
+            raise BadReply(f"the ranks sent more than {MOST_HELD >> 20} MB in messages that no rank received")
         if len(self._pending) + len(self._results) >= MOST_PENDING or self._listed > MOST_TRAFFIC:
-            raise BadReply("the ranks began too many operations, or did not wait for them")
+            raise BadReply("the ranks started too many operations, or did not wait for them")
         if self._knows(rank, post.number):
-            raise BadReply("a rank began two operations under one number")
+            raise BadReply("a rank started two operations with the same number")
         {"send": self._send, "recv": self._receive}.get(post.name, self._collect)(rank, post)
 
     def _collect(self, rank, post):
@@ -219,11 +219,11 @@ class Broker:
             operation = self._waited_for(rank)
             gone = self._gone(operation) if operation else None
             if gone is not None:
-                why = f"rank {rank} waits in {operation}, but rank {gone} has returned and never takes part"
+                why = f"rank {rank} is waiting in {operation}, but rank {gone} has returned and will never take part"
                 self._settle(rank, operation, {"error": why})
         waited = {rank: self._waited_for(rank) for rank in range(self._size) if rank not in self._returned}
         if waited and None not in waited.values():
-            why = f"the ranks wait for each other: {self}"
+            why = f"the ranks are waiting for each other: {self}"
             for rank, operation in waited.items():
                 self._settle(rank, operation, {"error": why})
 

@@ -63,7 +63,7 @@ class _Parts:
         """The tensors of all ranks as one list."""
         reduction = _REDUCTIONS.get(self.reduction or "")
         if reduction is None:
-            raise Disagreement(f"there is no reduction {self.reduction!r} here")
+            raise Disagreement(f"the reduction {self.reduction!r} is not supported here")
         for rank, tensors in zip(self.ranks, given, strict=True):
             if _kinds(tensors) != _kinds(given[0]):
                 first, other = _listed(given[0]), _listed(tensors)

@@ -84,11 +84,11 @@ def read(message: dict, rank: int, size: int) -> Post:
         and (_is_name(reduction) if name in REDUCING else reduction is None)
     )
     if not good:
-        raise BadReply("a rank sent something that is no message between ranks")
+        raise BadReply("a rank sent something that is not a message between ranks")
     if name in ("send", "recv") and (len(ranks) == 1 or (peer is not None and ranks[peer] == rank)):
         raise BadReply(f"rank {rank} calls {name} with itself")
     if not (type(tensors) is list and all(type(tensor) is torch.Tensor for tensor in tensors)):
-        raise BadReply(f"rank {rank} gives {name} something that cannot be passed on")
+        raise BadReply(f"rank {rank} gives {name} something that cannot be sent")
     peer = None if peer is None else ranks[peer]
     return Post(name, message["id"], (group, tuple(ranks)), tensors, root, reduction, peer, message["tag"])
 

@@ -6,7 +6,7 @@
     landlock         only the submission, its scratch and the libraries can be opened
     seccomp          no network, no namespaces, no other process, nothing that outlives the slot
 
-Each layer is left out where it is not to be had, and `available` says so before a grade depends on it. The zygote adds
+Each layer is left out where it is not available, and `available` says so before a grade depends on it. The zygote adds
 the watchdog and the kill of a whole slot; two processes and the wire are always there.
 """
 

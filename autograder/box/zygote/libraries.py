@@ -1,11 +1,11 @@
-"""An interpreter that lies below a closed folder, as one in a 0700 /root does, stays closed and can be used all the same."""
+"""An interpreter below a closed folder, as one in a 0700 /root does, stays closed and can be used all the same."""
 
 import os
 import sys
 
 
 def folders() -> list[str]:
-    """Where the interpreter and its packages lie."""
+    """Where the interpreter and its packages are."""
     return sorted({sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), *filter(os.path.isdir, sys.path)})
 
 

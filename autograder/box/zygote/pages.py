@@ -29,7 +29,7 @@ def collapse() -> int:
 
 
 def _own_memory() -> list[tuple[int, int]]:
-    """First and last address of the writable areas that no file lies behind."""
+    """First and last address of the writable areas that no file backs."""
     with open("/proc/self/maps") as maps:
         areas = [line.split() for line in maps]
     own = [area[0].split("-") for area in areas if "w" in area[1] and (len(area) < 6 or area[5] == "[heap]")]

@@ -25,7 +25,7 @@ _SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 
 
 def fork_patiently() -> int:
-    """os.fork: a machine that is out of processes for a moment, because something else bombs it, is no reason to give up."""
+    """os.fork: a machine that is out of processes for a moment, because something else bombs it, is not a reason to give up."""
     for _ in range(_FORK_TRIES):
         try:
             return os.fork()

@@ -37,7 +37,7 @@ _PR_SET_SECCOMP, _PR_SET_DUMPABLE, _PR_SET_PTRACER = 22, 4, 0x59616D61
 
 
 def build():
-    """The filter, or None where libseccomp is not to be had. `.load()` it in the process to confine."""
+    """The filter, or None where libseccomp is not available. `.load()` it in the process to confine."""
     try:
         import pyseccomp
     except (ImportError, RuntimeError, OSError):

@@ -171,6 +171,23 @@ def _with_weights(model, weights):
     return model.eval()
 
 
+# ---------------------------------------------------------------------------------------------- rope_encoding
+
+
+def or_none(function, *args):
+    """The tensor that the student's own function gives; None where it fails, which other tests say."""
+    with contextlib.suppress(Exception):
+        result = function(*args)
+        return result if isinstance(result, torch.Tensor) else None
+
+
+def turned_back(turn, x, y):
+    """Whether gradients are those of a linear function: (Σ y · turn(x), Σ x · y turned back, whether any comes back)."""
+    leaf = x.clone().requires_grad_()
+    (slope,) = gradients(turn(leaf), [leaf], [y])
+    return (y * turn(x)).sum().item(), (x * slope).sum().item(), bool(slope.any())
+
+
 # ---------------------------------------------------------------------------------------------- training: optimizers
 
 
@@ -204,6 +221,20 @@ def optimize(make, task, reload_into=None):
         optimizer.step()
         history.append([parameter.detach().clone() for parameter in parameters])
     return history, [parameter.grad for parameter in parameters]
+
+
+def each_alone(make, task):
+    """The history that `optimize` would give if each parameter had an optimizer of its own, and took only the steps for which
+    it has a gradient; None where such an optimizer fails. Changes of lr are left out."""
+    columns = [None] * len(task["starts"])
+    with contextlib.suppress(Exception):  # other tests say what fails
+        for i, settings in ((i, settings) for places, settings in task["groups"] for i in places):
+            steps = [[grads[i]] for grads in task["steps"] if grads[i] is not None]
+            own = {"starts": [task["starts"][i]], "steps": steps, "groups": [([0], task["settings"] | settings)]}
+            rows = [task["starts"][i], *(row for (row,) in optimize(make, own | {"settings": {}})[0])]
+            taken = [sum(grads[i] is not None for grads in task["steps"][: k + 1]) for k in range(len(task["steps"]))]
+            columns[i] = [rows[number] for number in taken]
+        return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _groups(groups, parameters):

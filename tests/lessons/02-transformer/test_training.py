@@ -1,7 +1,6 @@
-"""Hidden tests of training.
+"""Hidden tests of training: schedules, clipping, first weights and loss.
 
-Each truth is a float64 function of this file (or torch's own), whose keywords are the mistakes that are known. The
-trainers drive `inside.Toy`, a model so small that `toy_step` works out its loss and gradients beside it.
+Each truth is a float64 function of this file (or torch's own), of which the known mistakes replace a step.
 """
 
 import math
@@ -10,13 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training_helpers import judge, randn, single
+from shared import MANNERS, randn, single, tokens
 
-ADAMW = pytest.mark.question("AdamW")
 SCHEDULES = pytest.mark.question("Learning-rate schedules")
 CLIP = pytest.mark.question("clip_grad_norm")
 INIT = pytest.mark.question("init_weights")
 SMOOTHING = pytest.mark.question("label_smoothed_cross_entropy")
+
+
+def double(rng, *shape):
+    return randn(rng, *shape, dtype=torch.float64)
 
 
 def rand(rng, low, high):
@@ -25,228 +27,6 @@ def rand(rng, low, high):
 
 def within(rng, low, high):
     return int(torch.randint(low, high, (), generator=rng))
-
-
-# ---------------------------------------------------------------------------------------------- AdamW
-
-OWN = {"lr": 0.1, "betas": (0.8, 0.95), "eps": 0.05, "weight_decay": 0.3}
-DEFAULTS = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
-
-
-STEADY = OWN | {"eps": 1e-12}  # so small that it does not matter where it is added
-
-
-def task(rng, settings, **more):
-    """Two parameters and five steps; inside.optimize and `adamw` say what is in a task. Some gradients are as small as eps,
-    but not where that is to play no part."""
-    shapes, size = [(3, 4), (5,)], 1 if settings else 10
-    smaller = [torch.ones(3, 4), torch.tensor([1, 1, 1e-8, 1e-8, 1e-3]) if settings is not STEADY else torch.ones(5)]
-    steps = [[randn(rng, *shape) * small for shape, small in zip(shapes, smaller, strict=True)] for _ in range(5)]
-    starts = [randn(rng, *shape) * size for shape in shapes]
-    return {"starts": starts, "steps": steps, "groups": [([0, 1], {})], "settings": settings, **more}
-
-
-def adamw(task, *, root=0.5, eps="outside", decay="first", corrected=(True, True), missing="waits", zeros="count", clock="own",
-          own=True, lr="now", resumed="all", swapped=False, fresh=True, sign=1):  # fmt: skip
-    """The parameters after each step, in float64; the keywords are what one can get wrong."""
-    parameters = [start.double().clone() for start in task["starts"]]
-    count, history = len(parameters), []
-    m, v, t, ticks = [0.0] * count, [0.0] * count, [0] * count, 0
-    group_of = {i: g for g, (places, _) in enumerate(task["groups"]) for i in places}
-    settings = [DEFAULTS | task["settings"] | (settings if own else {}) for _, settings in task["groups"]]
-    for k, gradients in enumerate(task["steps"]):
-        for group, rate in zip(settings, task.get("lrs", {}).get(k, ()) if lr == "now" else (), strict=False):
-            group["lr"] = rate
-        if k == task.get("reload") and resumed != "all":
-            t, ticks = [0] * count, 0
-            if resumed == "nothing":
-                m, v = [0.0] * count, [0.0] * count
-        ticks += 1
-        for i, g in enumerate(gradients):
-            s, p = settings[group_of[i]], parameters[i]
-            rate, (beta1, beta2) = s["lr"], s["betas"][::-1] if swapped else s["betas"]
-            shrink = {"none": 1, "without lr": 1 - s["weight_decay"]}.get(decay, 1 - rate * s["weight_decay"])
-            g = None if g is not None and zeros == "wait" and not g.any() else g
-            if g is None and missing != "zero":
-                parameters[i] = p * shrink if missing == "decays" else p
-                continue
-            g = torch.zeros_like(p) if g is None else g.double()
-            g = g + s["weight_decay"] * p if decay == "coupled" else g
-            t[i] += 1
-            step = {"own": t[i], "late": max(t[i] - 1, 1)}.get(clock, ticks)
-            m[i] = beta1 * m[i] + (1 - beta1 if fresh else 1) * g
-            v[i] = beta2 * v[i] + (1 - beta2) * g**2
-            m_hat = m[i] / (1 - beta1**step) if corrected[0] else m[i]
-            v_hat = v[i] / (1 - beta2**step) if corrected[1] else v[i]
-            early = s["eps"] / (1 - beta2**step) ** 0.5  # added to √v before the correction
-            bottom = {
-                "inside": (v_hat + s["eps"]) ** root, "before": v_hat**root + early, "none": v_hat**root,
-            }.get(eps, v_hat**root + s["eps"])  # fmt: skip
-            move = sign * rate * m_hat / bottom
-            parameters[i] = {"coupled": p - move, "last": (p - move) * shrink}.get(decay, p * shrink - move)
-        history.append(list(parameters))
-    return history
-
-
-def adamw_mistakes(task):
-    def made(**wrong):
-        return lambda: moves(task, adamw(task, **wrong))
-
-    return {
-        "weight decay is added to the gradient, as in plain Adam: it shrinks the weights directly": made(
-            decay="coupled"
-        ),
-        "there is no weight decay": made(decay="none"),
-        "weight decay is not multiplied by lr": made(decay="without lr"),
-        "weight decay comes after the update: it comes before": made(decay="last"),
-        "the moments are not corrected for their start at zero": made(corrected=(False, False)),
-        "the first moment is not corrected for its start at zero": made(corrected=(False, True)),
-        "the second moment is not corrected for its start at zero": made(corrected=(True, False)),
-        "eps is added under the square root: it is added to the root": made(eps="inside"),
-        "eps is added to the root before its correction: it is added to the corrected root": made(eps="before"),
-        "eps is added before the correction, and weight decay comes last; both should be as in the formula": made(
-            eps="before", decay="last"
-        ),
-        "the correction of the moments is a step behind: it should take t, counted from 1": made(clock="late"),
-        "eps is not added": made(eps="none"),
-        "the square root of the second moment is missing": made(root=1.0),
-        "the two betas are swapped": made(swapped=True),
-        "the gradient enters the first moment whole: it enters with the factor 1 - beta1": made(fresh=False),
-        "the parameters move with the gradient: they move against it": made(sign=-1),
-        "all groups share their settings: each group has its own": made(own=False),
-        "lr is read once: it may change between steps": made(lr="first"),
-        "steps are counted for all parameters together: each counts its own": made(clock="shared"),
-        "a missing gradient is taken as zero: its parameter is to be left alone": made(missing="zero"),
-        "a parameter without gradient is decayed: it is to be left alone": made(missing="decays"),
-        "a gradient of zeros is taken for a missing one: moments and weight decay still move the parameter": made(
-            zeros="wait"
-        ),
-        "nothing of the state survives load_state_dict: keep it in self.state": made(resumed="nothing"),
-        "the number of steps does not survive load_state_dict: keep it in self.state": made(resumed="moments"),
-    }
-
-
-def moves(task, history):
-    """How far each parameter moved in each step: compared instead of the parameters, which are much larger."""
-    rows = [task["starts"], *history]
-    return [torch.stack([row[i].double() for row in rows]).diff(dim=0).float() for i in range(len(task["starts"]))]
-
-
-def run_adamw(student, task, reload_into=None):
-    """The parameters after each step and the gradients after the last."""
-
-    def probe(task, reload_into):
-        from training import AdamW
-
-        return inside.optimize(AdamW, task, reload_into or {})
-
-    return student.run(probe, task, reload_into)
-
-
-def check_adamw(check, task, history, truth):
-    check(moves(task, history), moves(task, truth), terms=128, mistakes=adamw_mistakes(task))
-
-
-@ADAMW
-@pytest.mark.points(4)
-@pytest.mark.parametrize("settings", [OWN, {}], ids=["own", "defaults"])  # with small settings some mistakes look alike
-def test_updates_equal_those_of_torch(student, check, rng, settings):
-    """Every update is that of torch.optim.AdamW, with the default settings and with others."""
-    work = task(rng, settings)
-    history, gradients = run_adamw(student, work)
-
-    parameters = [start.clone().requires_grad_() for start in work["starts"]]
-    optimizer, truth = torch.optim.AdamW(parameters, **settings), []
-    for step in work["steps"]:
-        for parameter, gradient in zip(parameters, step, strict=True):
-            parameter.grad = gradient.clone()
-        optimizer.step()
-        truth.append([parameter.detach().clone() for parameter in parameters])
-    check_adamw(check, work, history, truth)
-    check(gradients, work["steps"][-1], otherwise="the gradients are changed")
-
-
-@ADAMW
-@pytest.mark.points(2)
-@pytest.mark.parametrize("added", [None, 2])
-def test_each_group_has_its_own_settings(student, check, rng, added):
-    """Parameter groups have their own lr, betas, eps and weight_decay, also one that is added later."""
-    other = {"lr": 0.02, "betas": (0.5, 0.7), "eps": 0.3, "weight_decay": 0.0}
-    work = task(rng, OWN, groups=[([0], {}), ([1], other)], added=added)
-    for step in work["steps"][: added or 0]:
-        step[1] = None
-    history, _ = run_adamw(student, work)
-
-    check_adamw(check, work, history, adamw(work))
-
-
-@ADAMW
-@pytest.mark.points(2)
-def test_a_parameter_without_gradient_waits(student, check, rng):
-    """A parameter whose gradient is None stays as it is, and its steps do not count on; zeros are one. In float32."""
-    work = task(rng, STEADY)
-    work |= {"starts": single(work["starts"]), "steps": single(work["steps"])}
-    work["steps"][0][1] = work["steps"][2][0] = work["steps"][2][1] = work["steps"][3][1] = None
-    work["steps"][4][0] = torch.zeros(3, 4)
-    history, _ = run_adamw(student, work)
-
-    check_adamw(check, work, history, adamw(work))
-
-
-@ADAMW
-@pytest.mark.points(1)
-def test_lr_may_change_between_steps(student, check, rng):
-    """The lr of each group is read in every step."""
-    work = task(rng, STEADY, groups=[([0], {}), ([1], {"lr": 0.05})], lrs={1: (0.3, 0.01), 3: (0.0, 0.2)})
-    history, _ = run_adamw(student, work)
-
-    check_adamw(check, work, history, adamw(work))
-
-
-@ADAMW
-@pytest.mark.points(2)
-def test_training_goes_on_after_load_state_dict(student, check, rng):
-    """state_dict and load_state_dict carry settings, moments and numbers of steps into a new optimizer."""
-    work = task(rng, STEADY, groups=[([1], {}), ([0], {"lr": 0.02})], reload=3)
-    work["steps"][1][0] = None
-    history, _ = run_adamw(student, work, {"lr": 0.5, "weight_decay": 0.0})
-
-    check_adamw(check, work, history, adamw(work))
-
-
-@ADAMW
-@pytest.mark.points(1)
-def test_it_is_an_optimizer_written_by_hand(student, check):
-    """AdamW is a torch.optim.Optimizer, none of torch's own does its work, and step returns what its closure returns."""
-
-    def probe(start):
-        from training import AdamW
-
-        def refuse(*_, **__):
-            raise RuntimeError("torch's own optimizer does the work")
-
-        for name in ("Adam", "AdamW", "NAdam", "RAdam", "Adamax"):
-            getattr(torch.optim, name).step = refuse
-        parameter = start.clone().requires_grad_()
-        optimizer = AdamW([parameter], lr=0.1)
-
-        def closure():
-            optimizer.zero_grad()
-            loss = (parameter**2).sum()
-            loss.backward()
-            return loss
-
-        returned = optimizer.step(closure)
-        is_leaf = parameter.is_leaf and parameter.requires_grad
-        return isinstance(optimizer, torch.optim.Optimizer), returned, is_leaf, parameter
-
-    start = torch.tensor([1.0, -2.0])
-    is_optimizer, returned, is_leaf, parameter = student.run(probe, start)
-
-    judge(check, is_optimizer, "AdamW is no torch.optim.Optimizer")
-    check(returned, torch.tensor(5.0), mistakes={"step does not return the loss of its closure": None})
-    judge(check, is_leaf, "a parameter is no trainable leaf any more after the step: change it in place under no_grad")
-    check(parameter, start * (1 - 0.1 * 0.01) - 0.1 * start.sign(), mistakes={"step does not call its closure": start})
 
 
 # ---------------------------------------------------------------------------------------------- schedules
@@ -267,22 +47,22 @@ def cosine(step, warmup, total, high, low, *, rise=lambda share: share, start=No
 def cosine_mistakes(made, warmup, total, high, low):
     """made(**wrong) -> what the tested thing gives with this mistake of `cosine`."""
     return {
-        "the warmup begins at 1 / warmup_steps: it begins at 0": made(rise=lambda share: share + 1 / warmup),
+        "the warmup begins at max_lr / warmup_steps; it should begin at 0": made(rise=lambda share: share + 1 / warmup),
         "the warmup is (step + 1) / (warmup_steps + 1); it should be step / warmup_steps": made(
             rise=lambda share: (share * warmup + 1) / (warmup + 1)
         ),
         "there is no warmup": made(rise=lambda share: 1.0),
-        "the warmup rises from min_lr: it rises from 0": made(rise=lambda share: low / high + (1 - low / high) * share),
-        "the decay is counted from step 0: it begins after the warmup": made(start=0),
-        "the decay takes total_steps: it takes total_steps - warmup_steps": made(top=total + warmup),
-        "the decay ends a step early: it should take total_steps - warmup_steps": made(top=total - 1),
-        "the rate rises again after total_steps: p is at most 1": made(clamp=False),
+        "the warmup rises from min_lr; it should rise from 0": made(rise=lambda share: low / high + (1 - low / high) * share),
+        "the decay is counted from step 0; it should begin after the warmup": made(start=0),
+        "the decay takes total_steps; it should take total_steps - warmup_steps": made(top=total + warmup),
+        "the decay ends a step early; it should take total_steps - warmup_steps": made(top=total - 1),
+        "the rate rises again after total_steps; p should be at most 1": made(clamp=False),
         "min_lr is ignored": made(low=0.0),
-        "min_lr is added to the whole cosine: its height is max_lr - min_lr": made(shape=lambda p: half_cosine(p) * high / (high - low)),
-        "the decay is a straight line: it is half a cosine": made(shape=lambda p: 1 - p),
-        "the decay is a quarter of a cosine: it is half of one": made(shape=lambda p: math.cos(math.pi * p / 2)),
+        "min_lr is added to a cosine of height max_lr; its height should be max_lr - min_lr": made(shape=lambda p: half_cosine(p) * high / (high - low)),
+        "the decay is a straight line; it should be half a cosine": made(shape=lambda p: 1 - p),
+        "the decay is a quarter of a cosine; it should be half of one": made(shape=lambda p: math.cos(math.pi * p / 2)),
         "1 + cos is not halved": made(shape=lambda p: 2 * half_cosine(p)),
-        "the cosine is turned around: it begins at max_lr": made(shape=lambda p: 1 - half_cosine(p)),
+        "the decay rises from min_lr; it should fall from max_lr": made(shape=lambda p: 1 - half_cosine(p)),
         "π is missing in the cosine": made(shape=lambda p: half_cosine(p / math.pi)),
     }  # fmt: skip
 
@@ -345,16 +125,20 @@ def test_the_scheduler_sets_the_rate_of_every_group(student, check, rng):
         return seen
 
     check(seen, made()(), dtype=torch.float32, terms=8, scale=1.0, mistakes={
-        "all groups get the rate of the first: each has its own max_lr": made(rates=(rates[0] / 2, rates[0] / 2)),
-        "max_lr is the lr that the optimizer was made with: it is the group's lr when the scheduler is made": made(rates=rates[:1] * 2),
-        "max_lr is the group's first lr: it is the group's lr when the scheduler is made": made(rates=rates),
-        "max_lr is read in every step, when it is another: remember it when the scheduler is made": compounded,
-        "the scheduler counts by itself from 0: step says which step it is": made(steps=range(10)),
-        "the scheduler counts by itself from 1: step says which step it is": made(steps=range(1, 11)),
-        "the rate is that of the step after": made(steps=[step + 1 for step in steps]),
-        "only the first group's rate is set": lambda: [[first, rates[1] / 2] for first, _ in made()()],
+        "all groups get the rate of the first; each should have its own max_lr": made(rates=(rates[0] / 2, rates[0] / 2)),
+        "max_lr is the lr that the optimizer was made with; it should be the group's lr when the scheduler is made": made(rates=rates[:1] * 2),
+        "max_lr is the lr that the group was made with; it should be the group's lr when the scheduler is made": made(rates=rates),
+        "max_lr is read in every step, when it has already changed; it should be stored when the scheduler is made": compounded,
+        "the scheduler counts its own steps from 0; it should use the argument step": made(steps=range(10)),
+        "the scheduler counts its own steps from 1; it should use the argument step": made(steps=range(1, 11)),
+        "the rate is that of the next step": made(steps=[step + 1 for step in steps]),
+        "only the first group's rate is set; every group's should be": lambda: [[first, rates[1] / 2] for first, _ in made()()],
     } | cosine_mistakes(made, 8, 25, rates[0] / 2, low))  # fmt: skip
-    check(parameters, [torch.ones(2)] * 2, otherwise="the scheduler lets the optimizer take a step")
+    check(
+        parameters,
+        [torch.ones(2)] * 2,
+        otherwise="the scheduler calls the optimizer's step; it should only set the rates",
+    )
 
 
 @SCHEDULES
@@ -375,15 +159,15 @@ def test_noam_schedule_peaks_after_the_warmup(student, check, rng):
         return [width * choose((step + offset) ** late, (step + offset) * warmup**early) for step in steps]
 
     check(rates, made(), dtype=torch.float32, terms=8, scale=0.0, mistakes={
-        "the greater of the two terms is taken: it is the smaller": made(max),
+        "the greater of the two terms is taken; it should be the smaller": made(max),
         "the factor d_model^-0.5 is missing": made(width=1.0),
-        "the factor is d_model^0.5: it is d_model^-0.5": made(width=d_model**0.5),
-        "the factor is 1 / d_model: it is d_model^-0.5": made(width=1 / d_model),
-        "warmup_steps has the power -0.5: it is -1.5": made(early=-0.5),
-        "warmup_steps has the power -1: it is -1.5": made(early=-1.0),
-        "step has the power -1.5 after the warmup: it is -0.5": made(late=-1.5),
-        "the rate rises with the root of the step after the warmup: it falls": made(late=0.5),
-        "steps are counted from 0: the first is 1": made(offset=1),
+        "the factor is d_model^0.5; it should be d_model^-0.5": made(width=d_model**0.5),
+        "the factor is 1 / d_model; it should be d_model^-0.5": made(width=1 / d_model),
+        "the exponent of warmup_steps is -0.5; it should be -1.5": made(early=-0.5),
+        "the exponent of warmup_steps is -1; it should be -1.5": made(early=-1.0),
+        "after the warmup the exponent of step is -1.5; it should be -0.5": made(late=-1.5),
+        "after the warmup the rate rises with the root of the step; it should fall with it": made(late=0.5),
+        "steps are counted from 0; the first should be 1": made(offset=1),
         "there is no warmup": made(lambda late, early: late),
         "the rate never falls": made(lambda late, early: early),
     })  # fmt: skip
@@ -423,18 +207,18 @@ def clip_mistakes(gradients, max_norm):
         return norm if returned is None else returned, single([g if g is None else each(g) for g in gradients])
 
     return {
-        "short gradients are made longer: they are left as they are": made(factor=max_norm / total),
-        "each gradient is clipped by itself: one factor is for all of them": made(each=lambda g: g * min(1.0, max_norm / float(g.norm()))),
-        "the norm is not the root of the sum of squares: the root is missing": made(total**2),
-        "the norms of the gradients are added: their squares are": made(sum(norms)),
+        "short gradients are made longer; they should stay as they are": made(factor=max_norm / total),
+        "each gradient is clipped by itself; all of them should get the same factor": made(each=lambda g: g * min(1.0, max_norm / float(g.norm()))),
+        "the norm is the sum of squares; it should be its square root": made(total**2),
+        "the norms of the gradients are added; it should be the root of the sum of their squares": made(sum(norms)),
         "the norm is the mean of the gradients' norms; it should be the root of the sum of squares": made(sum(norms) / len(norms)),
-        "the norm is the sum of the absolute values: it is the root of the sum of squares": made(sum(float(g.abs().sum()) for g in given)),
-        "the norm is the greatest absolute value: it is the root of the sum of squares": made(max(float(g.abs().max()) for g in given)),
-        "the norm is that of the last gradient: it is that of all of them": made(norms[-1]),
-        "every value is clipped to max_norm: the length of all gradients together is": made(each=lambda g: g.clamp(-max_norm, max_norm)),
-        "the norm after clipping is returned: it is the one before": made(returned=min(max_norm, total)),
+        "the norm is the sum of the absolute values; it should be the root of the sum of squares": made(sum(float(g.abs().sum()) for g in given)),
+        "the norm is the greatest absolute value; it should be the root of the sum of squares": made(max(float(g.abs().max()) for g in given)),
+        "the norm is that of the last gradient; it should be that of all of them": made(norms[-1]),
+        "every value is clipped to max_norm; the length of all gradients together should be": made(each=lambda g: g.clamp(-max_norm, max_norm)),
+        "the norm after clipping is returned; it should be the one before": made(returned=min(max_norm, total)),
         "the gradients are divided by their norm, but not multiplied by max_norm": made(factor=1 / total),
-        "the clipping factor is returned: it is the norm": made(returned=min(1.0, max_norm / total)),
+        "the clipping factor is returned; it should be the norm": made(returned=min(1.0, max_norm / total)),
         "no gradient was found": made(returned=0.0, factor=1.0),
         "the gradients are not clipped": made(factor=1.0),
     }  # fmt: skip
@@ -445,7 +229,7 @@ def clip_mistakes(gradients, max_norm):
 @pytest.mark.parametrize("way", ["list", "generator", "alone"])
 def test_long_gradients_are_scaled_together(student, check, rng, way):
     """All gradients get one factor, and the norm before is returned, for a list, a generator or one tensor."""
-    gradients = [randn(rng, 3, 4) * 2, None, randn(rng, 5) * 3, randn(rng, 2, 2, 2)][: 1 if way == "alone" else None]
+    gradients = [double(rng, 3, 4) * 2, None, double(rng, 5) * 3, double(rng, 2, 2, 2)][: 1 if way == "alone" else None]
     max_norm = rand(rng, 0.3, 0.8)
     total, clipped = run_clip(student, gradients, max_norm, way)
 
@@ -456,17 +240,17 @@ def test_long_gradients_are_scaled_together(student, check, rng, way):
     mistakes = clip_mistakes(gradients, max_norm)
     if way == "generator":
         unscaled = mistakes.pop("the gradients are not clipped")
-        mistakes["the gradients are not clipped: a generator is used up after the norm"] = unscaled
+        mistakes["the gradients are not clipped: a generator is used up once the norm is computed"] = unscaled
     truth = norm, single([parameter.grad for parameter in parameters])
     check((total, single(clipped)), truth, dtype=torch.float32, mistakes=mistakes)
-    judge(check, all(g is None or g.dtype == torch.float64 for g in clipped), "the gradients are float64 no more")
+    check.that(bool(all(g is None or g.dtype == torch.float64 for g in clipped)), "the gradients are no longer float64")
 
 
 @CLIP
 @pytest.mark.points(2)
 def test_short_gradients_stay(student, check, rng):
     """Gradients that are no longer than max_norm stay as they are; zeros stay zeros, and no gradients have norm 0."""
-    gradients = [randn(rng, 3, 4) * 0.2, None, randn(rng, 5) * 0.3]
+    gradients = [double(rng, 3, 4) * 0.2, None, double(rng, 5) * 0.3]
     max_norm = rand(rng, 4.0, 8.0)
     total, after = run_clip(student, gradients, max_norm)
     zero, zeros = run_clip(student, [torch.zeros(3), torch.zeros(2, 2)], 1.0)
@@ -517,33 +301,38 @@ def test_each_layer_gets_its_first_weights(student, check):
 
     truth = [torch.zeros(192), torch.zeros(4), torch.ones(6), torch.zeros(6), torch.zeros(192), torch.ones(5)]
     reached = not (wide == 7).all() and not (without_bias == 7).all()
-    judge(check, reached, "Linear weights deep inside the module are not reached: go through modules()")
-    judge(check, not (own == 7).any(), "a subclass of Linear is not taken for one: ask isinstance")
-    judge(check, not (embedding == 7).all(), "Embedding weights are not set")
-    judge(check, (constant[0] == 0).all() and (constant[1] == 0).all(), "the bias of a Linear is not zero")
-    judge(check, not untouched, "a module that is itself a Linear is not set: modules() names it too")
-    judge(check, not (constant[2] == 7).all(), "the weights of a LayerNorm are not set")
-    judge(check, (constant[3] == 0).all(), "the bias of a LayerNorm is not zero")
-    judge(check, (constant[2] == 1).all() and (constant[5] == 1).all(), "the weight of a LayerNorm is not one")
+    check.that(bool(reached), "Linear weights deep inside the module are not reached: go through modules()")
+    check.that(bool(not (own == 7).any()), "a subclass of Linear is left as it is: use isinstance")
+    check.that(bool(not (embedding == 7).all()), "Embedding weights are not set")
+    check.that(bool((constant[0] == 0).all() and (constant[1] == 0).all()), "the bias of a Linear is not zero")
+    check.that(bool(not untouched), "a module that is itself a Linear is left as it is: modules() gives it too")
+    check.that(bool(not (constant[2] == 7).all()), "the weights of a LayerNorm are not set")
+    check.that(bool((constant[3] == 0).all()), "the bias of a LayerNorm is not zero")
+    check.that(bool((constant[2] == 1).all() and (constant[5] == 1).all()), "the weight of a LayerNorm is not one")
     check(constant, truth)
     bound = math.sqrt(6 / (64 + 192))
     for weight in (wide, alone):
         check(weight.std().item(), bound / 3**0.5, within=0.003, mistakes={
-            "Linear weights are as large as torch makes them: it is Xavier uniform": (3 * 64) ** -0.5,
-            "the bound of Linear weights is sqrt(6 / in), as Kaiming's: it is sqrt(6 / (in + out))": (2 / 64) ** 0.5,
-            "Linear weights have a standard deviation of 0.02, as in GPT-2: it is Xavier uniform": 0.02,
+            "Linear weights are as large as torch makes them; they should be Xavier uniform": (3 * 64) ** -0.5,
+            "the bound of Linear weights is sqrt(6 / in), as Kaiming's; it should be sqrt(6 / (in + out))": (2 / 64) ** 0.5,
+            "Linear weights have a standard deviation of 0.02, as in GPT-2; they should be Xavier uniform": 0.02,
         })  # fmt: skip
         largest = weight.abs().max().item() / bound
-        judge(check, 0.99 < largest <= 1.0001, "Linear weights are not uniform between -sqrt(6 / (in + out)) and that")
+        check.that(
+            bool(0.99 < largest <= 1.0001),
+            "Linear weights are not uniform between -sqrt(6 / (in + out)) and sqrt(6 / (in + out))",
+        )
     spread = embedding.std().item()
     check(spread, 0.02, within=0.0012, mistakes={
-        "0.02 is taken as the variance of Embedding weights: it is their standard deviation": spread if 0.13 < spread < 0.155 else None,
-        "Embedding weights are Xavier uniform: they are N(0, 0.02)": spread if 0.07 < spread < 0.085 else None,
-        "Embedding weights have the standard deviation 1: it is 0.02": spread if spread > 0.9 else None,
+        "0.02 is the variance of Embedding weights; it should be their standard deviation": spread if 0.13 < spread < 0.155 else None,
+        "Embedding weights are Xavier uniform; they should be N(0, 0.02²)": spread if 0.07 < spread < 0.085 else None,
+        "Embedding weights have the standard deviation 1; it should be 0.02": spread if spread > 0.9 else None,
     })  # fmt: skip
-    judge(check, abs(embedding.mean().item()) < 0.0016, "the mean of the Embedding weights is not 0")
-    judge(check, embedding.abs().max() > 0.06, "Embedding weights are not normal: none is far from the mean")
-    judge(check, all(trained), "parameters are not trained any more")
+    check.that(bool(abs(embedding.mean().item()) < 0.0016), "the mean of the Embedding weights is not 0")
+    check.that(
+        bool(embedding.abs().max() > 0.06), "Embedding weights are not normal: none of them is far from the mean"
+    )
+    check.that(bool(all(trained)), "parameters no longer require gradients")
 
 
 @INIT
@@ -565,11 +354,13 @@ def test_first_weights_follow_the_seed(student, check):
 
     first, again, other = student.run(probe)
 
-    judge(check, all((a == b).all() for a, b in zip(first, again, strict=True)), "the same seed gives other weights")
-    judge(
-        check, not any((a == b).all() for a, b in zip(first, other, strict=True)), "another seed gives the same weights"
+    check.that(
+        bool(all((a == b).all() for a, b in zip(first, again, strict=True))),
+        "the same seed of torch gives different weights",
     )
-    judge(check, not (first[0] == first[1]).all(), "two layers get the same weights")
+    changed = not any(bool((a == b).all()) for a, b in zip(first, other, strict=True))
+    check.that(changed, "another seed of torch gives the same weights")
+    check.that(bool(not (first[0] == first[1]).all()), "two layers get the same weights")
 
 
 # ---------------------------------------------------------------------------------------------- label smoothing
@@ -599,21 +390,21 @@ def smoothing_mistakes(logits, targets, smoothing=0.1, ignore=-100):
 
     return {
         "there is no smoothing": made(0.0),
-        "smoothing is always 0.1: that is only its default": made(0.1),
-        "the smoothing goes to the other tokens only: the right one has its share of it too": made(others=1),
+        "smoothing is always 0.1; that should only be its default": made(0.1),
+        "the smoothing is divided among the other tokens only; the right token should get its share too": made(others=1),
         "the smoothing is divided among V - 2 tokens; it should be divided among all V": made(others=2),
         "the entropy of the smoothed targets is subtracted, as KLDivLoss does; it should stay in the loss": made(
             change=lambda loss: loss - entropy()
         ),
-        "the smoothing sums over the vocabulary: it is the mean": made(over="sum"),
+        "the smoothing is summed over the vocabulary; it should be averaged": made(over="sum"),
         "smoothing and 1 - smoothing are swapped": made(1 - smoothing),
-        "ignored places count in the mean": made(mean="all"),
-        "the losses are added: it is their mean over the places that are not ignored": made(mean="sum"),
-        "the smoothing is counted at ignored places too": made(everywhere=True),
-        "places of ignore_index count: only -100 is ignored": made(ignore=-100),
+        "ignored places count in the mean; they should not": made(mean="all"),
+        "the losses are added; it should be their mean over the places that are not ignored": made(mean="sum"),
+        "the smoothing is counted at ignored places too; these should not count": made(everywhere=True),
+        "only -100 is ignored; it should be ignore_index": made(ignore=-100),
         "token 0 is always ignored": made(ignore=0),
         "the sign is wrong": made(change=lambda loss: -loss),
-        "the right token's part has no factor 1 - smoothing": lambda: made()() + smoothing * made(0.0)(),
+        "the right token's part is not multiplied by 1 - smoothing; it should be": lambda: made()() + smoothing * made(0.0)(),
     }  # fmt: skip
 
 
@@ -630,19 +421,19 @@ def test_smoothed_loss_equals_that_of_torch(student, check, rng, shape, smoothin
 
         return inside.manners(label_smoothed_cross_entropy, logits, targets, **options)
 
-    logits = randn(rng, *shape).float() * 2
-    targets = torch.randint(0, shape[-1], shape[:-1], generator=rng)
+    logits = double(rng, *shape).float() * 2
+    targets = tokens(rng, shape[-1], *shape[:-1])
     given = {key: value for key, value in (("smoothing", smoothing), ("ignore_index", ignore)) if value is not None}
     smoothing, ignore = 0.1 if smoothing is None else smoothing, -100 if ignore is None else ignore
     targets.view(-1)[0], targets.view(-1)[-1] = (ignore, 1) if targets.numel() > 1 else (1, 1)
-    loss, after, changed, printed = student.run(probe, logits, targets, given)
+    loss, after, rude = student.run(probe, logits, targets, given)
 
     flat = logits.double().flatten(0, -2), targets.flatten()
     truth = F.cross_entropy(*flat, label_smoothing=smoothing, ignore_index=ignore)
     mistakes = smoothing_mistakes(logits, targets, smoothing, ignore)
     check(loss, truth, dtype=torch.float32, terms=16, mistakes=mistakes)
     check(after, [logits, targets], otherwise="logits or targets are changed in place")
-    judge(check, not changed and not printed, "the function prints, or changes the global state of torch")
+    check(rude, "", mistakes=MANNERS)
 
 
 @SMOOTHING
@@ -655,10 +446,10 @@ def test_smoothed_loss_has_gradients_and_large_logits(student, check, rng):
 
         leaf = logits.clone().requires_grad_()
         loss = label_smoothed_cross_entropy(leaf, targets, 0.2)
-        (slope,) = inside.gradients([loss], [torch.ones_like(loss)], [leaf])
+        (slope,) = inside.gradients(loss, [leaf], [torch.ones(())])
         return loss, slope, label_smoothed_cross_entropy(logits * 1000, targets, 0.2)
 
-    logits, targets = randn(rng, 3, 4, 6), torch.randint(0, 6, (3, 4), generator=rng)
+    logits, targets = double(rng, 3, 4, 6), tokens(rng, 6, 3, 4)
     targets[0, 2:] = targets[1, 0] = -100
     loss, slope, large = student.run(probe, logits, targets)
 
@@ -667,6 +458,6 @@ def test_smoothed_loss_has_gradients_and_large_logits(student, check, rng):
     check(loss, truth.detach(), mistakes=smoothing_mistakes(logits, targets, 0.2))
     check(slope, torch.autograd.grad(truth, leaf)[0], mistakes={"no gradient reaches logits": torch.zeros_like(logits)})
     check(large, F.cross_entropy(logits.flatten(0, 1) * 1000, targets.flatten(), label_smoothing=0.2), mistakes={
-        "large logits overflow: take log_softmax": math.nan * truth.detach(),
-        "the log of a probability of 0 is taken: take log_softmax": math.inf * truth.detach(),
+        "large logits overflow: use log_softmax": math.nan * truth.detach(),
+        "the log of a probability of 0 is taken: use log_softmax": math.inf * truth.detach(),
     })  # fmt: skip

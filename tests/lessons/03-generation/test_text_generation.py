@@ -4,18 +4,8 @@ import pytest
 import torch
 from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
-from text_generation_helpers import (
-    INF,
-    argmaxes,
-    check_drawn,
-    check_manners,
-    check_randomness,
-    judge,
-    law,
-    randn,
-    ranks,
-    tokens,
-)
+from shared import on_inputs, randn, randomness_facts, tokens, wrong_law
+from text_generation_helpers import INF, argmaxes, law, manners_facts, ranks
 
 TOP_K = pytest.mark.question("filter_top_k")
 TOP_P = pytest.mark.question("filter_top_p")
@@ -27,28 +17,26 @@ SAMPLE = pytest.mark.question("sample_next_token")
 # ---------------------------------------------------------------------------------------------- filters
 
 
-def check_filter(student, check, name, logits, cases, truth, mistakes):
-    """cases: arguments after the logits. truth, and each mistake: (logits, *case) -> logits."""
+def filtered(student, name, logits, cases, truth, mistakes):
+    """What the function gives and does in each case: pairs of what to `check(**…)` and facts.
+
+    cases: arguments after the logits. truth, and each mistake: (logits, *case) -> logits.
+    """
 
     def probe(name, logits, cases):
         import text_generation
 
         return [inside.manners(getattr(text_generation, name), logits, *case) for case in cases]
 
-    inputs = [logits, logits[:1].float()]  # in float64; in float32 and B = 1
-    for given in inputs:
-        found = [[case[0][:1], *case[1:]] if isinstance(case[0], torch.Tensor) else case for case in cases]
-        found = found if len(given) == 1 else cases
-        for case, (result, after, *rest) in zip(found, student.run(probe, name, given, found), strict=True):
-            check(result, truth(given, *case), mistakes={
-                sentence: (lambda wrong=wrong, given=given, case=case: wrong(given, *case))
-                for sentence, wrong in mistakes.items()
-            })  # fmt: skip
-            check_manners(check, torch.equal(after[0], given), *rest)
+    of_one_row = [[item[:1] if isinstance(item, torch.Tensor) else item for item in case] for case in cases]
+    for given, used in ((logits, cases), (logits[:1].float(), of_one_row)):  # in float64; in float32 and B = 1
+        for case, (result, after, rude) in zip(used, student.run(probe, name, given, used), strict=True):
+            compared = {"expected": truth(given, *case), "mistakes": on_inputs(mistakes, given, *case)}
+            yield {"value": result, **compared}, manners_facts(torch.equal(after[0], given), rude)
 
 
-def where(kept, logits, otherwise=-INF):
-    return logits.masked_fill(~kept, otherwise)
+def where(kept, logits, other=-INF):
+    return logits.masked_fill(~kept, other)
 
 
 @TOP_K
@@ -60,18 +48,24 @@ def test_top_k_keeps_the_k_greatest(student, check, rng):
     def top(logits, k):
         return logits >= logits.sort(descending=True).values[:, [k - 1]]
 
-    check_filter(student, check, "filter_top_k", logits, [(1,), (4,), (10,), (11,), (30,)],
-                 lambda logits, k: TopKLogitsWarper(k)(None, logits), {
-        "the k smallest logits stay: the k greatest do": lambda logits, k: -where(top(-logits, k), -logits, INF),
+    mistakes = {
+        "the k smallest logits stay; the k greatest should": lambda logits, k: -where(top(-logits, k), -logits, INF),
         "k is not used": lambda logits, k: logits,  # first: for k = 1 the next one would be the same
-        "one token too few stays: the k-th greatest stays too": lambda logits, k: where(top(logits, k - 1), logits),
+        "one token too few stays; the k-th greatest should stay too": lambda logits, k: where(top(logits, k - 1), logits),
         "one token too many stays": lambda logits, k: where(top(logits, k + 1), logits),
-        "what is removed becomes 0: it becomes -inf": lambda logits, k: where(top(logits, k), logits, 0),
-        "the k greatest of the whole batch stay: it is k in each row":
+        "what is removed becomes 0; it should become -inf": lambda logits, k: where(top(logits, k), logits, 0),
+        "the k greatest of the whole batch stay; k should stay in each row":
             lambda logits, k: where(top(logits.flatten()[None], k), logits.flatten()[None]).view(logits.shape),
-        "probabilities are returned: filters return logits":
+        "probabilities are returned; filters should return logits":
             lambda logits, k: where(top(logits, k), logits).softmax(-1),
-    })  # fmt: skip
+    }  # fmt: skip
+    cases = [(1,), (4,), (10,), (11,), (30,)]
+    for compared, facts in filtered(
+        student, "filter_top_k", logits, cases, lambda logits, k: TopKLogitsWarper(k)(None, logits), mistakes
+    ):
+        check(**compared)
+        for fact in facts:
+            check.that(*fact)
 
 
 @TOP_K
@@ -125,27 +119,33 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(student, check, rng):
         probs, order = logits.softmax(-1).sort()
         return torch.zeros_like(order, dtype=torch.bool).scatter(1, order, probs.cumsum(-1) - probs < p)
 
-    check_filter(student, check, "filter_top_p", logits, [(p,) for p in ps],
-                 lambda logits, p: TopPLogitsWarper(p)(None, logits), {
-        "the token that crosses p is removed: it stays":
+    mistakes = {
+        "the token that crosses p is removed; it should stay":
             lambda logits, p: where(nucleus(logits, p, lambda before, own: first(before + own < p)), logits),
-        "the token that crosses p is removed, even if it is the only one: it stays":
+        "the token that crosses p is removed, even if it is the only one; it should stay":
             lambda logits, p: where(nucleus(logits, p, lambda before, own: before + own < p), logits),
         "a token more than needed stays": lambda logits, p: where(one_more(logits, p), logits),
         "the mask is for the sorted tokens: bring it back into the order of the ids":
             lambda logits, p: where(unsorted(logits, p), logits),
-        "the logits come back sorted: the order of the ids is lost":
+        "the logits come back sorted, so that the order of the ids is lost":
             lambda logits, p: where(right(logits, p), logits).sort(descending=True).values,
-        "the least likely tokens are added up first: it is the most likely ones":
+        "the least likely tokens are added up first; the most likely ones should be":
             lambda logits, p: where(least(logits, p), logits),
         "p is compared with the probability of each token alone":
             lambda logits, p: where(logits.softmax(-1) >= p, logits),
-        "what is removed becomes 0: it becomes -inf": lambda logits, p: where(right(logits, p), logits, 0),
+        "what is removed becomes 0; it should become -inf": lambda logits, p: where(right(logits, p), logits, 0),
         "the mass that stays is 1 - p": lambda logits, p: where(right(logits, 1 - p), logits),
-        "probabilities are returned: filters return logits":
+        "probabilities are returned; filters should return logits":
             lambda logits, p: where(right(logits, p), logits).softmax(-1),
         "p is not used": lambda logits, p: logits,
-    })  # fmt: skip
+    }  # fmt: skip
+    cases = [(p,) for p in ps]
+    for compared, facts in filtered(
+        student, "filter_top_p", logits, cases, lambda logits, p: TopPLogitsWarper(p)(None, logits), mistakes
+    ):
+        check(**compared)
+        for fact in facts:
+            check.that(*fact)
 
 
 @TOP_P
@@ -163,7 +163,7 @@ def test_top_p_keeps_one_or_all_at_its_ends(student, check, rng):
     tiny, *all_of_them = student.run(probe, logits)
 
     check(tiny, where(logits == logits.amax(-1, keepdim=True), logits), mistakes={
-        "a tiny p leaves no token: the likeliest always stays": torch.full_like(logits, -INF),
+        "a tiny p leaves no token; the likeliest should always stay": torch.full_like(logits, -INF),
     })  # fmt: skip
     check(all_of_them, [logits, logits])
 
@@ -189,24 +189,30 @@ def test_min_p_compares_with_the_likeliest(student, check, rng):
     def kept(logits, p, probs):
         return where(probs >= p * probs.amax(-1, keepdim=True), logits)
 
-    check_filter(student, check, "filter_min_p", logits, [(p,) for p in (*ps, 1.0)],
-                 lambda logits, p: MinPLogitsWarper(p)(None, logits), {
-        "with p = 1 no token stays: the likeliest has p times its own probability, so it stays":
+    mistakes = {
+        "with p = 1 no token stays; the likeliest, which has p times its own probability, should":
             lambda logits, p: where(logits.softmax(-1) > p * logits.softmax(-1).amax(-1, keepdim=True), logits),
-        "the threshold is p: it is p times the greatest probability of the row":
+        "the threshold is p; it should be p times the greatest probability of the row":
             lambda logits, p: where(logits.softmax(-1) >= p, logits),
-        "p times the greatest logit is the threshold of the logits: it is about probabilities":
+        "p times the greatest logit is the threshold of the logits; min-p should compare probabilities":
             lambda logits, p: kept(logits, p, logits),
-        "the greatest probability is that of the whole batch: each row has its own":
+        "the greatest probability is that of the whole batch; each row should use its own":
             lambda logits, p: where(logits.softmax(-1) >= p * logits.softmax(-1).max(), logits),
         "the less likely tokens stay":
             lambda logits, p: where(logits.softmax(-1) < p * logits.softmax(-1).amax(-1, keepdim=True), logits),
-        "what is removed becomes 0: it becomes -inf":
+        "what is removed becomes 0; it should become -inf":
             lambda logits, p: where(kept(logits, p, logits.softmax(-1)) > -INF, logits, 0),
-        "probabilities are returned: filters return logits":
+        "probabilities are returned; filters should return logits":
             lambda logits, p: kept(logits, p, logits.softmax(-1)).softmax(-1),
         "p is not used": lambda logits, p: logits,
-    })  # fmt: skip
+    }  # fmt: skip
+    cases = [(p,) for p in (*ps, 1.0)]
+    for compared, facts in filtered(
+        student, "filter_min_p", logits, cases, lambda logits, p: MinPLogitsWarper(p)(None, logits), mistakes
+    ):
+        check(**compared)
+        for fact in facts:
+            check.that(*fact)
 
 
 @PENALTY
@@ -229,37 +235,49 @@ def test_a_repeated_token_becomes_less_likely(student, check, rng):
     def where_seen(new, logits, ids):
         return torch.where(count(logits, ids) > 0, new, logits)
 
-    check_filter(student, check, "apply_repetition_penalty", logits, [(ids, 1.3), (ids, 0.6), (ids, 1.0)],
-                 lambda logits, ids, penalty: RepetitionPenaltyLogitsProcessor(penalty)(ids, logits), {
-        "negative logits are divided too, which makes them likelier: they are multiplied":
+    mistakes = {
+        "negative logits are divided too, which makes them likelier; they should be multiplied":
             lambda logits, ids, penalty: where_seen(logits / penalty, logits, ids),
-        "positive logits are multiplied too: they are divided":
+        "positive logits are multiplied too; they should be divided":
             lambda logits, ids, penalty: where_seen(logits * penalty, logits, ids),
-        "the penalty makes tokens likelier: positive logits are divided, negative ones multiplied":
+        "the penalty makes tokens likelier: divide positive logits, multiply negative ones":
             lambda logits, ids, penalty: where_seen(lowered(logits, 1 / penalty), logits, ids),
-        "a token that occurs twice is punished twice: it counts once":
+        "a token that occurs twice is punished twice; it should count once":
             lambda logits, ids, penalty: lowered(logits, penalty ** count(logits, ids)),
-        "all rows are punished for the tokens of all: each has its own":
+        "all rows are punished for the tokens of all; each should be punished for its own":
             lambda logits, ids, penalty: where_seen(
                 lowered(logits, penalty), logits, ids.flatten().expand(len(ids), -1)
             ),
-        "all rows are punished for the tokens of the first: each has its own":
+        "all rows are punished for the tokens of the first; each should be punished for its own":
             lambda logits, ids, penalty: where_seen(lowered(logits, penalty), logits, ids[:1].expand_as(ids)),
-        "only the last token of ids counts: all of them do":
+        "only the last token of ids counts; all of them should":
             lambda logits, ids, penalty: where_seen(lowered(logits, penalty), logits, ids[:, -1:]),
-        "all logits are punished: it is those of the tokens in ids":
+        "all logits are punished; only those of the tokens in ids should be":
             lambda logits, ids, penalty: lowered(logits, penalty),
         "the penalty is subtracted": lambda logits, ids, penalty: where_seen(logits - penalty, logits, ids),
         "the penalty is not used": lambda logits, ids, penalty: logits,
-    })  # fmt: skip
+    }  # fmt: skip
+    cases = [(ids, 1.3), (ids, 0.6), (ids, 1.0)]
+    for compared, facts in filtered(
+        student,
+        "apply_repetition_penalty",
+        logits,
+        cases,
+        lambda logits, ids, penalty: RepetitionPenaltyLogitsProcessor(penalty)(ids, logits),
+        mistakes,
+    ):
+        check(**compared)
+        for fact in facts:
+            check.that(*fact)
 
 
 # ---------------------------------------------------------------------------------------------- sample_next_token
 
 DRAWS = 3000
+WRONG_LAW = "the tokens are not drawn with the right probabilities"
 
 
-def shuffled(rng, rows, probs):
+def laid_out(rng, rows, probs):
     """(logits (rows, V), order): the probabilities in another order in each row; probs[i] is that of order[:, i]."""
     order = torch.rand(rows, len(probs), generator=rng).argsort(dim=1)
     logits = torch.log(torch.tensor(probs, dtype=torch.float64)).float() + 2 * randn(rng, rows, 1)
@@ -272,7 +290,7 @@ def shuffled(rng, rows, probs):
 def test_tokens_are_drawn_from_the_softmax(student, check, rng, temperature):
     """Tokens are drawn with probabilities softmax(logits / temperature), each row by itself."""
     probs = [0.4, 0.25, 0.2, 0.1, 0.05, 0.0]
-    logits, order = shuffled(rng, DRAWS, probs)
+    logits, order = laid_out(rng, DRAWS, probs)
 
     def probe(logits, temperature):
         from text_generation import sample_next_token
@@ -281,13 +299,15 @@ def test_tokens_are_drawn_from_the_softmax(student, check, rng, temperature):
 
     drawn = student.run(probe, logits, temperature)
 
-    judge(check, drawn.shape == (DRAWS,), "the shape of the tokens is not (B,)")
-    check_drawn(check, ranks(drawn, order), law(*(p ** (1 / temperature) for p in probs)), {
+    check.that(drawn.shape == (DRAWS,), "the shape of the tokens is not (B,)")
+    wrong = wrong_law([(ranks(drawn, order), law(*(p ** (1 / temperature) for p in probs)), {
         "the temperature is not used": law(*probs),
-        "the logits are multiplied by the temperature: they are divided": lambda: law(*(p**temperature for p in probs)),
-        "the likeliest token is taken: draw one": law(1, 0, 0, 0, 0, 0),
+        "the logits are multiplied by the temperature; they should be divided by it":
+            lambda: law(*(p**temperature for p in probs)),
+        "the likeliest token is taken; a token should be drawn": law(1, 0, 0, 0, 0, 0),
         "all tokens are drawn with the same probability": law(1, 1, 1, 1, 1, 1),
-    })  # fmt: skip
+    })], WRONG_LAW)  # fmt: skip
+    check.that(not wrong, wrong)
 
 
 @SAMPLE
@@ -300,7 +320,7 @@ def test_tokens_are_drawn_from_the_softmax(student, check, rng, temperature):
 def test_temperature_then_top_k_then_top_p(student, check, rng, temperature, top_k, top_p):
     """The temperature comes first, then top-k, then top-p of what top-k has left."""
     tempered = [0.3, 0.25, 0.2, 0.12, 0.08, 0.05]
-    logits, order = shuffled(rng, DRAWS, [p**temperature for p in tempered])
+    logits, order = laid_out(rng, DRAWS, [p**temperature for p in tempered])
 
     def probe(logits, temperature, top_k, top_p):
         from text_generation import sample_next_token
@@ -320,15 +340,16 @@ def test_temperature_then_top_k_then_top_p(student, check, rng, temperature, top
         return law(*(weight**power for weight in weights))
 
     plain = [p**temperature for p in tempered]
-    check_drawn(check, ranks(drawn, order), law(*nucleus(top(warmed(plain), top_k), top_p)), {
-        "top-p comes before top-k, or counts what top-k removed: the mass is of what top-k has left":
+    wrong = wrong_law([(ranks(drawn, order), law(*nucleus(top(warmed(plain), top_k), top_p)), {
+        "top-p comes before top-k, or counts what top-k removed; it should come after it and count what is left":
             law(*top(nucleus(warmed(plain), top_p), top_k)),
-        "the temperature comes after the filters: it comes first":
+        "the temperature comes after the filters; it should come first":
             law(*warmed(nucleus(top(law(*plain), top_k), top_p))),
         "top_k is not used": law(*nucleus(warmed(plain), top_p)),
         "top_p is not used": law(*top(warmed(plain), top_k)),
         "neither top_k nor top_p is used": warmed(plain),
-    })  # fmt: skip
+    })], WRONG_LAW)  # fmt: skip
+    check.that(not wrong, wrong)
 
 
 @SAMPLE
@@ -345,9 +366,9 @@ def test_the_generator_draws(student, check, rng):
 
     facts, calls = student.run(probe, logits)
 
-    check_randomness(check, facts)
-    for _, after, *rest in calls:
-        check_manners(check, torch.equal(after[0], logits), *rest)
+    manners = [fact for _, after, rude in calls for fact in manners_facts(torch.equal(after[0], logits), rude)]
+    for fact in [*randomness_facts(facts), *manners]:
+        check.that(*fact)
 
 
 @SAMPLE
@@ -363,7 +384,9 @@ def test_one_candidate_is_sure(student, check, rng):
 
     first, second = student.run(probe, logits)
 
-    check(first, logits.argmax(-1), mistakes={"the shape is (B, 1): it is (B,)": logits.argmax(-1, keepdim=True)})
+    check(
+        first, logits.argmax(-1), mistakes={"the shape is (B, 1); it should be (B,)": logits.argmax(-1, keepdim=True)}
+    )
     check(second, logits[:1].argmax(-1))
 
 
@@ -405,8 +428,8 @@ def test_generation_stays_on_the_gpu(student, check, rng, device):
 
     check(first, table[0].bfloat16().argmax(-1))
     check(greedy, argmaxes(table, ids, 9, 1))
-    judge(
-        check, all(result.came_from == torch.device(device).type for result in others), "a result is on another device"
+    check.that(
+        all(result.came_from == torch.device(device).type for result in others), "a result is on the wrong device"
     )
 
 
@@ -447,7 +470,7 @@ def test_arguments_have_their_defaults(student, check):
 
     found = student.run(probe, {name: list(defaults) for name, defaults in expected.items()})
     for name, defaults in expected.items():
-        judge(check, found[name], f"the arguments of {name} have other names than in the handout")
+        check.that(bool(found[name]), f"the arguments of {name} have names that differ from those in the handout")
         for key, value in found[name].items():
             known = isinstance(value, (type(None), bool, int, float, str)) and value == defaults[key]
-            judge(check, known, f"{key} of {name} has another default than in the handout")
+            check.that(known, f"the default of {key} of {name} differs from the one in the handout")

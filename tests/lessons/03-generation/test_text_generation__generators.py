@@ -6,27 +6,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from text_generation_helpers import (
-    CYCLE_PROMPTS,
-    ENDS_AT_0,
-    INF,
-    beams,
-    check_drawn,
-    check_ends,
-    check_manners,
-    check_randomness,
-    cycle,
-    judge,
-    law,
-    randn,
-    ranks,
-    tokens,
-)
+from shared import randn, randomness_facts, tokens, wrong_law
+from text_generation_helpers import ENDS, INF, LENGTHS, beams, cycle, endings, law, manners_facts, ranks
 
 GPT = pytest.mark.question("GPTTextGenerator")
 HUGGING_FACE = pytest.mark.question("HuggingFaceTextGenerator")
 CREATIVE = pytest.mark.question("CreativeTextGenerator")
-LENGTHS = ("max_length", "max_len", "ids", "prompt")  # one of these is in the message of a bad length
 
 
 # ---------------------------------------------------------------------------------------------- GPTTextGenerator
@@ -57,17 +42,16 @@ def test_the_generator_holds_a_gpt(student, check):
     sizes = {"vocab_size": 11, "d_model": 12, "num_layers": 2, "num_heads": 3, "max_len": 20}
     kinds, same, max_len, distance = student.run(probe, sizes)
 
-    judge(check, kinds[0], "GPTTextGenerator is no nn.Module")
-    judge(check, kinds[1], "the attribute model is not a GPTModel of lesson 2")
-    judge(check, kinds[2], "model is no submodule: its parameters are not found")
+    check.that(kinds[0], "GPTTextGenerator is not an nn.Module")
+    check.that(kinds[1], "the attribute model is not a GPTModel of lesson 2")
+    check.that(kinds[2], "model is not a submodule, so that its parameters are not found")
     check(max_len, 20, mistakes={"max_len is not handed on to the model": 1024})
-    judge(
-        check,
+    check.that(
         same,
-        "the model has weights of other sizes than GPTModel(vocab_size, d_model, num_layers, num_heads, max_len=…)",
+        "the model's weights do not have the sizes of GPTModel(vocab_size, d_model, num_layers, num_heads, max_len=…)",
     )
-    judge(check, distance < 1e-5, "the model has another number of heads")
-    judge(check, kinds[3], "all models start with the same weights: no seed may be set")
+    check.that(float(distance) < 1e-5, "the model has the wrong number of heads")
+    check.that(kinds[3], "all models start with the same weights: do not set a seed")
 
 
 @GPT
@@ -83,22 +67,22 @@ def test_generate_goes_on_from_the_last_token(student, check, rng):
             for weight in generator.parameters():
                 if weight.dim() > 1:
                     weight.normal_()
-        result = generator.train().generate(prompt, 9, top_k=1)
+        result = inside.with_sure_draws(generator.train().generate, prompt, 9, top_k=1)
         ids, first, last = prompt, prompt, prompt
         generator.eval()
         for _ in range(6):
             ids = torch.cat([ids, generator.model(ids)[:, -1:].argmax(-1)], dim=1)
             first = torch.cat([first, generator.model(first)[:, :1].argmax(-1)], dim=1)
             last = torch.cat([last, generator.model(last[:, -1:]).argmax(-1)], dim=1)
-        shape = inside.a_tensor(generator.train().generate(prompt[:1, :1], max_length=2)).shape
-        return result, ids, first, last, shape
+        one = inside.with_sure_draws(generator.train().generate, prompt[:1, :1], max_length=2)
+        return result, ids, first, last, inside.a_tensor(one).shape
 
     result, expected, first, last, shape = student.run(probe, tokens(rng, 13, 12, 3))
 
     check(result, expected, mistakes={
         "the prompt is not in the result": expected[:, 3:],
-        "the first position's logits are used: the last ones say what comes next": first,
-        "the model sees the last token only: it is to see the whole row": last,
+        "the first position's logits are used; use the last ones, which say what comes next": first,
+        "the model sees only the last token; it should see the whole row": last,
         "the result is one token too short": expected[:, :-1],
     })  # fmt: skip
     check(tuple(shape), (1, 2))
@@ -126,14 +110,15 @@ def test_generate_samples_with_its_settings(student, check, rng, options, kept):
 
     ids = student.run(probe, table, options)
 
-    judge(check, ids.shape == (1000, 5), "the result does not have max_length tokens in every row")
+    check.that(ids.shape == (1000, 5), "the result does not have max_length tokens in every row")
     drawn = sum(ranks(ids[:, t], order[ids[:, t - 2], ids[:, t - 1]]) for t in (3, 4))
     name = next(iter(options), "nothing")
-    check_drawn(check, drawn, law(*kept), {
+    wrong = wrong_law([(drawn, law(*kept), {
         f"{name} is not used": law(*probs),
-        "the logits are multiplied by the temperature: they are divided": law(*(p**0.5 for p in probs)),
-        "the likeliest token is taken: draw one": law(1, 0, 0, 0, 0),
-    })  # fmt: skip
+        "the logits are multiplied by the temperature; they should be divided by it": law(*(p**0.5 for p in probs)),
+        "the likeliest token is taken; a token should be drawn": law(1, 0, 0, 0, 0),
+    })], "the tokens are not drawn with the right probabilities")  # fmt: skip
+    check.that(not wrong, wrong)
 
 
 @GPT
@@ -142,16 +127,22 @@ def test_generated_rows_end_at_eos(student, check, rng):
     """A row ends with the eos that it generates and is filled with eos_id; the result is as wide as its longest row."""
     table = cycle(rng, 7)
 
-    def probe(table, prompts, zero):
+    def probe(table, cases):
         from text_generation import GPTTextGenerator
 
         generator = GPTTextGenerator(7, 8, 1, 2, max_len=12)
         generator.model.forward = inside.Table(table)
-        cases = [(prompts, 12), (torch.tensor([[1, 6], [2, 5]]), 12), (torch.tensor([[0, 2]]), 6)]
-        results = [generator.generate(ids, length, eos_id=6) for ids, length in cases]
-        return [*results, generator.generate(zero, 12, eos_id=0)]
+        return [inside.with_sure_draws(generator.generate, ids, length, eos_id=eos) for ids, length, eos in cases]
 
-    check_ends(check, student.run(probe, table, CYCLE_PROMPTS, ENDS_AT_0), table)
+    for compared in endings(table, student.run(probe, table, ENDS)):
+        check(**compared)
+
+
+LEFT_IN = {  # sentence -> how the model was
+    "afterwards the model is in eval mode, although it was in train mode": "train",
+    "afterwards the model is in train mode, although it was in eval mode": "eval",
+    "afterwards all modules are in one mode; each should be in the mode it was in": "mixed",
+}
 
 
 @GPT
@@ -171,8 +162,8 @@ def test_generate_runs_in_eval_mode_and_gives_modes_back(student, check):
             return forward(ids)
 
         generator.model.forward = watched
-        prompt, seen = torch.tensor([[1, 2], [3, 4]]), []
-        _, after, *rest = inside.manners(generator.train().generate, prompt, 8, 0.8, 3, 0.9, 2)
+        prompt, seen = torch.tensor([[1, 2], [3, 4]]), {}
+        called = inside.manners(inside.with_sure_draws, generator.train().generate, prompt, 8, 0.8, 3, 0.9, 2)
         for start in ("train", "eval", "mixed"):
             generator.train(start != "eval")
             if start == "mixed":
@@ -181,19 +172,20 @@ def test_generate_runs_in_eval_mode_and_gives_modes_back(student, check):
                 list(inner[-1].modules())[-1].eval()
                 list(generator.model.modules())[4].eval()
             before = inside.modes(generator)
-            generator.generate(prompt, 5)
-            seen.append((before, inside.modes(generator)))
-        return during, seen, torch.equal(after[0], prompt), rest
+            inside.with_sure_draws(generator.generate, prompt, 5)
+            seen[start] = before, inside.modes(generator)
+        _, (_, after, *_), rude = called
+        return during, seen, torch.equal(after, prompt), rude
 
-    during, seen, kept, rest = student.run(probe)
+    during, seen, kept, rude = student.run(probe)
 
-    judge(check, during, "the model is not called")
-    judge(check, not any(during), "the model is called in train mode: generate runs in eval mode")
-    wrong = ["is left in eval mode: it was in train mode", "is put into train mode: it was in eval mode",
-             "is put into the mode of the whole: each module has its own"]  # fmt: skip
-    for (before, after), sentence in zip(seen, wrong, strict=True):
-        judge(check, after == before, f"afterwards the model {sentence}")
-    check_manners(check, kept, *rest)
+    check.that(len(during) > 0, "the model is not called")
+    check.that(not any(during), "the model is called in train mode; generate should run in eval mode")
+    for sentence, start in LEFT_IN.items():
+        before, after = seen[start]
+        check.that(after == before, sentence)
+    for fact in manners_facts(kept, rude):
+        check.that(*fact)
 
 
 @GPT
@@ -208,7 +200,8 @@ def test_the_generator_of_generate_draws(student, check):
         prompt = torch.tensor([[1, 2], [3, 4]])
         return inside.randomness(lambda generator: gpt.generate(prompt, 16, generator=generator))
 
-    check_randomness(check, student.run(probe))
+    for fact in randomness_facts(student.run(probe)):
+        check.that(*fact)
 
 
 @GPT
@@ -270,13 +263,11 @@ def test_hugging_face_samples_from_the_full_distribution(student, check, rng, te
     texts = student.run(probe, CONFIG, weights, PROMPT, temperature)
 
     check(len(texts), 150)
-    judge(
-        check,
-        all(type(text) is str and text.startswith(PROMPT) for text in texts),
-        "the strings do not begin with the prompt",
+    check.that(
+        all(type(text) is str and text.startswith(PROMPT) for text in texts), "the strings do not begin with the prompt"
     )
     check(sorted({len(text) for text in texts}), [14], mistakes={
-        "max_length is taken as the number of new tokens: it counts the prompt": [22],
+        "max_length counts only new tokens; it should count the prompt too": [22],
     })  # fmt: skip
     letters = torch.tensor([ord(letter) for text in texts for letter in text[8:]])
     groups = (letters[:, None] == torch.tensor(bytes_)).sum(0).view(9, 10).sum(1)
@@ -285,13 +276,14 @@ def test_hugging_face_samples_from_the_full_distribution(student, check, rng, te
         return logits.softmax(-1).view(9, 10).sum(1)
 
     fifty = torch.where(torch.arange(90) < 50, logits / temperature, -INF)
-    check_drawn(check, groups, grouped(logits / temperature), {
+    wrong = wrong_law([(groups, grouped(logits / temperature), {
         "only the 50 likeliest tokens are drawn, by transformers' default top_k=50: switch it off": grouped(fifty),
         "the likeliest token is taken: do_sample=True is missing": law(1, *[0] * 8),
         "the temperature is not used": grouped(logits),
         "only the 50 likeliest tokens are drawn, and the temperature is not used": grouped(fifty * temperature),
         "the logits are multiplied by the temperature": grouped(logits * temperature),
-    })  # fmt: skip
+    })], "the tokens are not drawn with the right probabilities")  # fmt: skip
+    check.that(not wrong, wrong)
 
 
 @HUGGING_FACE
@@ -311,21 +303,20 @@ def test_hugging_face_strings_hold_the_prompt_and_no_special_tokens(student, che
     prompt = " né , " + chr(a)
     texts, again, *ones = student.run(probe, CONFIG, weights, prompt)
 
-    judge(check, all(isinstance(one, list) and len(one) == 1 for one in ones), "the result is no list of one string")
+    check.that(all(isinstance(one, list) and len(one) == 1 for one in ones), "the result is not a list of one string")
     everything = [*texts, *(text for one in ones for text in one)]
-    judge(
-        check, not any("endoftext" in text for text in everything), "a string holds <|endoftext|>: skip special tokens"
-    )
-    judge(check, all(prompt in text for text in everything), "the prompt is not in the string, letter for letter")
+    check.that(not any("endoftext" in text for text in everything), "a string holds <|endoftext|>: skip special tokens")
+    check.that(all(prompt in text for text in everything), "the prompt is not in the string, letter for letter")
     tails = [text[len(prompt) :] for text in texts]
-    judge(check, all(set(tail) <= {chr(a), chr(b)} for tail in tails), "a string holds what the model did not say")
-    judge(check, texts != again, "every call draws the same: no seed may be set")
-    judge(check, len(set(tails)) > 3, "the sequences of a call are all the same: each is drawn for itself")
+    check.that(all(set(tail) <= {chr(a), chr(b)} for tail in tails), "a string holds what the model did not say")
+    check.that(texts != again, "every call draws the same: do not set a seed")
+    check.that(len(set(tails)) > 3, "the sequences of a call are all the same; each should be drawn on its own")
     counts = torch.tensor([len(tail) for tail in tails]).clamp(max=3).bincount(minlength=4)
     end = math.exp(-0.5) / (2 + math.exp(-0.5))
-    check_drawn(check, counts, law(end, (1 - end) * end, (1 - end) ** 2 * end, (1 - end) ** 3), {
+    wrong = wrong_law([(counts, law(end, (1 - end) * end, (1 - end) ** 2 * end, (1 - end) ** 3), {
         "strings go on after <|endoftext|>": law(0, 0, 0, 1),
-    }, "strings do not end where the model says <|endoftext|>")  # fmt: skip
+    })], "strings do not end where the model says <|endoftext|>")  # fmt: skip
+    check.that(not wrong, wrong)
 
 
 @HUGGING_FACE
@@ -343,7 +334,7 @@ def test_hugging_face_draws_rare_tokens(student, check, rng):
     texts = student.run(probe, CONFIG, steady(dict(zip(bytes_, map(math.log, probs), strict=True))), PROMPT)
 
     drawn = {ord(letter) for text in texts for letter in text[len(PROMPT) :]}
-    judge(check, drawn == set(bytes_), "rare tokens are never drawn: the distribution is the full one, without top-p")
+    check.that(drawn == set(bytes_), "rare tokens are never drawn: use the full distribution, without top-p")
 
 
 def bigram(rng, words):
@@ -395,10 +386,10 @@ def test_hugging_face_beam_search_gives_the_best_beam(student, check, rng):
 
     for prompt, (five, two) in zip(prompts, results, strict=True):
         mistakes = {
-            "the result is a string: it is a list of one": best(prompt, 5, 11),
+            "the result is a string; it should be a list of one": best(prompt, 5, 11),
             "the prompt is not in the string": [best(prompt, 5, 11)[5:]],
             "num_beams is not used": [best(prompt, 1, 11)],
-            "max_length is taken as the number of new tokens: it counts the prompt": [best(prompt, 5, 16)],
+            "max_length counts only new tokens; it should count the prompt too": [best(prompt, 5, 16)],
         }
         check(five, [best(prompt, 5, 11)], mistakes=mistakes)
         check(two, [best(prompt, 2, 11)], mistakes={"num_beams is not used": [best(prompt, 5, 11)], **mistakes})
@@ -428,16 +419,18 @@ def test_hugging_face_refuses_bad_arguments(student, name, options, names):
 # ---------------------------------------------------------------------------------------------- CreativeTextGenerator
 
 
-def check_text(check, text, prompt, length, max_length):
-    """What holds for every text; length: that of the encoded text."""
-    judge(check, type(text) is str, "the text is no string")
-    judge(check, text.startswith(prompt), "the text does not start with the prompt")
-    judge(check, length <= max_length, "the text has more than max_length tokens when it is encoded")
+def text_facts(text, prompt, length, max_length):
+    """Facts that hold for every text; length: that of the encoded text."""
+    return [
+        (type(text) is str, "the text is not a string"),
+        (str(text).startswith(prompt), "the text does not start with the prompt"),
+        (length <= max_length, "the text has more than max_length tokens when it is encoded"),
+    ]
 
 
-def check_said(check, tail, said):
-    """said: the letters that the model says; tail: the text after the prompt, without the phrases."""
-    judge(check, set(tail) & set(said), "nothing of what the model says is in the text, though there is room")
+NOTHING_SAID = "nothing of what the model says is in the text, though there is room"
+NO_PHRASE = "a phrase of constraints is not in the text"
+IN_PLACE = "the list of constraints is changed in place"
 
 
 STYLED, PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz"
@@ -463,20 +456,20 @@ def test_the_model_sees_the_style_and_the_text_does_not_hold_it(student, check, 
         model = inside.Speaker(say)
         if max_len is not None:
             model.max_len = max_len  # no window drops the style
-        text = inside.a_text(CreativeTextGenerator(model).generate_with_style_transfer(prompt, style, max_length))
+        creative = CreativeTextGenerator(model)
+        text = inside.with_sure_draws(creative.generate_with_style_transfer, prompt, style, max_length)
         prompted = any(prompt.encode() in bytes(row) for row in model.contexts)
-        return text, prompted, any(style.encode() in bytes(row) for row in model.contexts)
+        return inside.a_text(text), prompted, any(style.encode() in bytes(row) for row in model.contexts)
 
     text, prompted, styled = student.run(probe, "12 – 3", style, 30, STYLED, PLAIN, max_len)
 
-    judge(check, style not in text, "the text holds the style")
-    check_text(check, text, "12 – 3", len(text.encode()), 30)
-    judge(check, styled, "the model does not see the style, letter for letter")
-    judge(check, prompted, "the model does not see the prompt")
-    check_said(check, text[6:], STYLED + PLAIN)
-    judge(
-        check, not set(text) & set(PLAIN), "the model goes on without the style: each token is to be generated after it"
-    )
+    check.that(style not in text, "the text holds the style")
+    for fact in text_facts(text, "12 – 3", len(text.encode()), 30):
+        check.that(*fact)
+    check.that(styled, "the model does not see the style, letter for letter")
+    check.that(prompted, "the model does not see the prompt")
+    check.that(not set(text[6:]).isdisjoint(STYLED + PLAIN), NOTHING_SAID)
+    check.that(set(text).isdisjoint(PLAIN), "the model goes on without the style: generate each token after it")
 
 
 @CREATIVE
@@ -497,25 +490,26 @@ def test_a_style_may_be_empty(student, check):
             model = inside.TableModule(table).train()
             model.one.eval()
             before.append(inside.modes(model))
-            text = getattr(CreativeTextGenerator(model), name)(prompt, argument, 20)
+            text = inside.with_sure_draws(getattr(CreativeTextGenerator(model), name), prompt, argument, 20)
             during.append((prompt, inside.a_text(text), bool(model.calls)))
             after.append(inside.modes(model))
         return before, during, after
 
     before, during, after = student.run(probe)
 
-    judge(check, before == after, "the model is left in another mode than it was in")
+    check.that(before == after, "the model is left in a different mode")
     for prompt, text, called in during:
-        judge(check, called, "the model is not called")
-        check_text(check, text, prompt, len(text.encode()), 20)
-        check_said(check, text, "a")
+        check.that(called, "the model is not called")
+        for fact in text_facts(text, prompt, len(text.encode()), 20):
+            check.that(*fact)
+        check.that("a" in text, NOTHING_SAID)
 
 
 @CREATIVE
 @pytest.mark.points(3)
 @pytest.mark.parametrize("max_length", [12, 13, 24])
 def test_bytes_that_are_no_text_do_not_make_it_too_long(student, check, max_length):
-    """Without a tokenizer ids are UTF-8 bytes; what is cut in the middle of a letter, or is no UTF-8, does no harm."""
+    """Without a tokenizer ids are UTF-8 bytes; what is cut in the middle of a letter, or is not UTF-8, does no harm."""
 
     def probe(max_length):
         from text_generation import CreativeTextGenerator
@@ -529,19 +523,20 @@ def test_bytes_that_are_no_text_do_not_make_it_too_long(student, check, max_leng
         results = []
         for say in (letters, noise):
             creative = CreativeTextGenerator(inside.Speaker(say))
-            for text in (
-                creative.generate_with_style_transfer("né", "ß", max_length),
-                creative.generate_with_constraints("né", ["ö"], max_length),
+            for call in (
+                (creative.generate_with_style_transfer, "né", "ß", max_length),
+                (creative.generate_with_constraints, "né", ["ö"], max_length),
             ):
-                results.append((text, len(inside.a_text(text).encode())))
+                text = inside.a_text(inside.with_sure_draws(*call))
+                results.append((text, len(text.encode())))
         return results
 
     results = student.run(probe, max_length)
 
-    for text, length in results:
-        check_text(check, text, "né", length, max_length)
-    judge(check, "ö" in results[1][0] and "ö" in results[3][0], "a phrase of constraints is not in the text")
-    check_said(check, results[0][0][2:], "é")
+    for fact in [fact for text, length in results for fact in text_facts(text, "né", length, max_length)]:
+        check.that(*fact)
+    check.that("ö" in results[1][0] and "ö" in results[3][0], NO_PHRASE)
+    check.that("é" in results[0][0][2:], NOTHING_SAID)
 
 
 @CREATIVE
@@ -564,8 +559,8 @@ def test_the_tokenizer_encodes_and_counts(student, check):
         for tokenizer, model in ((plain, say), (pieces, say_pieces)):
             creative = CreativeTextGenerator(inside.Speaker(model, 130), tokenizer)
             texts = (
-                creative.generate_with_style_transfer("12 3", "#4#", 17),
-                creative.generate_with_constraints("12 3", ["567"], max_length=17),
+                inside.with_sure_draws(creative.generate_with_style_transfer, "12 3", "#4#", 17),
+                inside.with_sure_draws(creative.generate_with_constraints, "12 3", ["567"], max_length=17),
             )
             results += [(text, len(tokenizer.encode(inside.a_text(text)))) for text in texts]
         return results
@@ -573,9 +568,10 @@ def test_the_tokenizer_encodes_and_counts(student, check):
     results = student.run(probe)
 
     for i, (text, length) in enumerate(results):
-        check_text(check, text, "12 3", length, 17)
-        check_said(check, text[4:], "ABCDEFGH" if i < 2 else "abcd")
-        judge(check, i % 2 == 0 or "567" in text, "a phrase of constraints is not in the text")
+        for fact in text_facts(text, "12 3", length, 17):
+            check.that(*fact)
+        check.that(not set(text[4:]).isdisjoint("ABCDEFGH" if i < 2 else "abcd"), NOTHING_SAID)
+        check.that(i % 2 == 0 or "567" in text, NO_PHRASE)
 
 
 def constrained(student, prompt, constraints, max_length):
@@ -589,7 +585,8 @@ def constrained(student, prompt, constraints, max_length):
             [*constraints],
         )
         try:
-            text = inside.a_text(creative.generate_with_constraints(prompt, constraints, max_length))
+            text = inside.with_sure_draws(creative.generate_with_constraints, prompt, constraints, max_length)
+            inside.a_text(text)
         except ValueError:
             return None, 0, constraints == before
         return text, len(text.encode()), constraints == before
@@ -615,11 +612,12 @@ def test_every_phrase_is_in_the_text(student, check, constraints, max_length):
     """The text holds every phrase, after the prompt, and words of the model where there is room."""
     text, length, kept = constrained(student, "1 é:", constraints, max_length)
 
-    judge(check, text is not None, "a ValueError is raised where there is room for all phrases")
-    judge(check, kept, "the list of constraints is changed in place")
-    check_text(check, text, "1 é:", length, max_length)
-    judge(check, all(phrase in text for phrase in constraints), "a phrase of constraints is not in the text")
-    check_said(check, text, PLAIN)
+    check.that(text is not None, "a ValueError is raised where there is room for all phrases")
+    check.that(kept, IN_PLACE)
+    for fact in text_facts(text, "1 é:", length, max_length):
+        check.that(*fact)
+    check.that(all(phrase in text for phrase in constraints), NO_PHRASE)
+    check.that(not set(text).isdisjoint(PLAIN), NOTHING_SAID)
 
 
 @CREATIVE
@@ -636,20 +634,18 @@ def test_room_for_the_phrases(student, check, prompt, constraints, max_length, r
     """The phrases that the prompt lacks must fit behind it; too little room is a ValueError."""
     text, length, kept = constrained(student, prompt, constraints, max_length)
 
-    judge(check, kept, "the list of constraints is changed in place")
+    check.that(kept, IN_PLACE)
     if room is False:
-        judge(
-            check, text is None, "no ValueError is raised where prompt and missing phrases are longer than max_length"
-        )
+        check.that(text is None, "no ValueError is raised where prompt and missing phrases are longer than max_length")
         return
-    judge(
-        check,
+    check.that(
         text is not None or room is None,
-        "a ValueError is raised where there is room: only what the prompt lacks counts",
+        "a ValueError is raised where there is room; only what the prompt lacks should count",
     )
     if text is not None:
-        check_text(check, text, prompt, length, max_length)
-        judge(check, all(phrase in text for phrase in constraints), "a phrase of constraints is not in the text")
+        for fact in text_facts(text, prompt, length, max_length):
+            check.that(*fact)
+        check.that(all(phrase in text for phrase in constraints), NO_PHRASE)
 
 
 @CREATIVE

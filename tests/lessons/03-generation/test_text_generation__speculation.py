@@ -1,22 +1,14 @@
 """Hidden tests of text_generation: speculative_sample, against its distribution worked out in this process."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
 import torch
 
-from text_generation_helpers import (
-    INF,
-    check_all_drawn,
-    check_drawn,
-    check_randomness,
-    judge,
-    law,
-    leaves_models_alone,
-    randn,
-    refuses_lengths,
-    tokens,
-)
+from shared import on_inputs, randn, randomness_facts, tokens, wrong_law
+from text_generation_helpers import INF, facts_of_models, law, refuses_lengths
 
 SPECULATIVE = pytest.mark.question("speculative_sample")
 
@@ -39,12 +31,22 @@ def contexts(rng):
     return torch.rand(4, 4, 4, 4, generator=rng).argsort(dim=-1)[0]
 
 
-def speculated(tables, prompt, count, num_draft, *, accept="ratio", correction="residual", reads="before", drawn=4):
-    """The law (4,) * count of the tokens after the prompt; the keywords are what one can get wrong."""
-    target, draft = (table.double().softmax(-1) for table in tables)
-    laws, left_out = {}, draft < draft.sort(descending=True).values[..., [drawn - 1]]
-    filtered = draft.masked_fill(left_out, 0)
-    filtered = filtered / filtered.sum(-1, keepdim=True)
+@dataclass(frozen=True)
+class Judging:
+    """What becomes of a draft token x, as steps, which are right; a mistake replaces one. p, q: target's and draft's law."""
+
+    drawn: int = 4  # the draft draws from so many of its likeliest tokens
+    decides: Callable = lambda context, x: context  # after which the target's law says whether x is accepted
+    taken: Callable = lambda p, q, x: min(1.0, p[x] / q[x])  # how likely it is
+    replaces: Callable = lambda context, x: context  # after which the target's law replaces it
+    surplus: Callable = lambda p, q: (p - q).clamp(min=0)  # what a rejected token is replaced from
+
+
+def speculated(tables, prompt, count, num_draft, /, **steps):
+    """The law (4,) * count of the tokens after the prompt."""
+    do, (target, draft), laws = Judging(**steps), (table.double().softmax(-1) for table in tables), {}
+    proposed = torch.where(draft >= draft.sort(descending=True).values[..., [do.drawn - 1]], draft, 0)
+    proposed = proposed / proposed.sum(-1, keepdim=True)
 
     def of(table, context):
         return table[context[-2], context[-1]]
@@ -57,34 +59,25 @@ def speculated(tables, prompt, count, num_draft, *, accept="ratio", correction="
             judge_draft(laws[context, left], context, (), left, 1.0)
         return laws[context, left]
 
+    def add_one(out, context, placed, left, weights):
+        """The round ends with one of the target's tokens; then comes another round."""
+        for y, weight in enumerate(weights):
+            out[(*placed, y)] += weight * law_after((*context, y), left - len(placed) - 1)
+
     def judge_draft(out, context, placed, left, weight):
-        q = of(draft, context)
-        if len(placed) == min(num_draft, left):
-            if len(placed) == left:
-                out[placed] += weight
-                return
-            for y, chance in enumerate(of(target, context)):
-                out[(*placed, y)] += weight * chance * law_after((*context, y), left - len(placed) - 1)
+        if len(placed) == left:
+            out[placed] += weight
             return
+        if len(placed) == num_draft:
+            add_one(out, context, placed, left, weight * of(target, context))
+            return
+        q = of(draft, context)
         for x in range(4):
-            judged = of(target, {"before": context, "early": context[:-1]}.get(reads, (*context, x)))
-            p = of(target, context) if reads == "decided after" else judged
-            taken = float({
-                "ratio": min(1.0, judged[x] / q[x]), "all": 1.0, "inverse": min(1.0, q[x] / p[x]), "p": p[x],
-                "greater": p[x] >= q[x],
-            }[accept])  # fmt: skip
-            proposed = of(filtered, context)[x]
-            judge_draft(out, (*context, x), (*placed, x), left, weight * proposed * taken)
-            surplus = {
-                "residual": (p - q).clamp(min=0),
-                "target": p,
-                "draft": q,
-                "absolute": (p - q).abs(),
-            }
-            for y, chance in enumerate(surplus[correction] / surplus[correction].sum()):
-                out[(*placed, y)] += (
-                    weight * proposed * (1 - taken) * chance * law_after((*context, y), left - len(placed) - 1)
-                )
+            taken = float(do.taken(of(target, do.decides(context, x)), q, x))
+            chance = weight * of(proposed, context)[x]
+            judge_draft(out, (*context, x), (*placed, x), left, chance * taken)
+            surplus = do.surplus(of(target, do.replaces(context, x)), q)
+            add_one(out, context, placed, left, chance * (1 - taken) * surplus / surplus.sum())
 
     return law_after(tuple(prompt), count)
 
@@ -98,51 +91,56 @@ def cut_rounds(p, q, count):
     return law(*(judged * (kept + (1 - chance) * surplus / surplus.sum()) + chance**count * p))
 
 
-def speculation_mistakes(*case):
-    def made(**wrong):
-        return lambda: speculated(*case, **wrong).sum((1, 2))
+def first_token(*case, **steps):
+    """The law of the first token after the prompt."""
+    return speculated(*case, **steps).sum((1, 2))
 
-    def behind():
-        """The first token's law where it stays if any token of the round would be accepted, each being judged alone."""
-        tables, prompt, _, count = case
-        p, q = (table[prompt[-2], prompt[-1]].double().softmax(-1) for table in tables)
-        ratio = (p / q).clamp(max=1)
-        none = 1 - float((q * ratio).sum())  # one token is rejected so likely, whatever came before it
-        stays = ratio + (1 - ratio) * (1 - none ** (count - 1))
-        return (q * stays + none**count * law(*(p - q).clamp(min=0))).view(4)
 
-    return {
-        "all draft tokens are accepted, or replaced from max(0, q - p): that gives the draft's distribution": made(
-            accept="all"
-        ),
-        "a rejected token is replaced by a draw from p: it is drawn from max(0, p - q), normalized": made(
-            correction="target"
-        ),
-        "a rejected token is replaced by a draw from q: it is drawn from max(0, p - q), normalized": made(
-            correction="draft"
-        ),
-        "a rejected token is replaced by a draw from |p - q|: it is max(0, p - q)": made(correction="absolute"),
-        "a token is accepted with q / p: it is p / q": made(accept="inverse"),
-        "a token is accepted with probability p: it is p / q": made(accept="p"),
-        "a token is accepted where p >= q and never else: it is accepted with probability p / q": made(
-            accept="greater"
-        ),
-        "draft tokens are drawn after a filter such as top-p, but judged by what the draft said before it": made(
-            drawn=2
-        ),
-        "draft tokens are drawn after a filter that leaves out the last one, but judged by what was before it": made(
-            drawn=3
-        ),
-        "tokens behind a rejected one are still counted; the round should end at the first rejection": behind,
-        "the target's logits are read one position too late: logits at t are about token t + 1": made(reads="after"),
-        "whether a token is accepted is decided by the target's logits one position too late": made(
-            reads="decided after"
-        ),
-        "the target's logits are read one position too early": made(reads="early"),
-        "the target's likeliest tokens come out: its distribution is wanted": lambda: speculated(
-            [case[0][0] * 1000, case[0][1]], *case[1:]
-        ).sum((1, 2)),
-    }
+def kept_behind(tables, prompt, _, num_draft):
+    """Its law where it stays if any token of the round would be accepted, each being judged alone."""
+    p, q = (table[prompt[-2], prompt[-1]].double().softmax(-1) for table in tables)
+    ratio = (p / q).clamp(max=1)
+    none = 1 - float((q * ratio).sum())  # one token is rejected so likely, whatever came before it
+    stays = ratio + (1 - ratio) * (1 - none ** (num_draft - 1))
+    return (q * stays + none**num_draft * law(*(p - q).clamp(min=0))).view(4)
+
+
+def too_late(context, x):
+    return *context, x
+
+
+def too_early(context, x):
+    return context[:-1]
+
+
+SPECULATION_MISTAKES = {  # sentence -> what it makes of the first token, by (tables, prompt, count, num_draft)
+    "all draft tokens are accepted, or replaced from max(0, q - p), which gives the draft's distribution":
+        partial(first_token, taken=lambda p, q, x: 1.0),
+    "a rejected token is replaced by a draw from p; it should be drawn from max(0, p - q), normalized":
+        partial(first_token, surplus=lambda p, q: p),
+    "a rejected token is replaced by a draw from q; it should be drawn from max(0, p - q), normalized":
+        partial(first_token, surplus=lambda p, q: q),
+    "a rejected token is replaced by a draw from |p - q|; it should be drawn from max(0, p - q), normalized":
+        partial(first_token, surplus=lambda p, q: (p - q).abs()),
+    "a token is accepted with probability q / p; it should be p / q":
+        partial(first_token, taken=lambda p, q, x: min(1.0, q[x] / p[x])),
+    "a token is accepted with probability p; it should be p / q": partial(first_token, taken=lambda p, q, x: p[x]),
+    "a token is accepted where p >= q and never where p < q; it should be accepted with probability p / q":
+        partial(first_token, taken=lambda p, q, x: p[x] >= q[x]),
+    "draft tokens are drawn after a filter such as top-p, but judged by what the draft said before it":
+        partial(first_token, drawn=2),
+    "draft tokens are drawn after a filter that leaves out the last one, but judged by what was before it":
+        partial(first_token, drawn=3),
+    "tokens behind a rejected one are still counted; the round should end at the first rejection": kept_behind,
+    "the target's logits are read one position too late: logits at t are about token t + 1":
+        partial(first_token, decides=too_late, replaces=too_late),
+    "whether a token is accepted is decided by the target's logits one position too late":
+        partial(first_token, decides=too_late),
+    "the target's logits are read one position too early":
+        partial(first_token, decides=too_early, replaces=too_early),
+    "the target's likeliest tokens come out; tokens should be drawn from its distribution":
+        lambda tables, *case: first_token([tables[0] * 1000, tables[1]], *case),
+}  # fmt: skip
 
 
 @SPECULATIVE
@@ -162,17 +160,18 @@ def test_speculation_has_the_distribution_of_the_target(student, check, rng):
     for count, tables in laws:
         ids = student.on(timeout=60).run(probe, count, tables, prompt, rows)
 
-        judge(check, ids.shape == (rows, 6), "the result is not max_length wide in every row")
-        judge(check, (ids[:, :3] == torch.tensor(prompt)).all(), "the rows do not begin with their prompts")
+        check.that(ids.shape == (rows, 6), "the result is not max_length wide in every row")
+        check.that(bool((ids[:, :3] == torch.tensor(prompt)).all()), "the rows do not begin with their prompts")
         a, b, c = ids[:, 3:].T
         drawn = (a * 16 + b * 4 + c).bincount(minlength=64).view(4, 4, 4)
         case = tables, prompt, 3, count
         expected = speculated(*case)
-        firsts.append((drawn.sum((1, 2)), expected.sum((1, 2)), speculation_mistakes(*case)))
-        wholes.append((drawn, expected, {}))
+        firsts.append((drawn.sum((1, 2)), expected.sum((1, 2)), on_inputs(SPECULATION_MISTAKES, *case)))
+        wholes.append((drawn.flatten(), expected.flatten(), {}))
     # How the tokens after the first are cut into rounds is open, so that mistakes are told by the first.
-    check_all_drawn(check, firsts, "the tokens do not have the target's distribution")
-    check_all_drawn(check, wholes, "the tokens do not have the target's distribution")
+    for cases in (firsts, wholes):
+        wrong = wrong_law(cases, "the tokens do not have the target's distribution")
+        check.that(not wrong, wrong)
 
 
 def rounds(p, q, count, taken, replaced, added):
@@ -207,7 +206,7 @@ def test_speculation_in_few_rows_has_the_distribution_of_the_target(student, che
     for prompt, length, count, orders, laws in cases:
         ids = student.on(timeout=60).run(probe, prompt, length, count, two_tables(orders, *laws))
 
-        judge(check, ids.shape == (len(prompt), length), "the result is not max_length wide in every row")
+        check.that(ids.shape == (len(prompt), length), "the result is not max_length wide in every row")
         p, q = (torch.tensor(probs) for probs in laws)
         surplus, ratio = law(*(p - q).clamp(min=0)), (p / q).clamp(max=1)
 
@@ -215,20 +214,22 @@ def test_speculation_in_few_rows_has_the_distribution_of_the_target(student, che
         # Each token's place in the law of its own context: these are independent, whatever the tokens are.
         places = orders[ids[:, :-2], ids[:, 1:-1], ids[:, 2:]]
         drawn.append((places.flatten().bincount(minlength=4), law(*p), {
-            "the token after a round without rejection is drawn from the draft: draw it from the target":
+            "the token after a round without rejection is drawn from the draft; draw it from the target":
                 mix(ratio, added=q),
-            "a rejected token is replaced by a draw from p: it is drawn from max(0, p - q), normalized":
+            "a rejected token is replaced by a draw from p; it should be drawn from max(0, p - q), normalized":
                 mix(ratio, replaced=p),
-            "the token after a round without rejection is drawn from max(0, p - q): draw it from p":
+            "the token after a round without rejection is drawn from max(0, p - q); draw it from p":
                 mix(ratio, added=surplus),
-            "a rejected token is replaced by a draw from |p - q|: it is max(0, p - q)": mix(ratio, replaced=law(*(p - q).abs())),
-            "a token is accepted with q / p: it is p / q": mix((q / p).clamp(max=1)),
-            "all draft tokens are accepted, or replaced from max(0, q - p): that gives the draft's distribution":
+            "a rejected token is replaced by a draw from |p - q|; it should be drawn from max(0, p - q), normalized":
+                mix(ratio, replaced=law(*(p - q).abs())),
+            "a token is accepted with probability q / p; it should be p / q": mix((q / p).clamp(max=1)),
+            "all draft tokens are accepted, or replaced from max(0, q - p), which gives the draft's distribution":
                 law(*(count * q + p)),
             "draft tokens are drawn after a filter such as top-p, but judged by what the draft said before it":
                 cut_rounds(p, q, count),
         }))  # fmt: skip
-    check_all_drawn(check, drawn, "the tokens do not have the target's distribution where a batch is small")
+    wrong = wrong_law(drawn, "the tokens do not have the target's distribution where a batch is small")
+    check.that(not wrong, wrong)
 
 
 @SPECULATIVE
@@ -248,18 +249,19 @@ def test_a_correction_is_of_its_own_position(student, check, rng):
 
     ids = student.on(timeout=60).run(probe, target, draft, rows)
 
-    judge(check, ids.shape == (rows, 5), "the result is not max_length wide in every row")
+    check.that(ids.shape == (rows, 5), "the result is not max_length wide in every row")
     # A first token 0 is left out: where it follows the prompt's 0 the models still agree.
     places = order[ids[ids[:, 2] != 0, 3]]
     p, q, even = (torch.tensor(probs, dtype=torch.float64) for probs in (p, q, even))
     kept = torch.minimum(p, q)
-    check_drawn(check, places.bincount(minlength=4), p, {
+    wrong = wrong_law([(places.bincount(minlength=4), p, {
         "a rejected token is replaced by a draw from max(0, p - q) with the q of another position":
             kept + (1 - kept.sum()) * law(*(p - even).clamp(min=0)),
         "a rejected token is replaced by a draw from max(0, p - q) with the p of another position":
             kept + (1 - kept.sum()) * law(*(even - q).clamp(min=0)),
         "a rejected token is replaced by a draw from the laws of another position": kept + (1 - kept.sum()) * even,
-    }, "the tokens after the first one do not have the target's distribution")  # fmt: skip
+    })], "the tokens after the first one do not have the target's distribution")  # fmt: skip
+    check.that(not wrong, wrong)
 
 
 @SPECULATIVE
@@ -278,15 +280,16 @@ def test_each_draft_token_is_decided_by_itself(student, check):
 
     ids = student.on(timeout=60).run(probe, length)
 
-    judge(check, ids.shape == (1, length + 2), "the result is not max_length wide in every row")
+    check.that(ids.shape == (1, length + 2), "the result is not max_length wide in every row")
     # One number for a round of eight either rejects the first token or accepts all: 4.25 zeros in 5 tokens. Draws from
     # p: about 1.5 zeros in 2. Four of eight tokens are accepted if none is dropped: 4 zeros in 5.
-    check_drawn(check, ids[0, 2:].bincount(minlength=2), law(0.5, 0.5), {
-        "one random number decides about all draft tokens of a round: each token needs its own": law(0.85, 0.15),
+    wrong = wrong_law([(ids[0, 2:].bincount(minlength=2), law(0.5, 0.5), {
+        "one random number decides about all draft tokens of a round; each token needs its own": law(0.85, 0.15),
         "a rejected token is not replaced by a draw from max(0, p - q), normalized": law(0.75, 0.25),
         "tokens behind a rejected one are still counted; the round should end at the first rejection": law(0.8, 0.2),
         "every draft token is accepted; it should be accepted with probability p / q": law(8.5, 0.5),
-    }, "the tokens do not have the target's distribution in a single row")  # fmt: skip
+    })], "the tokens do not have the target's distribution in a single row")  # fmt: skip
+    check.that(not wrong, wrong)
 
 
 @SPECULATIVE
@@ -315,16 +318,16 @@ def test_models_that_agree_and_models_that_exclude(student, check, rng):
 
     check([shape for shape, _ in agreed], [(2, 9), (2, 12), (1, 3)])
     _, alone = agreed.pop()
-    judge(check, not (alone < 0 or alone > 1), "accepted is no share where there is room for one token only")
-    judge(check, all(share > 0.99 for _, share in agreed), "a draft that is the target itself is not always accepted")
-    judge(
-        check,
+    check.that(not (alone < 0 or alone > 1), "accepted is not a share where there is room for one token only")
+    check.that(all(share > 0.99 for _, share in agreed), "a draft that is the target itself is not always accepted")
+    check.that(
         all(share < 1.0001 for _, share in agreed),
-        "more draft tokens are accepted than proposed: the token that the target adds does not count",
+        "more draft tokens are accepted than proposed; the token that the target adds should not count",
     )
-    check_drawn(check, ids[:, 1:].flatten().bincount(minlength=5), law(0, 1, 1, 0, 1), {
+    wrong = wrong_law([(ids[:, 1:].flatten().bincount(minlength=5), law(0, 1, 1, 0, 1), {
         "the draft's tokens come although the target excludes them": law(1, 0, 1, 1, 0),
-    })  # fmt: skip
+    })], "the tokens are not drawn with the right probabilities")  # fmt: skip
+    check.that(not wrong, wrong)
 
 
 @SPECULATIVE
@@ -351,11 +354,13 @@ def test_the_share_of_accepted_draft_tokens(student, check, rng):
 
     check(lengths, [1000, 1000])
     check(accepted, made(lambda run, n: run / n), within=0.1, mistakes={  # 5 standard deviations of 430 rounds, or 620
-        "accepted is divided by the draft tokens up to the first rejection: all that were proposed count": [beta, beta],
-        "accepted is divided by the tokens of the result: it is by the proposed draft tokens": made(lambda run, n: run / (run + 1)),
+        "accepted is divided by the draft tokens up to the first rejection; divide it by all that were proposed":
+            [beta, beta],
+        "accepted is divided by the tokens of the result; divide it by the proposed draft tokens":
+            made(lambda run, n: run / (run + 1)),
         "accepted is the share of rejected tokens": made(lambda run, n: 1 - run / n),
-        "accepted is a number of tokens a round: it is a share": runs,
-        "accepted is a percentage: it is a share": made(lambda run, n: 100 * run / n),
+        "accepted is a number of tokens per round; it should be a share": runs,
+        "accepted is a percentage; it should be a share": made(lambda run, n: 100 * run / n),
         "the token that the target adds is counted as accepted": made(lambda run, n: (run + 1) / n),
     })  # fmt: skip
 
@@ -377,12 +382,12 @@ def test_every_row_gets_max_length_tokens(student, check, rng, start, length, co
     limited = student.run(probe, tables, ids, length, count, length)
 
     check((tuple(result.shape), result.dtype), ((7, length), torch.int64), mistakes={
-        "max_length is taken as the number of new tokens: it counts the prompt": ((7, length + start), torch.int64),
+        "max_length counts only new tokens; it should count the prompt too": ((7, length + start), torch.int64),
         "the result has a token too many: cut the last round short": ((7, length + 1), torch.int64),
         "the prompt is not in the result": ((7, length - start), torch.int64),
     })  # fmt: skip
     check([result[:, :start], limited[:, :start]], [ids, ids])
-    judge(check, ((result >= 0) & (result < 6)).all(), "there are ids that are no tokens")
+    check.that(bool(((result >= 0) & (result < 6)).all()), "some ids are not tokens")
 
 
 @SPECULATIVE
@@ -404,7 +409,7 @@ def test_a_round_has_num_draft_tokens(student, check, rng):
 
     one, six = (student.run(probe, table, count) for count in (1, 6))
 
-    judge(check, one < six, "num_draft_tokens is not used: so many tokens does the draft propose in a round")
+    check.that(one < six, "num_draft_tokens is not used; the draft should propose that many tokens per round")
 
 
 @SPECULATIVE
@@ -420,7 +425,8 @@ def test_the_generator_draws_all_of_speculation(student, check, rng):
         ids = torch.tensor([[1, 2], [3, 4], [0, 5]])
         return inside.randomness(lambda generator: speculative_sample(*models, ids, 20, generator=generator))
 
-    check_randomness(check, student.run(probe, tables))
+    for fact in randomness_facts(student.run(probe, tables)):
+        check.that(*fact)
 
 
 @SPECULATIVE
@@ -434,4 +440,5 @@ def test_speculation_refuses_lengths_before_it_starts(student):
 @pytest.mark.points(1)
 def test_speculation_calls_the_models_as_they_are(student, check, rng):
     """Both models are called in the mode they are in; nothing that was given changes."""
-    leaves_models_alone(student, check, "speculative_sample", rng)
+    for fact in facts_of_models(student, "speculative_sample", rng):
+        check.that(*fact)
