@@ -92,7 +92,7 @@ STYLE_MISTAKES = {  # what a layer has no step for, it cannot have wrong
     "the attention has one head only": {"heads": 1},
     "the softmax runs over the queries, not over the keys": {"weigh": partial(weigh, over=-2)},
     "the softmax runs over the heads, not over the keys": {"weigh": partial(weigh, over=1)},
-    "the heads are split by a view alone, which mixes positions: it takes a transpose too": {"split": split_by_view},
+    "the heads are split by a view alone, which mixes positions; a transpose should follow it": {"split": split_by_view},
 }  # fmt: skip
 PRE_NORM_MISTAKES = STYLE_MISTAKES | {
     **{f"the residual connection around the {NAMES[s]} is missing, or all are": only(s, "pre, no residual", "pre") for s in NAMES},
@@ -383,7 +383,7 @@ def test_the_decoder_joins_its_mask_with_the_causal_one(student, check, rng):
         (some_ids(rng, 4, 4), wide(rng, 4, 6), masks(rng, 4, 4, 4)[1], None)
     )  # (T, T), though (B, T) is as large
     mistakes = TWO_MASK_MISTAKES | {
-        "the causal mask is dropped where a tgt_mask is given: both apply": {"join": lambda causal, mask: mask},
+        "the causal mask is dropped where a tgt_mask is given; both should apply": {"join": lambda causal, mask: mask},
         "there is no causal mask": {"causal": everything},
         BY_OR: {"join": torch.logical_or},
     }
