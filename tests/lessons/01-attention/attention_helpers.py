@@ -56,7 +56,7 @@ def project_and_attend(p, xq, xk, xv, heads, mask, /, **steps):
 
 # ---------------------------------------------------------------------------------------------- the known mistakes
 
-OF_NOTHING = "a query that may attend to nothing attends as if nothing were hidden; adding a number to all scores hides none of them"
+OF_NOTHING = "a query that may attend to nothing attends as if nothing were hidden: a number that is added to all scores hides none of them"
 
 
 def shown_where_all_is_hidden(mask):
@@ -71,11 +71,11 @@ COMMON_MISTAKES = {  # of all layers with heads: sentence -> the step that is wr
     "the scores are multiplied by the square root of a head's width, not divided": dict(scale=lambda d, D: d**-0.5),
     "the softmax runs over the queries, not over the keys": dict(weigh=partial(weigh, over=-2)),
     "the softmax runs over the heads, not over the keys": dict(weigh=partial(weigh, over=1)),
-    "the heads are split by a view alone, which mixes positions: it takes a transpose too": dict(split=split_by_view),
+    "the heads are split by a view alone, which mixes positions; a transpose should follow": dict(split=split_by_view),
     "a head takes every H-th column, not a block of columns": dict(
         split=lambda x, heads: x.unflatten(-1, (-1, heads)).permute(0, 3, 1, 2)
     ),
-    "the heads are joined by a view alone: move the positions before the heads first": dict(
+    "the heads are joined by a view alone, which mixes positions: move the positions before the heads first": dict(
         join=lambda x: x.reshape(x.shape[0], x.shape[2], -1)
     ),
     "the heads are joined column by column, not one after the other": dict(
@@ -91,12 +91,14 @@ COMMON_MISTAKES = {  # of all layers with heads: sentence -> the step that is wr
     "the weights are not returned": dict(finish=lambda x, output, weights: output),
     "the input is added to the output": dict(finish=lambda x, output, weights: (output + x, weights)),
     "the mask is ignored": dict(mask=lambda mask: None),
-    "the mask is turned around: true means may attend": dict(mask=lambda mask: mask == 0),
-    'a mask of 0 and 1 hides everything: ~ is no "not" for numbers': dict(mask=torch.zeros_like),
+    "the mask is turned around; true should mean that a query may attend": dict(mask=lambda mask: mask == 0),
+    'a mask of 0 and 1 hides everything; compare it with 0, since ~ is not a logical "not" for numbers': dict(
+        mask=torch.zeros_like
+    ),
     "the mask is applied after the softmax": dict(
         weigh=lambda scores, hidden: scores.softmax(-1).masked_fill(hidden, 0)
     ),
-    "the scores that the mask hides are zero, where they should be minus infinity": dict(weigh=partial(weigh, low=0.0)),
+    "the scores that the mask hides are zero; they should be minus infinity": dict(weigh=partial(weigh, low=0.0)),
     "a query that may attend to nothing gets NaN": dict(weigh=partial(weigh, empty=math.nan)),
 }
 
@@ -236,7 +238,7 @@ def facts_of_dropout(runs, by_default=True):
     if by_default:
         default = [(not same(5, 7), "dropout is off by default"), (not same(5, 6), none)]
     else:
-        default = [(same(5, 6) and same(5, 7), "dropout is on by default, where it should be off")]
+        default = [(same(5, 6) and same(5, 7), "dropout is on by default; it should be off")]
     undropped = zip(runs[0][1:], runs[3][1:], strict=True)
     return [
         (not same(0, 2), none),

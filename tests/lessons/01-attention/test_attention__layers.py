@@ -176,7 +176,7 @@ def test_multi_head_attention_hides_what_the_mask_hides(student, check, rng, sha
     inputs = [*sequences(rng, 3, 4, 6, 6, width=7), random_mask(rng, *shape).to(dtype)]
     mistakes = {
         **COMMON_MISTAKES,
-        "a mask (B, Tq, Tk) is taken for one mask a head: its first dimension is the batch": dict(
+        "a mask (B, Tq, Tk) is used as one mask per head; its first dimension should be the batch": dict(
             mask=lambda mask: inputs[-1]
         ),
         "a mask (B, H, Tq, Tk) has its heads taken for the batch": dict(mask=lambda mask: mask.transpose(0, 1)),
@@ -226,10 +226,10 @@ def test_causal_attention_attends_to_the_past(student, check, rng, batch, length
     """Every position attends to itself and to the past only, in every head."""
     mistakes = {
         "the future can be seen": dict(mask=lambda mask: None),
-        "the mask is transposed: it hides the past": dict(mask=lambda mask: mask.mT),
+        "the mask is transposed, so that it hides the past": dict(mask=lambda mask: mask.mT),
         "a position cannot see itself": dict(mask=lambda mask: mask.tril(-1)),
         "a position can see the next one": dict(mask=lambda mask: torch.ones_like(mask).tril(1)),
-        "the rows of qkv are taken head by head: all of q come first, then all of k": dict(
+        "the rows of qkv are taken head by head; all rows of q should come first, then all of k, then all of v": dict(
             rows=partial(by_head, "qkv")
         ),
         "the rows of qkv are taken in the order v, k, q": dict(blocks="vkq"),
@@ -296,13 +296,15 @@ cross = pytest.mark.question("CrossAttention")
     ("batch", "queries", "keys", "heads"), [(2, 4, 6, 3), (1, 7, 2, 3), (3, 1, 3, 3), (2, 5, 5, 3), (2, 3, 4, 1)]
 )
 def test_cross_attention_asks_the_context(student, check, rng, batch, queries, keys, heads):
-    """Queries come from x, keys and values from the context, whose length may be another."""
+    """Queries come from x, keys and values from the context, whose length may differ."""
     mistakes = {
-        "keys and values come from x: the context is not used": dict(sources="qqq"),
-        "queries come from the context: they come from x": dict(sources="kkk"),
+        "keys and values come from x; they should come from the context": dict(sources="qqq"),
+        "queries come from the context; they should come from x": dict(sources="kkk"),
         "queries come from the context, keys and values from x": dict(sources="kqq"),
         "the rows of kv are taken in the order v, k": dict(blocks="qvk"),
-        "the rows of kv are taken head by head: first come all of k, then all of v": dict(rows=partial(by_head, "kv")),
+        "the rows of kv are taken head by head; all rows of k should come first, then all of v": dict(
+            rows=partial(by_head, "kv")
+        ),
         "a part of the context is hidden as if it were the future": dict(
             mask=lambda mask: torch.ones(queries, keys).tril()
         ),
@@ -325,7 +327,9 @@ def test_cross_attention_hides_the_padding_of_the_context(student, check, rng, b
     mask[0, 2:4], mask[-1, 2:4] = torch.tensor([True, False]), torch.tensor([False, True])  # no two sequences alike
     inputs = [*sequences(rng, batch, 4, 6), mask.to(dtype)]
     mistakes = {
-        "context_mask is taken for one mask a head: it is one a sequence": dict(mask=lambda mask: mask.transpose(0, 1)),
+        "context_mask is used as one mask per head; it should be one per sequence": dict(
+            mask=lambda mask: mask.transpose(0, 1)
+        ),
         **COMMON_MISTAKES,
     }
     check(**forward(student, rng, CROSS, *inputs, mistakes=mistakes))
@@ -373,12 +377,12 @@ def test_grouped_query_attention_shares_kv_heads_within_a_group(student, check, 
     """Query head h uses kv head h // (H / KV)."""
     tiled = [head % kv_heads for head in range(heads)]
     mistakes = {
-        "query head h uses kv head h % KV: the heads of a group are neighbours": dict(
+        "query head h uses kv head h % KV; the heads of a group should be neighbours": dict(
             share=lambda x, heads: x[:, tiled]
         ),
         "the kv heads are used in reversed order": dict(share=lambda x, heads: x[:, sorted(tiled, reverse=True)]),
         "every query head uses the first kv head": dict(share=lambda x, heads: x[:, [0] * heads]),
-        "the output comes with the weights: it should come alone": dict(alone=False),
+        "the weights are returned too; only the output should be returned": dict(alone=False),
         "the scores are divided by the width of all kv heads": dict(scale=lambda d, D: (d * kv_heads) ** 0.5),
         **COMMON_MISTAKES,
     }
@@ -403,8 +407,8 @@ def test_grouped_query_attention_is_causal_unless_told_otherwise(student, check,
     yes, no = layer.formula(w, x), layer.formula(w, x, causal=False)
     strict = layer.formula(w, x, mask=lambda mask: mask.tril(-1))
     mistakes = {
-        "causal is ignored: the future can always be seen": [no] * 4,
-        "causal is ignored: the future can never be seen": [yes] * 4,
+        "causal is ignored, so that the future can always be seen": [no] * 4,
+        "causal is ignored, so that the future can never be seen": [yes] * 4,
         "causal is turned around": [no, no, yes, no],
         "causal is False by default": [no, yes, no, yes],
         "a position cannot see itself": [strict, strict, no, strict],
@@ -478,7 +482,7 @@ def test_layers_leave_everything_else_alone(student, check, rng, layer):
     # Its own results are what they are compared with: whether these are right is for other tests to say.
     of_strided, of_later, fresh, plain = results
     check.that(not torch.equal(of_strided[0], of_later[0]), "the output is the same whatever the inputs are")
-    check(of_strided, plain, otherwise="inputs with another layout in memory give another result")
+    check(of_strided, plain, otherwise="inputs with a different layout in memory give a different result")
     check(of_later, fresh, otherwise="a call uses what the layer kept of an earlier one")
     check(rude, "", mistakes=MANNERS)
 

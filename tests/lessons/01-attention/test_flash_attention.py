@@ -58,16 +58,16 @@ def test_the_logsumexp_is_that_of_the_visible_scores(student, check, rng, size, 
     m = s.amax(-1)
     check(either(result, 1), truth, dtype=torch.float32, mistakes={
         "the logsumexp is not returned": None,
-        "the logsumexp lacks the maximum: it is m + log(sum)": truth - m,
-        "the logsumexp lacks the logarithm: it is m + log(sum)": m + (truth - m).exp(),
-        "the running maximum is returned: the logsumexp is m + log(sum)": m,
-        "the running sum is returned: the logsumexp is m + log(sum)": (truth - m).exp(),
-        "the sum of exponentials is returned: the logsumexp is its logarithm": truth.exp(),
+        "the logsumexp lacks the maximum; it should be m + log(sum)": truth - m,
+        "the logsumexp lacks the logarithm; it should be m + log(sum)": m + (truth - m).exp(),
+        "the running maximum is returned; the logsumexp should be m + log(sum)": m,
+        "the running sum is returned; the logsumexp should be m + log(sum)": (truth - m).exp(),
+        "the sum of exponentials is returned; the logsumexp should be its logarithm": truth.exp(),
         "the logarithm is taken to base 2": truth / math.log(2),
         "only the logarithm of the sum is to base 2": m + (truth - m) / math.log(2),
         "the logsumexp has the wrong sign": -truth,
-        "the logsumexp is m - log(sum): it is m + log(sum)": 2 * m - truth,
-        "the logsumexp has a dimension too many: the shape is (B, H, Tq)": truth[..., None],
+        "the logsumexp is m - log(sum); it should be m + log(sum)": 2 * m - truth,
+        "the logsumexp has one dimension too many; its shape should be (B, H, Tq)": truth[..., None],
         "the logsumexp counts keys that the query may not see": plain(q, k, v)[1],
     } | part(forward_mistakes(q, k, v, size[-1]), 1))  # fmt: skip
 
@@ -81,9 +81,9 @@ def test_causal_queries_see_the_keys_up_to_their_own_place(student, check, rng, 
     result = student.call("flash_attention.flash_attention_forward", q, k, v, causal=True, block_size=size[-1])
 
     truth, mistakes = plain(q, k, v, True)[0], part(causal_mistakes(q, k, v, size[-1]), 0)
-    mistakes["a tile that is hidden whole gives NaN, as -inf - -inf does; it should be skipped, or change nothing"] = (
-        lambda: truth.masked_fill(either(result, 0).isnan(), math.nan)
-    )
+    mistakes[
+        "a tile that is hidden completely gives NaN, as -inf - -inf does; it should be skipped, or change nothing"
+    ] = lambda: truth.masked_fill(either(result, 0).isnan(), math.nan)
     check(either(result, 0), truth, dtype=torch.float32, mistakes=mistakes)
 
 
@@ -101,11 +101,15 @@ def test_large_scores_do_not_overflow(student, check, rng, far_below_zero):
     result = student.call("flash_attention.flash_attention_forward", q, k, v, False, 3)
 
     mistakes = {
-        "the running maximum starts at 0: it starts at -inf": lambda: online(q, k, v, 3, "", start=0.0),
+        "the running maximum starts at 0; it should start at -inf": lambda: online(q, k, v, 3, "", start=0.0),
         "exp overflows or vanishes: subtract the running maximum first": lambda: online(q, k, v, 3, "no maximum"),
-        "the running maximum is that of the tile: each query has its own": lambda: online(q, k, v, 3, "tile's maximum"),
-        "the maximum is that of the newest tile: the running maximum never falls": lambda: online(q, k, v, 3, "newest"),
-        "the correction is upside down: it is exp(old maximum - new maximum)": lambda: online(
+        "the running maximum is that of the tile; each query should have its own": lambda: online(
+            q, k, v, 3, "tile's maximum"
+        ),
+        "the maximum is that of the newest tile; the running maximum should never fall": lambda: online(
+            q, k, v, 3, "newest"
+        ),
+        "the correction is upside down; it should be exp(old maximum - new maximum)": lambda: online(
             q, k, v, 3, "upside down"
         ),
     }
@@ -118,7 +122,7 @@ def test_large_scores_do_not_overflow(student, check, rng, far_below_zero):
 @FORWARD
 @pytest.mark.points(1)
 def test_no_finite_number_is_below_all_scores(student, check, rng):
-    """The running maximum starts below scores of -15000 and less, and what hides the future lies below them too."""
+    """The running maximum starts below scores of -15000 and less, and what hides the future is below them too."""
     q, k, v, _ = qkv(rng, 2, 3, 10, 10, 4, dtype=torch.float64)  # float32 would lose half its digits in such scores
     q[..., 0], k[..., 0] = 2000.0, -15 - torch.arange(10.0)
     result = student.call("flash_attention.flash_attention_forward", q, k, v, True, 3)
@@ -150,8 +154,8 @@ def test_the_output_has_the_dtype_of_q_and_the_logsumexp_at_least_float32(studen
     )
     named = dtype_of(either(result, 1))
     check(named, torch.float64 if exact else torch.float32, mistakes={
-        "the logsumexp has the dtype of q: bfloat16 is too coarse for it": torch.bfloat16,
-        "the logsumexp is float32 though q is float64": torch.float32,
+        "the logsumexp has the dtype of q; it should be float32, since bfloat16 is too coarse": torch.bfloat16,
+        "the logsumexp is float32 although q is float64; it should be float64": torch.float32,
     })  # fmt: skip
     # The scores themselves may be rounded to bfloat16; 2**16 of float32's eps are one of bfloat16.
     check(either(result, 1), logsumexp, dtype=named, terms=64 if exact else 2 << 16)
@@ -193,5 +197,5 @@ def test_the_forward_never_holds_the_matrix_of_scores(student, check, rng, size,
     largest = student.run(probe, q, k, v, causal, {"block_size": size[-1]} if size[-1] else {})
 
     B, H, Tq, Tk, *_ = size
-    whole = "the forward makes the matrix of scores, or half of it: it must work on one tile at a time"
+    whole = "the forward makes the matrix of scores, or half of it; it should work on one tile at a time"
     check.that(largest < B * H * Tq * Tk / 2, whole)

@@ -49,7 +49,7 @@ def gradient_mistakes(q, k, v, g, causal, block, of):
     mistakes = {
         f"no gradient reaches {name}": torch.zeros_like(right[of]),
         "causal is ignored in the backward": slip("mask"),
-        "the weights of the backward are not normalised: they are exp(score - logsumexp)": slip("sum"),
+        "the weights of the backward are not normalised; they should be exp(score - logsumexp)": slip("sum"),
         f"the gradient of {name} has the wrong sign": -right[of],
         f"the gradient of {name} holds only the first tile's part: add up all tiles": adding(slice(block)),
         f"the gradient of {name} holds only the last tile's part: add up all tiles": adding(slice(last, None)),
@@ -61,7 +61,7 @@ def gradient_mistakes(q, k, v, g, causal, block, of):
     if of < 2:
         mistakes |= {
             "the softmax's backward lacks δ, the row sums of dO * O": slip("delta"),
-            "the softmax's backward is missing: dS = P * (dP - δ)": slip("softmax"),
+            "the softmax's backward is missing; dS should be P * (dP - δ)": slip("softmax"),
             f"the gradient of {name} is not divided by sqrt(Dh)": right[of] * root,
             f"the gradient of {name} is divided by sqrt(Dh) twice": right[of] / root,
         }
@@ -176,7 +176,7 @@ def test_the_backward_with_large_scores(student, check, rng):
     results = student.run(forward_and_backward, q, k, v, g, False, 3)
 
     # Most weights are 0 or 1, so gradients of q and k cancel: errors are those of terms as large as k, q and g.
-    overflow = "the gradients overflow: the weights are exp(score - logsumexp)"
+    overflow = "the gradients overflow; the weights should be exp(score - logsumexp)"
     for value, truth in zip(results[1:], plain_gradients(q, k, v, g, False), strict=True):
         check.that(bool(value.isfinite().all()), overflow)
         check(value, truth, dtype=torch.float32, terms=1024, scale=20.0)
@@ -202,7 +202,7 @@ def test_calls_do_not_disturb_each_other(student, check, rng):
     truth = plain_gradients(*first, g, False)
     shared = "the backward uses what another call saved: save it on ctx"
     check(once, truth, dtype=torch.float32, mistakes={shared: lambda: plain_gradients(*second, g, True)})
-    check(again, once, otherwise="a second backward gives other gradients: the first changed what was saved")
+    check(again, once, otherwise="a second backward gives different gradients: the first changed what was saved")
     check(other, plain_gradients(*second, g, True), dtype=torch.float32)
 
 
@@ -251,7 +251,7 @@ def test_memory_grows_with_the_length_not_its_square(student, check, rng, size, 
     use = student.run(probe, *qkv(rng, B, H, T, T, Dh), causal, {"block_size": block} if block else {})
 
     matrix, sequence = B * H * T * T, B * H * T
-    whole = "the {} makes the matrix of scores, or half of it: it must work on one tile at a time"
+    whole = "the {} makes the matrix of scores, or half of it; it should work on one tile at a time"
     check.that(use["between"] < matrix, "the weights or scores of all tiles are kept for the backward")
     for name in ("forward", "backward"):
         check.that(use[name] < matrix / 2, whole.format(name))
@@ -294,24 +294,24 @@ def layer_mistakes(x, weights, heads):
     return {
         "causal has no effect": of(),
         "causal is always on": of(causal=True),
-        "q and k are swapped: the rows of qkv are ordered q, k, v": of(order=(1, 0, 2)),
-        "k and v are swapped: the rows of qkv are ordered q, k, v": of(order=(0, 2, 1)),
-        "q and v are swapped: the rows of qkv are ordered q, k, v": of(order=(2, 1, 0)),
-        "the heads come first in the rows of qkv: q, k and v do, and each has its heads": of(
+        "q and k are swapped; the rows of qkv should be ordered q, k, v": of(order=(1, 0, 2)),
+        "k and v are swapped; the rows of qkv should be ordered q, k, v": of(order=(0, 2, 1)),
+        "q and v are swapped; the rows of qkv should be ordered q, k, v": of(order=(2, 1, 0)),
+        "the rows of qkv are taken head by head; all rows of q should come first, then all of k, then all of v": of(
             split=lambda y: y.view(B, T, heads, 3, Dh).permute(3, 0, 2, 1, 4)
         ),
-        "a head owns every H-th row: it owns a block of Dh rows": of(
+        "a head owns every H-th row; it should own a block of Dh rows": of(
             split=lambda y: y.view(B, T, 3, Dh, heads).permute(2, 0, 4, 1, 3)
         ),
-        "the heads are split by a view alone, which mixes places: transpose too": of(
+        "the heads are split by a view alone, which mixes positions; a transpose should follow": of(
             split=lambda y: [z.reshape(B, heads, T, Dh) for z in y.chunk(3, -1)]
         ),
-        "the heads are joined without a transpose, which mixes places": of(join=lambda o: o.reshape(B, T, D)),
+        "the heads are joined without a transpose, which mixes positions": of(join=lambda o: o.reshape(B, T, D)),
         "the heads are interleaved where they are joined": of(join=lambda o: o.permute(0, 2, 3, 1).flatten(2)),
-        "attention runs over the heads of a place: its dimensions are (B, H, T, Dh)": of(
+        "attention runs over the heads of a position; q, k and v should have the shape (B, H, T, Dh)": of(
             split=lambda y: [z.unflatten(-1, (heads, -1)) for z in y.chunk(3, -1)], join=lambda o: o.flatten(2)
         ),
-        "the scores are divided by sqrt(D): it is sqrt(Dh)": of(scale=D**-0.5),
+        "the scores are divided by sqrt(D); they should be divided by sqrt(Dh)": of(scale=D**-0.5),
         "the scores are divided by sqrt(Dh) twice": of(scale=1 / Dh),
         "the scores are not divided by sqrt(Dh)": of(scale=1.0),
         "the output is not projected by proj": lambda: flash_layer(
@@ -344,7 +344,7 @@ def test_the_layer_is_multi_head_attention(student, check, rng, B, T, D, heads, 
 
     truth = flash_layer(x, *weights.values(), heads, causal)
     check(after, x, otherwise="x is changed in place")
-    both = {"a pair is returned: the layer returns the output alone": lambda: (output[0].view_as(x), *output[1:])}
+    both = {"a pair is returned; only the output should be returned": lambda: (output[0].view_as(x), *output[1:])}
     pair = both if isinstance(output, (tuple, list)) else {}
     check(output, truth, dtype=torch.float32, mistakes=pair | layer_mistakes(x, weights, heads))
     check(rude, "", mistakes=MANNERS)
@@ -395,7 +395,9 @@ def test_the_layer_is_trained(student, check, rng):
     # Keys gain nothing from their bias: that gradient is zero up to the rounding of its terms.
     truth = list(torch.autograd.grad((output * g).sum(), leaves))
     stopped = [torch.zeros_like(t) if i < 3 else t for i, t in enumerate(truth)]
-    check(gradients, truth, mistakes={"no gradient passes through flash_attention: x and qkv get none": stopped})
+    check(
+        gradients, truth, mistakes={"no gradient passes through flash_attention, so that x and qkv get none": stopped}
+    )
 
 
 @LAYER

@@ -33,47 +33,49 @@ def with_last_column(position, D, column):
 
 
 WAVE_MISTAKES = {  # what students make of the codes of positions: sentence -> a function of (position, D)
-    "the last column of an odd D is left empty: it is a sine": lambda position, D: with_last_column(
+    "the last column of an odd D is left empty; it should be a sine": lambda position, D: with_last_column(
         position, D, torch.zeros_like
     ),
-    "the last column of an odd D is a cosine: it is a sine": lambda position, D: with_last_column(
+    "the last column of an odd D is a cosine; it should be a sine": lambda position, D: with_last_column(
         position, D, torch.cos
     ),
-    "sines fill the first half of the columns and cosines the second: they must alternate": lambda position, D: waves(
+    "sines fill the first half of the columns and cosines the second; they should alternate": lambda position, D: waves(
         position, D, lambda j: 2 * (j % ((D + 1) // 2)) / D, sine=lambda j: j < (D + 1) // 2
     ),
-    "sine and cosine are swapped: even columns are sines": lambda position, D: waves(
+    "sine and cosine are swapped; even columns should be sines": lambda position, D: waves(
         position, D, sine=lambda j: j % 2 == 1
     ),
-    "all columns are sines: odd columns are cosines": lambda position, D: waves(position, D, sine=lambda j: j >= 0),
-    "the exponent is i / D: it lacks the factor 2 of 10000^(2i / D)": lambda position, D: waves(
-        position, D, lambda j: (j // 2) / D
+    "all columns are sines; odd columns should be cosines": lambda position, D: waves(
+        position, D, sine=lambda j: j >= 0
     ),
-    "the exponent is 4i / D: the factor 2 is in it twice": lambda position, D: waves(
+    "the exponent is i / D; it should be 2i / D": lambda position, D: waves(position, D, lambda j: (j // 2) / D),
+    "the exponent is 4i / D, with the factor 2 twice; it should be 2i / D": lambda position, D: waves(
         position, D, lambda j: 4 * (j // 2) / D
     ),
-    "a sine and its cosine have different frequencies: they share 10000^(-2i / D)": lambda position, D: waves(
+    "a sine and its cosine have different frequencies; they should share 10000^(-2i / D)": lambda position, D: waves(
         position, D, lambda j: j / D
     ),
-    "the exponent is 2j / D for column j: column pairs share 10000^(-2i / D)": lambda position, D: waves(
-        position, D, lambda j: 2 * j / D
+    "the exponent is 2j / D for column j; the two columns of a pair should share 10000^(-2i / D)": lambda position, D: (
+        waves(position, D, lambda j: 2 * j / D)
     ),
-    "positions are multiplied by 10000^(2i / D): they are divided by it": lambda position, D: waves(
+    "positions are multiplied by 10000^(2i / D); they should be divided by it": lambda position, D: waves(
         position, D, lambda j: -2 * (j // 2) / D
     ),
-    "the frequencies are spread over D / 2 - 1 steps: the exponent is 2i / D": lambda position, D: waves(
+    "the frequencies are spread over D / 2 - 1 steps; the exponent should be 2i / D": lambda position, D: waves(
         position, D, lambda j: (j // 2) / (D // 2 - 1)
     ),
-    "positions are counted from 1: the first is position 0": lambda position, D: waves(position + 1, D),
+    "positions are counted from 1; the first should be position 0": lambda position, D: waves(position + 1, D),
     "the exponent divides by D + 1 where D is odd": lambda position, D: waves(
         position, D, lambda j: 2 * (j // 2) / (D + 1)
     ),
     "the exponent divides by D - 1 where D is odd": lambda position, D: waves(
         position, D, lambda j: 2 * (j // 2) / (D - 1)
     ),
-    "the base is 1000: it is 10000": lambda position, D: waves(position, D, base=1000.0),
-    "the base is 100000: it is 10000": lambda position, D: waves(position, D, base=100000.0),
-    "all columns turn at the same speed: the frequency is missing": lambda position, D: waves(position, D, base=1.0),
+    "the base is 1000; it should be 10000": lambda position, D: waves(position, D, base=1000.0),
+    "the base is 100000; it should be 10000": lambda position, D: waves(position, D, base=100000.0),
+    "all columns turn at the same speed; each pair should have its own frequency": lambda position, D: waves(
+        position, D, base=1.0
+    ),
 }
 
 
@@ -117,8 +119,8 @@ def test_the_table_alternates_sines_and_cosines(student, check, d_model, max_len
 
     position = torch.arange(max_len)
     mistakes = {
-        "pe lacks its batch dimension: the shape is (1, max_len, D)": waves(position, d_model),
-        "pe has its batch dimension second: the shape is (1, max_len, D)": waves(position, d_model)[:, None],
+        "pe lacks its batch dimension; its shape should be (1, max_len, D)": waves(position, d_model),
+        "pe has its batch dimension second; its shape should be (1, max_len, D)": waves(position, d_model)[:, None],
     }
     truth = waves(position, d_model)[None]
     check(
@@ -173,7 +175,7 @@ def test_far_positions_are_as_right_as_near_ones(student, check):
 @ENCODING
 @pytest.mark.points(2)
 def test_the_table_is_a_buffer(student, check):
-    """pe is saved with the state, moves with the layer, and is no parameter."""
+    """pe is saved with the state, moves with the layer, and is not a parameter."""
 
     def probe(other):
         from positional_encoding import PositionalEncoding
@@ -187,10 +189,12 @@ def test_the_table_is_a_buffer(student, check):
     other = torch.arange(24.0).view(1, 6, 4)
     is_trained, moved_to, is_saved, encoded = student.run(probe, other)
 
-    check.that(not is_trained, "pe is a parameter, which an optimizer would change: it is a buffer")
+    check.that(not is_trained, "pe is a parameter, which an optimizer would change; it should be a buffer")
     check(moved_to, "meta", mistakes={"pe does not move with the layer: register it as a buffer": "cpu"})
-    check.that(is_saved, "pe is not saved with the state: it is a persistent buffer")
-    again = {"forward works the code out again: it adds what the buffer pe holds": waves(torch.arange(3), 4)[None]}
+    check.that(is_saved, "pe is not saved with the state; it should be a persistent buffer")
+    again = {
+        "forward works the code out again; it should add what the buffer pe holds": waves(torch.arange(3), 4)[None]
+    }
     check(encoded, other[:, :3], mistakes=again)
 
 
@@ -212,14 +216,14 @@ def test_forward_adds_the_first_rows(student, check, rng, B, T, D, max_len):
 
     pe = own(table, max_len, D)
     check(encoded, x + pe[:T], dtype=torch.float32, within=1e-5, mistakes={
-        "only the code is returned: it is added to x": pe[:T].expand(B, T, D),
+        "only the code is returned; it should be added to x": pe[:T].expand(B, T, D),
         "x comes back without the code": x,
-        "x is multiplied by the code: the code is added": x * pe[:T],
-        "the code is subtracted: it is added": x - pe[:T],
-        "x is scaled by sqrt(D): that is the embedding layer's part": x * D**0.5 + pe[:T],
-        "the positions are counted along the batch: T is the second dimension of x": lambda: x + pe[:B][:, None],
+        "x is multiplied by the code; the code should be added": x * pe[:T],
+        "the code is subtracted; it should be added": x - pe[:T],
+        "x is scaled by sqrt(D); the embedding layer should do that": x * D**0.5 + pe[:T],
+        "the positions are counted along the batch; they should be counted along the second dimension of x": lambda: x + pe[:B][:, None],
         "every place gets the code of position 0": x + pe[:1],
-        "the last rows of the table are added: it is the first T": x + pe[-T:],
+        "the last rows of the table are added; the first T should be": x + pe[-T:],
         "the codes begin at position 1": lambda: x + pe[1 : T + 1],
     })  # fmt: skip
     check(in_eval_mode, encoded, otherwise="without dropout, eval mode differs from train mode")
@@ -241,7 +245,7 @@ def test_the_result_has_the_dtype_of_x(student, check, rng, dtype):
     encoded, table = student.run(probe, x)
 
     named = dtype_of(encoded)
-    check(named, dtype, mistakes={"the result is float32 whatever x is: it has the dtype of x": torch.float32})
+    check(named, dtype, mistakes={"the result is float32 whatever x is; it should have the dtype of x": torch.float32})
     precision = {"within": 1e-5} if dtype == torch.float64 else {"terms": 1}
     check(encoded, x.double() + own(table, 9, 6)[:5], dtype=dtype, **precision)
 
@@ -277,7 +281,7 @@ def test_the_encoding_is_dropped_out_in_train_mode_only(student, check, rng):
     for fact in dropout_facts(runs):  # 288 numbers at a rate of 0.5
         check.that(*fact)
     quiet = runs[3][0]
-    check.that(torch.equal(by_default, quiet), "dropout is active by default: it is 0.0")
+    check.that(torch.equal(by_default, quiet), "dropout is active by default; the default should be 0.0")
     check(quiet, x + own(table, 20, 8)[:9], dtype=torch.float32, within=1e-5)
 
 
@@ -351,19 +355,19 @@ def test_learned_vectors_are_added_by_position(student, check, rng, B, T, D, max
     x, weight = randn(rng, B, T, D), randn(rng, max_len, D)
     shape, (encoded, in_eval_mode), after, rude = student.run(probe, x, weight)
 
-    swapped = "embedding has d_model rows of max_len numbers: it has a row of d_model numbers for each position"
+    swapped = "embedding has d_model rows of max_len numbers; it should have a row of d_model numbers for each position"
     check(shape, [max_len, D], mistakes={swapped: [D, max_len]})
     check(encoded, x + weight[:T], mistakes={
-        "only the embedding is returned: it is added to x": weight[:T].expand(B, T, D),
-        "only the embedding is returned, without the batch: it is added to x": weight[:T],
+        "only the embedding is returned; it should be added to x": weight[:T].expand(B, T, D),
+        "only the embedding is returned, without the batch; it should be added to x": weight[:T],
         "x comes back without the embedding": x,
-        "the positions are counted along the batch: T is the second dimension of x": lambda: x + weight[:B][:, None],
+        "the positions are counted along the batch; they should be counted along the second dimension of x": lambda: x + weight[:B][:, None],
         "every place gets the embedding of position 0": x + weight[:1],
-        "positions are counted from 1: the first is position 0": lambda: x + weight[1 : T + 1],
+        "positions are counted from 1; the first should be position 0": lambda: x + weight[1 : T + 1],
         "positions are counted from the end of the sequence": x + weight[:T].flip(0),
-        "the last rows of the table are used: it is the first T": x + weight[-T:],
-        "x is multiplied by the embedding: the embedding is added": x * weight[:T],
-        "x is scaled by sqrt(D): that is the embedding layer's part": x * D**0.5 + weight[:T],
+        "the last rows of the table are used; the first T should be": x + weight[-T:],
+        "x is multiplied by the embedding; the embedding should be added": x * weight[:T],
+        "x is scaled by sqrt(D); the embedding layer should do that": x * D**0.5 + weight[:T],
     })  # fmt: skip
     check(after, x, otherwise="x is changed in place")
     check(in_eval_mode, encoded, otherwise="eval mode differs from train mode")
@@ -390,7 +394,7 @@ def test_learned_positions_are_trained(student, check, rng):
     x, cotangent = randn(rng, 2, 3, 5, 6)
     is_parameter, wants_a_gradient, of_x, of_weight = student.run(probe, x, cotangent)
 
-    check.that(is_parameter, "the embedding is no parameter of the layer: it would never be trained")
+    check.that(is_parameter, "the embedding is not a parameter of the layer: it would never be trained")
     check.that(wants_a_gradient, "the embedding is frozen: it would never be trained")
     check(of_x, cotangent, mistakes={"no gradient reaches x": torch.zeros_like(x)})
     truth = torch.cat([cotangent.double().sum(0), torch.zeros(4, 6, dtype=torch.float64)])
@@ -429,7 +433,7 @@ def test_the_learned_sum_has_the_dtype_of_x(student, check, rng, dtype):
     weight, encoded = student.run(probe, x)
 
     named = dtype_of(encoded)
-    check(named, dtype, mistakes={"the result is float32 whatever x is: it has the dtype of x": torch.float32})
+    check(named, dtype, mistakes={"the result is float32 whatever x is; it should have the dtype of x": torch.float32})
     check(encoded, x.double() + weight[:5].double(), dtype=dtype, terms=64 if dtype == torch.float64 else 1)
 
 
@@ -447,23 +451,23 @@ def test_each_pair_gets_the_code_of_its_distance(student, check, T, D, m):
     i, j = torch.arange(T)[:, None], torch.arange(T)
     place = (j - i).clamp(-m, m) + m
     check(code, waves(place, D), dtype=torch.float32, mistakes={
-        "the distance is i - j: it is j - i": waves((i - j).clamp(-m, m) + m, D),
+        "the distance is i - j; it should be j - i": waves((i - j).clamp(-m, m) + m, D),
         "distances are not clipped to max_relative_position": waves(j - i + m, D),
         "distances are not clipped, and shifted by seq_len - 1": waves(j - i + T - 1, D),
         "the clipped distance is not shifted by max_relative_position": waves(place - m, D),
         "distances are neither clipped nor shifted": waves(j - i, D),
-        "the distance is not shifted by m: negative indices count from the end": waves((place - m) % (2 * m + 1), D),
+        "the distance is not shifted by m, so that negative indices count from the end": waves((place - m) % (2 * m + 1), D),
         "the sign of the distance is lost": waves((j - i).abs().clamp(max=m), D),
         "the sign of the distance is lost before it is shifted": waves((j - i).abs().clamp(max=m) + m, D),
-        "distances are clipped to 0..m: the past has negative ones": waves((j - i).clamp(0, m), D),
-        "the shifted distance is clipped to 0..m: it reaches 2m": waves((j - i + m).clamp(0, m), D),
-        "distances are clipped to -m..m - 1: m itself is a distance too": waves((j - i).clamp(-m, m - 1) + m, D),
+        "distances are clipped to 0..m; the past should have negative ones": waves((j - i).clamp(0, m), D),
+        "the shifted distance is clipped to 0..m; it should reach 2m": waves((j - i + m).clamp(0, m), D),
+        "distances are clipped to -m..m - 1; m itself should be a distance too": waves((j - i).clamp(-m, m - 1) + m, D),
         "distances are clipped to -(m - 1)..m - 1": waves((j - i).clamp(1 - m, m - 1) + m - 1, D),
         "max_relative_position is ignored": waves((j - i).clamp(-32, 32) + 32, D),
-        "the distance is shifted by seq_len - 1: it is shifted by max_relative_position": waves(place - m + T - 1, D),
+        "the distance is shifted by seq_len - 1; it should be shifted by max_relative_position": waves(place - m + T - 1, D),
         "the code is that of the key's position alone": waves(j.expand(T, T), D),
-        "one code a position is returned: it is one a pair of positions": waves(torch.arange(T), D),
-        "one code a distance is returned: it is one a pair of positions": waves(torch.arange(2 * m + 1), D),
+        "one code per position is returned; there should be one per pair of positions": waves(torch.arange(T), D),
+        "one code per distance is returned; there should be one per pair of positions": waves(torch.arange(2 * m + 1), D),
     } | on_inputs(WAVE_MISTAKES, place, D))  # fmt: skip
 
 
@@ -504,24 +508,26 @@ def bias_mistakes(heads, length):
         return lambda: bias(wrong, length)
 
     return {
-        "the future is not masked: it is -inf above the diagonal": bias(right, length, future=None),
-        "the future gets -slope · |i - j|: it is -inf above the diagonal": -slope * back.abs(),
-        "the future gets no bias: it is -inf above the diagonal": bias(right, length, future=0.0),
-        "the future gets a large number: it is -inf above the diagonal": bias(right, length, future=-1e9),
-        "the future gets the smallest float: it is -inf above the diagonal": bias(
+        "the future is not masked; the bias should be -inf above the diagonal": bias(right, length, future=None),
+        "the future gets -slope · |i - j|; it should get -inf": -slope * back.abs(),
+        "the future gets no bias; it should get -inf": bias(right, length, future=0.0),
+        "the future gets a large negative number; it should get -inf": bias(right, length, future=-1e9),
+        "the future gets the smallest float; it should get -inf": bias(
             right, length, future=torch.finfo(torch.float32).min
         ),
-        "the sign is wrong: a key far back gets a penalty, no bonus": bias([-s for s in right], length),
-        "the past is masked: it is the future that no query may see": (slope * back).masked_fill(back > 0, -torch.inf),
-        "the diagonal is masked too: a position sees itself": bias(right, length).masked_fill(back == 0, -torch.inf),
-        "the bias is that of the key's position, slope · j: it is -slope · (i - j)": (
+        "the sign is wrong; a key far back should get a penalty, not a bonus": bias([-s for s in right], length),
+        "the past is masked; the future should be masked": (slope * back).masked_fill(back > 0, -torch.inf),
+        "the diagonal is masked too; a position should see itself": bias(right, length).masked_fill(
+            back == 0, -torch.inf
+        ),
+        "the bias is that of the key's position, slope · j; it should be -slope · (i - j)": (
             slope * position + 0 * back
         ).masked_fill(back < 0, -torch.inf),
         "all heads have the same slope": of([right[0]] * heads),
-        "the heads are missing: the shape is (H, T, T)": bias(right[:1], length)[0],
-        "the slopes begin at i = 0: the first is 2^(-8 / p)": of([2.0 ** (-8 * i / p) for i in range(heads)]),
-        "the slopes are 2^-i: they reach from 2^(-8 / p) to 2^-8": of([2.0**-i for i in range(1, heads + 1)]),
-        "the slopes are 2^(-8i / H) though H is no power of two": of(
+        "the heads are missing; the shape should be (H, T, T)": bias(right[:1], length)[0],
+        "the slopes begin at i = 0; the first should be 2^(-8 / p)": of([2.0 ** (-8 * i / p) for i in range(heads)]),
+        "the slopes are 2^-i; they should go from 2^(-8 / p) to 2^-8": of([2.0**-i for i in range(1, heads + 1)]),
+        "the slopes are 2^(-8i / H) although H is not a power of two": of(
             [2.0 ** (-8 * i / heads) for i in range(1, heads + 1)]
         ),
         "the slopes are 2^(-8i / p) with the power of two above H": of(
@@ -529,12 +535,12 @@ def bias_mistakes(heads, length):
         ),
         "the slopes beyond p go on with 2^(-8i / p)": of([2.0 ** (-8 * i / p) for i in range(1, heads + 1)]),
         "the slopes beyond p repeat the first ones": of((right[:p] * 2)[:heads]),
-        "the slopes beyond p take every slope of 2p heads: it is every second": of(
+        "the slopes beyond p take every slope of 2p heads; they should take every second one": of(
             right[:p] + [2.0 ** (-4 * i / p) for i in range(1, heads - p + 1)]
         ),
-        "the slopes are sorted: those beyond p come after the first p": of(sorted(right, reverse=True)),
-        "the slopes beyond p come first: they come after the first p": of(right[p:] + right[:p]),
-        "the slopes are in the wrong order: the first head has the steepest": of(right[:p][::-1] + right[p:]),
+        "the slopes are sorted; those beyond p should come after the first p": of(sorted(right, reverse=True)),
+        "the slopes beyond p come first; they should come after the first p": of(right[p:] + right[:p]),
+        "the slopes are in the wrong order; the first head should have the steepest": of(right[:p][::-1] + right[p:]),
     }
 
 
@@ -554,7 +560,7 @@ def test_the_penalty_grows_with_the_distance(student, check, heads, length):
     ("heads", "length"), [(20, 3), (3, 4), (6, 5), (7, 3), (12, 4)]
 )  # with 20 no two mistakes agree
 def test_slopes_of_other_numbers_of_heads_lie_in_between(student, check, heads, length):
-    """Where H is no power of two, the slopes beyond p follow after the first p and lie between them."""
+    """Where H is not a power of two, the slopes beyond p follow after the first p and are between them."""
     value = student.call("positional_encoding.alibi_bias", heads, length)
 
     check(value, bias(slopes(heads), length), dtype=torch.float32, mistakes=bias_mistakes(heads, length))

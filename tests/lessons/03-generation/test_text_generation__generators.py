@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from shared import randn, randomness_facts, tokens, wrong_law
-from text_generation_helpers import ENDS, INF, LENGTHS, beams, endings, law, manners_facts, one_cycle, ranks
+from text_generation_helpers import ENDS, INF, LENGTHS, beams, cycle, endings, law, manners_facts, ranks
 
 GPT = pytest.mark.question("GPTTextGenerator")
 HUGGING_FACE = pytest.mark.question("HuggingFaceTextGenerator")
@@ -125,7 +125,7 @@ def test_generate_samples_with_its_settings(student, check, rng, options, kept):
 @pytest.mark.points(2)
 def test_generated_rows_end_at_eos(student, check, rng):
     """A row ends with the eos that it generates and is filled with eos_id; the result is as wide as its longest row."""
-    table = one_cycle(rng, 7)
+    table = cycle(rng, 7)
 
     def probe(table, cases):
         from text_generation import GPTTextGenerator
@@ -136,6 +136,13 @@ def test_generated_rows_end_at_eos(student, check, rng):
 
     for compared in endings(table, student.run(probe, table, ENDS)):
         check(**compared)
+
+
+LEFT_IN = {  # sentence -> how the model was
+    "afterwards the model is in eval mode, although it was in train mode": "train",
+    "afterwards the model is in train mode, although it was in eval mode": "eval",
+    "afterwards all modules are in one mode; each should be in the mode it was in": "mixed",
+}
 
 
 @GPT
@@ -155,8 +162,8 @@ def test_generate_runs_in_eval_mode_and_gives_modes_back(student, check):
             return forward(ids)
 
         generator.model.forward = watched
-        prompt, seen = torch.tensor([[1, 2], [3, 4]]), []
-        _, after, rude = inside.manners(generator.train().generate, prompt, 8, 0.8, 3, 0.9, 2)
+        prompt, seen = torch.tensor([[1, 2], [3, 4]]), {}
+        called = inside.manners(inside.with_sure_draws, generator.train().generate, prompt, 8, 0.8, 3, 0.9, 2)
         for start in ("train", "eval", "mixed"):
             generator.train(start != "eval")
             if start == "mixed":
@@ -165,21 +172,18 @@ def test_generate_runs_in_eval_mode_and_gives_modes_back(student, check):
                 list(inner[-1].modules())[-1].eval()
                 list(generator.model.modules())[4].eval()
             before = inside.modes(generator)
-            generator.generate(prompt, 5)
-            seen.append((before, inside.modes(generator)))
-        return during, seen, torch.equal(after[0], prompt), rude
+            inside.with_sure_draws(generator.generate, prompt, 5)
+            seen[start] = before, inside.modes(generator)
+        _, (_, after, *_), rude = called
+        return during, seen, torch.equal(after, prompt), rude
 
     during, seen, kept, rude = student.run(probe)
 
     check.that(len(during) > 0, "the model is not called")
     check.that(not any(during), "the model is called in train mode; generate should run in eval mode")
-    train, evaluating, mixed = (after == before for before, after in seen)
-    for fact in [
-        (train, "afterwards the model is in eval mode, although it was in train mode"),
-        (evaluating, "afterwards the model is in train mode, although it was in eval mode"),
-        (mixed, "afterwards all modules are in one mode; each should be in the mode it was in"),
-    ]:
-        check.that(*fact)
+    for sentence, start in LEFT_IN.items():
+        before, after = seen[start]
+        check.that(after == before, sentence)
     for fact in manners_facts(kept, rude):
         check.that(*fact)
 
