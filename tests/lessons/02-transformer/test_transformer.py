@@ -227,12 +227,13 @@ def test_dropout_acts_after_the_relu(student, check, rng, dropout):
     hidden = F.linear(x.double(), w1.double()) + 9.0  # (200, 1, 48)
     found = output @ w2
     kept = found.abs() > 0.1
+    share_kept = (found[kept] / hidden[kept]).mean()
     other_share = "the wrong share is dropped; it should be the argument dropout, 0.1 by default"
     check(found, hidden * kept / (1 - p), dtype=torch.float32, mistakes={
         "dropout acts on the output of w_2; it should come directly after the ReLU": check.when(bool((output == 0).any())),
         "there is no dropout in train mode": hidden,
         "what is not dropped is not scaled up by 1 / (1 - dropout)": hidden * kept,
-        other_share: lambda: hidden * kept * (found[kept] / hidden[kept]).mean(),
+        other_share: hidden * kept * share_kept,
     })  # fmt: skip
     # Of 9600 draws: the share strays by 0.03 with a probability below 1e-8.
     check.that(abs(float(kept.double().mean()) - (1 - p)) < 0.03, other_share)

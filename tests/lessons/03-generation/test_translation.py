@@ -17,16 +17,16 @@ from shared import MANNERS
 
 TRANSLATOR = pytest.mark.question("TransformerTranslator")
 
-VS, V = 6, 5  # tokens of source and target
+V = 5  # tokens of source and target: as many, so that it is for one test alone to say which is which
 BOS, EOS, PAD = 3, 1, 2
 IDS = {"bos_id": BOS, "eos_id": EOS, "pad_id": PAD}
-SIZES = {"src_vocab_size": VS, "tgt_vocab_size": V, "d_model": 16, "num_layers": 1, "num_heads": 2}
+SIZES = {"src_vocab_size": V, "tgt_vocab_size": V, "d_model": 16, "num_layers": 1, "num_heads": 2}
 NEVER = -1000.0  # what the logits of eos get where no row should end
 
 
 def sources(rng, rows, width=4):
     """Rows of ids that are neither 0 nor PAD, which a model might take for padding."""
-    ids = torch.randint(1, VS - 1, (rows, width), generator=rng)
+    ids = torch.randint(1, V - 1, (rows, width), generator=rng)
     return ids + (ids >= PAD)
 
 
@@ -204,28 +204,31 @@ def test_a_source_is_translated_alike_however_it_is_padded(student, check, rng):
         from translation import TransformerTranslator
 
         translator = TransformerTranslator(**options).double().eval()
-        model = translator.model
+        model, tokens = translator.model, torch.arange(options["tgt_vocab_size"])
+        bos = torch.tensor([options["bos_id"]])
         inside.draw_weights(model)
-        shift = torch.zeros(options["tgt_vocab_size"]).double()
-        shift[options["eos_id"]] = never
-        inside.change_logits(model, torch.ones_like(shift), shift)
-        wide = torch.cat([src, torch.full((len(src), 3), pad)], dim=1)
+        wide = torch.cat([src, torch.full((len(src), 4), pad)], dim=1)
+        with torch.no_grad():
+            beginnings = torch.cartesian_prod(bos, tokens, tokens)
+            said = torch.stack([model(row[row != pad].expand(len(beginnings), -1), beginnings) for row in src])
+            mean, scale = said.mean((0, 1, 2)), 2 / said.std((0, 1, 2))
+            inside.change_logits(model, scale, never * (tokens == options["eos_id"]) - mean * scale)
+            attended = [bos.expand(len(src), 1) for _ in (src, wide)]
+            for _ in range(length - 1):
+                logits = [model.decode(ids, model.encode(x)) for ids, x in zip(attended, (src, wide), strict=True)]
+                attended = [torch.cat([ids, x[:, -1:].argmax(-1)], 1) for ids, x in zip(attended, logits, strict=True)]
         padded = [inside.a_tensor(translator.translate(ids, length, n)) for ids in (src, wide) for n in (1, 2)]
         alone = [[translator.translate(row[row != pad][None], length, n)[0].tolist() for row in src] for n in (1, 2)]
-        attended = torch.full((len(src), 1), options["bos_id"])
-        with torch.no_grad():
-            while attended.shape[1] < length:
-                logits = model.decode(attended, model.encode(src))[:, -1:]
-                attended = torch.cat([attended, logits.argmax(-1)], dim=1)
         return padded, [torch.tensor(rows) for rows in alone], attended
 
-    src = sources(rng, 10, width=5)
-    src[torch.arange(5) >= torch.tensor([5, 1, 2, 3, 4] * 2)[:, None]] = PAD
-    padded, alone, attended = student.run(probe, {**SIZES, **IDS}, src, PAD, 8, NEVER)
+    src = sources(rng, 15, width=5)
+    src[torch.arange(5) >= torch.tensor([5, 1, 2, 3, 4] * 3)[:, None]] = PAD
+    padded, alone, attended = student.run(probe, {**SIZES, **IDS}, src, PAD, 7, NEVER)
 
-    seen = {"the source's padding is attended to; it should be hidden": attended}
-    for value, truth in zip(padded, alone * 2, strict=True):
-        check(value, truth, mistakes=seen, otherwise="padding of the source changes translations; it should not")
+    changes = "padding of the source changes translations; it should not"
+    for n, (value, truth) in enumerate(zip(padded, alone * 2, strict=True)):
+        seen = {"the source's padding is attended to; it should be hidden": attended[n // 2]}
+        check(value, truth, mistakes=seen, otherwise=changes)
 
 
 # ---------------------------------------------------------------------------------------------- conduct
@@ -245,18 +248,18 @@ def test_max_length_counts_bos_and_has_bounds(student, check, rng):
     """ValueError before anything is generated where max_length leaves no room, or is above the model's max_len."""
 
     def probe(options, src, lengths, never):
+        import contextlib
+
         from transformer import Transformer
         from translation import TransformerTranslator
 
         with inside.noting_instances(Transformer) as made:
             translator = TransformerTranslator(**options).train()
-        longest = next(sizes["max_len"] for model, sizes in made if model is translator.model)
+        model = translator.model
+        longest, refused = next(sizes["max_len"] for one, sizes in made if one is model), []
         shift = torch.zeros(options["tgt_vocab_size"])
         shift[options["eos_id"]] = never
-        inside.change_logits(translator.model, torch.ones_like(shift), shift)
-        widths = [translator.translate(src, length).shape[1] for length in lengths]
-        made_logits = inside.change_logits(translator.model, torch.ones_like(shift), -2 * shift)  # all rows end at once
-        refused = []
+        made_logits = inside.change_logits(model, torch.ones_like(shift), -shift)  # all rows end at once
         for length in [1, 0, -3, 10**9, longest + 1]:
             for beams in (1, 2):
                 try:
@@ -265,17 +268,22 @@ def test_max_length_counts_bos_and_has_bounds(student, check, rng):
                 except ValueError as error:
                     words = ("max_len", "length", "long", "room", "limit", "position", str(length))
                     refused.append("named" if any(word in str(error).lower() for word in words) else "not named")
-        made_any, training = len(made_logits) > 0, translator.training
-        return widths, refused, made_any, training, list(translator.translate(src, longest).shape)[:1]
+        generated, training = len(made_logits) > 0, translator.training
+        inside.change_logits(model, torch.ones_like(shift), 2 * shift)  # no row ends
+        widths = [translator.translate(src, length).shape[1] for length in lengths]
 
-    widths, refused, generated, training, at_most = student.run(
-        probe, {**SIZES, **IDS}, sources(rng, 3), [2, 3, 5], NEVER
-    )
+        def asked(*_):
+            raise InterruptedError("the model is asked: max_length was accepted")
 
-    check(widths, [2, 3, 5], mistakes={
-        "max_length does not count bos": [3, 4, 6],
-        "a row is one token shorter than max_length": [1, 2, 4],
-    })  # fmt: skip
+        for module in model.modules():
+            module.register_forward_pre_hook(asked)
+        with contextlib.suppress(InterruptedError):
+            translator.translate(src, longest)
+        return refused, generated, training, widths
+
+    asked_for = [2, 3, 5]
+    refused, generated, training, widths = student.run(probe, {**SIZES, **IDS}, sources(rng, 3), asked_for, NEVER)
+
     for (name, text), said in zip([item for item in REFUSED.items() for _ in range(2)], refused, strict=True):
         check(said, "named", what=name, mistakes={
             f"{text} is accepted": "accepted",
@@ -283,7 +291,10 @@ def test_max_length_counts_bos_and_has_bounds(student, check, rng):
         })  # fmt: skip
     check.that(generated is False, "tokens are generated before max_length is checked")
     check.that(training is True, "a refused call leaves the translator in eval mode")
-    check(at_most, [3], what="max_length=max_len")
+    check(widths, asked_for, mistakes={
+        "max_length does not count bos": [3, 4, 6],
+        "a row is one token shorter than max_length": [1, 2, 4],
+    })  # fmt: skip
 
 
 @TRANSLATOR
@@ -462,6 +473,7 @@ def surely_found(logp, length, beams):
     )
 
 
+NO_EOS = "the log-likelihood does not count eos; it should"
 GREEDY = "the translation is the greedy one; num_beams different beginnings should be kept"
 SCORES = {  # sentence -> the score of tokens and their log-likelihood
     "the log-likelihood is not divided by the number of tokens": lambda t, s: s,
@@ -471,7 +483,7 @@ SCORES = {  # sentence -> the score of tokens and their log-likelihood
 FINISHED = {  # sentence -> the search
     GREEDY: lambda logp, length, beams: greedy(logp, length, [EOS]),
     **{text: Beams(score=score) for text, score in SCORES.items()},
-    "the log-likelihood does not count eos; it should": lambda logp, length, beams: Beams(
+    NO_EOS: lambda logp, length, beams: Beams(
         score=lambda t, s: (s - (logp(t[:-1])[EOS] if t[-1] == EOS else 0.0)) / len(t)
     )(logp, length, beams),
     "the search ends with the first sentence that is finished; it should end when no beam can beat the finished ones": (
@@ -486,6 +498,7 @@ FINISHED = {  # sentence -> the search
     "pad_id is never chosen; no token should be suppressed": Beams(among=lambda tokens: PAD not in tokens),
     "there is one beam fewer than num_beams": lambda logp, length, beams: Beams()(logp, length, beams - 1),
 }
+RANKED = (*SCORES, NO_EOS)
 KEPT = {  # sentence -> the search
     GREEDY: FINISHED[GREEDY],
     "there is one beam fewer than num_beams": FINISHED["there is one beam fewer than num_beams"],
@@ -499,7 +512,7 @@ def found_by(searches, said, calls):
     """sentence -> the function that gives the rows of all calls, (row, max_length, num_beams), as a search finds them."""
 
     def of(search):
-        return lambda: [[BOS, *search(said[row], *call)] for row, *call in calls]
+        return lambda: [until([BOS, *search(said[row], *call)], EOS) for row, *call in calls]
 
     return {text: of(search) for text, search in searches.items()}
 
@@ -517,7 +530,7 @@ def test_the_best_finished_translation_wins(student, check, rng):
         return found, searches.pop("")(), searches
 
     hidden = ["there is one beam fewer"]
-    options = {**IDS, "tgt_vocab_size": 8}
+    options = {**IDS, "src_vocab_size": 8, "tgt_vocab_size": 8}
     check(**telling(student, rng, options, 60, calls, judge, depth=2, spread=1.0, hidden=hidden))
 
 
@@ -545,16 +558,12 @@ def test_there_may_be_more_beams_than_tokens(student, check, rng):
     calls = [([row], 4, 80) for row in range(12)] + [(list(range(12)), 4, 80)]
 
     def judge(said, results):
-        *alone, batch = [until(row, EOS) for result in results for row in result.tolist()][:12], results[-1]
-        alone = alone[0]
-        kept = [row for row in range(12) if len({tuple(best(said[row], 4, score)) for score in
-                                                 (mean_score, *SCORES.values())}) == 1]  # fmt: skip
-        searches = found_by(
-            {"": lambda logp, *_: best(logp, 4), GREEDY: FINISHED[GREEDY]}, said, [(r, 4, 80) for r in kept]
-        )
-        right, wrong = searches.pop("")(), searches[GREEDY]
-        whole = filled(alone)
-        return [*(alone[row] for row in kept), batch], [*right, whole], {GREEDY: lambda: [*wrong(), whole]}
+        alone, batch = [until(result[0].tolist(), EOS) for result in results[:-1]], results[-1]
+        right = [best(logp, 4) for logp in said]
+        kept = [row for row in range(12) if all(FINISHED[text](said[row], 4, 80) == right[row] for text in RANKED)]
+        of_greedy = found_by({GREEDY: FINISHED[GREEDY]}, said, [(row, 4, 80) for row in kept])[GREEDY]
+        found, truth, whole = [alone[row] for row in kept], [[BOS, *right[row]] for row in kept], filled(alone)
+        return [*found, batch], [*truth, whole], {GREEDY: lambda: [*of_greedy(), whole]}
 
     check(**telling(student, rng, IDS, 12, calls, judge, depth=2, spread=1.0, ends=-1.0))
 
