@@ -92,7 +92,7 @@ STYLE_MISTAKES = {  # what a layer has no step for, it cannot have wrong
     "the attention has one head only": {"heads": 1},
     "the softmax runs over the queries, not over the keys": {"weigh": partial(weigh, over=-2)},
     "the softmax runs over the heads, not over the keys": {"weigh": partial(weigh, over=1)},
-    "the heads are split by a view alone, which mixes positions: it takes a transpose too": {"split": split_by_view},
+    "the heads are split by a view alone, which mixes positions; a transpose should follow it": {"split": split_by_view},
 }  # fmt: skip
 PRE_NORM_MISTAKES = STYLE_MISTAKES | {
     **{f"the residual connection around the {NAMES[s]} is missing, or all are": only(s, "pre, no residual", "pre") for s in NAMES},
@@ -227,12 +227,13 @@ def test_dropout_acts_after_the_relu(student, check, rng, dropout):
     hidden = F.linear(x.double(), w1.double()) + 9.0  # (200, 1, 48)
     found = output @ w2
     kept = found.abs() > 0.1
+    share_kept = (found[kept] / hidden[kept]).mean()
     other_share = "the wrong share is dropped; it should be the argument dropout, 0.1 by default"
     check(found, hidden * kept / (1 - p), dtype=torch.float32, mistakes={
         "dropout acts on the output of w_2; it should come directly after the ReLU": check.when(bool((output == 0).any())),
         "there is no dropout in train mode": hidden,
         "what is not dropped is not scaled up by 1 / (1 - dropout)": hidden * kept,
-        other_share: lambda: hidden * kept * (found[kept] / hidden[kept]).mean(),
+        other_share: hidden * kept * share_kept,
     })  # fmt: skip
     # Of 9600 draws: the share strays by 0.03 with a probability below 1e-8.
     check.that(abs(float(kept.double().mean()) - (1 - p)) < 0.03, other_share)
@@ -383,7 +384,7 @@ def test_the_decoder_joins_its_mask_with_the_causal_one(student, check, rng):
         (some_ids(rng, 4, 4), wide(rng, 4, 6), masks(rng, 4, 4, 4)[1], None)
     )  # (T, T), though (B, T) is as large
     mistakes = TWO_MASK_MISTAKES | {
-        "the causal mask is dropped where a tgt_mask is given: both apply": {"join": lambda causal, mask: mask},
+        "the causal mask is dropped where a tgt_mask is given; both should apply": {"join": lambda causal, mask: mask},
         "there is no causal mask": {"causal": everything},
         BY_OR: {"join": torch.logical_or},
     }
