@@ -25,6 +25,15 @@ def qkv(rng, B, H, Tq, Tk, Dh, dtype=torch.float32):
     return q, k, v, g / 2
 
 
+def gentle(rng, block):
+    """q, k, v on which neither the scale nor rescaling nor a rest matters: Dh is 1, the first key's scores are the largest,
+    and the tiles fit."""
+    q, k, v = randn(rng, 3, 2, 3, 2 * block, 1)
+    k = k.clamp(-2, 2)
+    k[:, :, 0] = 2.5
+    return q.abs() + 0.2, k, v
+
+
 def visible(q, k, causal):
     """(Tq, Tk) bool: which keys a query sees, both counted from the first."""
     seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool)
@@ -75,16 +84,20 @@ def forward_mistakes(q, k, v, block):
     wide = q.double(), k.double(), v.double(), block
     return {
         "the scores are not divided by sqrt(Dh)": lambda: plain(q, k, v, scale=1.0),
-        "the scores are divided by Dh: it is sqrt(Dh)": lambda: plain(q, k, v, scale=1 / Dh),
-        "the scores are multiplied by sqrt(Dh): they are divided by it": lambda: plain(q, k, v, scale=Dh**0.5),
+        "the scores are divided by Dh; they should be divided by sqrt(Dh)": lambda: plain(q, k, v, scale=1 / Dh),
+        "the scores are multiplied by sqrt(Dh); they should be divided by it": lambda: plain(q, k, v, scale=Dh**0.5),
         "the keys after the last full tile are left out": lambda: plain(q, k[:, :, :full], v[:, :, :full]),
         "the running sum is not rescaled when the maximum grows": lambda: online(*wide, "sum"),
         "the running output is not rescaled when the maximum grows": lambda: online(*wide, "output"),
         "neither the running sum nor the output is rescaled when the maximum grows": lambda: online(*wide, "both"),
-        "the correction is upside down: it is exp(old maximum - new maximum)": lambda: online(*wide, "upside down"),
+        "the correction is upside down; it should be exp(old maximum - new maximum)": lambda: online(
+            *wide, "upside down"
+        ),
         "the output is not divided by the running sum": lambda: online(*wide, "unnormalised"),
-        "the output is divided by the running sum in every tile: once, at the end": lambda: online(*wide, "each"),
-        "the softmax runs over the queries: it runs over the keys": lambda: plain(q, k, v, over=-2),
+        "the output is divided by the running sum in every tile; it should be divided once, at the end": lambda: online(
+            *wide, "each"
+        ),
+        "the softmax runs over the queries; it should run over the keys": lambda: plain(q, k, v, over=-2),
         "each tile of keys has its own softmax, and the results are added": lambda: (sum(tiles(*wide)), None),
         "each tile of keys has its own softmax, and the results are averaged": lambda: (
             torch.stack(tiles(*wide)).mean(0),
@@ -101,12 +114,12 @@ def causal_mistakes(q, k, v, block):
     same_tile = i // block == j // block
     seen = {
         "causal has no effect": j >= 0 * i,
-        "the causal mask is aligned with the last key: both are counted from the first": j <= i + len(j) - len(i),
-        "the causal mask is transposed: it shows the future": j >= i,
-        "within a tile the future is seen: the mask is needed inside the tiles on the diagonal": j // block
-        <= i // block,
-        "the causal mask counts from the start of the tile: add where the tile starts": j % block <= i % block,
-        "the causal mask counts from the start of the tile: add where the tiles start": (
+        "the causal mask is aligned with the last key; queries and keys should both be counted from the first": j
+        <= i + len(j) - len(i),
+        "the causal mask is transposed, so that it shows the future": j >= i,
+        "within a tile the future is seen; the tiles on the diagonal should be masked too": j // block <= i // block,
+        "the causal mask counts keys from the start of the tile: add where the tile starts": j % block <= i % block,
+        "the causal mask counts queries and keys from the start of the tile: add where the tiles start": (
             (j // block <= i // block) & (j % block <= i % block)
         ),
         "only the tiles on the diagonal are seen": same_tile & (j <= i),

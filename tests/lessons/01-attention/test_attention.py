@@ -30,8 +30,8 @@ def test_causal_mask_shows_a_position_itself_and_the_past_only(student, check, l
 
     expected = past(length)
     mistakes = {
-        "a position cannot see itself: the diagonal must stay": expected.tril(-1),
-        "the mask is transposed: it shows the future": expected.T,
+        "a position cannot see itself; the diagonal should be visible": expected.tril(-1),
+        "the mask is transposed, so that it shows the future": expected.T,
         "the mask is true where a position may not attend": ~expected,
         "a position can see the next one": torch.ones_like(expected).tril(1),
         "the mask holds 0 and -inf, where it should be boolean": torch.full((length, length), -math.inf).triu(1),
@@ -53,10 +53,10 @@ def test_padding_mask_shows_the_real_positions(student, check, kind, max_length)
     places = torch.arange(max_length or 6)
     real, late, early = ((places < torch.tensor(lengths)[:, None] + shift)[:, None, None, :] for shift in (0, 1, -1))
     mistakes = {
-        "a position too many can be seen: position number `length` is padding already": late,
+        "one position too many can be seen; position number `length` should be hidden, since it is padding": late,
         "the last real position is hidden": early,
         "the mask is true at the padding": ~real,
-        "the mask is over queries, where it should be over keys: the positions come last": real.mT,
+        "the mask is over queries; it should be over keys, with the positions last": real.mT,
         "max_length is ignored": real[..., :6],
         "the mask is not boolean, or has not the shape (B, 1, 1, T)": lambda: like(mask, real),
     }

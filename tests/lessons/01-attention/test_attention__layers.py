@@ -4,11 +4,13 @@ from functools import partial
 
 import pytest
 import torch
+from own_results import on_right_parts
 
 from attention_helpers import (
     COMMON_MISTAKES,
     SCALED,
     Layer,
+    agrees,
     backward,
     facts_of_dropout,
     forward,
@@ -99,7 +101,10 @@ def construction(student, layer, *bad_sizes, says=("d_model", "num_heads"), **in
         return inside.linear_shapes(inside.attention_layer(name, {**arguments, "dropout": 0.0}), linears)
 
     def call_by_name(name, arguments, inputs):
-        return inside.listed(inside.attention_layer(name, arguments)(**inputs))[0].shape[-1]
+        def use():
+            return inside.listed(inside.attention_layer(name, arguments)(**inputs))[0].shape[-1]
+
+        return inside.use_of(use, "attention", name, False)
 
     def use(name, sizes, inputs):
         inside.attention_layer(name, sizes)(*inputs)
@@ -176,7 +181,7 @@ def test_multi_head_attention_hides_what_the_mask_hides(student, check, rng, sha
     inputs = [*sequences(rng, 3, 4, 6, 6, width=7), random_mask(rng, *shape).to(dtype)]
     mistakes = {
         **COMMON_MISTAKES,
-        "a mask (B, Tq, Tk) is taken for one mask a head: its first dimension is the batch": dict(
+        "a mask (B, Tq, Tk) is used as one mask per head; its first dimension should be the batch": dict(
             mask=lambda mask: inputs[-1]
         ),
         "a mask (B, H, Tq, Tk) has its heads taken for the batch": dict(mask=lambda mask: mask.transpose(0, 1)),
@@ -226,10 +231,10 @@ def test_causal_attention_attends_to_the_past(student, check, rng, batch, length
     """Every position attends to itself and to the past only, in every head."""
     mistakes = {
         "the future can be seen": dict(mask=lambda mask: None),
-        "the mask is transposed: it hides the past": dict(mask=lambda mask: mask.mT),
+        "the mask is transposed, so that it hides the past": dict(mask=lambda mask: mask.mT),
         "a position cannot see itself": dict(mask=lambda mask: mask.tril(-1)),
         "a position can see the next one": dict(mask=lambda mask: torch.ones_like(mask).tril(1)),
-        "the rows of qkv are taken head by head: all of q come first, then all of k": dict(
+        "the rows of qkv are taken head by head; all rows of q should come first, then all of k, then all of v": dict(
             rows=partial(by_head, "qkv")
         ),
         "the rows of qkv are taken in the order v, k, q": dict(blocks="vkq"),
@@ -248,14 +253,17 @@ def test_causal_attention_attends_to_the_past(student, check, rng, batch, length
 def test_causal_attention_takes_every_length_anew(student, check, rng):
     """The same layer can be given a short sequence, then a longer one, then a shorter one; none is too long."""
 
-    def probe(w, xs):
-        layer = inside.attention_layer("CausalAttention", (12, 3), w)
-        return [[item[..., -2:, :] for item in layer(x)] for x in xs]
+    def probe(w, xs, right):
+        def use():
+            layer = inside.attention_layer("CausalAttention", (12, 3), w)
+            return [[item[..., -2:, :] for item in layer(x)] for x in xs]
+
+        return inside.use_of(use, "attention", "CausalAttention", right)
 
     w, xs = CAUSAL.weights(rng), [*sequences(rng, 1, 3, 6, 2, 1025)]
-    last_rows = student.run(probe, w, xs)
-
     expected = [[item[..., -2:, :] for item in CAUSAL.formula(w, x)] for x in xs]
+    last_rows = on_right_parts(student, probe, w, xs, fine=lambda found: all(map(agrees, found, expected)))
+
     check(last_rows, expected, dtype=torch.float32, terms=1025)
 
 
@@ -296,13 +304,15 @@ cross = pytest.mark.question("CrossAttention")
     ("batch", "queries", "keys", "heads"), [(2, 4, 6, 3), (1, 7, 2, 3), (3, 1, 3, 3), (2, 5, 5, 3), (2, 3, 4, 1)]
 )
 def test_cross_attention_asks_the_context(student, check, rng, batch, queries, keys, heads):
-    """Queries come from x, keys and values from the context, whose length may be another."""
+    """Queries come from x, keys and values from the context, whose length may differ."""
     mistakes = {
-        "keys and values come from x: the context is not used": dict(sources="qqq"),
-        "queries come from the context: they come from x": dict(sources="kkk"),
+        "keys and values come from x; they should come from the context": dict(sources="qqq"),
+        "queries come from the context; they should come from x": dict(sources="kkk"),
         "queries come from the context, keys and values from x": dict(sources="kqq"),
         "the rows of kv are taken in the order v, k": dict(blocks="qvk"),
-        "the rows of kv are taken head by head: first come all of k, then all of v": dict(rows=partial(by_head, "kv")),
+        "the rows of kv are taken head by head; all rows of k should come first, then all of v": dict(
+            rows=partial(by_head, "kv")
+        ),
         "a part of the context is hidden as if it were the future": dict(
             mask=lambda mask: torch.ones(queries, keys).tril()
         ),
@@ -325,7 +335,9 @@ def test_cross_attention_hides_the_padding_of_the_context(student, check, rng, b
     mask[0, 2:4], mask[-1, 2:4] = torch.tensor([True, False]), torch.tensor([False, True])  # no two sequences alike
     inputs = [*sequences(rng, batch, 4, 6), mask.to(dtype)]
     mistakes = {
-        "context_mask is taken for one mask a head: it is one a sequence": dict(mask=lambda mask: mask.transpose(0, 1)),
+        "context_mask is used as one mask per head; it should be one per sequence": dict(
+            mask=lambda mask: mask.transpose(0, 1)
+        ),
         **COMMON_MISTAKES,
     }
     check(**forward(student, rng, CROSS, *inputs, mistakes=mistakes))
@@ -373,12 +385,12 @@ def test_grouped_query_attention_shares_kv_heads_within_a_group(student, check, 
     """Query head h uses kv head h // (H / KV)."""
     tiled = [head % kv_heads for head in range(heads)]
     mistakes = {
-        "query head h uses kv head h % KV: the heads of a group are neighbours": dict(
+        "query head h uses kv head h % KV; the heads of a group should be neighbours": dict(
             share=lambda x, heads: x[:, tiled]
         ),
         "the kv heads are used in reversed order": dict(share=lambda x, heads: x[:, sorted(tiled, reverse=True)]),
         "every query head uses the first kv head": dict(share=lambda x, heads: x[:, [0] * heads]),
-        "the output comes with the weights: it should come alone": dict(alone=False),
+        "the weights are returned too; only the output should be returned": dict(alone=False),
         "the scores are divided by the width of all kv heads": dict(scale=lambda d, D: (d * kv_heads) ** 0.5),
         **COMMON_MISTAKES,
     }
@@ -390,27 +402,38 @@ def test_grouped_query_attention_shares_kv_heads_within_a_group(student, check, 
 def test_grouped_query_attention_is_causal_unless_told_otherwise(student, check, rng):
     """A position sees itself and the past by default and with causal=True, and everything with causal=False."""
 
-    def probe(w, x, w_of_one_head, long):
-        layer = inside.attention_layer("GroupedQueryAttention", (12, 6, 3), w)
-        results = [layer(x), layer(x, causal=True), layer(x, causal=False), layer(x, True)]
-        return results, inside.attention_layer("GroupedQueryAttention", (12, 1, 1), w_of_one_head)(long)[:, -2:]
+    def probe(w, x, w_of_one_head, long, right):
+        def use():
+            layer = inside.attention_layer("GroupedQueryAttention", (12, 6, 3), w)
+            results = [layer(x), layer(x, causal=True), layer(x, causal=False), layer(x, True)]
+            return results, inside.attention_layer("GroupedQueryAttention", (12, 1, 1), w_of_one_head)(long)[:, -2:]
+
+        return inside.use_of(use, "attention", "GroupedQueryAttention", right)
 
     layer, x = grouped(6, 3), randn(rng, 2, 5, 12)
     w, one_head, long = layer.weights(rng), grouped(1, 1), randn(rng, 1, 1025, 12)
     w_of_one_head = one_head.weights(rng)
-    results, end_of_long = student.run(probe, w, x, w_of_one_head, long)
-
     yes, no = layer.formula(w, x), layer.formula(w, x, causal=False)
+    of_long = one_head.formula(w_of_one_head, long)[:, -2:]
+    results, end_of_long = on_right_parts(
+        student,
+        probe,
+        w,
+        x,
+        w_of_one_head,
+        long,
+        fine=lambda found: agrees(found[0], [yes, yes, no, yes]) and agrees(found[1], of_long),
+    )
     strict = layer.formula(w, x, mask=lambda mask: mask.tril(-1))
     mistakes = {
-        "causal is ignored: the future can always be seen": [no] * 4,
-        "causal is ignored: the future can never be seen": [yes] * 4,
+        "causal is ignored, so that the future can always be seen": [no] * 4,
+        "causal is ignored, so that the future can never be seen": [yes] * 4,
         "causal is turned around": [no, no, yes, no],
         "causal is False by default": [no, yes, no, yes],
         "a position cannot see itself": [strict, strict, no, strict],
     }
     check(results, [yes, yes, no, yes], dtype=torch.float32, mistakes=mistakes)
-    check(end_of_long, one_head.formula(w_of_one_head, long)[:, -2:], dtype=torch.float32, terms=1025)
+    check(end_of_long, of_long, dtype=torch.float32, terms=1025)
 
 
 @grouped_query
@@ -434,7 +457,7 @@ def test_grouped_query_attention_has_the_listed_weights_and_refuses_sizes_that_d
 @pytest.mark.points(1)
 def test_grouped_query_attention_drops_weights_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode only, and not at all by default."""
-    runs = runs_with_dropout(student, rng, grouped(6, 2), *sequences(rng, 2, 6))
+    runs = runs_with_dropout(student, rng, grouped(6, 2), *sequences(rng, 2, 6), by_default=False)
 
     for fact in facts_of_dropout(runs, by_default=False):
         check.that(*fact)
@@ -460,25 +483,25 @@ def inputs_of(layer, rng):
 def test_layers_leave_everything_else_alone(student, check, rng, layer):
     """A layer takes inputs of any memory layout, changes neither them nor torch's settings, prints and keeps nothing."""
 
-    def probe(name, sizes, w, before, inputs, after, contiguous):
+    def probe(name, sizes, w, before, inputs, after, contiguous, right):
         def use(*inputs):
             layer, fresh, plain = (inside.attention_layer(name, sizes, w) for _ in range(3))
             layer(*before)
             results = layer(*inputs), layer(*after), fresh(*after), plain(*contiguous)
             return [inside.listed(result) for result in results]
 
-        return inside.manners(use, *inputs)
+        return inside.use_of(lambda: inside.manners(use, *inputs), "attention", name, right)
 
     w, inputs = layer.weights(rng), inputs_of(layer, rng)
     tensors = [item for item in inputs if item.shape[-1] == inputs[0].shape[-1]]  # all but the mask
     before, after = [item[:, :2] for item in tensors], [item.flip(1) for item in tensors]
-    results, inputs_after, rude = student.run(probe, layer.name, layer.sizes, w, before, inputs, after, inputs)
+    results, inputs_after, rude = student.run(probe, layer.name, layer.sizes, w, before, inputs, after, inputs, False)
 
     check(inputs_after, inputs, otherwise="an argument is changed in place")
     # Its own results are what they are compared with: whether these are right is for other tests to say.
     of_strided, of_later, fresh, plain = results
     check.that(not torch.equal(of_strided[0], of_later[0]), "the output is the same whatever the inputs are")
-    check(of_strided, plain, otherwise="inputs with another layout in memory give another result")
+    check(of_strided, plain, otherwise="inputs with a different layout in memory give a different result")
     check(of_later, fresh, otherwise="a call uses what the layer kept of an earlier one")
     check(rude, "", mistakes=MANNERS)
 
@@ -494,7 +517,11 @@ def test_layers_and_causal_mask_stay_on_one_device(student, check, rng):
         found = {"causal_mask": inside.on_meta(lambda: causal_mask(length=3, device="meta"))}
         of_cpu = causal_mask(length=3, device="cpu")
         for name, sizes, inputs in layers:
-            found[name] = inside.on_meta(inside.attention_layer(name, sizes).to("meta"), *inputs)
+
+            def use(name=name, sizes=sizes, inputs=inputs):
+                return inside.on_meta(inside.attention_layer(name, sizes).to("meta"), *inputs)
+
+            found[name] = inside.use_of(use, "attention", name, False)
         return found, of_cpu
 
     layers = [(layer.name, layer.sizes, inputs_of(layer, rng)) for layer in ALL_LAYERS]

@@ -84,7 +84,7 @@ def test_relative_codes_depend_on_the_distance(student, check):
 
     past, here, future = [0.0, 1.0], [0.841471, 0.540302], [0.909297, -0.416147]
     expected = torch.tensor([[here, future, future], [past, here, future], [past, past, here]])
-    check(code, expected, within=1e-5, mistakes={"the distance is i - j: it is j - i": expected.transpose(0, 1)})
+    check(code, expected, within=1e-5, mistakes={"the distance is i - j; it should be j - i": expected.transpose(0, 1)})
 
 
 def test_alibi_of_two_heads(student, check):
