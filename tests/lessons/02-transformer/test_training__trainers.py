@@ -38,11 +38,6 @@ def batch(rng, lengths, Ts=4, pad=0):
     return 1 + tokens(rng, SRC - 1, len(lengths), Ts), tgt
 
 
-def even_batch(rng, rows, length, Ts=4):
-    """(src, tgt) whose rows repeat one token: a loss of padding or of the wrong tokens is right for these."""
-    return 1 + tokens(rng, SRC - 1, rows, Ts), (3 + tokens(rng, TGT - 3, rows, 1)).repeat(1, length)
-
-
 def toy_step(w, batches, pad=0, *, smoothing=0.0, counts="real", predict=slice(1, None), longest=math.inf, factor=1.0, mixed=False):  # fmt: skip
     """The loss of inside.Toy over all batches together and its gradients: (float, {name: tensor}).
 
@@ -118,13 +113,6 @@ def logits_of(row):
     """What the model gave for the micro-batch itself, should it have been called for earlier ones too."""
     calls = [call for call in row["calls"] if call["tgt"].equal(row["tgt"][:, :-1])] or row["calls"]
     return calls[0]["logits"] if calls else torch.empty(0)
-
-
-def loss_of(logits, tgt):
-    """The mean loss of the next tokens; NaN where logits have another shape."""
-    if logits.dim() != 3 or logits.shape[:2] != tgt[:, 1:].shape:
-        return math.nan
-    return F.cross_entropy(logits.double().mT, tgt[:, 1:], ignore_index=0).item()
 
 
 def steps_taken(row):
@@ -278,7 +266,12 @@ RAGGED = [(7, 3, 5), (2, 2), (4,), (6, 6, 6, 2)]  # lengths of rows, some of whi
 
 
 def unequal_batches(rng, number):
-    return [even_batch(rng, *size, Ts=2 + i % 3) for i, size in enumerate(UNEQUAL[:number])]
+    """Batches (src, tgt) whose rows repeat one token: a loss of padding or of the wrong tokens is right for these."""
+    sizes = [(rows, length, 2 + i % 3) for i, (rows, length) in enumerate(UNEQUAL[:number])]
+    return [
+        (1 + tokens(rng, SRC - 1, rows, Ts), (3 + tokens(rng, TGT - 3, rows, 1)).repeat(1, length))
+        for rows, length, Ts in sizes
+    ]
 
 
 @OPTIMIZED
@@ -422,6 +415,11 @@ def test_mixed_precision_computes_in_bfloat16(student, check, rng, accumulate):
     settings = {"use_gradient_accumulation": accumulate, "accumulation_steps": 2}
     rows = watched(student, weights, batches, lr=1e-6, optimized=settings | {"use_mixed_precision": True})["rows"]
     full = watched(student, weights, batches, lr=1e-6, optimized=settings)["rows"]  # the same in float32
+
+    def loss_of(logits, tgt):  # NaN where logits have another shape
+        if logits.dim() != 3 or logits.shape[:2] != tgt[:, 1:].shape:
+            return math.nan
+        return F.cross_entropy(logits.double().mT, tgt[:, 1:], ignore_index=0).item()
 
     logits = [logits_of(row) for row in rows]
     check([item.dtype for item in logits], [torch.bfloat16] * 4, mistakes={

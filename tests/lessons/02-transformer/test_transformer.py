@@ -154,10 +154,6 @@ def never(ids, pad):
 # ---------------------------------------------------------------------------------------------- PositionwiseFeedForward
 
 
-def feed_forward(x, w1, b1, w2, b2, act=torch.relu):
-    return linear(act(linear(x, w1, b1)), w2, b2)
-
-
 @pytest.mark.question("PositionwiseFeedForward")
 @pytest.mark.points(3)
 @pytest.mark.parametrize(("B", "T", "d_model", "d_ff", "dtype"), [
@@ -177,6 +173,9 @@ def test_the_feed_forward_is_two_linear_maps_with_a_relu_between(student, check,
                 slot.data.copy_(weight)
         leaf = x.clone().requires_grad_()
         return shapes, model(x), inside.gradients(model(leaf), [leaf], [x])[0]
+
+    def feed_forward(x, w1, b1, w2, b2, act=torch.relu):
+        return linear(act(linear(x, w1, b1)), w2, b2)
 
     x = randn(rng, B, T, d_model, dtype=dtype)
     w1, b1, w2, b2 = w = [randn(rng, *s, dtype=dtype) for s in ((d_ff, d_model), (d_ff,), (d_model, d_ff), (d_model,))]
