@@ -223,7 +223,7 @@ def optimize(make, task, reload_into=None):
     return history, [parameter.grad for parameter in parameters]
 
 
-def each_alone(make, task):
+def steps_alone(make, task):
     """The history that `optimize` would give if each parameter had an optimizer of its own, and took only the steps for which
     it has a gradient; None where such an optimizer fails. Changes of lr are left out."""
     columns = [None] * len(task["starts"])

@@ -77,7 +77,7 @@ def run_adamw(student, task, reload_into=None):
         from training import AdamW
 
         found = inside.optimize(AdamW, task, reload_into or {})
-        return *found, inside.each_alone(AdamW, task)
+        return *found, inside.steps_alone(AdamW, task)
 
     return student.run(probe, task, reload_into)
 

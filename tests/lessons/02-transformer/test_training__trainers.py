@@ -27,7 +27,7 @@ def toy_weights(rng, dtype=torch.float64, sure=1.0):
     return weights | {"weight": weights["weight"] * sure}
 
 
-def batch(rng, lengths, Ts=4, pad=0):
+def token_batch(rng, lengths, Ts=4, pad=0):
     """(src, tgt): tgt has a row of each length (with the token in front), padded to the greatest."""
     tgt = torch.full((len(lengths), max(lengths)), pad)
     for row, length in zip(tgt, lengths, strict=True):
@@ -85,7 +85,7 @@ def watched(student, weights, batches, pad=0, lr=None, optimized=None):
     return student.run(probe, weights, batches, (SRC, TGT), settings, optimized is not None)
 
 
-def together(gradients):
+def in_a_row(gradients):
     """All gradients in one row: what cancels in one tensor is compared with the size of the others."""
     return torch.cat([gradients[name].flatten() for name in sorted(gradients)])
 
@@ -105,11 +105,11 @@ def own_or(truth, own, value):
 def as_row(loss, gradients):
     """A loss and gradients in one row; None where they are none."""
     if type(loss) is float and gradients and all(isinstance(item, torch.Tensor) for item in gradients.values()):
-        return torch.cat([torch.tensor([loss]), together(gradients)])
+        return torch.cat([torch.tensor([loss]), in_a_row(gradients)])
     return None
 
 
-def logits_of(row):
+def logits_seen(row):
     """What the model gave for the micro-batch itself, should it have been called for earlier ones too."""
     calls = [call for call in row["calls"] if call["tgt"].equal(row["tgt"][:, :-1])] or row["calls"]
     return calls[0]["logits"] if calls else torch.empty(0)
@@ -139,7 +139,7 @@ LATE = "the loss after the update is returned; it should be the one before"
 @pytest.mark.parametrize("lengths", [(5, 3, 6, 2), (2,), (3, 4)], ids=str)
 def test_a_step_learns_to_predict_the_next_token(student, check, rng, pad, lengths):
     """tgt[:, :-1] goes in, tgt[:, 1:] is predicted: the mean loss of the tokens that are not padding, and its gradients."""
-    weights, (src, tgt) = toy_weights(rng, sure=4.0), batch(rng, lengths, pad=pad)  # gradients longer than 1
+    weights, (src, tgt) = toy_weights(rng, sure=4.0), token_batch(rng, lengths, pad=pad)  # gradients longer than 1
     row = watched(student, weights, [(src, tgt)], pad)["rows"][0]
 
     check.that(bool(row["calls"]), "the model is not called")
@@ -179,7 +179,7 @@ def test_a_step_learns_to_predict_the_next_token(student, check, rng, pad, lengt
 def test_each_step_has_its_own_gradients(student, check, rng):
     """The gradients of a step are those of its batch alone, whatever came before; batches may differ in size."""
     weights = toy_weights(rng)
-    batches = [batch(rng, (3, 6, 4)), batch(rng, (5, 2), Ts=2), batch(rng, (4, 4, 2, 7), Ts=6)]
+    batches = [token_batch(rng, (3, 6, 4)), token_batch(rng, (5, 2), Ts=2), token_batch(rng, (4, 4, 2, 7), Ts=6)]
     rows = watched(student, weights, batches, lr=0.05)["rows"]
 
     sums = {name: 0 for name in weights}
@@ -201,7 +201,7 @@ def test_each_step_has_its_own_gradients(student, check, rng):
 @pytest.mark.parametrize("lr", [None, 0.003])
 def test_the_optimizer_is_like_adam(student, check, rng, lr):
     """The attribute optimizer has the lr that was given, 1e-4 by default, and moves every weight by about lr, as Adam does."""
-    weights, pair = toy_weights(rng), batch(rng, (6, 6, 5))
+    weights, pair = toy_weights(rng), token_batch(rng, (6, 6, 5))
     seen = watched(student, weights, [pair], lr=lr)
 
     row, rates, lr = seen["rows"][0], seen["lrs"], lr or 1e-4
@@ -213,13 +213,13 @@ def test_the_optimizer_is_like_adam(student, check, rng, lr):
         check.that(*fact)
     gradients = found(row)[1]  # right or wrong
     has_all = all(isinstance(gradients[name], torch.Tensor) for name in weights)
-    check.that(has_all and bool(together(gradients).any()), CLEARED)
+    check.that(has_all and bool(in_a_row(gradients).any()), CLEARED)
 
     def probe(weights, gradients, lr):
         from training import AdamW
 
         work = {"starts": weights, "steps": [gradients], "groups": [([0, 1, 2, 3], {})], "settings": {"lr": lr}}
-        return inside.each_alone(AdamW, work)
+        return inside.steps_alone(AdamW, work)
 
     gradients = {name: gradients[name].double() for name in weights}
     own = student.run(probe, list(weights.values()), list(gradients.values()), lr)
@@ -246,7 +246,7 @@ def test_the_optimizer_is_like_adam(student, check, rng, lr):
 @pytest.mark.points(1)
 def test_train_step_sets_train_mode_and_nothing_else(student, check, rng):
     """The model is in train mode while it is trained; src, tgt and torch's state stay as they are."""
-    batches = [batch(rng, (3, 5)), batch(rng, (4, 2))]
+    batches = [token_batch(rng, (3, 5)), token_batch(rng, (4, 2))]
     seen = watched(student, toy_weights(rng), batches)
 
     modes = [call["training"] for row in seen["rows"] for call in row["calls"]]
@@ -324,7 +324,7 @@ def test_n_micro_batches_make_one_update(student, check, rng, N, calls):
 @pytest.mark.points(1)
 def test_padding_does_not_count_in_micro_batches(student, check, rng):
     """The next tokens are predicted; targets of pad_id count neither in the losses nor in the number of tokens."""
-    weights, batches = toy_weights(rng), [batch(rng, (7, 3, 5), pad=2), batch(rng, (2, 4), pad=2)]
+    weights, batches = toy_weights(rng), [token_batch(rng, (7, 3, 5), pad=2), token_batch(rng, (2, 4), pad=2)]
     settings = {"use_gradient_accumulation": True, "accumulation_steps": 2}
     rows = watched(student, weights, batches, 2, lr=0.05, optimized=settings)["rows"]
 
@@ -381,7 +381,7 @@ def test_each_micro_batch_returns_its_own_loss(student, check, rng):
 ], ids=["nothing", "steps only", "one step"])  # fmt: skip
 def test_without_accumulation_every_call_updates(student, check, rng, settings):
     """Without use_gradient_accumulation, or with one step, every call is a batch of its own, as in TransformerTrainer."""
-    weights, batches = toy_weights(rng, sure=4.0), [batch(rng, lengths, pad=2) for lengths in RAGGED]
+    weights, batches = toy_weights(rng, sure=4.0), [token_batch(rng, lengths, pad=2) for lengths in RAGGED]
     seen = watched(student, weights, batches, 2, lr=0.003, optimized=settings)
 
     N = settings.get("accumulation_steps", 4)
@@ -411,7 +411,7 @@ def test_without_accumulation_every_call_updates(student, check, rng, settings):
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_mixed_precision_computes_in_bfloat16(student, check, rng, accumulate):
     """The model's Linear gives bfloat16; weights, gradients and loss are float32, and the update is right."""
-    weights, batches = toy_weights(rng, torch.float32, sure=4.0), [batch(rng, lengths) for lengths in RAGGED]
+    weights, batches = toy_weights(rng, torch.float32, sure=4.0), [token_batch(rng, lengths) for lengths in RAGGED]
     settings = {"use_gradient_accumulation": accumulate, "accumulation_steps": 2}
     rows = watched(student, weights, batches, lr=1e-6, optimized=settings | {"use_mixed_precision": True})["rows"]
     full = watched(student, weights, batches, lr=1e-6, optimized=settings)["rows"]  # the same in float32
@@ -421,7 +421,7 @@ def test_mixed_precision_computes_in_bfloat16(student, check, rng, accumulate):
             return math.nan
         return F.cross_entropy(logits.double().mT, tgt[:, 1:], ignore_index=0).item()
 
-    logits = [logits_of(row) for row in rows]
+    logits = [logits_seen(row) for row in rows]
     check([item.dtype for item in logits], [torch.bfloat16] * 4, mistakes={
         "mixed precision does not reach the model; its Linear should give bfloat16": [torch.float32] * 4,
         "the model computes in float16; on the CPU it should be bfloat16": [torch.float16] * 4,
@@ -450,9 +450,9 @@ def test_mixed_precision_computes_in_bfloat16(student, check, rng, accumulate):
             in_float32 = all(g.dtype == torch.float32 for g in gradients.values())
             check.that(in_float32, "the gradients are not float32; they should be")
             window = batches[k - 1 if accumulate else k : k + 1]
-            seen, own = together(gradients), together(others)
-            truth = together(toy_step(row["before"], window, mixed=True)[1])
-            is_wrong = not nearly(own, together(toy_step(exact["before"], window)[1]), 1e-3)
+            seen, own = in_a_row(gradients), in_a_row(others)
+            truth = in_a_row(toy_step(row["before"], window, mixed=True)[1])
+            is_wrong = not nearly(own, in_a_row(toy_step(exact["before"], window)[1]), 1e-3)
             if is_wrong and nearly(seen, own, 0.25):
                 truth = own  # wrong without mixed precision too, which other tests say
             check(seen.bfloat16(), truth, dtype=torch.bfloat16, terms=2, mistakes={
@@ -471,7 +471,7 @@ def test_mixed_precision_ends_with_the_step(student, check, rng, mixed):
     weights, batches = toy_weights(rng, torch.float32), unequal_batches(rng, 2)
     seen = watched(student, weights, batches, optimized={"use_mixed_precision": mixed})
 
-    check([logits_of(row).dtype for row in seen["rows"]], [torch.bfloat16 if mixed else torch.float32] * 2, mistakes={
+    check([logits_seen(row).dtype for row in seen["rows"]], [torch.bfloat16 if mixed else torch.float32] * 2, mistakes={
         "the model computes in bfloat16 though use_mixed_precision is False": [torch.bfloat16] * 2,
         "mixed precision does not reach the model; its Linear should give bfloat16": [torch.float32] * 2,
     })  # fmt: skip
@@ -504,7 +504,7 @@ def test_mixed_precision_on_a_gpu_is_float16_with_a_scaler(student, check, rng):
             trainer.train_step(src, tgt)
         return str(model.calls[0]["logits"].dtype), len(steps), bool((steps[-1] != 0).all()) if steps else False
 
-    weights, (src, tgt) = toy_weights(rng, torch.float32, sure=0.01), batch(rng, (5, 5))
+    weights, (src, tgt) = toy_weights(rng, torch.float32, sure=0.01), token_batch(rng, (5, 5))
     tgt[:, 1:] = 4
     weights["bias"] = torch.zeros(TGT)
     weights["bias"][4] = 17.5  # so sure that gradients are some 1e-8: zero in float16 unless they are scaled
