@@ -35,10 +35,6 @@ def ntk(dim, base, s, plain=theta, power=lambda dim: dim / (dim - 2)):
     return plain(dim, base * s["factor"] ** power(dim))
 
 
-def rounded(low, high, truncate):
-    return (math.floor(low), math.ceil(high)) if truncate else (low, high)
-
-
 @dataclass(frozen=True)
 class Yarn:
     """YaRN's frequencies as a list of steps, which are right; a mistake replaces one."""
@@ -46,7 +42,7 @@ class Yarn:
     plain: Callable = theta
     betas: Callable = lambda s: (s.get("beta_fast", 32), s.get("beta_slow", 1))
     pair: Callable = lambda dim, base, turns: dim * math.log(turns / (2 * math.pi)) / (2 * math.log(base))
-    rounded: Callable = rounded
+    rounded: Callable = lambda low, high, truncate: (math.floor(low), math.ceil(high)) if truncate else (low, high)
     limited: Callable = lambda low, high, dim: (max(low, 0), min(high, dim - 1))
     ramp: Callable = lambda i, low, high: ((i - low) / (high - low)).clamp(0, 1)
     blend: Callable = lambda plain, ramp, factor: (1 - ramp) * plain + ramp * plain / factor
@@ -87,7 +83,7 @@ YARN_MISTAKES = {  # sentence -> the step that is wrong
         rounded=lambda low, high, truncate: (math.ceil(low), math.floor(high))
     ),
     "truncate is ignored; with False the ends of the ramp should not be rounded": dict(
-        rounded=lambda low, high, truncate: rounded(low, high, True)
+        rounded=lambda low, high, truncate: (math.floor(low), math.ceil(high))
     ),
     "the ends of the ramp are not limited; they should be within 0..dim - 1": dict(
         limited=lambda low, high, dim: (low, high)
@@ -120,12 +116,8 @@ def frequencies(value, truth, mistakes):
         right_kind = isinstance(freq, torch.Tensor) and freq.shape == truth.shape and not freq.is_complex()
         return (freq.double() / truth).float() if right_kind else freq
 
-    return {
-        "value": proportion(value),
-        "expected": proportion(truth),
-        "terms": 16,
-        "mistakes": each(mistakes, proportion),
-    }
+    values = {"value": proportion(value), "expected": proportion(truth), "mistakes": each(mistakes, proportion)}
+    return values | {"terms": 16}
 
 
 def scaled(student, dim, base, scaling, formula, mistakes, truth=None):

@@ -18,10 +18,6 @@ INIT = pytest.mark.question("init_weights")
 SMOOTHING = pytest.mark.question("label_smoothed_cross_entropy")
 
 
-def double(rng, *shape):
-    return randn(rng, *shape, dtype=torch.float64)
-
-
 def rand(rng, low, high):
     return low + (high - low) * torch.rand((), generator=rng).item()
 
@@ -232,7 +228,12 @@ def clip_mistakes(gradients, max_norm):
 @pytest.mark.parametrize("way", ["list", "generator", "alone"])
 def test_long_gradients_are_scaled_together(student, check, rng, way):
     """All gradients get one factor, and the norm before is returned, for a list, a generator or one tensor."""
-    gradients = [double(rng, 3, 4) * 2, None, double(rng, 5) * 3, double(rng, 2, 2, 2)][: 1 if way == "alone" else None]
+    gradients = [
+        randn(rng, 3, 4, dtype=torch.float64) * 2,
+        None,
+        randn(rng, 5, dtype=torch.float64) * 3,
+        randn(rng, 2, 2, 2, dtype=torch.float64),
+    ][: 1 if way == "alone" else None]
     max_norm = rand(rng, 0.3, 0.8)
     total, clipped = run_clip(student, gradients, max_norm, way)
 
@@ -253,7 +254,7 @@ def test_long_gradients_are_scaled_together(student, check, rng, way):
 @pytest.mark.points(2)
 def test_short_gradients_stay(student, check, rng):
     """Gradients that are no longer than max_norm stay as they are; zeros stay zeros, and no gradients have norm 0."""
-    gradients = [double(rng, 3, 4) * 0.2, None, double(rng, 5) * 0.3]
+    gradients = [randn(rng, 3, 4, dtype=torch.float64) * 0.2, None, randn(rng, 5, dtype=torch.float64) * 0.3]
     max_norm = rand(rng, 4.0, 8.0)
     total, after = run_clip(student, gradients, max_norm)
     zero, zeros = run_clip(student, [torch.zeros(3), torch.zeros(2, 2)], 1.0)
@@ -414,7 +415,7 @@ def test_smoothed_loss_equals_that_of_torch(student, check, rng, shape, smoothin
 
         return inside.manners(label_smoothed_cross_entropy, logits, targets, **options)
 
-    logits = double(rng, *shape).float() * 2
+    logits = randn(rng, *shape, dtype=torch.float64).float() * 2
     targets = tokens(rng, shape[-1], *shape[:-1])
     given = {key: value for key, value in (("smoothing", smoothing), ("ignore_index", ignore)) if value is not None}
     smoothing, ignore = 0.1 if smoothing is None else smoothing, -100 if ignore is None else ignore
@@ -445,7 +446,7 @@ def test_smoothed_loss_has_gradients_and_large_logits(student, check, rng):
         (slope,) = inside.gradients(loss, [leaf], [torch.ones(())])
         return loss, slope, label_smoothed_cross_entropy(logits * 1000, targets, 0.2)
 
-    logits, targets = double(rng, 3, 4, 6), tokens(rng, 6, 3, 4)
+    logits, targets = randn(rng, 3, 4, 6, dtype=torch.float64), tokens(rng, 6, 3, 4)
     targets[0, 2:] = targets[1, 0] = -100
     loss, slope, large = student.run(probe, logits, targets)
 

@@ -42,9 +42,8 @@ def toy_step(w, batches, pad=0, *, smoothing=0.0, counts="real", predict=slice(1
     """The loss of inside.Toy over all batches together and its gradients: (float, {name: tensor}).
 
     counts: "real" tokens, "all" places with the padding, "each" place but its loss is 0 at padding, "sum" without a mean, or
-    divided by the number of "sentences",
-    the mean of the means of "batches" or "rows", or of batches weighted by "sequences". Gradients are clipped to longest
-    and multiplied by factor. mixed: the last layer computes in bfloat16.
+    divided by the number of "sentences", the mean of the means of "batches" or "rows", or of batches weighted by
+    "sequences". Gradients are clipped to longest and multiplied by factor. mixed: the last layer computes in bfloat16.
     """
     dtype = torch.float32 if mixed else torch.float64
     w = {name: weight.to(dtype, copy=True).requires_grad_() for name, weight in w.items()}
@@ -73,13 +72,56 @@ def toy_step(w, batches, pad=0, *, smoothing=0.0, counts="real", predict=slice(1
 
 
 def watched(student, weights, batches, pad=0, lr=None, optimized=None):
-    """What inside.watch saw of a TransformerTrainer or, with its settings `optimized`, an OptimizedTransformerTrainer."""
+    """What a TransformerTrainer, or with settings `optimized` an OptimizedTransformerTrainer, does with a Toy in eval mode.
+
+    rows, one a batch: loss, its type; weights before and after the call; calls: of the model; grads: what the optimizer
+    found in each of its steps. Besides: lrs of the optimizer's groups, whether the call changed torch, the dtype of the
+    model outside.
+    """
 
     def probe(weights, batches, sizes, settings, optimized):
         import training
 
+        def copied(model, of):  # {"src": …} of what `of` finds on each weight; None where there is nothing
+            found = {name: of(parameter) for parameter, name in model.named_weights()}
+            return {name: None if tensor is None else tensor.detach().clone() for name, tensor in found.items()}
+
+        def watch(make):
+            model = inside.Toy(weights)
+            trainer = make(model)
+            lrs = [float(group["lr"]) for group in trainer.optimizer.param_groups]
+            rows, steps, first = [], [], [ids.clone() for ids in batches[0]]
+
+            def look(optimizer, args, options):
+                closure = args[1] if len(args) > 1 else options.get("closure")
+
+                def seen_later():  # with a closure the optimizer finds the gradients only when it has called it
+                    loss = closure()
+                    steps.append(copied(model, lambda weight: weight.grad))
+                    return loss
+
+                if closure is not None:
+                    return (optimizer, seen_later), {}
+                steps.append(copied(model, lambda weight: weight.grad))
+                return None
+
+            trainer.optimizer.register_step_pre_hook(look)
+            state = inside.torch_state()
+            for src, tgt in batches:
+                steps.clear()
+                model.calls.clear()
+                model.eval()  # as after an evaluation between two steps
+                before = copied(model, lambda weight: weight)
+                loss = trainer.train_step(src, tgt)
+                rows.append({
+                    "loss": loss, "before": before, "after": copied(model, lambda weight: weight),
+                    "calls": list(model.calls), "grads": list(steps), "src": src, "tgt": tgt,
+                })  # fmt: skip
+            changed = inside.torch_state() != state
+            return {"rows": rows, "lrs": lrs, "torch_changed": changed, "outside": model(*first).dtype}
+
         trainer = training.OptimizedTransformerTrainer if optimized else training.TransformerTrainer
-        return inside.watch(lambda model: trainer(model, *sizes, **settings), weights, batches)
+        return watch(lambda model: trainer(model, *sizes, **settings))
 
     settings = {"pad_id": pad} | ({} if lr is None else {"lr": lr}) | (optimized or {})
     return student.run(probe, weights, batches, (SRC, TGT), settings, optimized is not None)
@@ -97,16 +139,15 @@ def found(row):
 
 def own_or(truth, own, value):
     """(loss, gradients) of the student's own, where a value agrees with that and not with the truth."""
+
+    def as_row(loss, gradients):  # None where they are none
+        if type(loss) is float and gradients and all(isinstance(item, torch.Tensor) for item in gradients.values()):
+            return torch.cat([torch.tensor([loss]), in_a_row(gradients)])
+        return None
+
     rows = [as_row(*pair) for pair in (value, own, truth)]
     is_own = rows[0] is not None and rows[1] is not None and nearly(rows[0], rows[1], 1e-4) and bool(rows[1][1:].any())
     return own if is_own and not nearly(rows[0], rows[2], 1e-4) else truth
-
-
-def as_row(loss, gradients):
-    """A loss and gradients in one row; None where they are none."""
-    if type(loss) is float and gradients and all(isinstance(item, torch.Tensor) for item in gradients.values()):
-        return torch.cat([torch.tensor([loss]), in_a_row(gradients)])
-    return None
 
 
 def logits_seen(row):
@@ -216,15 +257,23 @@ def test_the_optimizer_is_like_adam(student, check, rng, lr):
     check.that(has_all and bool(in_a_row(gradients).any()), CLEARED)
 
     def probe(weights, gradients, lr):
+        import contextlib
+
         from training import AdamW
 
-        work = {"starts": weights, "steps": [gradients], "groups": [([0, 1, 2, 3], {})], "settings": {"lr": lr}}
-        return inside.steps_alone(AdamW, work)
+        stepped = []
+        with contextlib.suppress(Exception):  # other tests say what fails
+            for start, gradient in zip(weights, gradients, strict=True):
+                parameter = inside.strided(start).clone().requires_grad_()
+                parameter.grad = gradient.clone()
+                AdamW([{"params": [parameter], "lr": lr}]).step()
+                stepped.append(parameter.detach().clone())
+            return stepped
 
     gradients = {name: gradients[name].double() for name in weights}
     own = student.run(probe, list(weights.values()), list(gradients.values()), lr)
     if own is not None:  # where the student's AdamW is wrong, its own tests say so
-        pairs = [(row["after"][name], weights[name], alone) for name, alone in zip(weights, own[0], strict=True)]
+        pairs = [(row["after"][name], weights[name], alone) for name, alone in zip(weights, own, strict=True)]
         if all(
             not alone.equal(start) and nearly((after - start) / lr, (alone - start) / lr, 1e-3)
             for after, start, alone in pairs
@@ -258,8 +307,8 @@ def test_train_step_sets_train_mode_and_nothing_else(student, check, rng):
 
 # ---------------------------------------------------------------------------------------------- OptimizedTransformerTrainer
 
-# (rows, length) of batches with very different numbers of tokens
-UNEQUAL = [(3, 7), (2, 2), (1, 4), (4, 6), (2, 3), (2, 8), (3, 5)]
+# (rows, length, length of the source) of batches with very different numbers of tokens
+UNEQUAL = [(3, 7, 2), (2, 2, 3), (1, 4, 4), (4, 6, 2), (2, 3, 3), (2, 8, 4), (3, 5, 2)]
 
 
 RAGGED = [(7, 3, 5), (2, 2), (4,), (6, 6, 6, 2)]  # lengths of rows, some of which are padded
@@ -267,10 +316,9 @@ RAGGED = [(7, 3, 5), (2, 2), (4,), (6, 6, 6, 2)]  # lengths of rows, some of whi
 
 def unequal_batches(rng, number):
     """Batches (src, tgt) whose rows repeat one token: a loss of padding or of the wrong tokens is right for these."""
-    sizes = [(rows, length, 2 + i % 3) for i, (rows, length) in enumerate(UNEQUAL[:number])]
     return [
         (1 + tokens(rng, SRC - 1, rows, Ts), (3 + tokens(rng, TGT - 3, rows, 1)).repeat(1, length))
-        for rows, length, Ts in sizes
+        for rows, length, Ts in UNEQUAL[:number]
     ]
 
 

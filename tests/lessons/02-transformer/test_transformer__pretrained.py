@@ -42,9 +42,8 @@ def random_state(rng, embeddings, norm_name, prefix, layers, bias):
 
 def gpt2_state(rng, d_ff=FF):
     shapes = GPT2_LAYER | {"mlp.c_fc": (D, d_ff), "mlp.c_proj": (d_ff, D)}
-    return random_state(
-        rng, {"transformer.wte": 31, "transformer.wpe": 11}, "transformer.ln_f", "transformer.h.{}.", shapes, -1
-    )
+    rows = {"transformer.wte": 31, "transformer.wpe": 11}
+    return random_state(rng, rows, "transformer.ln_f", "transformer.h.{}.", shapes, -1)
 
 
 def bert_state(rng):
