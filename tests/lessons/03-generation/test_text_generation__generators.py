@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from shared import randn, randomness_facts, tokens, wrong_law
-from text_generation_helpers import ENDS, INF, LENGTHS, beams, cycle, endings, law, manners_facts, ranks
+from text_generation_helpers import ENDS, INF, LENGTHS, beams, endings, law, manners_facts, one_cycle, ranks
 
 GPT = pytest.mark.question("GPTTextGenerator")
 HUGGING_FACE = pytest.mark.question("HuggingFaceTextGenerator")
@@ -125,7 +125,7 @@ def test_generate_samples_with_its_settings(student, check, rng, options, kept):
 @pytest.mark.points(2)
 def test_generated_rows_end_at_eos(student, check, rng):
     """A row ends with the eos that it generates and is filled with eos_id; the result is as wide as its longest row."""
-    table = cycle(rng, 7)
+    table = one_cycle(rng, 7)
 
     def probe(table, cases):
         from text_generation import GPTTextGenerator
