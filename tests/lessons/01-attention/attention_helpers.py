@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from own_results import on_right_parts
 
 from shared import (
     attend,
@@ -133,16 +134,19 @@ SCALED = Layer("ScaledDotProductAttention", {"temperature": 1.7}, {}, scaled_for
 def forward(student, rng, layer, *inputs, mistakes=COMMON_MISTAKES):
     """For `check(**…)`: what forward returns in eval mode, for random weights, and the formula's value."""
 
-    def probe(name, sizes, w, inputs):
-        return inside.attention_layer(name, sizes, w)(*inputs)
+    def probe(name, sizes, w, inputs, right):
+        return inside.use_of(lambda: inside.attention_layer(name, sizes, w)(*inputs), "attention", name, right)
 
     w = layer.weights(rng)
-    result = student.run(probe, layer.name, layer.sizes, w, inputs)
+    truth = layer.formula(w, *inputs)
+    result = on_right_parts(
+        student, probe, layer.name, layer.sizes, w, inputs, fine=lambda result: agrees(result, truth)
+    )
 
     def value(steps):
         return lambda: layer.formula(w, *inputs, **steps)
 
-    truth, values = layer.formula(w, *inputs), {sentence: value(steps) for sentence, steps in mistakes.items()}
+    values = {sentence: value(steps) for sentence, steps in mistakes.items()}
     return {
         "value": result,
         "expected": truth,
@@ -150,6 +154,12 @@ def forward(student, rng, layer, *inputs, mistakes=COMMON_MISTAKES):
         "names": () if isinstance(truth, torch.Tensor) else ("output", "weights"),
         "mistakes": values | of_nothing(value, result, truth),
     }
+
+
+def agrees(result, truth):
+    """Whether a result has the form of the truth and nearly its values."""
+    alike = isinstance(result, torch.Tensor) or isinstance(result, (list, tuple)) and len(result) == len(truth)
+    return alike and isinstance(result, torch.Tensor) == isinstance(truth, torch.Tensor) and nearly(result, truth, 1e-4)
 
 
 def of_nothing(value, result, truth):
@@ -165,15 +175,18 @@ def of_nothing(value, result, truth):
 def backward(student, rng, layer, *inputs):
     """For `check(**…)`, twice: outputs and then the gradients at the inputs and the weights, in float64."""
 
-    def probe(name, sizes, w, inputs):
-        layer = inside.attention_layer(name, sizes, w)
-        leaves = [item.requires_grad_() for item in inputs if item.is_floating_point()]
-        outputs = inside.listed(layer(*inputs))
-        return outputs, inside.gradients(outputs, [*leaves, *inside.parameters(layer, w)])
+    def probe(name, sizes, w, inputs, right):
+        def use():
+            layer = inside.attention_layer(name, sizes, w)
+            copies = [item.clone() for item in inputs]
+            leaves = [item.requires_grad_() for item in copies if item.is_floating_point()]
+            outputs = inside.listed(layer(*copies))
+            return outputs, inside.gradients(outputs, [*leaves, *inside.parameters(layer, w)])
+
+        return inside.use_of(use, "attention", name, right)
 
     w = layer.weights(rng, torch.float64)
     inputs = [item.double() if item.is_floating_point() else item for item in inputs]
-    outputs, grads = student.run(probe, layer.name, layer.sizes, w, inputs)
 
     def truth(**steps):
         weights = [part for pair in w.values() for part in pair if part is not None]
@@ -186,6 +199,17 @@ def backward(student, rng, layer, *inputs):
         return output * (weights.sum((1, 3)) > 0).unsqueeze(-1), weights
 
     expected, expected_grads = truth()
+    outputs, grads = on_right_parts(
+        student,
+        probe,
+        layer.name,
+        layer.sizes,
+        w,
+        inputs,
+        fine=lambda found: (
+            len(found[0]) == len(expected) and agrees(found[0], expected) and agrees(found[1], expected_grads)
+        ),
+    )
     rounded = "float64 is rounded to float32 on the way; it should stay float64"
     of_outputs = {
         "a query that may attend to nothing gets NaN": value({"weigh": partial(weigh, empty=math.nan)}),
@@ -213,16 +237,22 @@ def backward(student, rng, layer, *inputs):
     ]
 
 
-def runs_with_dropout(student, rng, layer, *inputs):
+def runs_with_dropout(student, rng, layer, *inputs, by_default=True):
     """Lists of outputs and weights: inside.dropout_runs at a rate of 0.5, then two in train mode at the default rate and
     two at a rate of 0."""
 
-    def probe(name, sizes, w, inputs):
-        runs = inside.dropout_runs(inside.attention_layer(name, sizes, w), *inputs)
-        default, zero = (inside.attention_layer(name, sizes, w, dropout).train() for dropout in (None, 0.0))
-        return [*runs, *(inside.listed(layer(*inputs)) for layer in (default, default, zero, zero))]
+    def probe(name, sizes, w, inputs, right):
+        def use():
+            runs = inside.dropout_runs(inside.attention_layer(name, sizes, w), *inputs)
+            default, zero = (inside.attention_layer(name, sizes, w, dropout).train() for dropout in (None, 0.0))
+            return [*runs, *(inside.listed(layer(*inputs)) for layer in (default, default, zero, zero))]
 
-    return student.run(probe, layer.name, layer.sizes, layer.weights(rng), inputs)
+        return inside.use_of(use, "attention", name, right)
+
+    def fine(runs):
+        return all(fact is True for fact, _ in facts_of_dropout(runs, by_default))
+
+    return on_right_parts(student, probe, layer.name, layer.sizes, layer.weights(rng), inputs, fine=fine)
 
 
 def facts_of_dropout(runs, by_default=True):
@@ -232,7 +262,7 @@ def facts_of_dropout(runs, by_default=True):
     """
 
     def same(one, other):
-        return torch.allclose(runs[one][0], runs[other][0])
+        return torch.allclose(runs[one][0], runs[other][0], atol=1e-6)
 
     none = "there is no dropout in train mode, or every call drops the same"
     if by_default:

@@ -1,6 +1,8 @@
 """Helpers for the probes of this lesson: they run in the student's process, with torch and the standard library only."""
 
+import contextlib
 import gc
+import importlib
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -49,6 +51,95 @@ def parameters(layer, weights):
     for name, (_, bias) in weights.items():
         linear = getattr(layer, name)
         found += [linear.weight] if bias is None else [linear.weight, linear.bias]
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- right parts
+
+
+class RightScaledDotProduct(torch.nn.Module):
+    """What stands for the student's ScaledDotProductAttention where a layer is tested that is built on it."""
+
+    def __init__(self, temperature, attn_dropout=0.1):
+        super().__init__()
+        self.temperature, self.attn_dropout = temperature, attn_dropout
+
+    def forward(self, q, k, v, mask=None):
+        scores = q @ k.mT / self.temperature
+        hidden = torch.zeros_like(scores, dtype=torch.bool) if mask is None else (mask == 0).expand_as(scores)
+        weights = scores.masked_fill(hidden, torch.finfo(scores.dtype).min).softmax(-1).masked_fill(hidden, 0)
+        weights = torch.nn.functional.dropout(weights, self.attn_dropout, self.training)
+        return weights @ v, weights
+
+
+def right_mask(length, device=None):
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+def right_attention(q, k, v, causal=False, block_size=64):
+    return _output_and_logsumexp(q, k, v, causal)[0]
+
+
+def right_forward(q, k, v, causal=False, block_size=64):
+    """Without a graph: who leaves the backward to autograd gets no gradient from it."""
+    with torch.no_grad():
+        return _output_and_logsumexp(q, k, v, causal)
+
+
+def _output_and_logsumexp(q, k, v, causal):
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = q.to(wide) @ k.to(wide).mT / q.shape[-1] ** 0.5
+    if causal:
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+    return (scores.softmax(-1) @ v.to(wide)).to(q.dtype), scores.logsumexp(-1)
+
+
+RIGHT = {
+    "attention": {"ScaledDotProductAttention": RightScaledDotProduct, "causal_mask": right_mask},
+    "flash_attention": {"flash_attention_forward": right_forward, "flash_attention": right_attention},
+}
+
+
+@contextlib.contextmanager
+def right_parts(module, but):
+    """While it is entered, what the student's module builds on is right; all but the part of this name, which is tested."""
+    module, right = importlib.import_module(module), RIGHT[module]
+    own = {name: getattr(module, name) for name in right if name != but and hasattr(module, name)}
+    for name in own:
+        setattr(module, name, right[name])
+    try:
+        yield
+    finally:
+        for name, part in own.items():
+            setattr(module, name, part)
+
+
+def use_of(use, module, but, right):
+    """use(), on the student's own parts; where right is true or these fail, on right ones. None where right ones fail."""
+    if right:
+        with contextlib.suppress(Exception), right_parts(module, but):
+            return use()
+        return None
+    try:
+        return use()
+    except Exception:
+        with contextlib.suppress(Exception), right_parts(module, but):
+            return use()
+        raise
+
+
+def slopes_of(total, tensors, step=1e-6):
+    """How total(), a number that depends on float64 tensors, grows along cos(n) for each: by definition, without autograd."""
+    found = []
+    with torch.no_grad():
+        for tensor in tensors:
+            along = torch.arange(tensor.numel(), dtype=torch.float64).cos().view_as(tensor) * step
+            tensor.data.add_(along)
+            up = float(total())
+            tensor.data.sub_(2 * along)
+            down = float(total())
+            tensor.data.add_(along)
+            found.append((up - down) / (2 * step))
     return found
 
 

@@ -4,11 +4,13 @@ from functools import partial
 
 import pytest
 import torch
+from own_results import on_right_parts
 
 from attention_helpers import (
     COMMON_MISTAKES,
     SCALED,
     Layer,
+    agrees,
     backward,
     facts_of_dropout,
     forward,
@@ -99,7 +101,10 @@ def construction(student, layer, *bad_sizes, says=("d_model", "num_heads"), **in
         return inside.linear_shapes(inside.attention_layer(name, {**arguments, "dropout": 0.0}), linears)
 
     def call_by_name(name, arguments, inputs):
-        return inside.listed(inside.attention_layer(name, arguments)(**inputs))[0].shape[-1]
+        def use():
+            return inside.listed(inside.attention_layer(name, arguments)(**inputs))[0].shape[-1]
+
+        return inside.use_of(use, "attention", name, False)
 
     def use(name, sizes, inputs):
         inside.attention_layer(name, sizes)(*inputs)
@@ -248,14 +253,17 @@ def test_causal_attention_attends_to_the_past(student, check, rng, batch, length
 def test_causal_attention_takes_every_length_anew(student, check, rng):
     """The same layer can be given a short sequence, then a longer one, then a shorter one; none is too long."""
 
-    def probe(w, xs):
-        layer = inside.attention_layer("CausalAttention", (12, 3), w)
-        return [[item[..., -2:, :] for item in layer(x)] for x in xs]
+    def probe(w, xs, right):
+        def use():
+            layer = inside.attention_layer("CausalAttention", (12, 3), w)
+            return [[item[..., -2:, :] for item in layer(x)] for x in xs]
+
+        return inside.use_of(use, "attention", "CausalAttention", right)
 
     w, xs = CAUSAL.weights(rng), [*sequences(rng, 1, 3, 6, 2, 1025)]
-    last_rows = student.run(probe, w, xs)
-
     expected = [[item[..., -2:, :] for item in CAUSAL.formula(w, x)] for x in xs]
+    last_rows = on_right_parts(student, probe, w, xs, fine=lambda found: all(map(agrees, found, expected)))
+
     check(last_rows, expected, dtype=torch.float32, terms=1025)
 
 
@@ -394,17 +402,28 @@ def test_grouped_query_attention_shares_kv_heads_within_a_group(student, check, 
 def test_grouped_query_attention_is_causal_unless_told_otherwise(student, check, rng):
     """A position sees itself and the past by default and with causal=True, and everything with causal=False."""
 
-    def probe(w, x, w_of_one_head, long):
-        layer = inside.attention_layer("GroupedQueryAttention", (12, 6, 3), w)
-        results = [layer(x), layer(x, causal=True), layer(x, causal=False), layer(x, True)]
-        return results, inside.attention_layer("GroupedQueryAttention", (12, 1, 1), w_of_one_head)(long)[:, -2:]
+    def probe(w, x, w_of_one_head, long, right):
+        def use():
+            layer = inside.attention_layer("GroupedQueryAttention", (12, 6, 3), w)
+            results = [layer(x), layer(x, causal=True), layer(x, causal=False), layer(x, True)]
+            return results, inside.attention_layer("GroupedQueryAttention", (12, 1, 1), w_of_one_head)(long)[:, -2:]
+
+        return inside.use_of(use, "attention", "GroupedQueryAttention", right)
 
     layer, x = grouped(6, 3), randn(rng, 2, 5, 12)
     w, one_head, long = layer.weights(rng), grouped(1, 1), randn(rng, 1, 1025, 12)
     w_of_one_head = one_head.weights(rng)
-    results, end_of_long = student.run(probe, w, x, w_of_one_head, long)
-
     yes, no = layer.formula(w, x), layer.formula(w, x, causal=False)
+    of_long = one_head.formula(w_of_one_head, long)[:, -2:]
+    results, end_of_long = on_right_parts(
+        student,
+        probe,
+        w,
+        x,
+        w_of_one_head,
+        long,
+        fine=lambda found: agrees(found[0], [yes, yes, no, yes]) and agrees(found[1], of_long),
+    )
     strict = layer.formula(w, x, mask=lambda mask: mask.tril(-1))
     mistakes = {
         "causal is ignored, so that the future can always be seen": [no] * 4,
@@ -414,7 +433,7 @@ def test_grouped_query_attention_is_causal_unless_told_otherwise(student, check,
         "a position cannot see itself": [strict, strict, no, strict],
     }
     check(results, [yes, yes, no, yes], dtype=torch.float32, mistakes=mistakes)
-    check(end_of_long, one_head.formula(w_of_one_head, long)[:, -2:], dtype=torch.float32, terms=1025)
+    check(end_of_long, of_long, dtype=torch.float32, terms=1025)
 
 
 @grouped_query
@@ -438,7 +457,7 @@ def test_grouped_query_attention_has_the_listed_weights_and_refuses_sizes_that_d
 @pytest.mark.points(1)
 def test_grouped_query_attention_drops_weights_in_train_mode_only(student, check, rng):
     """Dropout acts in train mode only, and not at all by default."""
-    runs = runs_with_dropout(student, rng, grouped(6, 2), *sequences(rng, 2, 6))
+    runs = runs_with_dropout(student, rng, grouped(6, 2), *sequences(rng, 2, 6), by_default=False)
 
     for fact in facts_of_dropout(runs, by_default=False):
         check.that(*fact)
@@ -464,19 +483,19 @@ def inputs_of(layer, rng):
 def test_layers_leave_everything_else_alone(student, check, rng, layer):
     """A layer takes inputs of any memory layout, changes neither them nor torch's settings, prints and keeps nothing."""
 
-    def probe(name, sizes, w, before, inputs, after, contiguous):
+    def probe(name, sizes, w, before, inputs, after, contiguous, right):
         def use(*inputs):
             layer, fresh, plain = (inside.attention_layer(name, sizes, w) for _ in range(3))
             layer(*before)
             results = layer(*inputs), layer(*after), fresh(*after), plain(*contiguous)
             return [inside.listed(result) for result in results]
 
-        return inside.manners(use, *inputs)
+        return inside.use_of(lambda: inside.manners(use, *inputs), "attention", name, right)
 
     w, inputs = layer.weights(rng), inputs_of(layer, rng)
     tensors = [item for item in inputs if item.shape[-1] == inputs[0].shape[-1]]  # all but the mask
     before, after = [item[:, :2] for item in tensors], [item.flip(1) for item in tensors]
-    results, inputs_after, rude = student.run(probe, layer.name, layer.sizes, w, before, inputs, after, inputs)
+    results, inputs_after, rude = student.run(probe, layer.name, layer.sizes, w, before, inputs, after, inputs, False)
 
     check(inputs_after, inputs, otherwise="an argument is changed in place")
     # Its own results are what they are compared with: whether these are right is for other tests to say.
@@ -498,7 +517,11 @@ def test_layers_and_causal_mask_stay_on_one_device(student, check, rng):
         found = {"causal_mask": inside.on_meta(lambda: causal_mask(length=3, device="meta"))}
         of_cpu = causal_mask(length=3, device="cpu")
         for name, sizes, inputs in layers:
-            found[name] = inside.on_meta(inside.attention_layer(name, sizes).to("meta"), *inputs)
+
+            def use(name=name, sizes=sizes, inputs=inputs):
+                return inside.on_meta(inside.attention_layer(name, sizes).to("meta"), *inputs)
+
+            found[name] = inside.use_of(use, "attention", name, False)
         return found, of_cpu
 
     layers = [(layer.name, layer.sizes, inputs_of(layer, rng)) for layer in ALL_LAYERS]

@@ -33,7 +33,7 @@ def wide(rng, *shape):
     return 8 * randn(rng, *shape, D, dtype=torch.float64)
 
 
-def random_ids(rng, *shape, below=V, pad=None):
+def some_ids(rng, *shape, below=V, pad=None):
     """Random ids, none of which is pad; the first is 0, which is a token like any other where it is not the pad."""
     ids = torch.randint(0, below - 1, shape, generator=rng)
     if pad is not None:
