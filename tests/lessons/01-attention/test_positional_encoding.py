@@ -7,7 +7,7 @@ code, the sum or the bias is compared with the student's own, right or wrong: th
 
 import pytest
 import torch
-from own_results import is_own, like_own
+from own_results import is_own, is_right, like_own
 
 from shared import MANNERS, dropout_facts, dtype_of, each, nearly, on_inputs, randn
 
@@ -173,7 +173,7 @@ def test_an_odd_d_model_ends_with_a_sine(student, check, d_model):
         within=1e-5,
         mistakes=on_inputs(WAVE_MISTAKES, position, d_model),
     )
-    if nearly(even_encoded, own(even_table, 10, 6)[:8].expand(2, 8, -1)):
+    if is_right(even_encoded, own(even_table, 10, 6)[:8].expand(2, 8, -1)):
         check(encoded, own(table, 10, d_model)[:8].expand(2, 8, -1), dtype=torch.float32, within=1e-5)
 
 
@@ -220,7 +220,7 @@ def test_the_table_is_a_buffer(student, check):
     check.that(is_saved, "pe is not saved with the state; it should be a persistent buffer")
     again = "forward works the code out again; it should add what the buffer pe holds"
     check.that(not torch.equal(encoded, before), again)
-    if nearly(before, 1 + own(table, 6, 4)[None, :3]):  # how it is added is for other tests to say
+    if is_right(before, 1 + own(table, 6, 4)[None, :3]):  # how it is added is for other tests to say
         check(encoded, 1 + other[:, :3])
 
 
@@ -331,7 +331,9 @@ def test_the_encoding_leaves_its_input_alone_and_lets_gradients_through(student,
     check(encoded, like_own(plain, truth), dtype=torch.float32, within=1e-5)
     check(rude, "", mistakes=MANNERS)
     none = torch.zeros_like(x)
-    expected = cotangent if nearly(plain, truth) or nearly(gradient, none) else gradient  # of another sum it is another
+    expected = (
+        cotangent if is_right(plain, truth) or nearly(gradient, none) else gradient
+    )  # of another sum it is another
     check(gradient, expected, mistakes={"no gradient reaches x": none})
 
 
@@ -429,7 +431,7 @@ def test_learned_positions_are_trained(student, check, rng):
     check.that(wants_a_gradient, "the embedding is frozen: it would never be trained")
     never = "no gradient reaches the embedding: it would never be trained"
     check.that(bool(of_weight.any()), never)
-    if nearly(plain, added(x, weight)):  # of another sum, which has its own test, the gradients are others
+    if is_right(plain, added(x, weight)):  # of another sum, which has its own test, the gradients are others
         check(of_x, cotangent, mistakes={"no gradient reaches x": torch.zeros_like(x)})
         check(
             of_weight,
@@ -499,7 +501,7 @@ def test_each_pair_gets_the_code_of_its_distance(student, check, T, D, m):
     i, j = torch.arange(T)[:, None], torch.arange(T)
     place = (j - i).clamp(-m, m) + m
     truth = waves(place, D)
-    if not nearly(code, truth, 1e-4):
+    if not is_right(code, truth):
         truth = own_waves(student.run(own_table))(place, D)
     check(code, truth, dtype=torch.float32, mistakes={
         "the distance is i - j; it should be j - i": waves((i - j).clamp(-m, m) + m, D),
@@ -616,7 +618,7 @@ def test_slopes_of_other_numbers_of_heads_lie_in_between(student, check, heads, 
 
     p = 1 << heads.bit_length() - 1
     truth = bias(slopes(heads), length)
-    if not nearly(value, truth):  # its own biases of p and of 2p heads may be wrong already
+    if not is_right(value, truth):  # its own biases of p and of 2p heads may be wrong already
         of_p, of_2p = (student.call("positional_encoding.alibi_bias", n, length) for n in (p, 2 * p))
         if all(is_own(own, bias(slopes(n), length)) for own, n in ((of_p, p), (of_2p, 2 * p))):
             truth = torch.cat([of_p, of_2p[0::2][: heads - p]]).double()
