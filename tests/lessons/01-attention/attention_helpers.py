@@ -8,16 +8,18 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from own_results import along, is_own, on_right_parts
 
 from shared import (
+    along,
     as_list,
     attend,
     has_nan,
+    is_own,
     join_heads,
     linear,
     linear_weights,
     nearly,
+    on_right_parts,
     split_by_view,
     split_heads,
     true_gradients,

@@ -10,7 +10,6 @@ import math
 
 import pytest
 import torch
-from own_results import is_own, is_right, like_own
 
 from flash_attention_helpers import (
     CAUSAL_SIZES,
@@ -24,7 +23,14 @@ from flash_attention_helpers import (
     qkv,
     visible,
 )
-from shared import MANNERS, dtype_of, randn
+from shared import (
+    MANNERS,
+    dtype_of,
+    is_own,
+    is_right,
+    like_own,
+    randn,
+)
 
 FORWARD = pytest.mark.question("flash_attention_forward")
 

@@ -7,9 +7,19 @@ code, the sum or the bias is compared with the student's own, right or wrong: th
 
 import pytest
 import torch
-from own_results import is_own, is_right, like_own
 
-from shared import MANNERS, dropout_facts, dtype_of, each, nearly, on_inputs, randn
+from shared import (
+    MANNERS,
+    dropout_facts,
+    dtype_of,
+    each,
+    is_own,
+    is_right,
+    like_own,
+    nearly,
+    on_inputs,
+    randn,
+)
 
 ENCODING = pytest.mark.question("PositionalEncoding")
 LEARNED = pytest.mark.question("LearnedPositionalEmbedding")
@@ -480,7 +490,7 @@ def test_the_learned_sum_has_the_dtype_of_x(student, check, rng, dtype):
 # -------------------------------------------------------------------------------- relative_positional_encoding
 
 
-def own_table():
+def own_codes():
     """A probe: the layer's table, or None where there is none, which other tests say."""
     try:
         from positional_encoding import PositionalEncoding
@@ -502,7 +512,7 @@ def test_each_pair_gets_the_code_of_its_distance(student, check, T, D, m):
     place = (j - i).clamp(-m, m) + m
     truth = waves(place, D)
     if not is_right(code, truth):
-        truth = own_waves(student.run(own_table))(place, D)
+        truth = own_waves(student.run(own_codes))(place, D)
     check(code, truth, dtype=torch.float32, mistakes={
         "the distance is i - j; it should be j - i": waves((i - j).clamp(-m, m) + m, D),
         "distances are not clipped to max_relative_position": waves(j - i + m, D),
@@ -550,51 +560,61 @@ def test_relative_codes_have_the_default_dtype(student, check):
 # -------------------------------------------------------------------------------- alibi_bias
 
 
+BIAS_MISTAKES = {  # what students make of the biases: sentence -> a function of (the right slopes, T)
+    "the future is not masked; the bias should be -inf above the diagonal": lambda slope, T: bias(slope, T, None),
+    "the future gets -slope · |i - j|; it should get -inf": lambda slope, T: -bias(slope, T, None).abs(),
+    "the future gets no bias; it should get -inf": lambda slope, T: bias(slope, T, 0.0),
+    "the future gets a large negative number; it should get -inf": lambda slope, T: bias(slope, T, -1e9),
+    "the future gets the smallest float; it should get -inf": lambda slope, T: bias(
+        slope, T, torch.finfo(torch.float32).min
+    ),
+    "the sign is wrong; a key far back should get a penalty, not a bonus": lambda slope, T: bias(
+        [-s for s in slope], T
+    ),
+    "the past is masked; the future should be masked": lambda slope, T: (-bias(slope, T, None)).masked_fill(
+        bias(slope, T, None) < 0, -torch.inf
+    ),
+    "the diagonal is masked too; a position should see itself": lambda slope, T: bias(slope, T).masked_fill(
+        bias(slope, T) == 0, -torch.inf
+    ),
+    "the bias is that of the key's position, slope · j; it should be -slope · (i - j)": lambda slope, T: (
+        bias(slope, T, None) - bias(slope, T, None)[..., :1]
+    ).masked_fill(bias(slope, T).isinf(), -torch.inf),
+    "the heads are missing; the shape should be (H, T, T)": lambda slope, T: bias(slope[:1], T)[0],
+}
+SLOPE_MISTAKES = {  # and of the slopes of H heads: sentence -> a function of (the right slopes, p, H)
+    "all heads have the same slope": lambda right, p, H: [right[0]] * H,
+    "the slopes begin at i = 0; the first should be 2^(-8 / p)": lambda right, p, H: [
+        2.0 ** (-8 * i / p) for i in range(H)
+    ],
+    "the slopes are 2^-i; they should go from 2^(-8 / p) to 2^-8": lambda right, p, H: [
+        2.0**-i for i in range(1, H + 1)
+    ],
+    "the slopes are 2^(-8i / H) although H is not a power of two": lambda right, p, H: [
+        2.0 ** (-8 * i / H) for i in range(1, H + 1)
+    ],
+    "the slopes are 2^(-8i / p) with the power of two above H": lambda right, p, H: [
+        2.0 ** (-4 * i / p) for i in range(1, H + 1)
+    ],
+    "the slopes beyond p go on with 2^(-8i / p)": lambda right, p, H: [2.0 ** (-8 * i / p) for i in range(1, H + 1)],
+    "the slopes beyond p repeat the first ones": lambda right, p, H: (right[:p] * 2)[:H],
+    "the slopes beyond p take every slope of 2p heads; they should take every second one": lambda right, p, H: (
+        right[:p] + [2.0 ** (-4 * i / p) for i in range(1, H - p + 1)]
+    ),
+    "the slopes are sorted; those beyond p should come after the first p": lambda right, p, H: sorted(
+        right, reverse=True
+    ),
+    "the slopes beyond p come first; they should come after the first p": lambda right, p, H: right[p:] + right[:p],
+    "the slopes are in the wrong order; the first head should have the steepest": lambda right, p, H: (
+        right[:p][::-1] + right[p:]
+    ),
+}
+
+
 def bias_mistakes(heads, length):
-    """What students make of the biases of `heads` heads."""
-    right, p = slopes(heads), max(n for n in (1, 2, 4, 8, 16, 32) if n <= heads)
-    position = torch.arange(length, dtype=torch.float64)
-    back = position[:, None] - position
-    slope = torch.tensor(right, dtype=torch.float64)[:, None, None]
-
-    def of(wrong):
-        return lambda: bias(wrong, length)
-
-    return {
-        "the future is not masked; the bias should be -inf above the diagonal": bias(right, length, future=None),
-        "the future gets -slope · |i - j|; it should get -inf": -slope * back.abs(),
-        "the future gets no bias; it should get -inf": bias(right, length, future=0.0),
-        "the future gets a large negative number; it should get -inf": bias(right, length, future=-1e9),
-        "the future gets the smallest float; it should get -inf": bias(
-            right, length, future=torch.finfo(torch.float32).min
-        ),
-        "the sign is wrong; a key far back should get a penalty, not a bonus": bias([-s for s in right], length),
-        "the past is masked; the future should be masked": (slope * back).masked_fill(back > 0, -torch.inf),
-        "the diagonal is masked too; a position should see itself": bias(right, length).masked_fill(
-            back == 0, -torch.inf
-        ),
-        "the bias is that of the key's position, slope · j; it should be -slope · (i - j)": (
-            slope * position + 0 * back
-        ).masked_fill(back < 0, -torch.inf),
-        "all heads have the same slope": of([right[0]] * heads),
-        "the heads are missing; the shape should be (H, T, T)": bias(right[:1], length)[0],
-        "the slopes begin at i = 0; the first should be 2^(-8 / p)": of([2.0 ** (-8 * i / p) for i in range(heads)]),
-        "the slopes are 2^-i; they should go from 2^(-8 / p) to 2^-8": of([2.0**-i for i in range(1, heads + 1)]),
-        "the slopes are 2^(-8i / H) although H is not a power of two": of(
-            [2.0 ** (-8 * i / heads) for i in range(1, heads + 1)]
-        ),
-        "the slopes are 2^(-8i / p) with the power of two above H": of(
-            [2.0 ** (-4 * i / p) for i in range(1, heads + 1)]
-        ),
-        "the slopes beyond p go on with 2^(-8i / p)": of([2.0 ** (-8 * i / p) for i in range(1, heads + 1)]),
-        "the slopes beyond p repeat the first ones": of((right[:p] * 2)[:heads]),
-        "the slopes beyond p take every slope of 2p heads; they should take every second one": of(
-            right[:p] + [2.0 ** (-4 * i / p) for i in range(1, heads - p + 1)]
-        ),
-        "the slopes are sorted; those beyond p should come after the first p": of(sorted(right, reverse=True)),
-        "the slopes beyond p come first; they should come after the first p": of(right[p:] + right[:p]),
-        "the slopes are in the wrong order; the first head should have the steepest": of(right[:p][::-1] + right[p:]),
-    }
+    right, p = slopes(heads), 1 << heads.bit_length() - 1
+    of_slopes = each(on_inputs(SLOPE_MISTAKES, right, p, heads), lambda wrong: bias(wrong, length))
+    return on_inputs(BIAS_MISTAKES, right, length) | of_slopes
 
 
 @ALIBI
