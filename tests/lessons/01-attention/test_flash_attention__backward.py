@@ -116,7 +116,7 @@ def gradients_of(student, inputs, causal, block, of=(0, 1, 2)):
 def like_own_float32(student, truth, q, k, v, g, causal, block):
     """The output and the gradients, where they are right in float32, or else what they are then."""
     single = student.run(forward_and_backward, q.float(), k.float(), v.float(), g.float(), causal, block, False)
-    return each_like_own(single, truth)
+    return [like_own(single[0], truth[0]), *each_like_own(single[1:], truth[1:])]
 
 
 GRADIENT_SIZES = [SIZES[0], SIZES[1], CAUSAL_SIZES[2], SIZES[5]]
@@ -262,9 +262,12 @@ def test_calls_do_not_disturb_each_other(student, check, rng):
             alone = [
                 inside.gradients(output_of(*call), call[0], [g]) for call in ((first, False, 3), (second, True, 2))
             ]
-            outputs = output_of(first, False, 3), output_of(second, True, 2)
-            twice = [torch.autograd.grad(outputs[0], first, g, retain_graph=True) for _ in range(2)]
-            return alone, *twice, torch.autograd.grad(outputs[1], second, g)
+            outputs, unused = (
+                (output_of(first, False, 3), output_of(second, True, 2)),
+                {"allow_unused": True, "materialize_grads": True},
+            )
+            twice = [torch.autograd.grad(outputs[0], first, g, retain_graph=True, **unused) for _ in range(2)]
+            return alone, *twice, torch.autograd.grad(outputs[1], second, g, **unused)
 
         return inside.use_of(use, "flash_attention", "flash_attention", False)
 
@@ -300,13 +303,14 @@ def test_any_inputs_and_cotangents_do(student, check, rng):
             leaves = [x.clone().requires_grad_() for x in (q, k, v)]
             plain = output_of(*leaves, False, 3)
             of_plain = inside.gradients(plain, leaves, [g])
-            of_square = inside.gradients(output_of(*leaves, True, 3).square(), leaves, [torch.ones_like(plain)])
+            ones = [torch.ones_like(plain)]
+            of_square = inside.gradients(output_of(*leaves, True, 3).square(), leaves, ones)
             result, _, rude = inside.manners(output_of, q, k, v)
             inputs = [inside.strided(x).requires_grad_() for x in (q, k, v)]
             strided = inside.strided(g)
-            found = torch.autograd.grad(output_of(*inputs, False, 3), inputs, strided)
-            of_k = torch.autograd.grad(output_of(q, inputs[1], v, True, 3).square().sum(), inputs[1])[0]
-            of_v = torch.autograd.grad(output_of(q, k, inputs[2], True, 3).square().sum(), inputs[2])[0]
+            found = inside.gradients(output_of(*inputs, False, 3), inputs, [strided])
+            of_k = inside.gradients(output_of(q, inputs[1], v, True, 3).square(), [inputs[1]], ones)[0]
+            of_v = inside.gradients(output_of(q, k, inputs[2], True, 3).square(), [inputs[2]], ones)[0]
             return [plain, *of_plain, *of_square], result, found, of_k, of_v, [*inputs, strided], rude
 
         return inside.use_of(use, "flash_attention", "flash_attention", False)
@@ -316,12 +320,13 @@ def test_any_inputs_and_cotangents_do(student, check, rng):
 
     output, causal_output = plain(*inputs[:3])[0], plain(*inputs[:3], True)[0]
     truth = [output, *plain_gradients(*inputs, False), *plain_gradients(*inputs[:3], 2 * causal_output, True)]
-    expected = each_like_own(own, truth)
+    expected = [like_own(own[0], truth[0]), *each_like_own(own[1:], truth[1:])]
+    relative = None if all(map(is_right, own, truth)) else 1e-3  # what is wrong may be of large terms that cancel
     changed = "q, k, v or the gradient of the output is changed in place"
     check(after, list(inputs), otherwise=changed)
     check(result, expected[0], dtype=torch.float32, mistakes={"causal is on by default": causal_output})
-    check(list(found), expected[1:4], dtype=torch.float32)
-    check([of_k, of_v], expected[5:], dtype=torch.float32)
+    check(list(found), expected[1:4], dtype=torch.float32, relative=relative)
+    check([of_k, of_v], expected[5:], dtype=torch.float32, relative=relative)
     check(rude, "", mistakes=MANNERS)
 
 
