@@ -211,7 +211,7 @@ def test_float64_gradients_are_exact(student, check, rng):
     )
     rounded = "float64 is rounded to float32 on the way; it should stay float64"
     for value, right, own in zip(results, truth, expected, strict=True):
-        mistakes = {rounded: lambda value=value, right=right: check.when(nearly(value, right, 1e-4))}
+        mistakes = {rounded: check.when(nearly(value, right, 1e-4))}
         check(value, own, relative=None if own is right else 1e-4, mistakes=mistakes)
 
 
