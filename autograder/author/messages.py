@@ -79,12 +79,24 @@ class _Names:
         if isinstance(node, ast.Assign):
             self._assigned(path, node.targets[0], node.value)
         elif isinstance(node, ast.For | ast.comprehension):
-            for item in getattr(node.iter, "elts", []):
-                self._assigned(path, node.target, item)
+            self._looped(path, node.target, node.iter)
         elif isinstance(node, ast.FunctionDef):
             taken = [arg.arg for arg in node.args.posonlyargs + node.args.args]
             places = [place for place, name in enumerate(taken) if name in _SENTENCES]
             self.places.setdefault(node.name, places)
+
+    def _looped(self, path, target, over):
+        """What a loop over a list, over a list's name, or over a zip of such gives its target."""
+        if isinstance(over, ast.Call) and _name(over) == "zip" and isinstance(target, ast.Tuple):
+            for one, other in zip(target.elts, over.args, strict=False):
+                self._looped(path, one, other)
+        elif isinstance(over, ast.Name):
+            for file, value in list(self.values.get(over.id, [])):
+                if isinstance(value, ast.List | ast.Tuple):
+                    self._looped(file, target, value)
+        else:
+            for item in getattr(over, "elts", []):
+                self._assigned(path, target, item)
 
     def _assigned(self, path, target, value):
         if isinstance(target, ast.Name):

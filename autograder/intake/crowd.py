@@ -17,7 +17,7 @@ import zlib
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from ..errors import UsageError
+from ..errors import SubmissionError, UsageError
 from ..lesson import Lesson
 from .opening import Refused, entries_of
 
@@ -190,6 +190,8 @@ def _in_folder(top, wanted):
 def _in_archive(path):
     """The reader of the intake opens it, so that nothing in it can end this process."""
     for entry in entries_of([(path, path.name)], path.name):
+        if entry.name == path.name:
+            raise SubmissionError(f"{path} is not an archive that can be opened")
         if entry.content is not None:
             yield entry.name, zlib.crc32(entry.content)
 

@@ -20,6 +20,7 @@ from autograder.errors import SubmissionError
 from autograder.exports import render, table
 from autograder.intake import kinds
 from autograder.intake.students import MOST_BYTES, harmless, student_name, told_apart
+from autograder.options import Asked
 from autograder.submission import Submission, take_in, take_in_again, take_in_each
 
 CODE = b"def f():\n    return 1\n"
@@ -220,7 +221,7 @@ def test_every_card_is_in_the_table_and_in_every_export(tmp_path, toy):
     }
     found = take_in_each(laid(tmp_path, files), toy)
 
-    cards = [card for _, card in batch.run(toy, batch.jobs_of(found.sources, seed=1))]
+    cards = [card for _, card in batch.run(toy, batch.jobs_of(found.sources, Asked(seed=1)))]
 
     students = {"ada", "bob", "doejane", "eve", "fay", "guy", "hal"}
     assert {card.student: card.score for card in cards} == {name: 4 * (name == "ada") for name in students}

@@ -30,7 +30,7 @@ SIZE, SIZE_32, GAIN = 0.02, 0.03, 8.0
 SMALLEST_MATRIX = 24 * 8  # numbers: a head's part of a projection, d_model wide and 8 long; biases have fewer
 
 
-def filled(model, tables=()):
+def with_known_weights(model, tables=()):
     """The model, float64 and in eval mode, with weights that are known, whatever they are called and however laid out.
 
     A matrix gets SIZE · s(i) · s(j) at [i, j], s running through SIGNS again and again: so it is its own transpose, and
@@ -40,7 +40,7 @@ def filled(model, tables=()):
     scores spread, let the forms of GELU differ and keep each sub-layer about as large as what it is added to.
     """
     with torch.no_grad():
-        for weight in trained(model):
+        for weight in weights_of(model):
             table = next((t for table in tables for t in (table, table.T) if t.shape == weight.squeeze().shape), None)
             if table is not None:
                 weight.copy_(table.reshape(weight.shape))
@@ -63,7 +63,7 @@ def results(name, args, tables, calls, gradients=False, parts=None):
     import transformer
 
     name, *method = name.split(".")
-    model, heard = filled(getattr(transformer, name)(*args), tables), []
+    model, heard = with_known_weights(getattr(transformer, name)(*args), tables), []
     _listen(model, parts or (), heard)
     function = getattr(model, method[0]) if method else model
     found = [_with_gradients(function, call) if gradients else function(*call) for call in calls]
@@ -110,22 +110,22 @@ def _of_parts(parts, tables, heard):
     for name, inputs in heard:
         with contextlib.suppress(Exception):
             if name not in made:
-                made[name] = filled(getattr(transformer, name)(*parts[name]), tables)
+                made[name] = with_known_weights(getattr(transformer, name)(*parts[name]), tables)
                 _listen(made[name], parts, [])
             torch.manual_seed(1)
             notes.append((name, inputs, a_tensor(made[name](*_copies(inputs)))))
     return notes
 
 
-def trained(model):
+def weights_of(model):
     """Its weights but those that are none: waves may be kept as a parameter that never learns."""
     return [weight for weight in model.parameters() if weight.requires_grad]
 
 
-def drawn(model, vocab_size=None):
+def randomized(model, vocab_size=None):
     """The model with random weights: its first ones may be so small, or zero, that nothing shows. A row a token is larger."""
     with torch.no_grad():
-        for weight in trained(model):
+        for weight in weights_of(model):
             if weight.dim() > 1:
                 weight.normal_(std=1.0 if vocab_size in weight.shape else weight.shape[-1] ** -0.5)
     return model
@@ -224,23 +224,17 @@ def optimize(make, task, reload_into=None):
 
 
 def each_alone(make, task):
-    """The history that `optimize` would give if each parameter had an optimizer, and took only the steps with a gradient.
-
-    None where such an optimizer fails. Changes of lr are left out.
-    """
-    histories = {}
-    for places, settings in task["groups"]:
-        for i in places:
+    """The history that `optimize` would give if each parameter had an optimizer of its own, and took only the steps for which
+    it has a gradient; None where such an optimizer fails. Changes of lr are left out."""
+    columns = [None] * len(task["starts"])
+    with contextlib.suppress(Exception):  # other tests say what fails
+        for i, settings in ((i, settings) for places, settings in task["groups"] for i in places):
             steps = [[grads[i]] for grads in task["steps"] if grads[i] is not None]
-            own = {"starts": task["starts"][i : i + 1], "steps": steps, "groups": [([0], {})]}
-            try:
-                rows = iter(optimize(make, own | {"settings": task["settings"] | settings})[0])
-            except Exception:  # other tests say so
-                return None
-            histories[i] = [task["starts"][i]]
-            for grads in task["steps"]:
-                histories[i].append(histories[i][-1] if grads[i] is None else next(rows)[0])
-    return [[histories[i][k + 1] for i in sorted(histories)] for k in range(len(task["steps"]))]
+            own = {"starts": [task["starts"][i]], "steps": steps, "groups": [([0], task["settings"] | settings)]}
+            rows = [task["starts"][i], *(row for (row,) in optimize(make, own | {"settings": {}})[0])]
+            taken = [sum(grads[i] is not None for grads in task["steps"][: k + 1]) for k in range(len(task["steps"]))]
+            columns[i] = [rows[number] for number in taken]
+        return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _groups(groups, parameters):

@@ -1,29 +1,76 @@
 """Hidden tests of rope_encoding: the frequencies.
 
-The truth is what `transformers` makes of a scaling; the formulas of rope_encoding_helpers make the known mistakes.
+The truth is what `transformers` makes of a scaling; with the formulas below the known mistakes are made.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from rope_encoding_helpers import (
-    THETA_MISTAKES,
-    frequencies,
-    linear_scaling,
-    llama3,
-    ntk,
-    of_transformers,
-    rounded,
-    theta,
-    usable,
-    yarn,
-)
-from shared import nearly, on_inputs
+from rope_encoding_helpers import THETA_MISTAKES, theta, usable
+from shared import each, nearly, on_inputs
 
 FREQUENCIES = pytest.mark.question("rope_frequencies")
+
+
+# ---------------------------------------------------------------------------------------------- the truth
+
+
+def of_transformers(dim, base, scaling):
+    """What `transformers` makes of these rope parameters, without its attention factor."""
+    config = SimpleNamespace(
+        rope_parameters={"rope_theta": base, **scaling}, head_dim=dim, hidden_size=dim, num_attention_heads=1,
+        max_position_embeddings=4096, standardize_rope_params=lambda: None,
+    )  # fmt: skip
+    return ROPE_INIT_FUNCTIONS[scaling["type"]](config, "cpu")[0].double()
+
+
+def linear_scaling(dim, base, s, plain=theta):
+    return plain(dim, base) / s["factor"]
+
+
+def ntk(dim, base, s, plain=theta, power=lambda dim: dim / (dim - 2)):
+    return plain(dim, base * s["factor"] ** power(dim))
+
+
+def rounded(low, high, truncate):
+    return (math.floor(low), math.ceil(high)) if truncate else (low, high)
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """YaRN's frequencies as a list of steps, which are right; a mistake replaces one."""
+
+    plain: Callable = theta
+    betas: Callable = lambda s: (s.get("beta_fast", 32), s.get("beta_slow", 1))
+    pair: Callable = lambda dim, base, turns: dim * math.log(turns / (2 * math.pi)) / (2 * math.log(base))
+    rounded: Callable = rounded
+    limited: Callable = lambda low, high, dim: (max(low, 0), min(high, dim - 1))
+    ramp: Callable = lambda i, low, high: ((i - low) / (high - low)).clamp(0, 1)
+    blend: Callable = lambda plain, ramp, factor: (1 - ramp) * plain + ramp * plain / factor
+
+
+def yarn(dim, base, s, plain=theta, **steps):
+    do, length = Yarn(plain, **steps), s["original_max_position_embeddings"]
+    low, high = (do.pair(dim, base, length / beta) for beta in do.betas(s))
+    low, high = do.limited(*do.rounded(low, high, s.get("truncate", True)), dim)
+    high += 0.001 * (low == high)  # a step, without a division by zero
+    ramp = do.ramp(torch.arange(dim // 2).double(), low, high)
+    return do.blend(do.plain(dim, base), ramp, s["factor"])
+
+
+def llama3(dim, base, s, plain=theta, wave=lambda plain: 2 * math.pi / plain, blend=lambda short, plain, slow: short * plain + (1 - short) * slow):  # fmt: skip
+    """Llama 3's frequencies. short: 1 for short waves, 0 for long ones, and between them in the middle."""
+    low, high = s["low_freq_factor"], s["high_freq_factor"]
+    plain = plain(dim, base)
+    short = ((s["original_max_position_embeddings"] / wave(plain) - low) / (high - low)).clamp(0, 1)
+    return blend(short, plain, plain / s["factor"])
 
 
 # ---------------------------------------------------------------------------------------------- mistakes of scaling
@@ -100,6 +147,21 @@ LLAMA3_MISTAKES = {
     ),
     "the wavelength is 1 / frequency; it should be 2π / frequency": dict(wave=lambda plain: 1 / plain),
 }
+
+
+def frequencies(value, truth, mistakes):
+    """For `check(**…)`: in proportion, as the slowest pair is thousands of times slower than the first. float64 is welcome."""
+
+    def proportion(freq):
+        right_kind = isinstance(freq, torch.Tensor) and freq.shape == truth.shape and not freq.is_complex()
+        return (freq.double() / truth).float() if right_kind else freq
+
+    return {
+        "value": proportion(value),
+        "expected": proportion(truth),
+        "terms": 16,
+        "mistakes": each(mistakes, proportion),
+    }
 
 
 def scaled(student, dim, base, scaling, formula, mistakes, truth=None):

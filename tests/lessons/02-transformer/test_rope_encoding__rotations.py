@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from rope_encoding_helpers import THETA_MISTAKES, angles_of, nearly_one, own_rotations, theta, turn
-from shared import MANNERS, dtype_of, on_inputs, single
+from rope_encoding_helpers import THETA_MISTAKES, theta, usable
+from shared import MANNERS, dtype_of, nearly, on_inputs, single
 
 APPLY = pytest.mark.question("apply_rope")
 LAYER = pytest.mark.question("RoPEEncoding")
@@ -19,6 +19,49 @@ def uniform(rng, *shape, dtype=torch.float32):
 def places(rng, *shape, below=100):
     """Random positions from 1 on, so that every one turns something."""
     return torch.randint(1, below, shape, generator=rng)
+
+
+# ---------------------------------------------------------------------------------------------- the truth
+
+
+def angles_of(positions, dim, base=10000.0):
+    return positions.double()[..., None] * theta(dim, base)
+
+
+def turn(x, angles, pairs="neighbours", *, back=None, signs=(-1, 1), table=None, late=False):
+    """x with its pairs turned, in float64. angles broadcast to (..., T, D / 2); the other keywords are mistakes:
+
+    back: how the pairs are put together; signs: of the two sines; late: the new first number makes the second; table:
+    how a table of D angles is laid out, if not as the pairs are.
+    """
+    x = x.double()
+    if table is not None:
+        doubled = angles.repeat_interleave(2, -1) if table == "neighbours" else torch.cat([angles, angles], -1)
+        quarter = turn(x, torch.full((1, x.shape[-1] // 2), math.pi / 2), pairs)
+        return x * doubled.cos() + quarter * doubled.sin()
+    a, b = (x[..., 0::2], x[..., 1::2]) if pairs == "neighbours" else x.chunk(2, dim=-1)
+    first = a * angles.cos() + signs[0] * b * angles.sin()
+    turned = [first, b * angles.cos() + signs[1] * (first if late else a) * angles.sin()]
+    return torch.stack(turned, -1).flatten(-2) if (back or pairs) == "neighbours" else torch.cat(turned, -1)
+
+
+def own_rotations(x, positions, base, pairs, freq, applied):
+    """(x turned by the student's own parts, how exactly that is known), if these turn x at all, and frequencies are wrong."""
+    D, found = x.shape[-1], []
+    if usable(freq, D) and not nearly(freq / theta(D, base), torch.ones(D // 2)):
+        angles = positions.double()[..., None] * freq.double()
+        found.append((turn(x, angles, pairs), 1e-5 + 2e-7 * angles.max().item()))  # freq is float32
+    if isinstance(applied, torch.Tensor) and applied.shape == x.shape:
+        found.append((applied.double(), 1e-5))
+    return [
+        (turned, exact)
+        for turned, exact in found
+        if exact < 0.1 and 0.3 < turned.norm() / x.norm() < 3 and not nearly(turned, x, 0.001)
+    ]
+
+
+def nearly_one(value, other, within=1e-5):
+    return isinstance(value, torch.Tensor) and nearly(value, other, within)
 
 
 # ---------------------------------------------------------------------------------------------- known mistakes
@@ -42,7 +85,7 @@ TURN_MISTAKES = {  # sentence -> a function of (x, positions that broadcast to i
         turn(x, angles, pairs, signs=(0, 0))
     ),
     "cosine and sine are swapped": lambda x, positions, angles, pairs: turn(x, math.pi / 2 - angles, pairs),
-    "the turned pairs are put together in another order than they were taken apart": lambda x, positions, angles, pairs: (
+    "the turned pairs are put back in the wrong order; each number should return to its place": lambda x, positions, angles, pairs: (
         turn(x, angles, pairs, back=OTHER[pairs])
     ),
     "the table of angles is laid out for other pairs than those that are turned": lambda x, positions, angles, pairs: (
@@ -58,12 +101,12 @@ TURN_MISTAKES = {  # sentence -> a function of (x, positions that broadcast to i
 }
 
 
-def rotation(value, x, positions, base=10000.0, pairs="neighbours", *, freq=None, applied=None, mistakes=None):
+def rotation(value, x, positions, base=10000.0, pairs="neighbours", *, freq=None, applied=None, more=None):
     """For `check(**…)`: value against x, turned at positions that broadcast to its shape without D. Its dtype is for other
     tests.
 
     freq, applied: what the student's own rope_frequencies and apply_rope give here. Where they are wrong, what agrees with
-    them is right: their own tests say what is wrong with them.
+    them is right: their own tests say what is wrong with them. more: known mistakes besides.
     """
     D, T = x.shape[-1], x.shape[-2]
     angles, value = angles_of(positions, D, base), single(value)
@@ -73,12 +116,12 @@ def rotation(value, x, positions, base=10000.0, pairs="neighbours", *, freq=None
         if nearly_one(value, other, exact) and not nearly_one(value, truth):
             expected, within = other, 2 * exact
 
-    def at(positions, speeds=None):
-        return lambda: turn(x, positions.double()[..., None] * theta(D, base) if speeds is None else positions.double()[..., None] * speeds(D, base), pairs)  # fmt: skip
+    def at(positions, speeds=theta):
+        return lambda: turn(x, positions.double()[..., None] * speeds(D, base), pairs)
 
     known = {
         f"{OTHER[pairs]} are turned as pairs; with this value of interleaved it should be {pairs}": lambda: turn(x, angles, OTHER[pairs]),
-        **(mistakes or {}),
+        **(more or {}),
         **on_inputs(TURN_MISTAKES, x, positions, angles, pairs),
         "positions are ignored: those used are always 0 to T - 1": at(torch.arange(T)),
         "positions are counted from 1; they should be taken as they are": at(positions + 1),
@@ -179,7 +222,7 @@ def test_each_sequence_has_its_own_positions(student, check, rng, shape, pairs):
     turned, alone = student.run(probe, x, positions, pairs == "neighbours")
 
     by_row, wrong = of_sequences(x, positions, pairs)
-    check(**rotation(turned, x, by_row, pairs=pairs, applied=alone, mistakes=wrong))
+    check(**rotation(turned, x, by_row, pairs=pairs, applied=alone, more=wrong))
 
 
 @APPLY
@@ -195,7 +238,7 @@ def test_far_positions_are_turned_as_exactly_as_near_ones(student, check, rng, p
     coarse = {"positions are rounded to bfloat16, in which some above 256 become equal; they should stay exact": turn(
         x, angles_of(positions.bfloat16(), 14), pairs
     )}  # fmt: skip
-    far = rotation(turned, x, positions, pairs=pairs, freq=freq, mistakes=coarse)
+    far = rotation(turned, x, positions, pairs=pairs, freq=freq, more=coarse)
     check(**far | {"within": 0.02})  # what is wrong so far is not rounding
     check(**far | {"mistakes": {}}, otherwise=COARSE)
 
@@ -289,7 +332,7 @@ def test_the_layer_turns_by_place(student, check, rng, shape, by_default):
     base, pairs, arguments = (10000.0, "neighbours", ()) if by_default else (300.0, "halves", (T, 300.0, False))
     turned, own = of_layer(student, x, None, base, by_default, arguments)
 
-    check(**rotation(turned, x, torch.arange(T), base, pairs, **own, mistakes={
+    check(**rotation(turned, x, torch.arange(T), base, pairs, **own, more={
         "the rows of the table are taken along the second dimension of x; T should be the last dimension but one": lambda: turn(
             x, angles_of(torch.arange(shape[1])[:, None], D, base), pairs
         ),
@@ -327,7 +370,7 @@ def test_the_layer_takes_positions(student, check, rng, shape, per_sequence):
 
     by_row, wrong = of_sequences(x, positions, pairs) if per_sequence else (positions, {})
     freq = own["freq"] if not per_sequence else None  # apply_rope knows rows
-    check(**rotation(turned, x, by_row, pairs=pairs, freq=freq, applied=own["applied"], mistakes=wrong))
+    check(**rotation(turned, x, by_row, pairs=pairs, freq=freq, applied=own["applied"], more=wrong))
 
 
 @LAYER

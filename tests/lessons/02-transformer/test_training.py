@@ -1,7 +1,6 @@
-"""Hidden tests of training.
+"""Hidden tests of training: schedules, clipping, first weights and loss.
 
-Each truth is a float64 function of this file or of training_helpers (or torch's own), of which the known mistakes replace
-a step.
+Each truth is a float64 function of this file (or torch's own), of which the known mistakes replace a step.
 """
 
 import math
@@ -11,9 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from shared import MANNERS, randn, single, tokens
-from training_helpers import DEFAULTS, adamw, run_adamw, updates
 
-ADAMW = pytest.mark.question("AdamW")
 SCHEDULES = pytest.mark.question("Learning-rate schedules")
 CLIP = pytest.mark.question("clip_grad_norm")
 INIT = pytest.mark.question("init_weights")
@@ -30,194 +27,6 @@ def rand(rng, low, high):
 
 def within(rng, low, high):
     return int(torch.randint(low, high, (), generator=rng))
-
-
-# ---------------------------------------------------------------------------------------------- AdamW
-
-OWN = {"lr": 0.1, "betas": (0.8, 0.95), "eps": 0.05, "weight_decay": 0.3}
-STEADY = OWN | {"eps": 1e-12}  # so small that it does not matter where it is added
-
-
-def task(rng, settings, **more):
-    """Two parameters and five steps; inside.optimize and `adamw` say what is in a task. Some gradients are as small as eps,
-    but not where that is to play no part."""
-    shapes, size = [(3, 4), (5,)], 1 if settings else 10
-    smaller = [torch.ones(3, 4), torch.tensor([1, 1, 1e-8, 1e-8, 1e-3]) if settings is not STEADY else torch.ones(5)]
-    steps = [[double(rng, *shape) * small for shape, small in zip(shapes, smaller, strict=True)] for _ in range(5)]
-    starts = [double(rng, *shape) * size for shape in shapes]
-    return {"starts": starts, "steps": steps, "groups": [([0, 1], {})], "settings": settings, **more}
-
-
-LAST = dict(update=lambda p, move, shrink: (p - move) * shrink)
-EARLY = dict(bottom=lambda v, s, correction: v**0.5 + s["eps"] / correction**0.5)
-AS_IT_IS = dict(mean=lambda m, correction: m), dict(square=lambda v, correction: v)
-ADAMW_MISTAKES = {  # sentence -> the step that is wrong
-    "weight decay is added to the gradient, as in plain Adam; it should shrink the weights directly": dict(
-        regular=lambda g, p, s: g + s["weight_decay"] * p, shrink=lambda s: 1
-    ),
-    "there is no weight decay": dict(shrink=lambda s: 1),
-    "weight decay is not multiplied by lr; it should be": dict(shrink=lambda s: 1 - s["weight_decay"]),
-    "weight decay comes after the update; it should come before": LAST,
-    "the moments are not corrected for their start at zero": AS_IT_IS[0] | AS_IT_IS[1],
-    "the first moment is not corrected for its start at zero": AS_IT_IS[0],
-    "the second moment is not corrected for its start at zero": AS_IT_IS[1],
-    "eps is added under the square root; it should be added to the root": dict(
-        bottom=lambda v, s, correction: (v + s["eps"]) ** 0.5
-    ),
-    "eps is added to the root before its correction; it should be added to the corrected root": EARLY,
-    "eps is added before the correction, and weight decay comes last; both should be as in the formula": EARLY | LAST,
-    "the correction of the moments is a step behind; it should use t, counted from 1": dict(
-        clock=lambda t, ticks: max(t - 1, 1)
-    ),
-    "eps is not added": dict(bottom=lambda v, s, correction: v**0.5),
-    "the square root of the second moment is missing": dict(bottom=lambda v, s, correction: v + s["eps"]),
-    "the two betas are swapped": dict(
-        settings=lambda of_all, own: (made := DEFAULTS | of_all | own) | {"betas": made["betas"][::-1]}
-    ),
-    "the gradient is added to the first moment as it is; it should be multiplied by 1 - beta1": dict(
-        first=lambda m, g, beta: beta * m + g
-    ),
-    "the parameters move with the gradient; they should move against it": dict(
-        update=lambda p, move, shrink: p * shrink + move
-    ),
-    "all groups share the same settings; each group should have its own": dict(
-        settings=lambda of_all, own: DEFAULTS | of_all
-    ),
-    "lr is read once; it should be read in every step, since it may change": dict(rates=lambda task, k: ()),
-    "steps are counted for all parameters together; they should be counted for each parameter": dict(
-        clock=lambda t, ticks: ticks
-    ),
-    "a missing gradient is taken as zero; its parameter should be left as it is": dict(
-        given=lambda g, p: torch.zeros_like(p) if g is None else g
-    ),
-    "a parameter without a gradient is decayed; it should be left as it is": dict(
-        waits=lambda p, s: p * (1 - s["lr"] * s["weight_decay"])
-    ),
-    "a gradient of zeros is taken for a missing one; moments and weight decay should still move the parameter": dict(
-        given=lambda g, p: g if g is not None and bool(g.any()) else None
-    ),
-    "none of the state survives load_state_dict: keep it in self.state": dict(
-        resumed=lambda t, m, v: ([0 * item for item in t], [0 * item for item in m], [0 * item for item in v])
-    ),
-    "the number of steps does not survive load_state_dict: keep it in self.state": dict(
-        resumed=lambda t, m, v: ([0 * item for item in t], m, v)
-    ),
-}
-
-
-@ADAMW
-@pytest.mark.points(4)
-@pytest.mark.parametrize("settings", [OWN, {}], ids=["own", "defaults"])  # with small settings some mistakes look alike
-def test_updates_equal_those_of_torch(student, check, rng, settings):
-    """Every update is that of torch.optim.AdamW, with the default settings and with others."""
-    work = task(rng, settings)
-    history, gradients, _ = run_adamw(student, work)
-
-    parameters = [start.clone().requires_grad_() for start in work["starts"]]
-    optimizer, truth = torch.optim.AdamW(parameters, **settings), []
-    for step in work["steps"]:
-        for parameter, gradient in zip(parameters, step, strict=True):
-            parameter.grad = gradient.clone()
-        optimizer.step()
-        truth.append([parameter.detach().clone() for parameter in parameters])
-    check(**updates(work, history, truth, ADAMW_MISTAKES))
-    check(gradients, work["steps"][-1], otherwise="the gradients are changed; they should stay as they were")
-
-
-@ADAMW
-@pytest.mark.points(2)
-@pytest.mark.parametrize("added", [None, 2])
-def test_each_group_has_its_own_settings(student, check, rng, added):
-    """Parameter groups have their own lr, betas, eps and weight_decay, also one that is added later."""
-    other = {"lr": 0.02, "betas": (0.5, 0.7), "eps": 0.3, "weight_decay": 0.0}
-    work = task(rng, OWN, groups=[([0], {}), ([1], other)], added=added)
-    for step in work["steps"][: added or 0]:
-        step[1] = None
-    history, _, alone = run_adamw(student, work)
-
-    check(**updates(work, history, adamw(work), ADAMW_MISTAKES, alone))
-
-
-@ADAMW
-@pytest.mark.points(1)
-def test_a_gradient_of_zeros_counts(student, check, rng):
-    """A gradient of zeros is a gradient: its moments fade, and its steps count on."""
-    work = task(rng, STEADY)
-    work["steps"][3][0] = torch.zeros(3, 4, dtype=torch.float64)
-    history, *_ = run_adamw(student, work)
-
-    check(**updates(work, history, adamw(work), ADAMW_MISTAKES))
-
-
-@ADAMW
-@pytest.mark.points(1)
-def test_a_parameter_without_gradient_waits(student, check, rng):
-    """A parameter whose gradient is None stays as it is, and its steps do not count on. In float32."""
-    work = task(rng, STEADY)
-    work |= {"starts": single(work["starts"]), "steps": single(work["steps"])}
-    work["steps"][0][1] = work["steps"][2][0] = work["steps"][2][1] = work["steps"][3][1] = None
-    history, _, alone = run_adamw(student, work)
-
-    check(**updates(work, history, adamw(work), ADAMW_MISTAKES, alone))
-
-
-@ADAMW
-@pytest.mark.points(1)
-def test_lr_may_change_between_steps(student, check, rng):
-    """The lr of each group is read in every step."""
-    work = task(rng, STEADY, groups=[([0], {}), ([1], {"lr": 0.05})], lrs={1: (0.3, 0.01), 3: (0.0, 0.2)})
-    history, *_ = run_adamw(student, work)
-
-    check(**updates(work, history, adamw(work), ADAMW_MISTAKES))
-
-
-@ADAMW
-@pytest.mark.points(2)
-def test_training_goes_on_after_load_state_dict(student, check, rng):
-    """state_dict and load_state_dict carry settings, moments and numbers of steps into a new optimizer."""
-    work = task(rng, STEADY, groups=[([1], {}), ([0], {"lr": 0.02})], reload=3)
-    history, _, alone = run_adamw(student, work, {"lr": 0.5, "weight_decay": 0.0})
-
-    check(**updates(work, history, adamw(work), ADAMW_MISTAKES, alone))
-
-
-@ADAMW
-@pytest.mark.points(1)
-def test_it_is_an_optimizer_written_by_hand(student, check):
-    """AdamW is a torch.optim.Optimizer, none of torch's own does its work, and step returns what its closure returns."""
-
-    def probe(start):
-        from training import AdamW
-
-        def refuse(*_, **__):
-            raise RuntimeError("torch's own optimizer does the work")
-
-        for name in ("Adam", "AdamW", "NAdam", "RAdam", "Adamax"):
-            getattr(torch.optim, name).step = refuse
-        parameter = start.clone().requires_grad_()
-        optimizer = AdamW([parameter], lr=0.1)
-
-        def closure():
-            optimizer.zero_grad()
-            loss = (parameter**2).sum()
-            loss.backward()
-            return loss
-
-        returned = optimizer.step(closure)
-        is_leaf = parameter.is_leaf and parameter.requires_grad
-        return isinstance(optimizer, torch.optim.Optimizer), returned, is_leaf, parameter
-
-    start = torch.tensor([1.0, -2.0])
-    is_optimizer, returned, is_leaf, parameter = student.run(probe, start)
-
-    check.that(bool(is_optimizer), "AdamW is not a torch.optim.Optimizer")
-    check(returned, torch.tensor(5.0), mistakes={"step does not return the loss of its closure": None})
-    check.that(
-        bool(is_leaf),
-        "after step() a parameter is no longer a trainable leaf: update it in place under torch.no_grad()",
-    )
-    moved = isinstance(parameter, torch.Tensor) and bool((parameter != start).all())
-    check.that(moved, "the gradients of the closure do not move the parameters")
 
 
 # ---------------------------------------------------------------------------------------------- schedules

@@ -1,10 +1,9 @@
 """Hidden tests of transformer.
 
-Layers may call their weights what they like, so inside.filled gives each one a value that follows from its shape alone.
-With these weights, `KNOWN` in the helpers, the models there are the truth, in float64; GPT and BERT are compared once
-more with the random weights of a model of `transformers`. Where a layer or a stack is not right, it is compared once
-more with what the student's own parts give, so that a mistake costs points where it was made and not in all that is built
-of it.
+Layers may call their weights what they like, so inside.with_known_weights gives each one a value that follows from its
+shape alone. With these weights, `KNOWN` in the helpers, the models there are the truth, in float64; GPT and BERT are
+compared once more with the random weights of a model of `transformers`. A layer or a stack that is not right is compared
+once more with what the student's own parts give, so that a mistake costs points where it was made, not above it.
 """
 
 import math
@@ -38,13 +37,13 @@ from transformer_helpers import (
     encoder_layer,
     gelu_tanh,
     gpt,
-    ids_of,
     known_layer,
     made_with,
     masks,
     norm,
     real,
     sinusoids,
+    some_ids,
     tables,
     transformer,
     wide,
@@ -93,7 +92,7 @@ STYLE_MISTAKES = {  # what a layer has no step for, it cannot have wrong
     "the attention has one head only": {"heads": 1},
     "the softmax runs over the queries, not over the keys": {"weigh": partial(weigh, over=-2)},
     "the softmax runs over the heads, not over the keys": {"weigh": partial(weigh, over=1)},
-    "the heads are split by a view alone, which mixes positions: it takes a transpose too": {"split": split_by_view},
+    "the heads are split by a view alone, which mixes positions; a transpose should follow it": {"split": split_by_view},
 }  # fmt: skip
 PRE_NORM_MISTAKES = STYLE_MISTAKES | {
     **{f"the residual connection around the {NAMES[s]} is missing, or all are": only(s, "pre, no residual", "pre") for s in NAMES},
@@ -228,12 +227,13 @@ def test_dropout_acts_after_the_relu(student, check, rng, dropout):
     hidden = F.linear(x.double(), w1.double()) + 9.0  # (200, 1, 48)
     found = output @ w2
     kept = found.abs() > 0.1
+    share_kept = (found[kept] / hidden[kept]).mean()
     other_share = "the wrong share is dropped; it should be the argument dropout, 0.1 by default"
     check(found, hidden * kept / (1 - p), dtype=torch.float32, mistakes={
         "dropout acts on the output of w_2; it should come directly after the ReLU": check.when(bool((output == 0).any())),
         "there is no dropout in train mode": hidden,
         "what is not dropped is not scaled up by 1 / (1 - dropout)": hidden * kept,
-        other_share: lambda: hidden * kept * (found[kept] / hidden[kept]).mean(),
+        other_share: hidden * kept * share_kept,
     })  # fmt: skip
     # Of 9600 draws: the share strays by 0.03 with a probability below 1e-8.
     check.that(abs(float(kept.double().mean()) - (1 - p)) < 0.03, other_share)
@@ -340,7 +340,7 @@ def test_a_target_that_sees_nothing_keeps_what_it_has(student, check, rng):
 @pytest.mark.parametrize(("B", "T", "layers"), [(2, 5, 2), (1, 1, 1), (3, MAX_LEN, 2)])
 def test_the_encoder_is_embedding_positions_and_layers(student, check, rng, B, T, layers):
     """Embedding times the square root of d_model, plus sinusoidal positions, then the layers; every token is seen."""
-    rows, calls = tables(rng, V), [(ids_of(rng, B, T),)]
+    rows, calls = tables(rng, V), [(some_ids(rng, B, T),)]
     mistakes = EMBEDDING_MISTAKES | STYLE_MISTAKES | WITH_GELU | {
         "the encoder is causal": lambda ids: (ids, past(T)),
         "token 0 is hidden though no mask was given": lambda ids: (ids, real(ids, 0)),
@@ -353,7 +353,7 @@ def test_the_encoder_is_embedding_positions_and_layers(student, check, rng, B, T
 @pytest.mark.points(2)
 def test_every_layer_of_the_encoder_gets_the_mask(student, check, rng):
     """The mask reaches all layers, in every form that a mask may have."""
-    rows, calls = tables(rng, V), [(ids_of(rng, 2, 6), mask) for mask in masks(rng, 2, 6, 6)]
+    rows, calls = tables(rng, V), [(some_ids(rng, 2, 6), mask) for mask in masks(rng, 2, 6, 6)]
     mistakes = MASK_MISTAKES | {
         "the mask is ignored": lambda ids, mask: (ids,),
         "the mask is turned around: true means may attend": lambda ids, mask: (ids, mask == 0),
@@ -366,7 +366,7 @@ def test_every_layer_of_the_encoder_gets_the_mask(student, check, rng):
 @pytest.mark.parametrize(("B", "Tt", "Ts", "layers"), [(2, 5, 4, 2), (1, 1, 3, 1), (3, MAX_LEN, 11, 2)])
 def test_the_decoder_is_causal_of_its_own_accord(student, check, rng, B, Tt, Ts, layers):
     """Embedding times the square root of d_model, plus positions, then causal layers that see all of memory."""
-    rows, calls = tables(rng, V), [(ids_of(rng, B, Tt), wide(rng, B, Ts))]
+    rows, calls = tables(rng, V), [(some_ids(rng, B, Tt), wide(rng, B, Ts))]
     mistakes = EMBEDDING_MISTAKES | CAUSAL_MISTAKES | STYLE_MISTAKES | WITH_GELU | {
         "the causal mask hides memory too": lambda ids, memory: (ids, memory, None, torch.ones(Tt, Ts).tril()),
         "token 0 is hidden though no mask was given": lambda ids, memory: (ids, memory, real(ids, 0)),
@@ -379,12 +379,12 @@ def test_the_decoder_is_causal_of_its_own_accord(student, check, rng, B, Tt, Ts,
 @pytest.mark.points(4)
 def test_the_decoder_joins_its_mask_with_the_causal_one(student, check, rng):
     """A position attends to what tgt_mask and the causal mask both show, and to what memory_mask shows of memory."""
-    rows, calls = tables(rng, V), with_two_masks(rng, ids_of(rng, 2, 5), wide(rng, 2, 6), heads=1)
+    rows, calls = tables(rng, V), with_two_masks(rng, some_ids(rng, 2, 5), wide(rng, 2, 6), heads=1)
     calls.append(
-        (ids_of(rng, 4, 4), wide(rng, 4, 6), masks(rng, 4, 4, 4)[1], None)
+        (some_ids(rng, 4, 4), wide(rng, 4, 6), masks(rng, 4, 4, 4)[1], None)
     )  # (T, T), though (B, T) is as large
     mistakes = TWO_MASK_MISTAKES | {
-        "the causal mask is dropped where a tgt_mask is given: both apply": {"join": lambda causal, mask: mask},
+        "the causal mask is dropped where a tgt_mask is given; both should apply": {"join": lambda causal, mask: mask},
         "there is no causal mask": {"causal": everything},
         BY_OR: {"join": torch.logical_or},
     }
@@ -407,7 +407,7 @@ def made_for(pad):
 def test_the_transformer_never_attends_to_padding(student, check, rng, pad, where):
     """The logits are those of encoder, decoder and output layer; padding of source and target is hidden everywhere."""
     rows = tables(rng, OF_SOURCE, V)
-    src, tgt = ids_of(rng, 3, 7, below=OF_SOURCE, pad=pad), ids_of(rng, 3, 5, pad=pad)
+    src, tgt = some_ids(rng, 3, 7, below=OF_SOURCE, pad=pad), some_ids(rng, 3, 5, pad=pad)
     for ids in (src, tgt) if where else ():
         ids[1, -2:] = ids[2, where] = pad
     mistakes = EMBEDDING_MISTAKES | CAUSAL_MISTAKES | LOGIT_MISTAKES | {
@@ -428,7 +428,7 @@ def test_the_transformer_never_attends_to_padding(student, check, rng, pad, wher
 def test_encode_and_decode_are_the_two_halves(student, check, rng):
     """encode gives the memory; decode takes any memory, and a src_mask (B, Ts) or (B, 1, 1, Ts) or none."""
     rows = tables(rng, OF_SOURCE, V)
-    src, tgt = ids_of(rng, 4, 6, below=OF_SOURCE, pad=3), ids_of(rng, 4, 4, pad=3)
+    src, tgt = some_ids(rng, 4, 6, below=OF_SOURCE, pad=3), some_ids(rng, 4, 4, pad=3)
     src[1, -2:] = tgt[2, -1] = 3
     memory, mask = wide(rng, 4, 5), random_mask(rng, 4, 5)
     mistakes = EMBEDDING_MISTAKES | {"encode attends to the padding of the source": {"in_encoder": never}}
@@ -459,13 +459,13 @@ def test_rows_of_nothing_but_padding_harm_nobody(student, check, rng):
     def probe(src, tgt, rows):
         from transformer import Transformer
 
-        model = inside.filled(Transformer(11, 13, 24, 2, 3, 32, 9), rows)
+        model = inside.with_known_weights(Transformer(11, 13, 24, 2, 3, 32, 9), rows)
         logits = inside.a_tensor(model(src, tgt))
         logits[tgt != 0].sum().backward()
         return logits, [bool(weight.grad.isfinite().all()) for weight in model.parameters() if weight.grad is not None]
 
     rows = tables(rng, OF_SOURCE, V)
-    src, tgt = ids_of(rng, 3, 5, below=OF_SOURCE, pad=0), ids_of(rng, 3, 4, pad=0)
+    src, tgt = some_ids(rng, 3, 5, below=OF_SOURCE, pad=0), some_ids(rng, 3, 4, pad=0)
     src[1] = tgt[1] = tgt[0, :2] = 0
     logits, finite = student.run(probe, src, tgt, rows)
 
@@ -490,7 +490,7 @@ POSITION_MISTAKES = {
 @pytest.mark.parametrize(("B", "T", "layers", "d_ff"), [(3, MAX_LEN, 2, FF), (2, 5, 2, FF), (1, 1, 1, None)])
 def test_gpt_is_a_causal_pre_norm_stack(student, check, rng, B, T, layers, d_ff):
     """Token plus learned position, causal pre-norm layers with GELU, a last norm, logits by the token embedding."""
-    rows, calls = tables(rng, V, MAX_LEN, size=8.0), [(ids_of(rng, B, T),)]
+    rows, calls = tables(rng, V, MAX_LEN, size=8.0), [(some_ids(rng, B, T),)]
     mistakes = {"the feed-forward uses exact GELU; it should use the tanh form": {"act": F.gelu}}
     mistakes |= PRE_NORM_MISTAKES | CAUSAL_MISTAKES | DEPTH_MISTAKES | LOGIT_MISTAKES
     mistakes |= {"the norm after the last layer is missing": {"last_norm": lambda x, *_: x}} | POSITION_MISTAKES
@@ -505,7 +505,7 @@ def test_gpt_is_a_causal_pre_norm_stack(student, check, rng, B, T, layers, d_ff)
 def test_bert_is_three_embeddings_a_norm_and_a_post_norm_stack(student, check, rng, B, T, layers, typed):
     """Token, position and type are added and normed; then post-norm layers with exact GELU, seeing in both directions."""
     rows = tables(rng, V, MAX_LEN, TYPES)
-    call = ids_of(rng, B, T), *([torch.randint(0, TYPES, (B, T), generator=rng)] if typed else [])
+    call = some_ids(rng, B, T), *([torch.randint(0, TYPES, (B, T), generator=rng)] if typed else [])
     mistakes = {"the feed-forward uses the tanh form of GELU; it should use the exact form": {"act": gelu_tanh}}
     mistakes |= STYLE_MISTAKES | DEPTH_MISTAKES | POSITION_MISTAKES | {
         "there is no norm after the embeddings": {"first_norm": lambda x, *_: x},
@@ -523,7 +523,7 @@ def test_bert_is_three_embeddings_a_norm_and_a_post_norm_stack(student, check, r
 @pytest.mark.points(3)
 def test_bert_never_attends_to_what_its_mask_hides(student, check, rng):
     """attention_mask (B, T) is true or 1 at real tokens; the output there does not depend on the others."""
-    rows, ids = tables(rng, V, MAX_LEN, TYPES), ids_of(rng, 3, 7)
+    rows, ids = tables(rng, V, MAX_LEN, TYPES), some_ids(rng, 3, 7)
     types, mask = torch.randint(0, TYPES, (3, 7), generator=rng), torch.ones(3, 7, dtype=torch.bool)
     mask[1, -3:] = mask[2, 1] = mask[2, -1] = False
     calls = [(ids, types, mask) for mask in (mask.long(), mask, mask.float())]

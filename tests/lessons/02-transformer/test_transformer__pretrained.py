@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from shared import randn, tokens
-from transformer_helpers import BERT_STEPS, FF, GPT_STEPS, D, H, Steps, bert, counted, gelu_tanh, gpt
+from transformer_helpers import BERT_STEPS, FF, GPT_STEPS, D, H, ModelSteps, bert, counted, gelu_tanh, gpt
 
 GPT2 = {"vocab_size": 31, "n_embd": D, "n_layer": 2, "n_head": H, "n_inner": FF, "n_positions": 11}
 BERT = {
@@ -69,7 +69,7 @@ def gpt2(state, ids, /, *, order="qkv", across=lambda weight: weight.T, unloaded
         attention |= {"o": (across(c_proj[0]), c_proj[1]), "norm": ln_1}
         w.append({"self": attention, "ffn": {"1": (c_fc[0].T, c_fc[1]), "2": (last[0].T, last[1]), "norm": ln_2}})
     rows = [state[f"transformer.{name}.weight"].double() for name in ("wte", "wpe")]
-    return gpt(rows, Steps(**GPT_STEPS | steps), ids, w=w, final=pair_of(state, "transformer.ln_f"))
+    return gpt(rows, ModelSteps(**GPT_STEPS | steps), ids, w=w, final=pair_of(state, "transformer.ln_f"))
 
 
 NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
@@ -86,7 +86,7 @@ def loaded_bert(state, ids, types, mask, /, *, order="qkv", norms=NORMS, **steps
         w.append({"self": attention, "ffn": ffn})
     rows = [state[f"embeddings.{name}_embeddings.weight"].double() for name in ("word", "position", "token_type")]
     first = pair_of(state, "embeddings.LayerNorm")
-    return bert(rows, Steps(**BERT_STEPS | steps), ids, types, mask, w=w, first=first)
+    return bert(rows, ModelSteps(**BERT_STEPS | steps), ids, types, mask, w=w, first=first)
 
 
 ORDERS = ("kqv", "vkq", "qvk")

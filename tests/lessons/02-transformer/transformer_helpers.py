@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import shared
 from shared import join_heads, linear, nearly, past, randn, split_heads, true_gradients, weigh
 
-D, H, FF, V, MAX_LEN, OF_SOURCE = 24, 3, 32, 13, 9, 11  # inside.filled needs heads that are 8 wide
+D, H, FF, V, MAX_LEN, OF_SOURCE = 24, 3, 32, 13, 9, 11  # inside.with_known_weights needs heads that are 8 wide
 TYPES = 7  # token types of BERT: no 2 layers have so many norms that one tensor of all gains looks like a table
 LAYER = (D, H, FF)
 
@@ -33,7 +33,7 @@ def wide(rng, *shape):
     return 8 * randn(rng, *shape, D, dtype=torch.float64)
 
 
-def ids_of(rng, *shape, below=V, pad=None):
+def some_ids(rng, *shape, below=V, pad=None):
     """Random ids, none of which is pad; the first is 0, which is a token like any other where it is not the pad."""
     ids = torch.randint(0, below - 1, shape, generator=rng)
     if pad is not None:
@@ -63,7 +63,7 @@ GAIN = torch.full((D,), 8.0, dtype=torch.float64), torch.zeros(D)
 
 
 def known_layer(d_ff=FF, scale=1.0, norm=GAIN):
-    """The weights of a layer as inside.filled leaves them."""
+    """The weights of a layer as inside.with_known_weights leaves them."""
     signs = torch.tensor([1, 1, 1, 1, 1, -1, 1, -1], dtype=torch.float64).repeat(12)
 
     def matrix(rows, columns):
@@ -119,7 +119,7 @@ class StackSteps(LayerSteps):
 
 
 @dataclass(frozen=True)
-class Steps(StackSteps):
+class ModelSteps(StackSteps):
     in_encoder: Callable = real  # of whole models: where what is hidden
     in_memory: Callable = real
     in_target: Callable = real
@@ -152,8 +152,12 @@ def own_part(name):
     def decorate(formula):
         def value(weights, do, *inputs):
             right = all(getattr(do, step.name) is step.default for step in fields(PARTS[name][2]))
-            notes = [note for note in do.notes if right and note[0] == name and same_call(name, note[1], inputs)]
-            return notes[0][2] if notes else formula(weights, do, *inputs)
+            noted = [given for part, *given in do.notes if right and part == name]
+            outputs = [output for call, output in noted if same_call(name, call, inputs)]
+            varied = [
+                output for output in outputs if bool((output != output.flatten()[0]).any())
+            ]  # zeros hide too much
+            return varied[0] if varied else formula(weights, do, *inputs)
 
         return value
 
@@ -294,7 +298,7 @@ def bert(rows, do, ids, types=None, mask=None, *, w=KNOWN, first=GAIN):
 def compared(student, name, args, calls, truth, mistakes, rows=(), *, at=None, gradients=False, within=2e-5, **right):
     """For `check(**…)`: a model of the student, with known weights, and the truth, in float64.
 
-    calls: the inputs of each call. truth: (Steps, *inputs) -> output. mistakes: sentence -> the step that is wrong, or a
+    calls: the inputs of each call. truth: (ModelSteps, *inputs) -> output. mistakes: sentence -> the step that is wrong, or a
     function that changes the inputs of a call. at: only these places count. within: an eps of 1e-6 in a norm, as good as
     1e-5, changes no more. right: steps of this model.
     """
@@ -304,7 +308,7 @@ def compared(student, name, args, calls, truth, mistakes, rows=(), *, at=None, g
 
     def values(wrong=(), notes=()):
         change, steps = (wrong, {}) if callable(wrong) else (lambda *call: call, dict(wrong))
-        model = partial(truth, Steps(**right | steps, notes=notes))
+        model = partial(truth, ModelSteps(**right | steps, notes=notes))
         if not gradients:
             return [counted(model(*change(*call)), at) for call in calls]
         found = [true_gradients(model, *change(*call)) for call in calls]

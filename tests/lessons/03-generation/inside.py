@@ -162,7 +162,7 @@ def _draws_what_is_sure(sample, **filters):
 
 
 @contextlib.contextmanager
-def built(kind):
+def noting_instances(kind):
     """The list of (instance, its arguments by name) of what is made of the class meanwhile, subclasses too."""
     made, start = [], kind.__init__
 

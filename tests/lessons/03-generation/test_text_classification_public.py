@@ -46,7 +46,7 @@ def test_without_layers_a_text_said_twice_is_the_same_text(student, check):
     once, twice = student.run(probe)
 
     check(twice / once, torch.ones(1, 2, dtype=torch.float64), within=1e-4, mistakes={
-        "the sum is to be divided by the number of real tokens": 2 * torch.ones(1, 2, dtype=torch.float64),
+        "the logits change with the length: divide the sum by the number of real tokens": 2 * torch.ones(1, 2, dtype=torch.float64),
     })  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_two_people_and_a_town(student, check):
 
     check(entities, [("PER", 0, 2), ("PER", 3, 4), ("LOC", 5, 6)], mistakes={
         "an entity that goes on to the last tag is lost": [("PER", 0, 2), ("PER", 3, 4)],
-        "the end is inclusive: it is the place after the last token": [("PER", 0, 1), ("PER", 3, 3), ("LOC", 5, 5)],
+        "the end is inclusive; it should be the place after the last token": [("PER", 0, 1), ("PER", 3, 3), ("LOC", 5, 5)],
     })  # fmt: skip
 
 
@@ -66,7 +66,11 @@ def test_an_i_that_continues_nothing_starts_an_entity(student, check):
     """O I-PER I-LOC: two entities of one token each."""
     entities = student.call("text_classification.decode_bio", [0, 2, 4], ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"])
 
-    check(entities, [("PER", 1, 2), ("LOC", 2, 3)], mistakes={"an I without a B is dropped": []})
+    check(
+        entities,
+        [("PER", 1, 2), ("LOC", 2, 3)],
+        mistakes={"an I without a B is dropped; it should start an entity": []},
+    )
 
 
 def test_the_best_span_is_not_the_best_start_and_the_best_end(student, check):
@@ -76,5 +80,5 @@ def test_the_best_span_is_not_the_best_start_and_the_best_end(student, check):
     span = student.call("text_classification.best_answer_span", start, end, 2)
     one_token = student.call("text_classification.best_answer_span", start, end, 1)
 
-    check(span, (1, 2), mistakes={"start and end are chosen each on its own": (3, 0)})
+    check(span, (1, 2), mistakes={"start and end are chosen each on its own; their sum should be the greatest": (3, 0)})
     check(one_token, (0, 0))

@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from shared import randn, randomness_facts, tokens, wrong_law
-from text_generation_helpers import ENDS, INF, LENGTHS, beams, cycle, endings, law, manners_facts, ranks
+from text_generation_helpers import ENDS, INF, LENGTHS, beams, endings, law, manners_facts, one_cycle, ranks
 
 GPT = pytest.mark.question("GPTTextGenerator")
 HUGGING_FACE = pytest.mark.question("HuggingFaceTextGenerator")
@@ -125,7 +125,7 @@ def test_generate_samples_with_its_settings(student, check, rng, options, kept):
 @pytest.mark.points(2)
 def test_generated_rows_end_at_eos(student, check, rng):
     """A row ends with the eos that it generates and is filled with eos_id; the result is as wide as its longest row."""
-    table = cycle(rng, 7)
+    table = one_cycle(rng, 7)
 
     def probe(table, cases):
         from text_generation import GPTTextGenerator
@@ -138,11 +138,11 @@ def test_generated_rows_end_at_eos(student, check, rng):
         check(**compared)
 
 
-LEFT_IN = [
-    "afterwards the model is in eval mode, although it was in train mode",
-    "afterwards the model is in train mode, although it was in eval mode",
-    "afterwards all modules are in one mode; each should be in the mode it was in",
-]
+LEFT_IN = {  # sentence -> how the model was
+    "afterwards the model is in eval mode, although it was in train mode": "train",
+    "afterwards the model is in train mode, although it was in eval mode": "eval",
+    "afterwards all modules are in one mode; each should be in the mode it was in": "mixed",
+}
 
 
 @GPT
@@ -162,8 +162,8 @@ def test_generate_runs_in_eval_mode_and_gives_modes_back(student, check):
             return forward(ids)
 
         generator.model.forward = watched
-        prompt, seen = torch.tensor([[1, 2], [3, 4]]), []
-        _, after, rude = inside.manners(generator.train().generate, prompt, 8, 0.8, 3, 0.9, 2)
+        prompt, seen = torch.tensor([[1, 2], [3, 4]]), {}
+        called = inside.manners(inside.with_sure_draws, generator.train().generate, prompt, 8, 0.8, 3, 0.9, 2)
         for start in ("train", "eval", "mixed"):
             generator.train(start != "eval")
             if start == "mixed":
@@ -172,15 +172,17 @@ def test_generate_runs_in_eval_mode_and_gives_modes_back(student, check):
                 list(inner[-1].modules())[-1].eval()
                 list(generator.model.modules())[4].eval()
             before = inside.modes(generator)
-            generator.generate(prompt, 5)
-            seen.append((before, inside.modes(generator)))
-        return during, seen, torch.equal(after[0], prompt), rude
+            inside.with_sure_draws(generator.generate, prompt, 5)
+            seen[start] = before, inside.modes(generator)
+        _, (_, after, *_), rude = called
+        return during, seen, torch.equal(after, prompt), rude
 
     during, seen, kept, rude = student.run(probe)
 
     check.that(len(during) > 0, "the model is not called")
     check.that(not any(during), "the model is called in train mode; generate should run in eval mode")
-    for (before, after), sentence in zip(seen, LEFT_IN, strict=True):
+    for sentence, start in LEFT_IN.items():
+        before, after = seen[start]
         check.that(after == before, sentence)
     for fact in manners_facts(kept, rude):
         check.that(*fact)

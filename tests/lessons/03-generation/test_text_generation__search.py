@@ -22,10 +22,10 @@ from text_generation_helpers import (
     VERSION_4,
     argmaxes,
     beams,
-    cycle,
     endings,
     facts_of_models,
     grown_by_one,
+    one_cycle,
     ranked,
     refuses_lengths,
 )
@@ -64,7 +64,7 @@ def test_greedy_takes_the_likeliest_token(student, check, rng):
 @pytest.mark.points(2)
 def test_greedy_rows_end_at_eos(student, check, rng):
     """A row ends with the eos that it generates and is filled with eos_id; the result is as wide as its longest row."""
-    table = cycle(rng, 7)
+    table = one_cycle(rng, 7)
 
     def probe(table, cases):
         from text_generation import greedy_search
@@ -313,7 +313,7 @@ def test_the_best_hypotheses_fill_the_width(student, check, rng):
     one = torch.tensor([[2, EOS]])
     cases = [(ends, 2, 9, EOS, 1.0), (one, 3, 10, EOS, 1.0), (ENDS_AT_0, 2, 9, 0, 1.0)]
     for _ in range(100):
-        table = cycle(rng, 7)
+        table = one_cycle(rng, 7)
         log_probs = table.double().log_softmax(-1).numpy()
         if all(agreed(log_probs, prompt, *settings) for ids, *settings in cases for prompt in ids.tolist()):
             break

@@ -67,8 +67,8 @@ def test_bleu_of_one_wrong_word(student, check):
 
     check(score, 66.8740304976422, terms=4096, mistakes={
         "the precisions are multiplied, without the fourth root": 20.0,
-        "the score goes from 0 to 1: it is 0 to 100": 0.668740304976422,
-        "the precisions' arithmetic mean is taken: it is the geometric one": 100 * (4 / 5 + 3 / 4 + 2 / 3 + 1 / 2) / 4,
+        "the score goes from 0 to 1; it should go from 0 to 100": 0.668740304976422,
+        "the precisions' arithmetic mean is taken; it should be the geometric one": 100 * (4 / 5 + 3 / 4 + 2 / 3 + 1 / 2) / 4,
     })  # fmt: skip
 
 
@@ -80,7 +80,10 @@ def test_bleu_punishes_what_is_short(student, check):
         score,
         77.8800783071405,
         terms=4096,
-        mistakes={"there is no brevity penalty": 100.0, "the penalty is c / r": 80.0},
+        mistakes={
+            "there is no brevity penalty": 100.0,
+            "the brevity penalty is c / r; it should be exp(1 - r / c)": 80.0,
+        },
     )
 
 
@@ -89,7 +92,7 @@ def test_bleu_of_two_references(student, check):
     score = student.call("translation.bleu", ["a b c d e"], [["a b x y z"], ["a b c d e f g h"]])
 
     check(score, 100.0, terms=4096, mistakes={
-        "the longest reference's length counts, not the nearest": 100 * math.exp(1 - 8 / 5),
+        "the longest reference's length counts; it should be the nearest": 100 * math.exp(1 - 8 / 5),
         "of several references only the first counts": 0.0,
     })  # fmt: skip
 

@@ -97,7 +97,7 @@ def argmaxes(table, prompts, max_length, eos=None, *, prompt_ends=False, stops=a
     return torch.tensor(rows)
 
 
-def cycle(rng, vocab_size):
+def one_cycle(rng, vocab_size):
     """A table where token v is almost surely followed by v + 1, and the last one by 0."""
     following = (torch.arange(vocab_size) + 1) % vocab_size
     return 25.0 * torch.nn.functional.one_hot(following, vocab_size) + randn(rng, vocab_size, vocab_size, vocab_size)
