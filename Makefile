@@ -61,7 +61,7 @@ idle: setup  ## the tests of LESSON= that carry no weight
 
 test-gpu: setup  ## grade solution and GPU tests of every lesson where there is a GPU
 	@$(BIN)/python -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || { echo "torch finds no GPU here"; exit 2; }
-	@for lesson in $(or $(LESSON),$(notdir $(wildcard assignments/??-*))); do 	    $(BIN)/autograder grade solutions/$$lesson --lesson $$lesson --gpu-only --out results/gpu/$$lesson || exit 1; done
+	@for lesson in $(or $(LESSON),$(notdir $(wildcard assignments/??-*))); do $(BIN)/autograder grade solutions/$$lesson --lesson $$lesson --gpu-only --out results/gpu/$$lesson || exit 1; done
 
 test-thorough: setup  ## all of what `make test` tries a random part of
 	$(BIN)/python -m pytest -q tests -m thorough

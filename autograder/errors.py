@@ -5,7 +5,7 @@
     │   ├── LessonError     a lesson's own files do not fit together
     │   ├── StubError       a solution cannot be cut into a starter
     │   └── SubmissionError a submission cannot be taken in
-    ├── GraderFault         ours: the outcome is grader_error, never a zero
+    ├── GraderFault         ours, unless the solution passes where it came up (witness.py)
     │   ├── AuthorError     a hidden test is wrong
     │   └── BoxError        the box itself broke, or a layer that was asked for is missing
     └── StudentFault        the student's: the outcome is failed
@@ -62,7 +62,7 @@ class GraderFault(AutograderError):
 
 
 class AuthorError(GraderFault):
-    """A hidden test is wrong, whatever the student wrote."""
+    """A hidden test is wrong; where the solution passes it, the student's reply made it so, and it is a failure."""
 
 
 class BoxError(GraderFault):

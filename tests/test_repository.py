@@ -283,7 +283,8 @@ def test_starters_are_fresh(lesson):
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
 def test_every_explained_mutant_is_still_made(lesson):
-    explained = tomllib.loads((lesson.samples / "equivalent.toml").read_text())["equivalent"]
+    file = lesson.samples / "equivalent.toml"  # a lesson without survivors has none
+    explained = tomllib.loads(file.read_text())["equivalent"] if file.exists() else []
     made = {
         (module, mutant.old, mutant.new)
         for module in lesson.modules

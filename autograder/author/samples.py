@@ -4,9 +4,9 @@
     tests/submissions/NN-lesson/right/<name>/               another correct implementation: full points
     tests/submissions/NN-lesson/hostile/<name>/             an attack on the grader: gets its verdict (tests/hostile)
 
-A sample is laid over the solution: each [[change]] replaces a piece of text that occurs exactly once, in the module that
-that the file is filed under, where it names no other. So a sample shows the mistake, and nothing but the mistake. A sample that is a
-folder replaces whole modules by the files beside its expect.toml.
+A sample is laid over the solution: each [[change]] replaces a piece of text that occurs exactly once, in the
+module that the file is filed under, where it names no other. So a sample shows the mistake, and nothing but the mistake. A
+sample that is a folder replaces whole modules by the files beside its expect.toml.
 """
 
 import tomllib

@@ -1,7 +1,8 @@
 """`autograder new-lesson`: the files of a lesson that works, to be written over.
 
 Each module starts with one function, its hidden and public test, one right and one wrong sample: everything that
-tests/test_repository.py asks for, so that a new lesson is green from its first minute.
+tests/test_repository.py asks for, so that a new lesson is green there from its first minute. `make costs` adds its rows to
+docs/proof.md, which tests/test_costs.py asks for.
 """
 
 from pathlib import Path

@@ -8,15 +8,18 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from own_results import on_right_parts
 
 from shared import (
+    along,
+    as_list,
     attend,
     has_nan,
+    is_own,
     join_heads,
     linear,
     linear_weights,
     nearly,
+    on_right_parts,
     split_by_view,
     split_heads,
     true_gradients,
@@ -162,6 +165,16 @@ def agrees(result, truth):
     return alike and isinstance(result, torch.Tensor) == isinstance(truth, torch.Tensor) and nearly(result, truth, 1e-4)
 
 
+def leaves_of(inputs):
+    return [item for item in inputs if item.is_floating_point()]  # all but a mask
+
+
+def is_wrong(outputs, truth):
+    """Whether a layer makes something of its inputs, but not what is right: other tests say so."""
+    truth = as_list(truth)
+    return not (len(outputs) == len(truth) and agrees(outputs, truth)) and is_own(outputs[0], truth[0])
+
+
 def of_nothing(value, result, truth):
     """The mistake to add a number to hidden scores, which costs digits too: so it has to agree roughly."""
 
@@ -173,15 +186,20 @@ def of_nothing(value, result, truth):
 
 
 def backward(student, rng, layer, *inputs):
-    """For `check(**…)`, twice: outputs and then the gradients at the inputs and the weights, in float64."""
+    """For `check(**…)`, twice: outputs and then the gradients at the inputs and the weights, in float64.
+
+    Where a layer's outputs are wrong even without a mask, once: the gradients of what it makes, whatever that is.
+    """
 
     def probe(name, sizes, w, inputs, right):
         def use():
             layer = inside.attention_layer(name, sizes, w)
             copies = [item.clone() for item in inputs]
             leaves = [item.requires_grad_() for item in copies if item.is_floating_point()]
-            outputs = inside.listed(layer(*copies))
-            return outputs, inside.gradients(outputs, [*leaves, *inside.parameters(layer, w)])
+            outputs, tensors = inside.listed(layer(*copies)), [*leaves, *inside.parameters(layer, w)]
+            grads, plain = inside.gradients(outputs, tensors), inside.listed(layer(*leaves))
+            slopes = inside.slopes_of(lambda: inside.total(layer(*leaves)), tensors)
+            return outputs, grads, plain, inside.gradients(plain, tensors), slopes
 
         return inside.use_of(use, "attention", name, right)
 
@@ -199,7 +217,7 @@ def backward(student, rng, layer, *inputs):
         return output * (weights.sum((1, 3)) > 0).unsqueeze(-1), weights
 
     expected, expected_grads = truth()
-    outputs, grads = on_right_parts(
+    outputs, grads, *own = on_right_parts(
         student,
         probe,
         layer.name,
@@ -210,6 +228,8 @@ def backward(student, rng, layer, *inputs):
             len(found[0]) == len(expected) and agrees(found[0], expected) and agrees(found[1], expected_grads)
         ),
     )
+    if not has_nan([*outputs, *grads]) and is_wrong(own[0], layer.formula(w, *leaves_of(inputs))):
+        return [{"value": along(own[1]), "expected": own[2], "relative": 1e-4}]  # the gradients of what it makes
     rounded = "float64 is rounded to float32 on the way; it should stay float64"
     of_outputs = {
         "a query that may attend to nothing gets NaN": value({"weigh": partial(weigh, empty=math.nan)}),

@@ -1,15 +1,13 @@
 """Helpers for the probes of this lesson: they run in the student's process, with torch and the standard library only."""
 
-import contextlib
 import gc
-import importlib
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..inside import a_tensor
+from ..inside import RIGHT, a_tensor
 
 # ---------------------------------------------------------------------------------------------- attention layers
 
@@ -94,53 +92,10 @@ def _output_and_logsumexp(q, k, v, causal):
     return (scores.softmax(-1) @ v.to(wide)).to(q.dtype), scores.logsumexp(-1)
 
 
-RIGHT = {
+RIGHT |= {
     "attention": {"ScaledDotProductAttention": RightScaledDotProduct, "causal_mask": right_mask},
     "flash_attention": {"flash_attention_forward": right_forward, "flash_attention": right_attention},
 }
-
-
-@contextlib.contextmanager
-def right_parts(module, but):
-    """While it is entered, what the student's module builds on is right; all but the part of this name, which is tested."""
-    module, right = importlib.import_module(module), RIGHT[module]
-    own = {name: getattr(module, name) for name in right if name != but and hasattr(module, name)}
-    for name in own:
-        setattr(module, name, right[name])
-    try:
-        yield
-    finally:
-        for name, part in own.items():
-            setattr(module, name, part)
-
-
-def use_of(use, module, but, right):
-    """use(), on the student's own parts; where right is true or these fail, on right ones. None where right ones fail."""
-    if right:
-        with contextlib.suppress(Exception), right_parts(module, but):
-            return use()
-        return None
-    try:
-        return use()
-    except Exception:
-        with contextlib.suppress(Exception), right_parts(module, but):
-            return use()
-        raise
-
-
-def slopes_of(total, tensors, step=1e-6):
-    """How total(), a number that depends on float64 tensors, grows along cos(n) for each: by definition, without autograd."""
-    found = []
-    with torch.no_grad():
-        for tensor in tensors:
-            along = torch.arange(tensor.numel(), dtype=torch.float64).cos().view_as(tensor) * step
-            tensor.data.add_(along)
-            up = float(total())
-            tensor.data.sub_(2 * along)
-            down = float(total())
-            tensor.data.add_(along)
-            found.append((up - down) / (2 * step))
-    return found
 
 
 # ---------------------------------------------------------------------------------------------- memory

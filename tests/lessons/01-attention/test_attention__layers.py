@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from own_results import on_right_parts
 
 from attention_helpers import (
     COMMON_MISTAKES,
@@ -17,7 +16,13 @@ from attention_helpers import (
     project_and_attend,
     runs_with_dropout,
 )
-from shared import MANNERS, past, randn, random_mask
+from shared import (
+    MANNERS,
+    on_right_parts,
+    past,
+    randn,
+    random_mask,
+)
 
 # ---------------------------------------------------------------------------------------------- the formulas
 

@@ -10,7 +10,6 @@ import math
 
 import pytest
 import torch
-from own_results import is_own, like_own
 
 from flash_attention_helpers import (
     CAUSAL_SIZES,
@@ -24,7 +23,14 @@ from flash_attention_helpers import (
     qkv,
     visible,
 )
-from shared import MANNERS, dtype_of, nearly, randn
+from shared import (
+    MANNERS,
+    dtype_of,
+    is_own,
+    is_right,
+    like_own,
+    randn,
+)
 
 FORWARD = pytest.mark.question("flash_attention_forward")
 
@@ -54,7 +60,7 @@ def test_the_logsumexp_is_that_of_the_visible_scores(student, check, rng, size, 
     """The logsumexp is the natural logarithm of the sum of exp(scores) that a query may see, (B, H, Tq)."""
     q, k, v, _ = qkv(rng, *size[:-1])
     result = student.call("flash_attention.flash_attention_forward", q, k, v, causal, size[-1])
-    if causal and not nearly(either(result, 0), plain(q, k, v, True)[0]):  # what causal hides has a test of its own
+    if causal and not is_right(either(result, 0), plain(q, k, v, True)[0]):  # what causal hides has a test of its own
         result, causal = student.call("flash_attention.flash_attention_forward", q, k, v, False, size[-1]), False
 
     truth = plain(q, k, v, causal)[1]
@@ -84,7 +90,7 @@ def test_causal_queries_see_the_keys_up_to_their_own_place(student, check, rng, 
     (q, k, v, _), block = qkv(rng, *size[:-1]), size[-1]
     result = student.call("flash_attention.flash_attention_forward", q, k, v, causal=True, block_size=block)
     seeing_all = student.call("flash_attention.flash_attention_forward", q, k, v, False, block)
-    if not nearly(either(seeing_all, 0), plain(q, k, v)[0]):  # which has a test of its own
+    if not is_right(either(seeing_all, 0), plain(q, k, v)[0]):  # which has a test of its own
         block = min(block, 4)
         q, k, v = gentle(rng, block)
         result = student.call("flash_attention.flash_attention_forward", q, k, v, True, block)
@@ -211,8 +217,7 @@ def test_the_forward_never_holds_the_matrix_of_scores(student, check, rng, size,
     whole = "the forward makes the matrix of scores, or half of it; it should work on one tile at a time"
     check.that(largest < B * H * Tq * Tk / 2, whole)
     # Little memory is no merit of what does not attend: whether it attends rightly is for other tests to say.
-    outputs = [
-        student.call("flash_attention.flash_attention_forward", other, k, v, causal)[0] for other in (q, q.flip(2))
-    ]
+    results = [student.call("flash_attention.flash_attention_forward", x, k, v, causal) for x in (q, q.flip(2))]
+    outputs = [either(result, 0) for result in results]
     attends = all(is_own(output, q) for output in outputs) and not torch.equal(*outputs)
     check.that(attends, "the output is the same whatever the queries are")

@@ -7,9 +7,19 @@ code, the sum or the bias is compared with the student's own, right or wrong: th
 
 import pytest
 import torch
-from own_results import is_own, like_own
 
-from shared import MANNERS, dropout_facts, dtype_of, each, nearly, on_inputs, randn
+from shared import (
+    MANNERS,
+    dropout_facts,
+    dtype_of,
+    each,
+    is_own,
+    is_right,
+    like_own,
+    nearly,
+    on_inputs,
+    randn,
+)
 
 ENCODING = pytest.mark.question("PositionalEncoding")
 LEARNED = pytest.mark.question("LearnedPositionalEmbedding")
@@ -173,7 +183,7 @@ def test_an_odd_d_model_ends_with_a_sine(student, check, d_model):
         within=1e-5,
         mistakes=on_inputs(WAVE_MISTAKES, position, d_model),
     )
-    if nearly(even_encoded, own(even_table, 10, 6)[:8].expand(2, 8, -1)):
+    if is_right(even_encoded, own(even_table, 10, 6)[:8].expand(2, 8, -1)):
         check(encoded, own(table, 10, d_model)[:8].expand(2, 8, -1), dtype=torch.float32, within=1e-5)
 
 
@@ -220,7 +230,7 @@ def test_the_table_is_a_buffer(student, check):
     check.that(is_saved, "pe is not saved with the state; it should be a persistent buffer")
     again = "forward works the code out again; it should add what the buffer pe holds"
     check.that(not torch.equal(encoded, before), again)
-    if nearly(before, 1 + own(table, 6, 4)[None, :3]):  # how it is added is for other tests to say
+    if is_right(before, 1 + own(table, 6, 4)[None, :3]):  # how it is added is for other tests to say
         check(encoded, 1 + other[:, :3])
 
 
@@ -331,7 +341,9 @@ def test_the_encoding_leaves_its_input_alone_and_lets_gradients_through(student,
     check(encoded, like_own(plain, truth), dtype=torch.float32, within=1e-5)
     check(rude, "", mistakes=MANNERS)
     none = torch.zeros_like(x)
-    expected = cotangent if nearly(plain, truth) or nearly(gradient, none) else gradient  # of another sum it is another
+    expected = (
+        cotangent if is_right(plain, truth) or nearly(gradient, none) else gradient
+    )  # of another sum it is another
     check(gradient, expected, mistakes={"no gradient reaches x": none})
 
 
@@ -429,7 +441,7 @@ def test_learned_positions_are_trained(student, check, rng):
     check.that(wants_a_gradient, "the embedding is frozen: it would never be trained")
     never = "no gradient reaches the embedding: it would never be trained"
     check.that(bool(of_weight.any()), never)
-    if nearly(plain, added(x, weight)):  # of another sum, which has its own test, the gradients are others
+    if is_right(plain, added(x, weight)):  # of another sum, which has its own test, the gradients are others
         check(of_x, cotangent, mistakes={"no gradient reaches x": torch.zeros_like(x)})
         check(
             of_weight,
@@ -478,7 +490,7 @@ def test_the_learned_sum_has_the_dtype_of_x(student, check, rng, dtype):
 # -------------------------------------------------------------------------------- relative_positional_encoding
 
 
-def own_table():
+def own_codes():
     """A probe: the layer's table, or None where there is none, which other tests say."""
     try:
         from positional_encoding import PositionalEncoding
@@ -499,8 +511,8 @@ def test_each_pair_gets_the_code_of_its_distance(student, check, T, D, m):
     i, j = torch.arange(T)[:, None], torch.arange(T)
     place = (j - i).clamp(-m, m) + m
     truth = waves(place, D)
-    if not nearly(code, truth, 1e-4):
-        truth = own_waves(student.run(own_table))(place, D)
+    if not is_right(code, truth):
+        truth = own_waves(student.run(own_codes))(place, D)
     check(code, truth, dtype=torch.float32, mistakes={
         "the distance is i - j; it should be j - i": waves((i - j).clamp(-m, m) + m, D),
         "distances are not clipped to max_relative_position": waves(j - i + m, D),
@@ -548,51 +560,61 @@ def test_relative_codes_have_the_default_dtype(student, check):
 # -------------------------------------------------------------------------------- alibi_bias
 
 
+BIAS_MISTAKES = {  # what students make of the biases: sentence -> a function of (the right slopes, T)
+    "the future is not masked; the bias should be -inf above the diagonal": lambda slope, T: bias(slope, T, None),
+    "the future gets -slope · |i - j|; it should get -inf": lambda slope, T: -bias(slope, T, None).abs(),
+    "the future gets no bias; it should get -inf": lambda slope, T: bias(slope, T, 0.0),
+    "the future gets a large negative number; it should get -inf": lambda slope, T: bias(slope, T, -1e9),
+    "the future gets the smallest float; it should get -inf": lambda slope, T: bias(
+        slope, T, torch.finfo(torch.float32).min
+    ),
+    "the sign is wrong; a key far back should get a penalty, not a bonus": lambda slope, T: bias(
+        [-s for s in slope], T
+    ),
+    "the past is masked; the future should be masked": lambda slope, T: (-bias(slope, T, None)).masked_fill(
+        bias(slope, T, None) < 0, -torch.inf
+    ),
+    "the diagonal is masked too; a position should see itself": lambda slope, T: bias(slope, T).masked_fill(
+        bias(slope, T) == 0, -torch.inf
+    ),
+    "the bias is that of the key's position, slope · j; it should be -slope · (i - j)": lambda slope, T: (
+        bias(slope, T, None) - bias(slope, T, None)[..., :1]
+    ).masked_fill(bias(slope, T).isinf(), -torch.inf),
+    "the heads are missing; the shape should be (H, T, T)": lambda slope, T: bias(slope[:1], T)[0],
+}
+SLOPE_MISTAKES = {  # and of the slopes of H heads: sentence -> a function of (the right slopes, p, H)
+    "all heads have the same slope": lambda right, p, H: [right[0]] * H,
+    "the slopes begin at i = 0; the first should be 2^(-8 / p)": lambda right, p, H: [
+        2.0 ** (-8 * i / p) for i in range(H)
+    ],
+    "the slopes are 2^-i; they should go from 2^(-8 / p) to 2^-8": lambda right, p, H: [
+        2.0**-i for i in range(1, H + 1)
+    ],
+    "the slopes are 2^(-8i / H) although H is not a power of two": lambda right, p, H: [
+        2.0 ** (-8 * i / H) for i in range(1, H + 1)
+    ],
+    "the slopes are 2^(-8i / p) with the power of two above H": lambda right, p, H: [
+        2.0 ** (-4 * i / p) for i in range(1, H + 1)
+    ],
+    "the slopes beyond p go on with 2^(-8i / p)": lambda right, p, H: [2.0 ** (-8 * i / p) for i in range(1, H + 1)],
+    "the slopes beyond p repeat the first ones": lambda right, p, H: (right[:p] * 2)[:H],
+    "the slopes beyond p take every slope of 2p heads; they should take every second one": lambda right, p, H: (
+        right[:p] + [2.0 ** (-4 * i / p) for i in range(1, H - p + 1)]
+    ),
+    "the slopes are sorted; those beyond p should come after the first p": lambda right, p, H: sorted(
+        right, reverse=True
+    ),
+    "the slopes beyond p come first; they should come after the first p": lambda right, p, H: right[p:] + right[:p],
+    "the slopes are in the wrong order; the first head should have the steepest": lambda right, p, H: (
+        right[:p][::-1] + right[p:]
+    ),
+}
+
+
 def bias_mistakes(heads, length):
-    """What students make of the biases of `heads` heads."""
-    right, p = slopes(heads), max(n for n in (1, 2, 4, 8, 16, 32) if n <= heads)
-    position = torch.arange(length, dtype=torch.float64)
-    back = position[:, None] - position
-    slope = torch.tensor(right, dtype=torch.float64)[:, None, None]
-
-    def of(wrong):
-        return lambda: bias(wrong, length)
-
-    return {
-        "the future is not masked; the bias should be -inf above the diagonal": bias(right, length, future=None),
-        "the future gets -slope · |i - j|; it should get -inf": -slope * back.abs(),
-        "the future gets no bias; it should get -inf": bias(right, length, future=0.0),
-        "the future gets a large negative number; it should get -inf": bias(right, length, future=-1e9),
-        "the future gets the smallest float; it should get -inf": bias(
-            right, length, future=torch.finfo(torch.float32).min
-        ),
-        "the sign is wrong; a key far back should get a penalty, not a bonus": bias([-s for s in right], length),
-        "the past is masked; the future should be masked": (slope * back).masked_fill(back > 0, -torch.inf),
-        "the diagonal is masked too; a position should see itself": bias(right, length).masked_fill(
-            back == 0, -torch.inf
-        ),
-        "the bias is that of the key's position, slope · j; it should be -slope · (i - j)": (
-            slope * position + 0 * back
-        ).masked_fill(back < 0, -torch.inf),
-        "all heads have the same slope": of([right[0]] * heads),
-        "the heads are missing; the shape should be (H, T, T)": bias(right[:1], length)[0],
-        "the slopes begin at i = 0; the first should be 2^(-8 / p)": of([2.0 ** (-8 * i / p) for i in range(heads)]),
-        "the slopes are 2^-i; they should go from 2^(-8 / p) to 2^-8": of([2.0**-i for i in range(1, heads + 1)]),
-        "the slopes are 2^(-8i / H) although H is not a power of two": of(
-            [2.0 ** (-8 * i / heads) for i in range(1, heads + 1)]
-        ),
-        "the slopes are 2^(-8i / p) with the power of two above H": of(
-            [2.0 ** (-4 * i / p) for i in range(1, heads + 1)]
-        ),
-        "the slopes beyond p go on with 2^(-8i / p)": of([2.0 ** (-8 * i / p) for i in range(1, heads + 1)]),
-        "the slopes beyond p repeat the first ones": of((right[:p] * 2)[:heads]),
-        "the slopes beyond p take every slope of 2p heads; they should take every second one": of(
-            right[:p] + [2.0 ** (-4 * i / p) for i in range(1, heads - p + 1)]
-        ),
-        "the slopes are sorted; those beyond p should come after the first p": of(sorted(right, reverse=True)),
-        "the slopes beyond p come first; they should come after the first p": of(right[p:] + right[:p]),
-        "the slopes are in the wrong order; the first head should have the steepest": of(right[:p][::-1] + right[p:]),
-    }
+    right, p = slopes(heads), 1 << heads.bit_length() - 1
+    of_slopes = each(on_inputs(SLOPE_MISTAKES, right, p, heads), lambda wrong: bias(wrong, length))
+    return on_inputs(BIAS_MISTAKES, right, length) | of_slopes
 
 
 @ALIBI
@@ -616,7 +638,7 @@ def test_slopes_of_other_numbers_of_heads_lie_in_between(student, check, heads, 
 
     p = 1 << heads.bit_length() - 1
     truth = bias(slopes(heads), length)
-    if not nearly(value, truth):  # its own biases of p and of 2p heads may be wrong already
+    if not is_right(value, truth):  # its own biases of p and of 2p heads may be wrong already
         of_p, of_2p = (student.call("positional_encoding.alibi_bias", n, length) for n in (p, 2 * p))
         if all(is_own(own, bias(slopes(n), length)) for own, n in ((of_p, p), (of_2p, 2 * p))):
             truth = torch.cat([of_p, of_2p[0::2][: heads - p]]).double()

@@ -227,6 +227,7 @@ def test_a_source_is_translated_alike_however_it_is_padded(student, check, rng):
 
     changes = "padding of the source changes translations; it should not"
     for n, (value, truth) in enumerate(zip(padded, alone * 2, strict=True)):
+        check(value[:, 0], torch.full((15,), BOS), otherwise="bos_id is missing at the beginning")
         seen = {"the source's padding is attended to; it should be hidden": attended[n // 2]}
         check(value, truth, mistakes=seen, otherwise=changes)
 
@@ -270,7 +271,7 @@ def test_max_length_counts_bos_and_has_bounds(student, check, rng):
                     refused.append("named" if any(word in str(error).lower() for word in words) else "not named")
         generated, training = len(made_logits) > 0, translator.training
         inside.change_logits(model, torch.ones_like(shift), 2 * shift)  # no row ends
-        widths = [translator.translate(src, length).shape[1] for length in lengths]
+        widths = [inside.a_tensor(translator.translate(src, length)).shape[1] for length in lengths]
 
         def asked(*_):
             raise InterruptedError("the model is asked: max_length was accepted")
@@ -562,7 +563,11 @@ def test_there_may_be_more_beams_than_tokens(student, check, rng):
         right = [best(logp, 4) for logp in said]
         kept = [row for row in range(12) if all(FINISHED[text](said[row], 4, 80) == right[row] for text in RANKED)]
         of_greedy = found_by({GREEDY: FINISHED[GREEDY]}, said, [(row, 4, 80) for row in kept])[GREEDY]
-        found, truth, whole = [alone[row] for row in kept], [[BOS, *right[row]] for row in kept], filled(alone)
+        found, truth, whole = (
+            [alone[row] for row in kept],
+            [[BOS, *right[row]] for row in kept],
+            filled([[BOS, *row[1:]] for row in alone]),
+        )
         return [*found, batch], [*truth, whole], {GREEDY: lambda: [*of_greedy(), whole]}
 
     check(**telling(student, rng, IDS, 12, calls, judge, depth=2, spread=1.0, ends=-1.0))
