@@ -1,13 +1,12 @@
 """Helpers for the probes of this lesson: they run in the student's process, with torch and the standard library only."""
 
 import contextlib
-import copy
 import inspect
 
 import torch
 from torch import nn
 
-from ..inside import a_tensor, gradients, strided, torch_state
+from ..inside import a_tensor, gradients
 
 # ---------------------------------------------------------------------------------------------- transformer: known weights
 
@@ -151,10 +150,8 @@ def bert_pair(config, weights=None):
     from transformers import BertConfig, BertModel
 
     theirs = BertModel(BertConfig(**config))
-    names = (
-        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings".split()
-    )
-    sizes = [config[key] for key in names]
+    names = "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings"
+    sizes = [config[key] for key in names.split()]
     return BERTModel(*sizes, type_vocab_size=config["type_vocab_size"]).eval(), _with_weights(theirs, weights)
 
 
@@ -188,59 +185,6 @@ def turned_back(turn, x, y):
     return (y * turn(x)).sum().item(), (x * slope).sum().item(), bool(slope.any())
 
 
-# ---------------------------------------------------------------------------------------------- training: optimizers
-
-
-def optimize(make, task, reload_into=None):
-    """The parameters after each step of an optimizer, as a list of lists; also the gradients after the last step.
-
-    Args:
-        make: the optimizer's class.
-        task: "starts", the parameters; "steps", a list of gradients (or None) for each step; "groups", a list of
-            (indices of parameters, settings), the last of which may be added later: "added" is the step before which;
-            "settings" for all groups; "lrs", step -> the lr of each group from then on; "reload", the step before which
-            state_dict is loaded into a new optimizer of new parameters, made with the settings `reload_into`.
-    """
-    parameters = [strided(start).clone().requires_grad_() for start in task["starts"]]  # clone keeps the layout
-    groups, added = task["groups"], task.get("added")
-    first = groups if added is None else groups[:-1]
-    optimizer = make(_groups(first, parameters), **task["settings"])
-    history = []
-    for k, grads in enumerate(task["steps"]):
-        if k == added:
-            optimizer.add_param_group(_groups(groups[-1:], parameters)[0])
-        if k == task.get("reload"):
-            state = copy.deepcopy(optimizer.state_dict())
-            parameters = [parameter.detach().clone().requires_grad_() for parameter in parameters]
-            optimizer = make(_groups([(places, {}) for places, _ in groups], parameters), **reload_into)
-            optimizer.load_state_dict(state)
-        for group, lr in zip(optimizer.param_groups, task.get("lrs", {}).get(k, ()), strict=False):
-            group["lr"] = lr
-        for parameter, gradient in zip(parameters, grads, strict=True):
-            parameter.grad = None if gradient is None else gradient.clone()
-        optimizer.step()
-        history.append([parameter.detach().clone() for parameter in parameters])
-    return history, [parameter.grad for parameter in parameters]
-
-
-def each_alone(make, task):
-    """The history that `optimize` would give if each parameter had an optimizer of its own, and took only the steps for which
-    it has a gradient; None where such an optimizer fails. Changes of lr are left out."""
-    columns = [None] * len(task["starts"])
-    with contextlib.suppress(Exception):  # other tests say what fails
-        for i, settings in ((i, settings) for places, settings in task["groups"] for i in places):
-            steps = [[grads[i]] for grads in task["steps"] if grads[i] is not None]
-            own = {"starts": [task["starts"][i]], "steps": steps, "groups": [([0], task["settings"] | settings)]}
-            rows = [task["starts"][i], *(row for (row,) in optimize(make, own | {"settings": {}})[0])]
-            taken = [sum(grads[i] is not None for grads in task["steps"][: k + 1]) for k in range(len(task["steps"]))]
-            columns[i] = [rows[number] for number in taken]
-        return [list(row) for row in zip(*columns, strict=True)]
-
-
-def _groups(groups, parameters):
-    return [{"params": [parameters[i] for i in places], **settings} for places, settings in groups]
-
-
 # ---------------------------------------------------------------------------------------------- training: trainers
 
 
@@ -263,9 +207,8 @@ class Toy(nn.Module):
         self.calls = []
 
     def named_weights(self):
-        return zip(
-            (self.src_embedding.weight, self.tgt_embedding.weight, self.out.weight, self.out.bias), NAMES, strict=True
-        )
+        weights = self.src_embedding.weight, self.tgt_embedding.weight, self.out.weight, self.out.bias
+        return zip(weights, NAMES, strict=True)
 
     def forward(self, src, tgt):
         real = (src != 0).to(self.src_embedding.weight)[..., None]  # (B, Ts, 1): padding of the source does not count
@@ -279,49 +222,3 @@ class Toy(nn.Module):
 
 
 NAMES = ("src", "tgt", "weight", "bias")
-
-
-def watch(make, weights, batches):
-    """Calls make(model).train_step for each batch, on a Toy that is in eval mode before. What is seen, one item a batch:
-
-    loss, its type; weights before and after the call; calls: of the model; grads: what the optimizer found in each of
-    its steps. Besides: lrs of the optimizer's groups, whether the call changed torch, the dtype of the model outside.
-    """
-    model = Toy(weights)
-    trainer = make(model)
-    lrs = [float(group["lr"]) for group in trainer.optimizer.param_groups]
-    rows, steps, first = [], [], [ids.clone() for ids in batches[0]]
-
-    def look(optimizer, args, options):
-        closure = args[1] if len(args) > 1 else options.get("closure")
-
-        def seen_later():  # with a closure the optimizer finds the gradients only when it has called it
-            loss = closure()
-            steps.append(_copied(model, lambda weight: weight.grad))
-            return loss
-
-        if closure is not None:
-            return (optimizer, seen_later), {}
-        steps.append(_copied(model, lambda weight: weight.grad))
-        return None
-
-    trainer.optimizer.register_step_pre_hook(look)
-    state = torch_state()
-    for src, tgt in batches:
-        steps.clear()
-        model.calls.clear()
-        model.eval()  # as after an evaluation between two steps
-        before = _copied(model, lambda weight: weight)
-        loss = trainer.train_step(src, tgt)
-        rows.append({
-            "loss": loss, "before": before, "after": _copied(model, lambda weight: weight),
-            "calls": list(model.calls), "grads": list(steps), "src": src, "tgt": tgt,
-        })  # fmt: skip
-    changed = torch_state() != state
-    return {"rows": rows, "lrs": lrs, "torch_changed": changed, "outside": model(*first).dtype}
-
-
-def _copied(model, of):
-    """{"src": …} of what `of` finds on each weight, copied; None where there is nothing."""
-    found = {name: of(parameter) for parameter, name in model.named_weights()}
-    return {name: None if tensor is None else tensor.detach().clone() for name, tensor in found.items()}

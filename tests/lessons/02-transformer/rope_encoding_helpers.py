@@ -17,23 +17,15 @@ def theta(dim, base=10000.0, exponent=lambda i, dim: 2 * i / dim):
 THETA_MISTAKES = {  # sentence -> a function of (dim, base)
     "the exponent is -i / dim; it should be -2i / dim": partial(theta, exponent=lambda i, dim: i / dim),
     "the exponent is -4i / dim; it should be -2i / dim": partial(theta, exponent=lambda i, dim: 4 * i / dim),
-    "the exponent is positive; it should be -2i / dim, so that each pair turns more slowly than the one before": partial(
-        theta, exponent=lambda i, dim: -2 * i / dim
-    ),
-    "i is counted from 1; it should start at 0, so that the first pair turns by one radian": partial(
-        theta, exponent=lambda i, dim: 2 * (i + 1) / dim
-    ),
-    "the exponent is -i / (dim / 2 - 1); it should be -2i / dim": partial(
-        theta, exponent=lambda i, dim: i / (dim / 2 - 1)
-    ),
+    "the exponent is positive; it should be -2i / dim, so that each pair turns more slowly than the one before": partial(theta, exponent=lambda i, dim: -2 * i / dim),
+    "i is counted from 1; it should start at 0, so that the first pair turns by one radian": partial(theta, exponent=lambda i, dim: 2 * (i + 1) / dim),
+    "the exponent is -i / (dim / 2 - 1); it should be -2i / dim": partial(theta, exponent=lambda i, dim: i / (dim / 2 - 1)),
     "base is ignored; 10000 should only be its default": lambda dim, base: theta(dim),
     "base is 1000 by default; it should be 10000": lambda dim, base: theta(dim, 1000.0),
     "the frequencies are divided by 2π; they should be in radians": lambda dim, base: theta(dim, base) / (2 * math.pi),
-    "wavelengths are returned; it should be the radians by which a pair turns from one position to the next": lambda dim, base: (
-        2 * math.pi / theta(dim, base)
-    ),
+    "wavelengths are returned; it should be the radians by which a pair turns from one position to the next": lambda dim, base: 2 * math.pi / theta(dim, base),
     "the slowest pair comes first; it should come last": lambda dim, base: theta(dim, base).flip(0),
-}
+}  # fmt: skip
 
 
 def usable(freq, dim):

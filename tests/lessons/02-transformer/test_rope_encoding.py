@@ -31,16 +31,8 @@ def of_transformers(dim, base, scaling):
     return ROPE_INIT_FUNCTIONS[scaling["type"]](config, "cpu")[0].double()
 
 
-def linear_scaling(dim, base, s, plain=theta):
-    return plain(dim, base) / s["factor"]
-
-
 def ntk(dim, base, s, plain=theta, power=lambda dim: dim / (dim - 2)):
     return plain(dim, base * s["factor"] ** power(dim))
-
-
-def rounded(low, high, truncate):
-    return (math.floor(low), math.ceil(high)) if truncate else (low, high)
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,7 @@ class Yarn:
     plain: Callable = theta
     betas: Callable = lambda s: (s.get("beta_fast", 32), s.get("beta_slow", 1))
     pair: Callable = lambda dim, base, turns: dim * math.log(turns / (2 * math.pi)) / (2 * math.log(base))
-    rounded: Callable = rounded
+    rounded: Callable = lambda low, high, truncate: (math.floor(low), math.ceil(high)) if truncate else (low, high)
     limited: Callable = lambda low, high, dim: (max(low, 0), min(high, dim - 1))
     ramp: Callable = lambda i, low, high: ((i - low) / (high - low)).clamp(0, 1)
     blend: Callable = lambda plain, ramp, factor: (1 - ramp) * plain + ramp * plain / factor
@@ -63,14 +55,6 @@ def yarn(dim, base, s, plain=theta, **steps):
     high += 0.001 * (low == high)  # a step, without a division by zero
     ramp = do.ramp(torch.arange(dim // 2).double(), low, high)
     return do.blend(do.plain(dim, base), ramp, s["factor"])
-
-
-def llama3(dim, base, s, plain=theta, wave=lambda plain: 2 * math.pi / plain, blend=lambda short, plain, slow: short * plain + (1 - short) * slow):  # fmt: skip
-    """Llama 3's frequencies. short: 1 for short waves, 0 for long ones, and between them in the middle."""
-    low, high = s["low_freq_factor"], s["high_freq_factor"]
-    plain = plain(dim, base)
-    short = ((s["original_max_position_embeddings"] / wave(plain) - low) / (high - low)).clamp(0, 1)
-    return blend(short, plain, plain / s["factor"])
 
 
 # ---------------------------------------------------------------------------------------------- mistakes of scaling
@@ -99,7 +83,7 @@ YARN_MISTAKES = {  # sentence -> the step that is wrong
         rounded=lambda low, high, truncate: (math.ceil(low), math.floor(high))
     ),
     "truncate is ignored; with False the ends of the ramp should not be rounded": dict(
-        rounded=lambda low, high, truncate: rounded(low, high, True)
+        rounded=lambda low, high, truncate: (math.floor(low), math.ceil(high))
     ),
     "the ends of the ramp are not limited; they should be within 0..dim - 1": dict(
         limited=lambda low, high, dim: (low, high)
@@ -125,30 +109,6 @@ YARN_MISTAKES = {  # sentence -> the step that is wrong
 }
 
 
-LLAMA3_MISTAKES = {
-    "waves of middle length are left as they are; they should be blended": dict(
-        blend=lambda short, plain, slow: torch.where(short > 0, plain, slow)
-    ),
-    "waves of middle length are divided by factor; they should be blended": dict(
-        blend=lambda short, plain, slow: torch.where(short < 1, slow, plain)
-    ),
-    "the blend of middle waves is reversed; the longer the wave, the more it should be slowed down": dict(
-        blend=lambda short, plain, slow: torch.where(
-            (short > 0) & (short < 1), (1 - short) * plain + short * slow, torch.where(short > 0, plain, slow)
-        )
-    ),
-    "low_freq_factor and high_freq_factor are swapped": dict(
-        blend=lambda short, plain, slow: plain + slow - short * plain - (1 - short) * slow
-    ),
-    "short waves are slowed down and long ones are not; it should be the other way round": dict(
-        blend=lambda short, plain, slow: torch.where(
-            (short > 0) & (short < 1), short * plain + (1 - short) * slow, torch.where(short > 0, slow, plain)
-        )
-    ),
-    "the wavelength is 1 / frequency; it should be 2π / frequency": dict(wave=lambda plain: 1 / plain),
-}
-
-
 def frequencies(value, truth, mistakes):
     """For `check(**…)`: in proportion, as the slowest pair is thousands of times slower than the first. float64 is welcome."""
 
@@ -156,12 +116,8 @@ def frequencies(value, truth, mistakes):
         right_kind = isinstance(freq, torch.Tensor) and freq.shape == truth.shape and not freq.is_complex()
         return (freq.double() / truth).float() if right_kind else freq
 
-    return {
-        "value": proportion(value),
-        "expected": proportion(truth),
-        "terms": 16,
-        "mistakes": each(mistakes, proportion),
-    }
+    values = {"value": proportion(value), "expected": proportion(truth), "mistakes": each(mistakes, proportion)}
+    return values | {"terms": 16}
 
 
 def scaled(student, dim, base, scaling, formula, mistakes, truth=None):
@@ -216,7 +172,11 @@ def test_linear_scaling_divides_the_frequencies(student, check, rng):
     """{"type": "linear"}: frequencies / factor."""
     factor = 2.0 + 6 * torch.rand((), generator=rng).item()
     scaling = {"type": "linear", "factor": factor}
-    check(**scaled(student, 16, 20000.0, scaling, linear_scaling, {
+
+    def linear(dim, base, s, plain=theta):
+        return plain(dim, base) / s["factor"]
+
+    check(**scaled(student, 16, 20000.0, scaling, linear, {
         "base is divided by factor; the frequencies should be divided by it": dict(
             plain=lambda dim, base: factor * theta(dim, base / factor)
         ),
@@ -281,10 +241,40 @@ def test_yarn_has_settings(student, check, rng, dim, base, settings):
 )
 def test_llama3_slows_down_long_waves(student, check, rng, dim, base, low, high, length):
     """{"type": "llama3"}: the frequencies of `transformers`."""
+
+    def llama3(dim, base, s, plain=theta, wave=lambda plain: 2 * math.pi / plain, blend=lambda short, plain, slow: short * plain + (1 - short) * slow):  # fmt: skip
+        """Llama 3's frequencies. short: 1 for short waves, 0 for long ones, and between them in the middle."""
+        low, high = s["low_freq_factor"], s["high_freq_factor"]
+        plain = plain(dim, base)
+        short = ((s["original_max_position_embeddings"] / wave(plain) - low) / (high - low)).clamp(0, 1)
+        return blend(short, plain, plain / s["factor"])
+
+    mistakes = {
+        "waves of middle length are left as they are; they should be blended": dict(
+            blend=lambda short, plain, slow: torch.where(short > 0, plain, slow)
+        ),
+        "waves of middle length are divided by factor; they should be blended": dict(
+            blend=lambda short, plain, slow: torch.where(short < 1, slow, plain)
+        ),
+        "the blend of middle waves is reversed; the longer the wave, the more it should be slowed down": dict(
+            blend=lambda short, plain, slow: torch.where(
+                (short > 0) & (short < 1), (1 - short) * plain + short * slow, torch.where(short > 0, plain, slow)
+            )
+        ),
+        "low_freq_factor and high_freq_factor are swapped": dict(
+            blend=lambda short, plain, slow: plain + slow - short * plain - (1 - short) * slow
+        ),
+        "short waves are slowed down and long ones are not; it should be the other way round": dict(
+            blend=lambda short, plain, slow: torch.where(
+                (short > 0) & (short < 1), short * plain + (1 - short) * slow, torch.where(short > 0, slow, plain)
+            )
+        ),
+        "the wavelength is 1 / frequency; it should be 2π / frequency": dict(wave=lambda plain: 1 / plain),
+    }
     factor = 3.0 + 6 * torch.rand((), generator=rng).item()
     scaling = {"type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high}
     scaling["original_max_position_embeddings"] = length
-    check(**scaled(student, dim, base, scaling, llama3, LLAMA3_MISTAKES, of_transformers))
+    check(**scaled(student, dim, base, scaling, llama3, mistakes, of_transformers))
 
 
 KEYS = {  # of each type of scaling, with a value

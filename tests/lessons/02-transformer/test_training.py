@@ -4,6 +4,7 @@ Each truth is a float64 function of this file (or torch's own), of which the kno
 """
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -15,10 +16,6 @@ SCHEDULES = pytest.mark.question("Learning-rate schedules")
 CLIP = pytest.mark.question("clip_grad_norm")
 INIT = pytest.mark.question("init_weights")
 SMOOTHING = pytest.mark.question("label_smoothed_cross_entropy")
-
-
-def double(rng, *shape):
-    return randn(rng, *shape, dtype=torch.float64)
 
 
 def rand(rng, low, high):
@@ -36,35 +33,33 @@ def half_cosine(p):
     return (1 + math.cos(math.pi * p)) / 2
 
 
-def cosine(step, warmup, total, high, low, *, rise=lambda share: share, start=None, clamp=True, top=None, shape=half_cosine):  # fmt: skip
+def cosine(step, warmup, total, high, low, *, rise=lambda share, warmup, bottom: share, start=None, clamp=True, top=lambda total, warmup: total,
+           floor=lambda low: low, height=lambda high, low: high - low, shape=half_cosine):  # fmt: skip
+    """cosine_schedule; the keywords are what one can get wrong."""
     if step < warmup:
-        return high * rise(step / warmup)
-    start = warmup if start is None else start
-    p = (step - start) / ((top or total) - start)
-    return low + (high - low) * shape(min(1.0, p) if clamp else p)
+        return high * rise(step / warmup, warmup, low / high)
+    start, low = warmup if start is None else start, floor(low)
+    p = (step - start) / (top(total, warmup) - start)
+    return low + height(high, low) * shape(min(1.0, p) if clamp else p)
 
 
-def cosine_mistakes(made, warmup, total, high, low):
-    """made(**wrong) -> what the tested thing gives with this mistake of `cosine`."""
-    return {
-        "the warmup begins at max_lr / warmup_steps; it should begin at 0": made(rise=lambda share: share + 1 / warmup),
-        "the warmup is (step + 1) / (warmup_steps + 1); it should be step / warmup_steps": made(
-            rise=lambda share: (share * warmup + 1) / (warmup + 1)
-        ),
-        "there is no warmup": made(rise=lambda share: 1.0),
-        "the warmup rises from min_lr; it should rise from 0": made(rise=lambda share: low / high + (1 - low / high) * share),
-        "the decay is counted from step 0; it should begin after the warmup": made(start=0),
-        "the decay takes total_steps; it should take total_steps - warmup_steps": made(top=total + warmup),
-        "the decay ends a step early; it should take total_steps - warmup_steps": made(top=total - 1),
-        "the rate rises again after total_steps; p should be at most 1": made(clamp=False),
-        "min_lr is ignored": made(low=0.0),
-        "min_lr is added to a cosine of height max_lr; its height should be max_lr - min_lr": made(shape=lambda p: half_cosine(p) * high / (high - low)),
-        "the decay is a straight line; it should be half a cosine": made(shape=lambda p: 1 - p),
-        "the decay is a quarter of a cosine; it should be half of one": made(shape=lambda p: math.cos(math.pi * p / 2)),
-        "1 + cos is not halved": made(shape=lambda p: 2 * half_cosine(p)),
-        "the decay rises from min_lr; it should fall from max_lr": made(shape=lambda p: 1 - half_cosine(p)),
-        "π is missing in the cosine": made(shape=lambda p: half_cosine(p / math.pi)),
-    }  # fmt: skip
+COSINE_MISTAKES = {  # sentence -> the keywords of `cosine` that are wrong
+    "the warmup begins at max_lr / warmup_steps; it should begin at 0": dict(rise=lambda share, warmup, _: share + 1 / warmup),
+    "the warmup is (step + 1) / (warmup_steps + 1); it should be step / warmup_steps": dict(rise=lambda share, warmup, _: (share * warmup + 1) / (warmup + 1)),
+    "there is no warmup": dict(rise=lambda *_: 1.0),
+    "the warmup rises from min_lr; it should rise from 0": dict(rise=lambda share, _, bottom: bottom + (1 - bottom) * share),
+    "the decay is counted from step 0; it should begin after the warmup": dict(start=0),
+    "the decay takes total_steps; it should take total_steps - warmup_steps": dict(top=lambda total, warmup: total + warmup),
+    "the decay ends a step early; it should take total_steps - warmup_steps": dict(top=lambda total, warmup: total - 1),
+    "the rate rises again after total_steps; p should be at most 1": dict(clamp=False),
+    "min_lr is ignored": dict(floor=lambda low: 0.0),
+    "min_lr is added to a cosine of height max_lr; its height should be max_lr - min_lr": dict(height=lambda high, low: high),
+    "the decay is a straight line; it should be half a cosine": dict(shape=lambda p: 1 - p),
+    "the decay is a quarter of a cosine; it should be half of one": dict(shape=lambda p: math.cos(math.pi * p / 2)),
+    "1 + cos is not halved": dict(shape=lambda p: 2 * half_cosine(p)),
+    "the decay rises from min_lr; it should fall from max_lr": dict(shape=lambda p: 1 - half_cosine(p)),
+    "π is missing in the cosine": dict(shape=lambda p: half_cosine(p / math.pi)),
+}  # fmt: skip
 
 
 @SCHEDULES
@@ -82,10 +77,10 @@ def test_cosine_schedule_rises_and_falls(student, check, rng, case):
     high, low = rand(rng, 0.5, 1.5), 0.0 if case == "default min_lr" else rand(rng, 0.1, 0.2)
     rates = student.run(probe, total + 6, warmup, total, high, [low] if low else [])
 
-    def made(low=low, **wrong):
+    def made(**wrong):
         return lambda: [cosine(step, warmup, total, high, low, **wrong) for step in range(total + 6)]
 
-    mistakes = cosine_mistakes(made, warmup, total, high, low)
+    mistakes = {sentence: made(**wrong) for sentence, wrong in COSINE_MISTAKES.items()}
     check(rates, made()(), dtype=torch.float32, terms=8, scale=high, mistakes=mistakes)
 
 
@@ -114,7 +109,7 @@ def test_the_scheduler_sets_the_rate_of_every_group(student, check, rng):
     rates, steps = [rand(rng, 2.0, 3.0), rand(rng, 0.5, 1.0)], [3, 0, 9, 8, 20, 24, 25, 40, 5, 12]
     seen, parameters = student.run(probe, rates, steps, 8, 25, [low])
 
-    def made(steps=steps, rates=(rates[0] / 2, rates[1] / 2), low=low, **wrong):
+    def made(steps=steps, rates=(rates[0] / 2, rates[1] / 2), **wrong):
         return lambda: [[cosine(step, 8, 25, high, low, **wrong) for high in rates] for step in steps]
 
     def compounded():
@@ -133,7 +128,7 @@ def test_the_scheduler_sets_the_rate_of_every_group(student, check, rng):
         "the scheduler counts its own steps from 1; it should use the argument step": made(steps=range(1, 11)),
         "the rate is that of the next step": made(steps=[step + 1 for step in steps]),
         "only the first group's rate is set; every group's should be": lambda: [[first, rates[1] / 2] for first, _ in made()()],
-    } | cosine_mistakes(made, 8, 25, rates[0] / 2, low))  # fmt: skip
+    } | {sentence: made(**wrong) for sentence, wrong in COSINE_MISTAKES.items()})  # fmt: skip
     check(
         parameters,
         [torch.ones(2)] * 2,
@@ -195,33 +190,37 @@ def run_clip(student, gradients, max_norm, way="list"):
     return student.run(probe, gradients, max_norm, way)
 
 
+# sentence -> a function of (max_norm, the gradients, their norms, that of all): another norm that is returned and clipped to,
+# another factor for all gradients, or a change of each
+CLIP_MISTAKES = {
+    "short gradients are made longer; they should stay as they are": lambda top, given, norms, total: dict(factor=top / total),
+    "each gradient is clipped by itself; all of them should get the same factor": lambda top, *_: dict(each=lambda g: g * min(1.0, top / float(g.norm()))),
+    "the norm is the sum of squares; it should be its square root": lambda top, given, norms, total: dict(norm=total**2),
+    "the norms of the gradients are added; it should be the root of the sum of their squares": lambda top, given, norms, total: dict(norm=sum(norms)),
+    "the norm is the mean of the gradients' norms; it should be the root of the sum of squares": lambda top, given, norms, total: dict(norm=sum(norms) / len(norms)),
+    "the norm is the sum of the absolute values; it should be the root of the sum of squares": lambda top, given, *_: dict(norm=sum(float(g.abs().sum()) for g in given)),
+    "the norm is the greatest absolute value; it should be the root of the sum of squares": lambda top, given, *_: dict(norm=max(float(g.abs().max()) for g in given)),
+    "the norm is that of the last gradient; it should be that of all of them": lambda top, given, norms, total: dict(norm=norms[-1]),
+    "every value is clipped to max_norm; the length of all gradients together should be": lambda top, *_: dict(each=lambda g: g.clamp(-top, top)),
+    "the norm after clipping is returned; it should be the one before": lambda top, given, norms, total: dict(returned=min(top, total)),
+    "the gradients are divided by their norm, but not multiplied by max_norm": lambda top, given, norms, total: dict(factor=1 / total),
+    "the clipping factor is returned; it should be the norm": lambda top, given, norms, total: dict(returned=min(1.0, top / total)),
+    "no gradient was found": lambda *_: dict(returned=0.0, factor=1.0),
+    "the gradients are not clipped": lambda *_: dict(factor=1.0),
+}  # fmt: skip
+
+
 def clip_mistakes(gradients, max_norm):
     given = [gradient for gradient in gradients if gradient is not None]
     norms = [float(gradient.norm()) for gradient in given]
     total = math.hypot(*norms)
 
     def made(norm=total, factor=None, each=None, returned=None):
-        """Another norm that is returned and clipped to, another factor for all gradients, or a change of each."""
         factor = min(1.0, max_norm / norm) if factor is None else factor
         each = each or (lambda g: g * factor)
         return norm if returned is None else returned, single([g if g is None else each(g) for g in gradients])
 
-    return {
-        "short gradients are made longer; they should stay as they are": made(factor=max_norm / total),
-        "each gradient is clipped by itself; all of them should get the same factor": made(each=lambda g: g * min(1.0, max_norm / float(g.norm()))),
-        "the norm is the sum of squares; it should be its square root": made(total**2),
-        "the norms of the gradients are added; it should be the root of the sum of their squares": made(sum(norms)),
-        "the norm is the mean of the gradients' norms; it should be the root of the sum of squares": made(sum(norms) / len(norms)),
-        "the norm is the sum of the absolute values; it should be the root of the sum of squares": made(sum(float(g.abs().sum()) for g in given)),
-        "the norm is the greatest absolute value; it should be the root of the sum of squares": made(max(float(g.abs().max()) for g in given)),
-        "the norm is that of the last gradient; it should be that of all of them": made(norms[-1]),
-        "every value is clipped to max_norm; the length of all gradients together should be": made(each=lambda g: g.clamp(-max_norm, max_norm)),
-        "the norm after clipping is returned; it should be the one before": made(returned=min(max_norm, total)),
-        "the gradients are divided by their norm, but not multiplied by max_norm": made(factor=1 / total),
-        "the clipping factor is returned; it should be the norm": made(returned=min(1.0, max_norm / total)),
-        "no gradient was found": made(returned=0.0, factor=1.0),
-        "the gradients are not clipped": made(factor=1.0),
-    }  # fmt: skip
+    return {sentence: made(**wrong(max_norm, given, norms, total)) for sentence, wrong in CLIP_MISTAKES.items()}
 
 
 @CLIP
@@ -229,7 +228,12 @@ def clip_mistakes(gradients, max_norm):
 @pytest.mark.parametrize("way", ["list", "generator", "alone"])
 def test_long_gradients_are_scaled_together(student, check, rng, way):
     """All gradients get one factor, and the norm before is returned, for a list, a generator or one tensor."""
-    gradients = [double(rng, 3, 4) * 2, None, double(rng, 5) * 3, double(rng, 2, 2, 2)][: 1 if way == "alone" else None]
+    gradients = [
+        randn(rng, 3, 4, dtype=torch.float64) * 2,
+        None,
+        randn(rng, 5, dtype=torch.float64) * 3,
+        randn(rng, 2, 2, 2, dtype=torch.float64),
+    ][: 1 if way == "alone" else None]
     max_norm = rand(rng, 0.3, 0.8)
     total, clipped = run_clip(student, gradients, max_norm, way)
 
@@ -250,7 +254,7 @@ def test_long_gradients_are_scaled_together(student, check, rng, way):
 @pytest.mark.points(2)
 def test_short_gradients_stay(student, check, rng):
     """Gradients that are no longer than max_norm stay as they are; zeros stay zeros, and no gradients have norm 0."""
-    gradients = [double(rng, 3, 4) * 0.2, None, double(rng, 5) * 0.3]
+    gradients = [randn(rng, 3, 4, dtype=torch.float64) * 0.2, None, randn(rng, 5, dtype=torch.float64) * 0.3]
     max_norm = rand(rng, 4.0, 8.0)
     total, after = run_clip(student, gradients, max_norm)
     zero, zeros = run_clip(student, [torch.zeros(3), torch.zeros(2, 2)], 1.0)
@@ -366,46 +370,36 @@ def test_first_weights_follow_the_seed(student, check):
 # ---------------------------------------------------------------------------------------------- label smoothing
 
 
-def smoothed(logits, targets, smoothing=0.1, ignore=-100, *, others=0, everywhere=False, mean="real", over="mean"):
-    """The loss by its formula; the keywords are what one can get wrong."""
-    logits, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
-    real, V = targets != ignore, logits.shape[-1]
+def smoothed(logits, targets, smoothing=0.1, ignore=-100, *, share=lambda s: s, kept=lambda s: 1 - s, others=0, everywhere=False, mean="real", over="mean", change=lambda loss, s, V: loss):  # fmt: skip
+    """The loss by its formula, in float64; the keywords are what one can get wrong."""
+    logits, targets = logits.double().reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    real, V, s = targets != ignore, logits.shape[-1], share(smoothing)
     log_p = logits.log_softmax(-1)
     nll = -log_p.gather(-1, targets.where(real, torch.zeros_like(targets))[:, None])[:, 0]
     spread = -log_p.mean(-1) if over == "mean" else -log_p.sum(-1)
     spread = (-log_p.sum(-1) - nll) / (V - others) if others else spread
-    loss = (1 - smoothing) * nll * real + smoothing * spread * (1 if everywhere else real)
-    return loss.sum() / {"real": real.sum(), "all": real.numel(), "sum": 1}[mean]
+    loss = kept(s) * nll * real + s * spread * (1 if everywhere else real)
+    return change(loss.sum() / {"real": real.sum(), "all": real.numel(), "sum": 1}[mean], s, V)
 
 
-def smoothing_mistakes(logits, targets, smoothing=0.1, ignore=-100):
-    def entropy():
-        V = logits.shape[-1]
-        shares = torch.full((V,), smoothing / V, dtype=torch.float64)
-        shares[0] += 1 - smoothing
-        return torch.special.entr(shares).sum()
-
-    def made(smoothing=smoothing, ignore=ignore, change=lambda loss: loss, **wrong):
-        return lambda: change(smoothed(logits.double(), targets, smoothing, ignore, **wrong))
-
-    return {
-        "there is no smoothing": made(0.0),
-        "smoothing is always 0.1; that should only be its default": made(0.1),
-        "the smoothing is divided among the other tokens only; the right token should get its share too": made(others=1),
-        "the smoothing is divided among V - 2 tokens; it should be divided among all V": made(others=2),
-        "the entropy of the smoothed targets is subtracted, as KLDivLoss does; it should stay in the loss": made(
-            change=lambda loss: loss - entropy()
-        ),
-        "the smoothing is summed over the vocabulary; it should be averaged": made(over="sum"),
-        "smoothing and 1 - smoothing are swapped": made(1 - smoothing),
-        "ignored places count in the mean; they should not": made(mean="all"),
-        "the losses are added; it should be their mean over the places that are not ignored": made(mean="sum"),
-        "the smoothing is counted at ignored places too; these should not count": made(everywhere=True),
-        "only -100 is ignored; it should be ignore_index": made(ignore=-100),
-        "token 0 is always ignored": made(ignore=0),
-        "the sign is wrong": made(change=lambda loss: -loss),
-        "the right token's part is not multiplied by 1 - smoothing; it should be": lambda: made()() + smoothing * made(0.0)(),
-    }  # fmt: skip
+SMOOTHING_MISTAKES = {  # sentence -> the keywords of `smoothed` that are wrong
+    "there is no smoothing": dict(share=lambda s: 0.0),
+    "smoothing is always 0.1; that should only be its default": dict(share=lambda s: 0.1),
+    "the smoothing is divided among the other tokens only; the right token should get its share too": dict(others=1),
+    "the smoothing is divided among V - 2 tokens; it should be divided among all V": dict(others=2),
+    "the entropy of the smoothed targets is subtracted, as KLDivLoss does; it should stay in the loss": dict(
+        change=lambda loss, s, V: loss - torch.special.entr(torch.tensor([1 - s + s / V, *[s / V] * (V - 1)], dtype=torch.float64)).sum()
+    ),
+    "the smoothing is summed over the vocabulary; it should be averaged": dict(over="sum"),
+    "smoothing and 1 - smoothing are swapped": dict(share=lambda s: 1 - s),
+    "ignored places count in the mean; they should not": dict(mean="all"),
+    "the losses are added; it should be their mean over the places that are not ignored": dict(mean="sum"),
+    "the smoothing is counted at ignored places too; these should not count": dict(everywhere=True),
+    "only -100 is ignored; it should be ignore_index": dict(ignore=-100),
+    "token 0 is always ignored": dict(ignore=0),
+    "the sign is wrong": dict(change=lambda loss, s, V: -loss),
+    "the right token's part is not multiplied by 1 - smoothing; it should be": dict(kept=lambda s: 1.0),
+}  # fmt: skip
 
 
 @SMOOTHING
@@ -421,7 +415,7 @@ def test_smoothed_loss_equals_that_of_torch(student, check, rng, shape, smoothin
 
         return inside.manners(label_smoothed_cross_entropy, logits, targets, **options)
 
-    logits = double(rng, *shape).float() * 2
+    logits = randn(rng, *shape, dtype=torch.float64).float() * 2
     targets = tokens(rng, shape[-1], *shape[:-1])
     given = {key: value for key, value in (("smoothing", smoothing), ("ignore_index", ignore)) if value is not None}
     smoothing, ignore = 0.1 if smoothing is None else smoothing, -100 if ignore is None else ignore
@@ -430,7 +424,10 @@ def test_smoothed_loss_equals_that_of_torch(student, check, rng, shape, smoothin
 
     flat = logits.double().flatten(0, -2), targets.flatten()
     truth = F.cross_entropy(*flat, label_smoothing=smoothing, ignore_index=ignore)
-    mistakes = smoothing_mistakes(logits, targets, smoothing, ignore)
+    mistakes = {
+        sentence: partial(smoothed, logits, targets, **{"smoothing": smoothing, "ignore": ignore} | wrong)
+        for sentence, wrong in SMOOTHING_MISTAKES.items()
+    }
     check(loss, truth, dtype=torch.float32, terms=16, mistakes=mistakes)
     check(after, [logits, targets], otherwise="logits or targets are changed in place")
     check(rude, "", mistakes=MANNERS)
@@ -449,13 +446,14 @@ def test_smoothed_loss_has_gradients_and_large_logits(student, check, rng):
         (slope,) = inside.gradients(loss, [leaf], [torch.ones(())])
         return loss, slope, label_smoothed_cross_entropy(logits * 1000, targets, 0.2)
 
-    logits, targets = double(rng, 3, 4, 6), tokens(rng, 6, 3, 4)
+    logits, targets = randn(rng, 3, 4, 6, dtype=torch.float64), tokens(rng, 6, 3, 4)
     targets[0, 2:] = targets[1, 0] = -100
     loss, slope, large = student.run(probe, logits, targets)
 
     leaf = logits.clone().requires_grad_()
     truth = F.cross_entropy(leaf.flatten(0, 1), targets.flatten(), label_smoothing=0.2)
-    check(loss, truth.detach(), mistakes=smoothing_mistakes(logits, targets, 0.2))
+    mistakes = {s: partial(smoothed, logits, targets, 0.2, **wrong) for s, wrong in SMOOTHING_MISTAKES.items()}
+    check(loss, truth.detach(), mistakes=mistakes)
     check(slope, torch.autograd.grad(truth, leaf)[0], mistakes={"no gradient reaches logits": torch.zeros_like(logits)})
     check(large, F.cross_entropy(logits.flatten(0, 1) * 1000, targets.flatten(), label_smoothing=0.2), mistakes={
         "large logits overflow: use log_softmax": math.nan * truth.detach(),

@@ -39,7 +39,7 @@ class Update:
 
 
 def adamw(task, **steps):
-    """The parameters after each step; inside.optimize says what is in a task. steps: those of Update that differ."""
+    """The parameters after each step; run_adamw says what is in a task. steps: those of Update that differ."""
     do, p, history = Update(**steps), [start.double() for start in task["starts"]], []
     m, v, t = ([0 * item for item in p], [0 * item for item in p], [0] * len(p))
     group_of = {i: g for g, (places, _) in enumerate(task["groups"]) for i in places}
@@ -71,13 +71,68 @@ def moves(task, history):
 
 
 def run_adamw(student, task, reload_into=None):
-    """The parameters after each step and the gradients after the last; and the former with an optimizer for each parameter."""
+    """(the parameters after each step, the gradients after the last, the former if each parameter had an optimizer of its own).
+
+    task: "starts", the parameters; "steps", a list of gradients (or None) for each step; "groups", a list of (indices of
+    parameters, settings), the last of which may be added later: "added" is the step before which; "settings" for all
+    groups; "lrs", step -> the lr of each group from then on; "reload", the step before which state_dict is loaded into a
+    new optimizer of new parameters, made with the settings `reload_into`. An optimizer of one parameter takes only the
+    steps for which it has a gradient; changes of lr are left out, and where it fails there is None.
+    """
 
     def probe(task, reload_into):
+        import contextlib
+        import copy
+
         from training import AdamW
 
-        found = inside.optimize(AdamW, task, reload_into or {})
-        return *found, inside.each_alone(AdamW, task)
+        def with_settings(groups, parameters):
+            return [{"params": [parameters[i] for i in places], **settings} for places, settings in groups]
+
+        def optimize(task):
+            parameters = [
+                inside.strided(start).clone().requires_grad_() for start in task["starts"]
+            ]  # clone keeps the layout
+            groups, added = task["groups"], task.get("added")
+            first = groups if added is None else groups[:-1]
+            optimizer = AdamW(with_settings(first, parameters), **task["settings"])
+            history = []
+            for k, grads in enumerate(task["steps"]):
+                if k == added:
+                    optimizer.add_param_group(with_settings(groups[-1:], parameters)[0])
+                if k == task.get("reload"):
+                    state = copy.deepcopy(optimizer.state_dict())
+                    parameters = [parameter.detach().clone().requires_grad_() for parameter in parameters]
+                    optimizer = AdamW(
+                        with_settings([(places, {}) for places, _ in groups], parameters), **(reload_into or {})
+                    )
+                    optimizer.load_state_dict(state)
+                for group, lr in zip(optimizer.param_groups, task.get("lrs", {}).get(k, ()), strict=False):
+                    group["lr"] = lr
+                for parameter, gradient in zip(parameters, grads, strict=True):
+                    parameter.grad = None if gradient is None else gradient.clone()
+                optimizer.step()
+                history.append([parameter.detach().clone() for parameter in parameters])
+            return history, [parameter.grad for parameter in parameters]
+
+        def each_by_itself():
+            columns = [None] * len(task["starts"])
+            with contextlib.suppress(Exception):  # other tests say what fails
+                for i, settings in ((i, settings) for places, settings in task["groups"] for i in places):
+                    steps = [[grads[i]] for grads in task["steps"] if grads[i] is not None]
+                    own = {
+                        "starts": [task["starts"][i]],
+                        "steps": steps,
+                        "groups": [([0], task["settings"] | settings)],
+                    }
+                    rows = [task["starts"][i], *(row for (row,) in optimize(own | {"settings": {}})[0])]
+                    taken = [
+                        sum(grads[i] is not None for grads in task["steps"][: k + 1]) for k in range(len(task["steps"]))
+                    ]
+                    columns[i] = [rows[number] for number in taken]
+                return [list(row) for row in zip(*columns, strict=True)]
+
+        return *optimize(task), each_by_itself()
 
     return student.run(probe, task, reload_into)
 
@@ -101,7 +156,7 @@ STEADY = OWN | {"eps": 1e-12}  # so small that it does not matter where it is ad
 
 
 def task(rng, settings, **more):
-    """Two parameters and five steps; inside.optimize and `adamw` say what is in a task. Some gradients are as small as eps,
+    """Two parameters and five steps; run_adamw says what is in a task. Some gradients are as small as eps,
     but not where that is to play no part."""
     shapes, size = [(3, 4), (5,)], 1 if settings else 10
     smaller = [torch.ones(3, 4), torch.tensor([1, 1, 1e-8, 1e-8, 1e-3]) if settings is not STEADY else torch.ones(5)]

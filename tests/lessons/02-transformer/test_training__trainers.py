@@ -27,7 +27,7 @@ def toy_weights(rng, dtype=torch.float64, sure=1.0):
     return weights | {"weight": weights["weight"] * sure}
 
 
-def batch(rng, lengths, Ts=4, pad=0):
+def token_batch(rng, lengths, Ts=4, pad=0):
     """(src, tgt): tgt has a row of each length (with the token in front), padded to the greatest."""
     tgt = torch.full((len(lengths), max(lengths)), pad)
     for row, length in zip(tgt, lengths, strict=True):
@@ -38,18 +38,12 @@ def batch(rng, lengths, Ts=4, pad=0):
     return 1 + tokens(rng, SRC - 1, len(lengths), Ts), tgt
 
 
-def even_batch(rng, rows, length, Ts=4):
-    """(src, tgt) whose rows repeat one token: a loss of padding or of the wrong tokens is right for these."""
-    return 1 + tokens(rng, SRC - 1, rows, Ts), (3 + tokens(rng, TGT - 3, rows, 1)).repeat(1, length)
-
-
 def toy_step(w, batches, pad=0, *, smoothing=0.0, counts="real", predict=slice(1, None), longest=math.inf, factor=1.0, mixed=False):  # fmt: skip
     """The loss of inside.Toy over all batches together and its gradients: (float, {name: tensor}).
 
     counts: "real" tokens, "all" places with the padding, "each" place but its loss is 0 at padding, "sum" without a mean, or
-    divided by the number of "sentences",
-    the mean of the means of "batches" or "rows", or of batches weighted by "sequences". Gradients are clipped to longest
-    and multiplied by factor. mixed: the last layer computes in bfloat16.
+    divided by the number of "sentences", the mean of the means of "batches" or "rows", or of batches weighted by
+    "sequences". Gradients are clipped to longest and multiplied by factor. mixed: the last layer computes in bfloat16.
     """
     dtype = torch.float32 if mixed else torch.float64
     w = {name: weight.to(dtype, copy=True).requires_grad_() for name, weight in w.items()}
@@ -78,19 +72,62 @@ def toy_step(w, batches, pad=0, *, smoothing=0.0, counts="real", predict=slice(1
 
 
 def watched(student, weights, batches, pad=0, lr=None, optimized=None):
-    """What inside.watch saw of a TransformerTrainer or, with its settings `optimized`, an OptimizedTransformerTrainer."""
+    """What a TransformerTrainer, or with settings `optimized` an OptimizedTransformerTrainer, does with a Toy in eval mode.
+
+    rows, one a batch: loss, its type; weights before and after the call; calls: of the model; grads: what the optimizer
+    found in each of its steps. Besides: lrs of the optimizer's groups, whether the call changed torch, the dtype of the
+    model outside.
+    """
 
     def probe(weights, batches, sizes, settings, optimized):
         import training
 
+        def copied(model, of):  # {"src": …} of what `of` finds on each weight; None where there is nothing
+            found = {name: of(parameter) for parameter, name in model.named_weights()}
+            return {name: None if tensor is None else tensor.detach().clone() for name, tensor in found.items()}
+
+        def watch(make):
+            model = inside.Toy(weights)
+            trainer = make(model)
+            lrs = [float(group["lr"]) for group in trainer.optimizer.param_groups]
+            rows, steps, first = [], [], [ids.clone() for ids in batches[0]]
+
+            def look(optimizer, args, options):
+                closure = args[1] if len(args) > 1 else options.get("closure")
+
+                def seen_later():  # with a closure the optimizer finds the gradients only when it has called it
+                    loss = closure()
+                    steps.append(copied(model, lambda weight: weight.grad))
+                    return loss
+
+                if closure is not None:
+                    return (optimizer, seen_later), {}
+                steps.append(copied(model, lambda weight: weight.grad))
+                return None
+
+            trainer.optimizer.register_step_pre_hook(look)
+            state = inside.torch_state()
+            for src, tgt in batches:
+                steps.clear()
+                model.calls.clear()
+                model.eval()  # as after an evaluation between two steps
+                before = copied(model, lambda weight: weight)
+                loss = trainer.train_step(src, tgt)
+                rows.append({
+                    "loss": loss, "before": before, "after": copied(model, lambda weight: weight),
+                    "calls": list(model.calls), "grads": list(steps), "src": src, "tgt": tgt,
+                })  # fmt: skip
+            changed = inside.torch_state() != state
+            return {"rows": rows, "lrs": lrs, "torch_changed": changed, "outside": model(*first).dtype}
+
         trainer = training.OptimizedTransformerTrainer if optimized else training.TransformerTrainer
-        return inside.watch(lambda model: trainer(model, *sizes, **settings), weights, batches)
+        return watch(lambda model: trainer(model, *sizes, **settings))
 
     settings = {"pad_id": pad} | ({} if lr is None else {"lr": lr}) | (optimized or {})
     return student.run(probe, weights, batches, (SRC, TGT), settings, optimized is not None)
 
 
-def together(gradients):
+def in_a_row(gradients):
     """All gradients in one row: what cancels in one tensor is compared with the size of the others."""
     return torch.cat([gradients[name].flatten() for name in sorted(gradients)])
 
@@ -102,29 +139,21 @@ def found(row):
 
 def own_or(truth, own, value):
     """(loss, gradients) of the student's own, where a value agrees with that and not with the truth."""
+
+    def as_row(loss, gradients):  # None where they are none
+        if type(loss) is float and gradients and all(isinstance(item, torch.Tensor) for item in gradients.values()):
+            return torch.cat([torch.tensor([loss]), in_a_row(gradients)])
+        return None
+
     rows = [as_row(*pair) for pair in (value, own, truth)]
     is_own = rows[0] is not None and rows[1] is not None and nearly(rows[0], rows[1], 1e-4) and bool(rows[1][1:].any())
     return own if is_own and not nearly(rows[0], rows[2], 1e-4) else truth
 
 
-def as_row(loss, gradients):
-    """A loss and gradients in one row; None where they are none."""
-    if type(loss) is float and gradients and all(isinstance(item, torch.Tensor) for item in gradients.values()):
-        return torch.cat([torch.tensor([loss]), together(gradients)])
-    return None
-
-
-def logits_of(row):
+def logits_seen(row):
     """What the model gave for the micro-batch itself, should it have been called for earlier ones too."""
     calls = [call for call in row["calls"] if call["tgt"].equal(row["tgt"][:, :-1])] or row["calls"]
     return calls[0]["logits"] if calls else torch.empty(0)
-
-
-def loss_of(logits, tgt):
-    """The mean loss of the next tokens; NaN where logits have another shape."""
-    if logits.dim() != 3 or logits.shape[:2] != tgt[:, 1:].shape:
-        return math.nan
-    return F.cross_entropy(logits.double().mT, tgt[:, 1:], ignore_index=0).item()
 
 
 def steps_taken(row):
@@ -151,7 +180,7 @@ LATE = "the loss after the update is returned; it should be the one before"
 @pytest.mark.parametrize("lengths", [(5, 3, 6, 2), (2,), (3, 4)], ids=str)
 def test_a_step_learns_to_predict_the_next_token(student, check, rng, pad, lengths):
     """tgt[:, :-1] goes in, tgt[:, 1:] is predicted: the mean loss of the tokens that are not padding, and its gradients."""
-    weights, (src, tgt) = toy_weights(rng, sure=4.0), batch(rng, lengths, pad=pad)  # gradients longer than 1
+    weights, (src, tgt) = toy_weights(rng, sure=4.0), token_batch(rng, lengths, pad=pad)  # gradients longer than 1
     row = watched(student, weights, [(src, tgt)], pad)["rows"][0]
 
     check.that(bool(row["calls"]), "the model is not called")
@@ -191,7 +220,7 @@ def test_a_step_learns_to_predict_the_next_token(student, check, rng, pad, lengt
 def test_each_step_has_its_own_gradients(student, check, rng):
     """The gradients of a step are those of its batch alone, whatever came before; batches may differ in size."""
     weights = toy_weights(rng)
-    batches = [batch(rng, (3, 6, 4)), batch(rng, (5, 2), Ts=2), batch(rng, (4, 4, 2, 7), Ts=6)]
+    batches = [token_batch(rng, (3, 6, 4)), token_batch(rng, (5, 2), Ts=2), token_batch(rng, (4, 4, 2, 7), Ts=6)]
     rows = watched(student, weights, batches, lr=0.05)["rows"]
 
     sums = {name: 0 for name in weights}
@@ -213,7 +242,7 @@ def test_each_step_has_its_own_gradients(student, check, rng):
 @pytest.mark.parametrize("lr", [None, 0.003])
 def test_the_optimizer_is_like_adam(student, check, rng, lr):
     """The attribute optimizer has the lr that was given, 1e-4 by default, and moves every weight by about lr, as Adam does."""
-    weights, pair = toy_weights(rng), batch(rng, (6, 6, 5))
+    weights, pair = toy_weights(rng), token_batch(rng, (6, 6, 5))
     seen = watched(student, weights, [pair], lr=lr)
 
     row, rates, lr = seen["rows"][0], seen["lrs"], lr or 1e-4
@@ -225,18 +254,26 @@ def test_the_optimizer_is_like_adam(student, check, rng, lr):
         check.that(*fact)
     gradients = found(row)[1]  # right or wrong
     has_all = all(isinstance(gradients[name], torch.Tensor) for name in weights)
-    check.that(has_all and bool(together(gradients).any()), CLEARED)
+    check.that(has_all and bool(in_a_row(gradients).any()), CLEARED)
 
     def probe(weights, gradients, lr):
+        import contextlib
+
         from training import AdamW
 
-        work = {"starts": weights, "steps": [gradients], "groups": [([0, 1, 2, 3], {})], "settings": {"lr": lr}}
-        return inside.each_alone(AdamW, work)
+        stepped = []
+        with contextlib.suppress(Exception):  # other tests say what fails
+            for start, gradient in zip(weights, gradients, strict=True):
+                parameter = inside.strided(start).clone().requires_grad_()
+                parameter.grad = gradient.clone()
+                AdamW([{"params": [parameter], "lr": lr}]).step()
+                stepped.append(parameter.detach().clone())
+            return stepped
 
     gradients = {name: gradients[name].double() for name in weights}
     own = student.run(probe, list(weights.values()), list(gradients.values()), lr)
     if own is not None:  # where the student's AdamW is wrong, its own tests say so
-        pairs = [(row["after"][name], weights[name], alone) for name, alone in zip(weights, own[0], strict=True)]
+        pairs = [(row["after"][name], weights[name], alone) for name, alone in zip(weights, own, strict=True)]
         if all(
             not alone.equal(start) and nearly((after - start) / lr, (alone - start) / lr, 1e-3)
             for after, start, alone in pairs
@@ -258,7 +295,7 @@ def test_the_optimizer_is_like_adam(student, check, rng, lr):
 @pytest.mark.points(1)
 def test_train_step_sets_train_mode_and_nothing_else(student, check, rng):
     """The model is in train mode while it is trained; src, tgt and torch's state stay as they are."""
-    batches = [batch(rng, (3, 5)), batch(rng, (4, 2))]
+    batches = [token_batch(rng, (3, 5)), token_batch(rng, (4, 2))]
     seen = watched(student, toy_weights(rng), batches)
 
     modes = [call["training"] for row in seen["rows"] for call in row["calls"]]
@@ -270,15 +307,19 @@ def test_train_step_sets_train_mode_and_nothing_else(student, check, rng):
 
 # ---------------------------------------------------------------------------------------------- OptimizedTransformerTrainer
 
-# (rows, length) of batches with very different numbers of tokens
-UNEQUAL = [(3, 7), (2, 2), (1, 4), (4, 6), (2, 3), (2, 8), (3, 5)]
+# (rows, length, length of the source) of batches with very different numbers of tokens
+UNEQUAL = [(3, 7, 2), (2, 2, 3), (1, 4, 4), (4, 6, 2), (2, 3, 3), (2, 8, 4), (3, 5, 2)]
 
 
 RAGGED = [(7, 3, 5), (2, 2), (4,), (6, 6, 6, 2)]  # lengths of rows, some of which are padded
 
 
 def unequal_batches(rng, number):
-    return [even_batch(rng, *size, Ts=2 + i % 3) for i, size in enumerate(UNEQUAL[:number])]
+    """Batches (src, tgt) whose rows repeat one token: a loss of padding or of the wrong tokens is right for these."""
+    return [
+        (1 + tokens(rng, SRC - 1, rows, Ts), (3 + tokens(rng, TGT - 3, rows, 1)).repeat(1, length))
+        for rows, length, Ts in UNEQUAL[:number]
+    ]
 
 
 @OPTIMIZED
@@ -331,7 +372,7 @@ def test_n_micro_batches_make_one_update(student, check, rng, N, calls):
 @pytest.mark.points(1)
 def test_padding_does_not_count_in_micro_batches(student, check, rng):
     """The next tokens are predicted; targets of pad_id count neither in the losses nor in the number of tokens."""
-    weights, batches = toy_weights(rng), [batch(rng, (7, 3, 5), pad=2), batch(rng, (2, 4), pad=2)]
+    weights, batches = toy_weights(rng), [token_batch(rng, (7, 3, 5), pad=2), token_batch(rng, (2, 4), pad=2)]
     settings = {"use_gradient_accumulation": True, "accumulation_steps": 2}
     rows = watched(student, weights, batches, 2, lr=0.05, optimized=settings)["rows"]
 
@@ -388,7 +429,7 @@ def test_each_micro_batch_returns_its_own_loss(student, check, rng):
 ], ids=["nothing", "steps only", "one step"])  # fmt: skip
 def test_without_accumulation_every_call_updates(student, check, rng, settings):
     """Without use_gradient_accumulation, or with one step, every call is a batch of its own, as in TransformerTrainer."""
-    weights, batches = toy_weights(rng, sure=4.0), [batch(rng, lengths, pad=2) for lengths in RAGGED]
+    weights, batches = toy_weights(rng, sure=4.0), [token_batch(rng, lengths, pad=2) for lengths in RAGGED]
     seen = watched(student, weights, batches, 2, lr=0.003, optimized=settings)
 
     N = settings.get("accumulation_steps", 4)
@@ -418,12 +459,17 @@ def test_without_accumulation_every_call_updates(student, check, rng, settings):
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_mixed_precision_computes_in_bfloat16(student, check, rng, accumulate):
     """The model's Linear gives bfloat16; weights, gradients and loss are float32, and the update is right."""
-    weights, batches = toy_weights(rng, torch.float32, sure=4.0), [batch(rng, lengths) for lengths in RAGGED]
+    weights, batches = toy_weights(rng, torch.float32, sure=4.0), [token_batch(rng, lengths) for lengths in RAGGED]
     settings = {"use_gradient_accumulation": accumulate, "accumulation_steps": 2}
     rows = watched(student, weights, batches, lr=1e-6, optimized=settings | {"use_mixed_precision": True})["rows"]
     full = watched(student, weights, batches, lr=1e-6, optimized=settings)["rows"]  # the same in float32
 
-    logits = [logits_of(row) for row in rows]
+    def loss_of(logits, tgt):  # NaN where logits have another shape
+        if logits.dim() != 3 or logits.shape[:2] != tgt[:, 1:].shape:
+            return math.nan
+        return F.cross_entropy(logits.double().mT, tgt[:, 1:], ignore_index=0).item()
+
+    logits = [logits_seen(row) for row in rows]
     check([item.dtype for item in logits], [torch.bfloat16] * 4, mistakes={
         "mixed precision does not reach the model; its Linear should give bfloat16": [torch.float32] * 4,
         "the model computes in float16; on the CPU it should be bfloat16": [torch.float16] * 4,
@@ -452,9 +498,9 @@ def test_mixed_precision_computes_in_bfloat16(student, check, rng, accumulate):
             in_float32 = all(g.dtype == torch.float32 for g in gradients.values())
             check.that(in_float32, "the gradients are not float32; they should be")
             window = batches[k - 1 if accumulate else k : k + 1]
-            seen, own = together(gradients), together(others)
-            truth = together(toy_step(row["before"], window, mixed=True)[1])
-            is_wrong = not nearly(own, together(toy_step(exact["before"], window)[1]), 1e-3)
+            seen, own = in_a_row(gradients), in_a_row(others)
+            truth = in_a_row(toy_step(row["before"], window, mixed=True)[1])
+            is_wrong = not nearly(own, in_a_row(toy_step(exact["before"], window)[1]), 1e-3)
             if is_wrong and nearly(seen, own, 0.25):
                 truth = own  # wrong without mixed precision too, which other tests say
             check(seen.bfloat16(), truth, dtype=torch.bfloat16, terms=2, mistakes={
@@ -473,7 +519,7 @@ def test_mixed_precision_ends_with_the_step(student, check, rng, mixed):
     weights, batches = toy_weights(rng, torch.float32), unequal_batches(rng, 2)
     seen = watched(student, weights, batches, optimized={"use_mixed_precision": mixed})
 
-    check([logits_of(row).dtype for row in seen["rows"]], [torch.bfloat16 if mixed else torch.float32] * 2, mistakes={
+    check([logits_seen(row).dtype for row in seen["rows"]], [torch.bfloat16 if mixed else torch.float32] * 2, mistakes={
         "the model computes in bfloat16 though use_mixed_precision is False": [torch.bfloat16] * 2,
         "mixed precision does not reach the model; its Linear should give bfloat16": [torch.float32] * 2,
     })  # fmt: skip
@@ -506,7 +552,7 @@ def test_mixed_precision_on_a_gpu_is_float16_with_a_scaler(student, check, rng):
             trainer.train_step(src, tgt)
         return str(model.calls[0]["logits"].dtype), len(steps), bool((steps[-1] != 0).all()) if steps else False
 
-    weights, (src, tgt) = toy_weights(rng, torch.float32, sure=0.01), batch(rng, (5, 5))
+    weights, (src, tgt) = toy_weights(rng, torch.float32, sure=0.01), token_batch(rng, (5, 5))
     tgt[:, 1:] = 4
     weights["bias"] = torch.zeros(TGT)
     weights["bias"][4] = 17.5  # so sure that gradients are some 1e-8: zero in float16 unless they are scaled

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shared import has_nan, linear, past, randn, random_mask, split_by_view, weigh
+from shared import has_nan, linear, nearly, past, randn, random_mask, split_by_view, true_gradients, weigh
 from transformer_helpers import (
     BERT_STEPS,
     FF,
@@ -22,17 +22,17 @@ from transformer_helpers import (
     LAYER,
     MAX_LEN,
     OF_SOURCE,
+    PARTS,
     TYPES,
     D,
     H,
+    ModelSteps,
     V,
     bert,
     bert_made_with,
-    compared,
-    decode,
+    counted,
     decoder,
     decoder_layer,
-    encode,
     encoder,
     encoder_layer,
     gelu_tanh,
@@ -45,15 +45,45 @@ from transformer_helpers import (
     sinusoids,
     some_ids,
     tables,
-    transformer,
     wide,
 )
 
+# ---------------------------------------------------------------------------------------------- comparing
+
+
+def compared(student, name, args, calls, truth, mistakes, rows=(), *, at=None, gradients=False, within=2e-5, **right):
+    """For `check(**…)`: a model of the student, with known weights, and the truth, in float64.
+
+    calls: the inputs of each call. truth: (ModelSteps, *inputs) -> output. mistakes: sentence -> the step that is wrong, or a
+    function that changes the inputs of a call. at: only these places count. within: an eps of 1e-6 in a norm, as good as
+    1e-5, changes no more. right: steps of this model.
+    """
+
+    def probe(*args):
+        return inside.results(*args)
+
+    def values(wrong=(), notes=()):
+        change, steps = (wrong, {}) if callable(wrong) else (lambda *call: call, dict(wrong))
+        model = partial(truth, ModelSteps(**right | steps, notes=notes))
+        if not gradients:
+            return [counted(model(*change(*call)), at) for call in calls]
+        found = [true_gradients(model, *change(*call)) for call in calls]
+        return [[*outputs, *grads] for outputs, grads in found]
+
+    told = (name, args, list(rows), calls, gradients)
+    results, expected, notes = student.run(probe, *told), values(), ()
+    if not gradients and not nearly([counted(result, at) for result in results], expected):
+        results, notes = student.run(probe, *told, {part: made_of for part, (made_of, *_) in PARTS.items()})
+        expected = values(notes=notes)
+    return {
+        "value": [counted(result, at) for result in results],
+        "expected": expected,
+        "relative": within,
+        "mistakes": {sentence: partial(values, wrong, notes) for sentence, wrong in mistakes.items()},
+    }
+
+
 # ---------------------------------------------------------------------------------------------- the known mistakes
-
-
-def everything(length):
-    return torch.ones(length, length, dtype=torch.bool)
 
 
 def own_norm(x, pair, eps, bottom=lambda x: x.std(-1, keepdim=True)):
@@ -94,11 +124,6 @@ STYLE_MISTAKES = {  # what a layer has no step for, it cannot have wrong
     "the softmax runs over the heads, not over the keys": {"weigh": partial(weigh, over=1)},
     "the heads are split by a view alone, which mixes positions; a transpose should follow it": {"split": split_by_view},
 }  # fmt: skip
-PRE_NORM_MISTAKES = STYLE_MISTAKES | {
-    **{f"the residual connection around the {NAMES[s]} is missing, or all are": only(s, "pre, no residual", "pre") for s in NAMES},
-    "the residual connections are missing": {"style": lambda step: "pre, no residual"},
-    **{f"the norm of the {NAMES[s]} is missing": only(s, "no norm", "pre") for s in NAMES},
-}  # fmt: skip
 MASK_MISTAKES = {
     "the mask is applied after the softmax": {"weigh": lambda scores, hidden: scores.softmax(-1).masked_fill(hidden, 0)},
     "the scores that the mask hides are zero; they should be minus infinity": {"weigh": partial(weigh, low=0.0)},
@@ -106,7 +131,7 @@ MASK_MISTAKES = {
     "the mask reaches the last layer only": {"masked": lambda n: n == 1},
 }  # fmt: skip
 CAUSAL_MISTAKES = {
-    "a position sees the future: there is no causal mask": {"causal": everything},
+    "a position sees the future: there is no causal mask": {"causal": lambda length: past(length) | True},
     "a position does not see itself": {"causal": lambda length: past(length).tril(-1)},
     "the causal mask is transposed: a position sees the future, not the past": {"causal": lambda length: past(length).T},
     "only the first layer is causal": {"masked": lambda n: n == 0},
@@ -154,10 +179,6 @@ def never(ids, pad):
 # ---------------------------------------------------------------------------------------------- PositionwiseFeedForward
 
 
-def feed_forward(x, w1, b1, w2, b2, act=torch.relu):
-    return linear(act(linear(x, w1, b1)), w2, b2)
-
-
 @pytest.mark.question("PositionwiseFeedForward")
 @pytest.mark.points(3)
 @pytest.mark.parametrize(("B", "T", "d_model", "d_ff", "dtype"), [
@@ -177,6 +198,9 @@ def test_the_feed_forward_is_two_linear_maps_with_a_relu_between(student, check,
                 slot.data.copy_(weight)
         leaf = x.clone().requires_grad_()
         return shapes, model(x), inside.gradients(model(leaf), [leaf], [x])[0]
+
+    def feed_forward(x, w1, b1, w2, b2, act=torch.relu):
+        return linear(act(linear(x, w1, b1)), w2, b2)
 
     x = randn(rng, B, T, d_model, dtype=dtype)
     w1, b1, w2, b2 = w = [randn(rng, *s, dtype=dtype) for s in ((d_ff, d_model), (d_ff,), (d_model, d_ff), (d_model,))]
@@ -385,13 +409,27 @@ def test_the_decoder_joins_its_mask_with_the_causal_one(student, check, rng):
     )  # (T, T), though (B, T) is as large
     mistakes = TWO_MASK_MISTAKES | {
         "the causal mask is dropped where a tgt_mask is given; both should apply": {"join": lambda causal, mask: mask},
-        "there is no causal mask": {"causal": everything},
+        "there is no causal mask": {"causal": lambda length: past(length) | True},
         BY_OR: {"join": torch.logical_or},
     }
     check(**compared(student, "Decoder", made_with(2), calls, partial(decoder, *rows), mistakes, rows))
 
 
 # ---------------------------------------------------------------------------------------------- Transformer
+
+
+def encode(rows, do, src, *, pad):
+    return encoder(rows, do, src, do.in_encoder(src, pad))
+
+
+def decode(rows, do, tgt, memory, src_mask=None, *, pad):
+    src_mask = src_mask[:, None, None] if src_mask is not None and src_mask.dim() == 2 else src_mask
+    return do.logits(decoder(rows, do, tgt, memory, do.in_target(tgt, pad), src_mask) @ rows.T)
+
+
+def transformer(rows, do, src, tgt, *, pad):
+    memory = encode(rows[0], do, src, pad=pad)
+    return decode(rows[1], do, tgt, memory, do.in_memory(src, pad), pad=pad)
 
 
 PADDED = ("in_encoder", "in_memory", "in_target")
@@ -492,7 +530,12 @@ def test_gpt_is_a_causal_pre_norm_stack(student, check, rng, B, T, layers, d_ff)
     """Token plus learned position, causal pre-norm layers with GELU, a last norm, logits by the token embedding."""
     rows, calls = tables(rng, V, MAX_LEN, size=8.0), [(some_ids(rng, B, T),)]
     mistakes = {"the feed-forward uses exact GELU; it should use the tanh form": {"act": F.gelu}}
-    mistakes |= PRE_NORM_MISTAKES | CAUSAL_MISTAKES | DEPTH_MISTAKES | LOGIT_MISTAKES
+    pre_norm = STYLE_MISTAKES | {
+        **{f"the residual connection around the {NAMES[s]} is missing, or all are": only(s, "pre, no residual", "pre") for s in NAMES},
+        "the residual connections are missing": {"style": lambda step: "pre, no residual"},
+        **{f"the norm of the {NAMES[s]} is missing": only(s, "no norm", "pre") for s in NAMES},
+    }  # fmt: skip
+    mistakes |= pre_norm | CAUSAL_MISTAKES | DEPTH_MISTAKES | LOGIT_MISTAKES
     mistakes |= {"the norm after the last layer is missing": {"last_norm": lambda x, *_: x}} | POSITION_MISTAKES
     truth, made_of = partial(gpt, rows, w=known_layer(d_ff or 4 * D)), (V, D, layers, H, d_ff, MAX_LEN)
     steps = GPT_STEPS | {"layers": layers}

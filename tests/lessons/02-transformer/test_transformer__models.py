@@ -212,13 +212,6 @@ def test_every_weight_is_there_and_learns(student, check, rng):
         check(outputs[1], outputs[0], otherwise=f"the state of {name} does not hold all that it is made of")
 
 
-def table_slopes(truth, rows, inputs, **right):
-    """The gradients at the tables, zeros where none arrives; right: the steps of the model."""
-    return true_gradients(lambda *inputs: truth(rows, ModelSteps(**right), *inputs), *inputs, weights=rows)[1][
-        -len(rows) :
-    ]
-
-
 @ALL
 @pytest.mark.points(2)
 def test_embeddings_get_their_gradients(student, check, rng):
@@ -234,6 +227,10 @@ def test_embeddings_get_their_gradients(student, check, rng):
             return [next((g for g in turned if g.shape == table.shape), torch.zeros_like(table)) for table in tables]
 
         return [at_tables(*kind) for kind in kinds]
+
+    def table_slopes(truth, rows, inputs, **right):  # zeros where none arrives; right: the steps of the model
+        whole = partial(truth, rows, ModelSteps(**right))
+        return true_gradients(whole, *inputs, weights=rows)[1][-len(rows) :]
 
     def one_table(truth):
         return lambda rows, *inputs: truth(rows[0], *inputs)

@@ -42,9 +42,8 @@ def random_state(rng, embeddings, norm_name, prefix, layers, bias):
 
 def gpt2_state(rng, d_ff=FF):
     shapes = GPT2_LAYER | {"mlp.c_fc": (D, d_ff), "mlp.c_proj": (d_ff, D)}
-    return random_state(
-        rng, {"transformer.wte": 31, "transformer.wpe": 11}, "transformer.ln_f", "transformer.h.{}.", shapes, -1
-    )
+    rows = {"transformer.wte": 31, "transformer.wpe": 11}
+    return random_state(rng, rows, "transformer.ln_f", "transformer.h.{}.", shapes, -1)
 
 
 def bert_state(rng):
@@ -72,42 +71,7 @@ def gpt2(state, ids, /, *, order="qkv", across=lambda weight: weight.T, unloaded
     return gpt(rows, ModelSteps(**GPT_STEPS | steps), ids, w=w, final=pair_of(state, "transformer.ln_f"))
 
 
-NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
-
-
-def loaded_bert(state, ids, types, mask, /, *, order="qkv", norms=NORMS, **steps):
-    w = []
-    for n in range(2):
-        part = {name: pair_of(state, f"encoder.layer.{n}.{name}") for name in BERT_LAYER}
-        projections = [part[f"attention.self.{name}"] for name in ("query", "key", "value")]
-        attention = dict(zip(order, projections, strict=True))
-        attention |= {"o": part["attention.output.dense"], "norm": part[norms[0]]}
-        ffn = {"1": part["intermediate.dense"], "2": part["output.dense"], "norm": part[norms[1]]}
-        w.append({"self": attention, "ffn": ffn})
-    rows = [state[f"embeddings.{name}_embeddings.weight"].double() for name in ("word", "position", "token_type")]
-    first = pair_of(state, "embeddings.LayerNorm")
-    return bert(rows, ModelSteps(**BERT_STEPS | steps), ids, types, mask, w=w, first=first)
-
-
 ORDERS = ("kqv", "vkq", "qvk")
-GPT_LOADED = {
-    "the layer-norm eps is not taken over": {"eps": 1e-5},
-    "the matrix of the attention's projection is not transposed": {"across": lambda weight: weight},
-    **{f"c_attn is read as {', '.join(o)}; it should be read as q, k, v": {"order": o} for o in ORDERS},
-    "the biases are not loaded": {"unloaded": ("bias",)},
-    "the last norm is not loaded": {"unloaded": ("ln_f",)},
-    "the norms are not loaded": {"unloaded": ("ln_",)},
-    "the norms of the layers are not loaded": {"unloaded": ("ln_1", "ln_2")},
-    "the feed-forward uses exact GELU; it should use the tanh form": {"act": F.gelu},
-}
-BERT_LOADED = {
-    "the layer-norm eps is not taken over": {"eps": 1e-12},
-    "the layer-norm eps is not taken over, and was not 1e-12": {"eps": 1e-5},
-    **{f"query, key and value are loaded as {', '.join(o)}": {"order": o} for o in ORDERS},
-    "the two norms of a layer are swapped": {"norms": NORMS[::-1]},
-    "both norms of a layer get the weights of its last": {"norms": NORMS[1:] * 2},
-    "the feed-forward uses the tanh form of GELU; it should use the exact form": {"act": gelu_tanh},
-}
 
 
 @pytest.mark.question("load_huggingface")
@@ -125,7 +89,17 @@ def test_gpt_with_loaded_weights_gives_the_logits_of_transformers(student, check
     returns_self, logits = student.run(probe, {**GPT2, "layer_norm_epsilon": eps}, state, ids)
 
     check.that(returns_self, "load_huggingface does not return self")
-    values = {sentence: partial(gpt2, state, ids, **{"eps": eps} | wrong) for sentence, wrong in GPT_LOADED.items()}
+    mistakes = {
+        "the layer-norm eps is not taken over": {"eps": 1e-5},
+        "the matrix of the attention's projection is not transposed": {"across": lambda weight: weight},
+        **{f"c_attn is read as {', '.join(o)}; it should be read as q, k, v": {"order": o} for o in ORDERS},
+        "the biases are not loaded": {"unloaded": ("bias",)},
+        "the last norm is not loaded": {"unloaded": ("ln_f",)},
+        "the norms are not loaded": {"unloaded": ("ln_",)},
+        "the norms of the layers are not loaded": {"unloaded": ("ln_1", "ln_2")},
+        "the feed-forward uses exact GELU; it should use the tanh form": {"act": F.gelu},
+    }
+    values = {sentence: partial(gpt2, state, ids, **{"eps": eps} | wrong) for sentence, wrong in mistakes.items()}
     check(logits, gpt2(state, ids, eps=eps), dtype=torch.float32, within=1e-4, mistakes=values)
 
 
@@ -159,13 +133,35 @@ def test_bert_with_loaded_weights_gives_the_states_of_transformers(student, chec
     mask = torch.arange(11) < torch.tensor([11, 6, 9])[:, None]
     returns_self, *results = student.run(probe, {**BERT, "layer_norm_eps": eps}, state, ids, types, mask.long())
 
+    norms = ("attention.output.LayerNorm", "output.LayerNorm")
+
+    def made(types, mask, *, order="qkv", norms=norms, eps=eps, **steps):
+        w = []
+        for n in range(2):
+            part = {name: pair_of(state, f"encoder.layer.{n}.{name}") for name in BERT_LAYER}
+            projections = [part[f"attention.self.{name}"] for name in ("query", "key", "value")]
+            attention = dict(zip(order, projections, strict=True))
+            attention |= {"o": part["attention.output.dense"], "norm": part[norms[0]]}
+            ffn = {"1": part["intermediate.dense"], "2": part["output.dense"], "norm": part[norms[1]]}
+            w.append({"self": attention, "ffn": ffn})
+        rows = [state[f"embeddings.{name}_embeddings.weight"].double() for name in ("word", "position", "token_type")]
+        first = pair_of(state, "embeddings.LayerNorm")
+        return bert(rows, ModelSteps(**BERT_STEPS | {"eps": eps} | steps), ids, types, mask, w=w, first=first)
+
     def truth(steps):
-        calls = (types, mask), (None, None)
-        return [counted(loaded_bert(state, ids, *call, **{"eps": eps} | steps), mask) for call in calls]
+        return [counted(made(*call, **steps), mask) for call in ((types, mask), (None, None))]
 
     check.that(returns_self, "load_huggingface does not return self")
     found = [counted(result, mask) for result in results]
-    values = {sentence: partial(truth, wrong) for sentence, wrong in BERT_LOADED.items()}
+    mistakes = {
+        "the layer-norm eps is not taken over": {"eps": 1e-12},
+        "the layer-norm eps is not taken over, and was not 1e-12": {"eps": 1e-5},
+        **{f"query, key and value are loaded as {', '.join(o)}": {"order": o} for o in ORDERS},
+        "the two norms of a layer are swapped": {"norms": norms[::-1]},
+        "both norms of a layer get the weights of its last": {"norms": norms[1:] * 2},
+        "the feed-forward uses the tanh form of GELU; it should use the exact form": {"act": gelu_tanh},
+    }
+    values = {sentence: partial(truth, wrong) for sentence, wrong in mistakes.items()}
     check(found, truth({}), dtype=torch.float32, within=1e-4, mistakes=values)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import shared
-from shared import join_heads, linear, nearly, past, randn, split_heads, true_gradients, weigh
+from shared import join_heads, linear, nearly, past, randn, split_heads, weigh
 
 D, H, FF, V, MAX_LEN, OF_SOURCE = 24, 3, 32, 13, 9, 11  # inside.with_known_weights needs heads that are 8 wide
 TYPES = 7  # token types of BERT: no 2 layers have so many norms that one tensor of all gains looks like a table
@@ -87,14 +87,10 @@ def sinusoids(length):
 
 
 @dataclass(frozen=True)
-class FeedForwardSteps:
-    """The steps of a part; those of what it is made of come with them. All are right, and a mistake replaces one."""
+class ModelSteps:
+    """The steps of a model, beginning with those of the parts that others are made of. All are right, and a mistake replaces one."""
 
-    act: Callable = torch.relu
-
-
-@dataclass(frozen=True)
-class LayerSteps(FeedForwardSteps):
+    act: Callable = torch.relu  # of a feed-forward
     heads: int = H
     split: Callable = split_heads
     scale: Callable = math.sqrt  # of a head's width
@@ -103,11 +99,7 @@ class LayerSteps(FeedForwardSteps):
     order: Callable = lambda steps: steps
     style: Callable = lambda step: "post"  # one of STYLES
     norm: Callable = norm
-    eps: float = 1e-5
-
-
-@dataclass(frozen=True)
-class StackSteps(LayerSteps):
+    eps: float = 1e-5  # the last of a layer
     size: float = math.sqrt(D)  # by which the embedding is multiplied
     position: Callable = sinusoids
     late_size: float = 1.0
@@ -115,11 +107,7 @@ class StackSteps(LayerSteps):
     layers: int = 2
     masked: Callable = lambda n: True  # whether layer n gets the mask
     causal: Callable = past
-    join: Callable = lambda causal, mask: causal & mask
-
-
-@dataclass(frozen=True)
-class ModelSteps(StackSteps):
+    join: Callable = lambda causal, mask: causal & mask  # the last of a stack
     in_encoder: Callable = real  # of whole models: where what is hidden
     in_memory: Callable = real
     in_target: Callable = real
@@ -133,13 +121,13 @@ class ModelSteps(StackSteps):
 
 # ---------------------------------------------------------------------------------------------- the student's own parts
 
-# Arguments with which a part is made; the number of its inputs that are no masks; its steps.
+# Arguments with which a part is made; the number of its inputs that are no masks; the last of its steps.
 PARTS = {
-    "PositionwiseFeedForward": ((D, FF), 1, FeedForwardSteps),
-    "EncoderLayer": (LAYER, 1, LayerSteps),
-    "DecoderLayer": (LAYER, 2, LayerSteps),
-    "Encoder": (made_with(2, OF_SOURCE), 1, StackSteps),
-    "Decoder": (made_with(2), 2, StackSteps),
+    "PositionwiseFeedForward": ((D, FF), 1, "act"),
+    "EncoderLayer": (LAYER, 1, "eps"),
+    "DecoderLayer": (LAYER, 2, "eps"),
+    "Encoder": (made_with(2, OF_SOURCE), 1, "join"),
+    "Decoder": (made_with(2), 2, "join"),
 }
 
 
@@ -149,9 +137,12 @@ def own_part(name):
     It does where inside.results has noted what a part of the right size gives for these inputs, and no step is changed.
     """
 
+    names = [step.name for step in fields(ModelSteps)]
+    steps = fields(ModelSteps)[: names.index(PARTS[name][2]) + 1]
+
     def decorate(formula):
         def value(weights, do, *inputs):
-            right = all(getattr(do, step.name) is step.default for step in fields(PARTS[name][2]))
+            right = all(getattr(do, step.name) is step.default for step in steps)
             noted = [given for part, *given in do.notes if right and part == name]
             outputs = [output for call, output in noted if same_call(name, call, inputs)]
             varied = [
@@ -166,21 +157,21 @@ def own_part(name):
 
 def same_call(name, noted, inputs):
     """Whether a part was given these inputs, and masks that show the same."""
+
+    def shown(mask, queries, keys):
+        shape = queries.shape[0], H, queries.shape[1], keys.shape[1]
+        visible = torch.ones(shape, dtype=torch.bool) if mask is None else (mask != 0).expand(shape)
+        return visible & past(shape[2]) if name == "Decoder" and keys is queries else visible
+
     count = PARTS[name][1]
     if len(noted) != len(inputs) or not nearly(noted[:count], inputs[:count]):
         return False
     with contextlib.suppress(AttributeError, RuntimeError, TypeError):  # the noted one is something else than a mask
         return all(
-            torch.equal(*(shown(name, mask, inputs[0], keys) for mask in pair))
+            torch.equal(*(shown(mask, inputs[0], keys) for mask in pair))
             for *pair, keys in zip(noted[count:], inputs[count:], inputs, strict=False)
         )
     return False
-
-
-def shown(name, mask, queries, keys):
-    shape = queries.shape[0], H, queries.shape[1], keys.shape[1]
-    visible = torch.ones(shape, dtype=torch.bool) if mask is None else (mask != 0).expand(shape)
-    return visible & past(shape[2]) if name == "Decoder" and keys is queries else visible
 
 
 # ---------------------------------------------------------------------------------------------- the models
@@ -254,24 +245,7 @@ def decoder(rows, do, ids, memory, tgt_mask=None, memory_mask=None):
     return stack(KNOWN, do, decoder_layer, embed(rows, do, ids), visible, memory, memory_mask)
 
 
-def encode(rows, do, src, *, pad):
-    return encoder(rows, do, src, do.in_encoder(src, pad))
-
-
-def decode(rows, do, tgt, memory, src_mask=None, *, pad):
-    src_mask = src_mask[:, None, None] if src_mask is not None and src_mask.dim() == 2 else src_mask
-    return do.logits(decoder(rows, do, tgt, memory, do.in_target(tgt, pad), src_mask) @ rows.T)
-
-
-def transformer(rows, do, src, tgt, *, pad):
-    memory = encode(rows[0], do, src, pad=pad)
-    return decode(rows[1], do, tgt, memory, do.in_memory(src, pad), pad=pad)
-
-
-def gelu_tanh(x):
-    return F.gelu(x, approximate="tanh")
-
-
+gelu_tanh = partial(F.gelu, approximate="tanh")
 GPT_STEPS = {"style": lambda step: "pre", "act": gelu_tanh}
 BERT_STEPS = {"act": F.gelu, "eps": 1e-12}
 
@@ -290,41 +264,6 @@ def bert(rows, do, ids, types=None, mask=None, *, w=KNOWN, first=GAIN):
     x = do.first_norm(token[ids] + do.learned(position)[: ids.shape[1]] + kinds, first, do.eps)
     mask = mask[:, None, None] if mask is not None and mask.shape == ids.shape else mask
     return stack(w, do, encoder_layer, x, mask)
-
-
-# ---------------------------------------------------------------------------------------------- comparing
-
-
-def compared(student, name, args, calls, truth, mistakes, rows=(), *, at=None, gradients=False, within=2e-5, **right):
-    """For `check(**…)`: a model of the student, with known weights, and the truth, in float64.
-
-    calls: the inputs of each call. truth: (ModelSteps, *inputs) -> output. mistakes: sentence -> the step that is wrong, or a
-    function that changes the inputs of a call. at: only these places count. within: an eps of 1e-6 in a norm, as good as
-    1e-5, changes no more. right: steps of this model.
-    """
-
-    def probe(*args):
-        return inside.results(*args)
-
-    def values(wrong=(), notes=()):
-        change, steps = (wrong, {}) if callable(wrong) else (lambda *call: call, dict(wrong))
-        model = partial(truth, ModelSteps(**right | steps, notes=notes))
-        if not gradients:
-            return [counted(model(*change(*call)), at) for call in calls]
-        found = [true_gradients(model, *change(*call)) for call in calls]
-        return [[*outputs, *grads] for outputs, grads in found]
-
-    told = (name, args, list(rows), calls, gradients)
-    results, expected, notes = student.run(probe, *told), values(), ()
-    if not gradients and not nearly([counted(result, at) for result in results], expected):
-        results, notes = student.run(probe, *told, {part: made_of for part, (made_of, *_) in PARTS.items()})
-        expected = values(notes=notes)
-    return {
-        "value": [counted(result, at) for result in results],
-        "expected": expected,
-        "relative": within,
-        "mistakes": {sentence: partial(values, wrong, notes) for sentence, wrong in mistakes.items()},
-    }
 
 
 def counted(result, at):
