@@ -1,7 +1,6 @@
 """The hidden suites copy nothing from each other, and what is checked stands in the tests.
 
 What several lessons need lies in tests/lessons/shared.py and tests/lessons/inside.py; helpers of a lesson beside its suites.
-A lesson that was not moved to them yet is listed here, and leaves the list when it is.
 """
 
 import ast
@@ -13,16 +12,14 @@ import pytest
 from conftest import ROOT
 
 LESSONS = ROOT / "tests" / "lessons"
-NOT_MOVED = set()
 LARGE, LONG = 25, 3  # nodes of a syntax tree, statements: bodies that are no smaller count as copies
 MOST_HELPERS = 0.5  # lines of helpers for each line of tests
 
 
 def files(public: bool = False) -> dict[str, str]:
-    """name below tests/lessons -> source of what has been moved."""
+    """name below tests/lessons -> source."""
     paths = [path for path in sorted(LESSONS.rglob("*.py")) if public or not path.stem.endswith("_public")]
-    found = {path.relative_to(LESSONS).as_posix(): path.read_text("utf-8") for path in paths}
-    return {name: source for name, source in found.items() if name.partition("/")[0] not in NOT_MOVED}
+    return {path.relative_to(LESSONS).as_posix(): path.read_text("utf-8") for path in paths}
 
 
 def functions(source: str) -> list[ast.FunctionDef]:
@@ -214,12 +211,10 @@ def lines(sources: dict[str, str]) -> tuple[int, int]:
     return helpers, tests
 
 
-@pytest.mark.parametrize("lesson", sorted(path.name for path in LESSONS.iterdir() if path.is_dir() and path.name[:2].isdigit() and path.name not in NOT_MOVED))  # fmt: skip
+@pytest.mark.parametrize(
+    "lesson", sorted(path.name for path in LESSONS.iterdir() if path.is_dir() and path.name[:2].isdigit())
+)
 def test_most_of_a_suite_is_tests(lesson):
     helpers, tests = lines({name: source for name, source in files(public=True).items() if name.startswith(lesson)})
 
     assert helpers < MOST_HELPERS * tests, f"{helpers} lines of helpers, {tests} of tests"
-
-
-def test_lessons_that_are_not_moved_are_there():
-    assert [name for name in NOT_MOVED if not (LESSONS / name).is_dir()] == []
