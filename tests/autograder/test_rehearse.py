@@ -65,7 +65,7 @@ def test_a_solution_below_100_percent_exits_1(rehearse):
 
     assert code == 1
     assert "99-toy: the solution does not pass its own suite, these are grader errors: test_the_mask_has_rows" in said
-    assert "1 grader errors: their points are not in the totals: fix the tests, then grade again" in said
+    assert "2 grader errors: their points are not in the totals: fix the tests, then grade again" in said
 
 
 def test_a_stub_that_gets_points_exits_1(rehearse):

@@ -99,8 +99,8 @@ def test_an_outcome_that_is_our_fault_tells_the_student_nothing_of_it():
     [
         (None, "has no format number: an older version of llm-autograder wrote it; grade again"),
         (2, "has format 2, and this version of llm-autograder reads format 1"),
-        (2.5, "is no scorecard"),
-        ("1", "is no scorecard"),
+        (2.5, "is not a scorecard"),
+        ("1", "is not a scorecard"),
     ],
 )
 def test_another_format_is_refused_with_the_files_name(tmp_path, number, words):
@@ -160,8 +160,8 @@ def test_the_page_states_every_status_and_cause():
 def test_a_grader_error_is_outside_the_total_and_scale_to_goes_to_the_others():
     without = replace(CARD, outcomes=tuple(row for row in CARD.outcomes if row.status != "grader_error"))
 
-    assert (CARD.score, CARD.max_score, CARD.pending_gpu_points) == (3.08, 8.46, 1.54)
-    assert (without.score, without.max_score, without.pending_gpu_points) == (3.08, 8.46, 1.54)
+    assert (CARD.score, CARD.max_score, CARD.pending_gpu_points) == (3.07, 8.46, 1.54)
+    assert (without.score, without.max_score, without.pending_gpu_points) == (3.07, 8.46, 1.54)
     assert (replace(CARD, scale_to=None).score, replace(CARD, scale_to=None).max_score) == (2, 5.5)
     assert replace(CARD, scale_to=None).whole_points == 10.5
 
