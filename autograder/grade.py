@@ -1,7 +1,7 @@
 """One submission -> one scorecard.
 
 A Grader holds a warm sandbox for one lesson. It hands the submission's files to a slot, runs the hidden suite with the
-plugin in this process, lets the solution bear witness to what it failed (witness.py), and reads the outcomes off.
+plugin in this process, lets the solution bear witness (witness.py), and reads the outcomes off.
 """
 
 import io
