@@ -8,7 +8,7 @@ import ast
 import os
 import tomllib
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .digests import digest_of, imports_beside, with_imports
 from .errors import LessonError, UsageError, nearest
+from .names import misnamed
 
 ModuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")]  # two underscores part a suite's files
 
@@ -146,6 +147,15 @@ class Lesson(BaseModel):
             for lesson in (used, *used.prerequisites()):
                 found.setdefault(lesson.name, lesson)
         return tuple(found.values())
+
+    def misnamed(self, path: str) -> str:
+        """Why there is no function at "module.name" in this lesson and those that it uses; empty where there may be one."""
+        modules = {
+            module: partial((lesson.solution / f"{module}.py").read_text, "utf-8")
+            for lesson in (self, *self.prerequisites())
+            for module in lesson.modules
+        }
+        return misnamed(path, modules, self.name)
 
     def suite_digest(self, module: str) -> str:
         """Of all that decides the verdicts on a module: its hidden tests with what they import, the helpers of probes, the

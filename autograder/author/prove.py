@@ -183,7 +183,7 @@ def lost_points(
 
 def _why(row):
     """What a failure says; of a grader error, what the solution got."""
-    return ": ".join(row.detail.splitlines()[:2]) if row.status == GRADER_ERROR else row.message
+    return row.detail.partition("\n")[0] if row.status == GRADER_ERROR else row.message
 
 
 # ---------------------------------------------------------------------------------------------- idle tests
