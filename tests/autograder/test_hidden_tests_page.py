@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, write_lesson
 
+from autograder.arguments import require_plain
 from autograder.author.samples import load_samples
 from autograder.batch import Job, run
 from autograder.box import caps, codec
@@ -131,6 +132,7 @@ def test_what_crosses_the_wire_is_what_the_page_says():
     assert f"up to {codec.MAX_DEPTH} deep" in text
     assert f"{caps.REPLY.plain:,} bytes of plain data" in text
     assert f"{caps.REPLY.tensors:,} tensors, {caps.REPLY.elements:,} elements, {caps.REPLY.side:,} in one" in text
+    assert f"up to {codec.MAX_TENSORS:,} tensors" in text
     assert f"{codec.MAX_MESSAGE >> 20} MiB, of which {codec.MAX_HEADER >> 20} MiB" in " ".join(text.split())
 
 
@@ -150,6 +152,8 @@ def test_what_is_not_plain_arrives_as_a_name(value):
     message = bytearray(b"".join(bytes(buffer) for buffer in codec.encode(value)))
 
     assert type(codec.decode(message)) is codec.Opaque
+    with pytest.raises(AuthorError, match="argument 2 is .* cannot be passed"):
+        require_plain("student.run(probe)", (1, value), {})
 
 
 def test_the_options_of_student_are_those_of_the_page():
@@ -157,7 +161,7 @@ def test_the_options_of_student_are_those_of_the_page():
 
     assert dict(options) == {"timeout": str(DEFAULT_TIMEOUT), "device": '"cpu"', "ranks": "0"}
     assert f"up to {MOST_RANKS}" in section("student.on")
-    with pytest.raises(AuthorError, match="device, ranks and timeout"):
+    with pytest.raises(AuthorError, match="it takes device, ranks, timeout"):
         Student(None).on(rank=2)
 
 
