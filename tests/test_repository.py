@@ -39,7 +39,7 @@ LAYERS = [
     "intake.archives intake.folders",
     "intake.entries intake.kinds",
     "lesson scorecard probes arguments",
-    "bounds box.choose names tomls author.stub_marks",
+    "bounds box.choose names tomls author.stub_marks author.needless",
     "box.sandbox box.unconfined box.session",
     "box.slot box.boxed box.zygote.loop box.local box.seam",
     "box.ranks.team box.replies box.budget",

@@ -27,6 +27,7 @@ def changes(source, operator=None):
         ("flip a comparison", "y = a < b", "y = a <= b"),
         ("off by one", "y = range(3)", "y = range(4)"),
         ("off by one", "y = x[-1]", "y = x[-2]"),
+        ("off by one", "y = x[-1]", "y = x[0]"),
         ("change a constant", "y = 1e-05", "y = 0.001"),
         ("change a constant", "y = f(x, keepdim=True)", "y = f(x, keepdim=False)"),
         ("drop a call", "y = x.clone()", "y = x"),
@@ -48,6 +49,64 @@ def test_arguments_whose_order_is_nothing_are_not_swapped():
         == changes("y = min(a, b)", "swap two arguments")
         == set()
     )
+
+
+# source -> the mutants that are left out; others of the same operator are still made.
+NEEDLESS = {
+    "y = abs(a - b)": {"y = abs(b - a)"},
+    "y = torch.abs(a - b)": {"y = torch.abs(b - a)"},
+    "y = (a - b).abs()": {"y = (b - a).abs()"},
+    "y = (a - b).float().square()": {"y = (b - a).float().square()"},
+    "y = (a - b).mean().abs()": {"y = (b - a).mean().abs()"},
+    "y = (a - b) ** 2": {"y = (b - a) ** 2", "y = (a - b) ** 1"},
+    "y = abs(-a)": {"y = abs(a)"},
+    "y = a + 0": {"y = a", "y = a - 0"},
+    "y = a * 1": {"y = a", "y = a / 1"},
+    "y = 1 * a": {"y = a"},
+    "y = -0.0": {"y = 0.0"},
+    "y = a - 1": {"y = a - 0"},
+    "y = 2 * a": {"y = 1 * a"},
+    "y += 1": {"y += 0"},
+    "y = x[-1]": {"y = x[-0]"},
+    "y = hypot(a, b)": {"y = hypot(b, a)"},
+    "y = x.topk(k, dim=-1)": {"y = x.topk(k)"},
+    "y = x.sum(0, keepdim=True)": {"y = x.sum(0)"},
+    "y = zip(a, b, strict=True)": {"y = zip(a, b)"},
+    "for a in b:\n    f(a)\n    continue": {"continue -> pass"},
+}
+# What looks like these and is a mistake.
+NEEDED = {
+    "y = abs(a) - b": "y = b - abs(a)",
+    "y = f(a - b)": "y = f(b - a)",
+    "y = (a - b) ** 3": "y = (b - a) ** 3",
+    "y = abs(a, b - c)": "y = abs(a, c - b)",
+    "y = (a - b).exp().abs().log()": "y = (b - a).exp().abs().log()",
+    "y = 0 - a": "y = a - 0",
+    "y = 1 / a": "y = 1",
+    "y = a - 2": "y = a - 1",
+    "y = x[1]": "y = x[0]",
+    "y = x[-1]": "y = x[0]",
+    "y = x.topk(k, dim=1)": "y = x.topk(k)",
+    "y = m.load_state_dict(s, strict=False)": "y = m.load_state_dict(s, strict=True)",
+    "for a in b:\n    if a:\n        continue\n    f(a)": "pass",
+}
+
+
+def made_of(source):
+    """What stands there instead, without brackets around brackets."""
+    return {re.sub(r"\(\(([^()]*)\)\)", r"(\1)", new) for _, new in changes(source)}
+
+
+@pytest.mark.parametrize("source", NEEDLESS)
+def test_what_changes_nothing_by_its_text_is_not_made(source):
+    made = made_of(source) | {f"{old} -> {new}" for old, new in changes(source)}
+
+    assert made & NEEDLESS[source] == set()
+
+
+@pytest.mark.parametrize("source", NEEDED)
+def test_what_only_looks_so_is_made(source):
+    assert NEEDED[source] in made_of(source)
 
 
 def test_validations_statements_and_results_are_mutated():
