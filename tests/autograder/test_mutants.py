@@ -6,8 +6,9 @@ import textwrap
 import pytest
 from conftest import TOY_SOLUTION, write_lesson
 
+from autograder.author.idle import Idle, idle
 from autograder.author.mutants import mutants_of
-from autograder.author.prove import ProofTable, as_entry, explanations, idle_tests, lost_points, prove
+from autograder.author.prove import ProofTable, as_entry, explanations, lost_points, prove
 from autograder.errors import LessonError
 from autograder.lesson import load
 
@@ -262,7 +263,51 @@ def test_idle_tests_are_found(tmp_path):
     """
     write_lesson(tmp_path, suite=suite)
 
-    assert idle_tests(load("99-toy", tmp_path)) == {"toy": {"test_idle"}}
+    assert idle(load("99-toy", tmp_path)) == Idle({"toy": {"test_idle"}}, {})
+
+
+def test_sentences_that_nobody_is_told_are_found(tmp_path):
+    suite = """
+        import pytest, torch
+
+        def mistakes(past):
+            return {"the mask is full everywhere": torch.ones_like(past), "the mask is of another world": past.float() * 3}
+
+        def told(n):
+            return f"the mask has {n} rows too many"
+
+        @pytest.mark.points(1)
+        def test_mask(student, check):
+            past = torch.ones(2, 2, dtype=torch.bool).tril()
+            mask = student.call("toy.causal_mask", 2)
+            check(mask, past, mistakes={"the mask is transposed": past.T, **mistakes(past)})
+
+        @pytest.mark.points(1)
+        def test_rows(student, check):
+            mask = student.call("toy.causal_mask", 3)
+            check.that(mask.shape[0] == 3, f"the mask has {mask.shape[0]} rows")
+            check.that(mask.dim() == 2, "the mask has the wrong number of dimensions")
+
+        @pytest.mark.points(1)
+        @pytest.mark.gpu
+        def test_on_a_gpu(check):
+            check.that(False, "the mask is not on the GPU")
+    """
+    write_lesson(tmp_path, suite=suite)
+    lesson = load("99-toy", tmp_path)
+    wrong = lesson.samples / "wrong" / "toy"
+    wrong.mkdir(parents=True)
+    says = 'why = "x"\nfails = ["test_mask"]\n[[change]]\n'
+    (wrong / "full.toml").write_text(says + 'old = ".tril()"\nnew = ""\n')
+    (wrong / "rows.toml").write_text(says + 'old = "ones(length,"\nnew = "ones(length + 1,"\n')
+
+    found = idle(lesson)
+
+    assert found.tests == {}, "that the mask is transposed is said of a mutant"
+    assert [one.text for one in found.sentences["toy"]] == [
+        "the mask is of another world",
+        "the mask has the wrong number of dimensions",
+    ]
 
 
 def test_the_table_keeps_the_lines_of_other_modules(lesson, tmp_path):
