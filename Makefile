@@ -56,7 +56,7 @@ costs: setup  ## what each wrong sample of LESSON= costs, by whole suites; write
 flaky: setup  ## LESSON= under N= seeds: correct work loses no point
 	$(BIN)/autograder flaky $(LESSON) -n $(or $(N),30)
 
-idle: setup  ## the tests of LESSON= that carry no weight
+idle: setup  ## what of LESSON= carries no weight: tests, and mistakes that nobody is told
 	$(BIN)/autograder idle $(LESSON)
 
 test-gpu: setup  ## grade solution and GPU tests of every lesson where there is a GPU

@@ -34,8 +34,9 @@ from .scorecard import FAILED, GRADER_ERROR, Digests, Measurements, Outcome, Sco
 from .submission import Submission
 from .witness import Witness, settle
 
-_PYTEST = """-s --noconftest --strict-markers --assert=plain --import-mode=importlib -p no:terminal -p no:cacheprovider
-    -p no:unraisableexception -p no:threadexception -p no:logging -p no:faulthandler -p no:doctest -p no:junitxml""".split()
+_PYTEST = """-s --noconftest --continue-on-collection-errors --assert=plain --import-mode=importlib -p no:terminal
+    -p no:cacheprovider -p no:unraisableexception -p no:threadexception -p no:logging -p no:faulthandler -p no:doctest
+    -p no:junitxml""".split()
 
 
 class Grader:
@@ -194,6 +195,7 @@ class Grader:
             call_timeout=self.lesson.call_timeout_s,
             gpu_device=self._options.gpu_device,
             only_gpu=self._options.only_gpu,
+            misnamed=self.lesson.misnamed,
         )
 
     def _run_with(self, plugin, modules, tests, options=()):
@@ -348,7 +350,11 @@ class _Connect:
 def grade_in_process(lesson: Lesson, folder: Path, asked: Asked) -> tuple[Outcome, ...]:
     """Outcomes of a folder's modules run in this very process: for an author's debugger, never for a grade."""
     plugin = GradingPlugin(
-        lambda _, seed: InProcess(folder, seed), Budget(), inside=lesson.inside, seed=asked.seed or 0
+        lambda _, seed: InProcess(folder, seed),
+        Budget(),
+        inside=lesson.inside,
+        seed=asked.seed or 0,
+        misnamed=lesson.misnamed,
     )
     run_suite(plugin, lesson, asked.modules or lesson.modules, asked.tests)
     return plugin.outcomes
