@@ -33,6 +33,7 @@ def grade(
     out: OutFolder,
     each: Annotated[bool, typer.Option("--each", help="Grade every submission in the folder.")] = False,
     module: Annotated[list[str] | None, typer.Option("--module", help="Grade this module only.")] = None,
+    test: Annotated[list[str] | None, typer.Option("--test", help="Grade this test function only.")] = None,
     processes: Processes = 0,
     seed: Annotated[int | None, typer.Option(help="Seed of all inputs; without it a secret one is drawn.")] = None,
     require: Annotated[str, typer.Option(help="Layers of the box that must be available: landlock,seccomp,uid,…")] = "",
@@ -46,7 +47,8 @@ def grade(
     """Grade a submission, or a folder of them, into OUT/<student>/scorecard.json."""
     chosen = load(lesson)
     chosen.require(module or ())
-    asked = Asked(tuple(module) if module else None, seed=seed)
+    modules = chosen.modules_with(test, module) if test else module
+    asked = Asked(tuple(modules) if modules else None, tuple(test) if test else None, seed=seed)
     options = GraderOptions(
         require=tuple(filter(None, require.split(","))),
         gpu_device=gpu_device or _found_gpu(),
