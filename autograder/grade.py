@@ -36,8 +36,9 @@ from .scorecard import FAILED, GRADER_ERROR, Digests, Measurements, Outcome, Sco
 from .submission import Submission
 from .witness import Witness, settle
 
-_PYTEST = """-s --noconftest --strict-markers --assert=plain --import-mode=importlib -p no:terminal -p no:cacheprovider
-    -p no:unraisableexception -p no:threadexception -p no:logging -p no:faulthandler -p no:doctest -p no:junitxml""".split()
+_PYTEST = """-s --noconftest --continue-on-collection-errors --assert=plain --import-mode=importlib -p no:terminal
+    -p no:cacheprovider -p no:unraisableexception -p no:threadexception -p no:logging -p no:faulthandler -p no:doctest
+    -p no:junitxml""".split()
 
 
 class Grader:
@@ -186,6 +187,7 @@ class Grader:
             call_timeout=self.lesson.call_timeout_s,
             gpu_device=self._options.gpu_device,
             only_gpu=self._options.only_gpu,
+            misnamed=self.lesson.misnamed,
         )
 
     def _run_with(self, plugin, modules, tests, options=()):
@@ -380,6 +382,6 @@ def grade_in_process(
         replace(submission, files=files).write(Path(name))
         processes = lambda _, seed: InProcess(Path(name), seed, used)  # noqa: E731
         connect = _Connect(processes, files, submission.problem, submission.missing)
-        plugin = GradingPlugin(connect, Budget(), inside=lesson.inside, seed=asked.seed or 0)
+        plugin = GradingPlugin(connect, Budget(), inside=lesson.inside, seed=asked.seed or 0, misnamed=lesson.misnamed)
         run_suite(plugin, lesson, asked.modules or lesson.modules, asked.tests, aloud=aloud)
     return plugin.outcomes

@@ -3,18 +3,41 @@
 import subprocess
 import sys
 import textwrap
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from autograder.author.samples import RIGHT, WRONG, Sample, find_samples
+from autograder.errors import LessonError
 from autograder.grade import Grader
-from autograder.lesson import load
+from autograder.lesson import Lesson, lesson_names, load
 from autograder.options import Asked
 from autograder.submission import Submission
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@cache
+def all_lessons() -> list[Lesson]:
+    """Those that can be read. One that cannot is a failure of test_repository.py, and of no other test's collection."""
+    found = []
+    for name in lesson_names(ROOT):
+        with suppress(LessonError):
+            found.append(load(name, ROOT))
+    return found
+
+
+def all_samples(lesson: Lesson, kinds: tuple[str, ...] = (RIGHT, WRONG)) -> list[Sample]:
+    """Those that can be read. One that cannot is a failure of its own test in test_samples.py."""
+    samples = []
+    for found in find_samples(lesson, kinds):
+        with suppress(LessonError):
+            samples.append(found.load())
+    return samples
+
 
 hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine fails no property
 hypothesis.settings.load_profile("busy")

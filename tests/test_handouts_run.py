@@ -6,11 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import all_lessons
 
-from autograder.lesson import load_all
-
-LESSONS = load_all(ROOT)
+LESSONS = all_lessons()
 pytestmark = pytest.mark.slow
 
 

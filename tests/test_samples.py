@@ -5,44 +5,58 @@ grades classes; then each is one test.
 """
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, all_lessons, all_samples
 
-from autograder.author.samples import load_samples
+from autograder.author.samples import WRONG, find_samples
 from autograder.author.stub import starter_text
 from autograder.batch import Job, default_processes, run
-from autograder.lesson import Lesson, load, load_all
+from autograder.errors import UsageError
+from autograder.lesson import Lesson, load
 from autograder.scorecard import PASSED, PENDING_GPU, Scorecard
 from autograder.submission import Submission
 
-LESSONS = load_all(ROOT)
-SAMPLES = {
-    (lesson.name, f"{sample.kind}/{sample.name}"): sample for lesson in LESSONS for sample in load_samples(lesson)
-}
+LESSONS = all_lessons()
+SAMPLES = {(lesson.name, found.label): found for lesson in LESSONS for found in find_samples(lesson)}
 pytestmark = pytest.mark.slow
 
 
 def job_of(lesson: Lesson, name: str) -> Job:
-    """How a sample is graded, or "solution" or "stub"."""
+    """How a sample is graded, or "solution" or "stub".
+
+    Raises:
+        LessonError, StubError: the sample is not complete, or the starter cannot be cut.
+    """
     if name in ("solution", "stub"):
         solution = lesson.solution_files()
         stub = {file: starter_text(content.decode(), file).encode() for file, content in solution.items()}
         return Job(Submission(name, "", solution if name == "solution" else stub))
-    sample = SAMPLES[lesson.name, name]
+    sample = SAMPLES[lesson.name, name].load()
     return Job(sample.submission(), sample.asked)
 
 
 @pytest.fixture(scope="session")
 def card_of(request):
-    """card_of(lesson, name): the scorecard. With the first of a lesson all are graded that the chosen tests will ask for."""
+    """card_of(lesson, name): the scorecard. With the first of a lesson all are graded that the chosen tests will ask for.
+
+    What cannot be graded, because its author must mend it, fails its own test.
+    """
     asked = [item.callspec.params for item in request.session.items if "card_of" in getattr(item, "fixturenames", ())]
     cards: dict[tuple[str, str], Scorecard] = {}
+    wrong: dict[tuple[str, str], str] = {}  # why a sample cannot be graded
 
     def card_of(lesson, name):
-        if (lesson, name) not in cards:
-            names = [params["name"] for params in asked if params["lesson"] == lesson]
-            jobs = [job_of(load(lesson, ROOT), each) for each in names]
+        if (lesson, name) not in {*cards, *wrong}:
+            jobs: dict[str, Job] = {}
+            for each in [params["name"] for params in asked if params["lesson"] == lesson]:
+                try:
+                    jobs[each] = job_of(load(lesson, ROOT), each)
+                except UsageError as error:
+                    wrong[lesson, each] = str(error)
             processes = default_processes() if len(jobs) > 1 else None  # a pool would only start later
-            cards.update({(lesson, names[at]): card for at, card in run(load(lesson, ROOT), jobs, processes=processes)})
+            graded = run(load(lesson, ROOT), list(jobs.values()), processes=processes)
+            cards.update({(lesson, list(jobs)[at]): card for at, card in graded})
+        if (lesson, name) in wrong:
+            pytest.fail(wrong[lesson, name], pytrace=False)
         return cards[lesson, name]
 
     return card_of
@@ -50,7 +64,9 @@ def card_of(request):
 
 @pytest.mark.parametrize(("lesson", "name"), list(SAMPLES))
 def test_a_sample_gets_the_verdict_that_it_promises(lesson, name, card_of):
-    assert SAMPLES[lesson, name].problems(card_of(lesson, name)) == []
+    card = card_of(lesson, name)
+
+    assert SAMPLES[lesson, name].load().problems(card) == []
 
 
 @pytest.mark.parametrize("name", ["solution"])
@@ -76,7 +92,7 @@ def test_the_stub_gets_none(lesson, name, card_of):
 
 @pytest.mark.parametrize("lesson", [lesson.name for lesson in LESSONS])
 def test_most_wrong_samples_have_their_mistake_named(lesson):
-    wrong = [sample for (owner, _), sample in SAMPLES.items() if owner == lesson and sample.kind == "wrong"]
+    wrong = all_samples(load(lesson, ROOT), (WRONG,))
     named = [sample for sample in wrong if sample.expect.mistake]
 
     assert len(named) >= 0.8 * len(wrong)

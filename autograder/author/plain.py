@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from .. import arguments, probes
 from .. import check as checking
 from .. import student as asking
 from ..in_process import InProcess
 from ..lesson import Lesson, load
-from ..plugin import MARKS, seed_of
+from ..marks import MARKS
+from ..plugin import seed_of
 from ..student import Student
 
 __all__ = [
@@ -42,7 +44,7 @@ def pytest_configure(config):
     folder = config.getoption("--submission", None)
     if folder is not None and not Path(folder).is_dir():
         raise pytest.UsageError(f"--submission {folder} is not a folder: give one that holds the modules as .py files")
-    for module in (checking, asking):
+    for module in (arguments, asking, checking, probes):
         vars(module)["__tracebackhide__"] = True  # a failure shows the line of the test
 
 
@@ -72,7 +74,7 @@ def student(request, device) -> Iterator[Student]:
         pytest.fail(f"{folder} has no {module}.py, which {path.name} is about", pytrace=False)
     used = [each.solution for each in lesson.prerequisites()]
     processes = InProcess(folder, seed_of(_seed(request), request.node, "student"), used)
-    yield Student(processes, lesson.inside, str(device))
+    yield Student(processes, lesson.inside, str(device), misnamed=lesson.misnamed)
     processes.close()
 
 

@@ -8,22 +8,22 @@ tests/submissions/NN-lesson/equivalent.toml explains survivors: a mutant that no
 """
 
 import re
-import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ..batch import Job, run
-from ..errors import LessonError
+from ..errors import LessonError, nearest
 from ..files import write
 from ..lesson import Lesson
 from ..options import Asked
 from ..points import number
 from ..scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Scorecard
 from ..submission import Submission
+from ..tomls import record_of, toml_of
 from .costs import SEED, Loss, Summary, losses_in
 from .mutants import Mutant, mutants_of
 from .samples import RIGHT, WRONG, load_samples
@@ -44,6 +44,12 @@ class Equivalent(BaseModel):
     old: str
     new: str
     why: str
+
+
+class _Explanations(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    equivalent: tuple[Equivalent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,19 +134,32 @@ def _count_tests(lesson, module):
     return sum(len(re.findall(r"^def test_", text, re.MULTILINE)) for text in texts)
 
 
-def _reasons_path(lesson):
-    return lesson.samples / "equivalent.toml"
-
-
 def _reasons(lesson, module):
-    path = _reasons_path(lesson)
-    if not path.exists():
-        return {}
-    try:
-        entries = [Equivalent(**entry) for entry in tomllib.loads(path.read_text("utf-8")).get("equivalent", [])]
-    except (tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
-        raise LessonError(f"{path}: {error}") from error
-    return {(entry.old, entry.new): entry.why for entry in entries if entry.module == module}
+    return {(entry.old, entry.new): entry.why for entry in explanations(lesson) if entry.module == module}
+
+
+def explanations(lesson: Lesson) -> tuple[Equivalent, ...]:
+    """The entries of the lesson's equivalent.toml.
+
+    Raises:
+        LessonError: one is not complete, names no module of the lesson, or stands there twice.
+    """
+    path = lesson.samples / "equivalent.toml"
+    entries = record_of(path, _Explanations, toml_of(path)).equivalent if path.exists() else ()
+    for place, entry in enumerate(entries, 1):
+        where = f"{path}: entry {place} ({entry.old!r})"
+        if entry.module not in lesson.modules:
+            raise LessonError(
+                f"{where}: {lesson.name} has no module {entry.module!r}{nearest(entry.module, lesson.modules)}"
+            )
+        if not entry.why.strip():
+            raise LessonError(f"{where}: why is empty: say why no test can or should find it")
+        if any(
+            (entry.module, entry.old, entry.new) == (other.module, other.old, other.new)
+            for other in entries[: place - 1]
+        ):
+            raise LessonError(f"{where} stands there twice: remove one")
+    return entries
 
 
 def as_entry(module: str, mutant: Mutant) -> str:
@@ -183,7 +202,7 @@ def lost_points(
 
 def _why(row):
     """What a failure says; of a grader error, what the solution got."""
-    return ": ".join(row.detail.splitlines()[:2]) if row.status == GRADER_ERROR else row.message
+    return row.detail.partition("\n")[0] if row.status == GRADER_ERROR else row.message
 
 
 # ---------------------------------------------------------------------------------------------- idle tests

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from conftest import all_lessons
 from packaging.requirements import Requirement
 
 import autograder
@@ -19,7 +20,7 @@ from autograder.errors import LessonError
 from autograder.release import handout
 
 PACKAGE = Path(autograder.__file__).parent
-REPOSITORY = lesson.load_all(PACKAGE.parent)
+REPOSITORY = all_lessons()
 GRADING = ["grading/__init__.py", *(f"grading/{name}" for name in handout.COPIED)]
 
 # ---------------------------------------------------------------------------------------------- a course of two lessons

@@ -1,12 +1,13 @@
 """Mutants are small, different from the solution, and of the kinds that students make; prove.py counts them."""
 
+import re
 import textwrap
 
 import pytest
 from conftest import TOY_SOLUTION, write_lesson
 
 from autograder.author.mutants import mutants_of
-from autograder.author.prove import ProofTable, as_entry, idle_tests, lost_points, prove
+from autograder.author.prove import ProofTable, as_entry, explanations, idle_tests, lost_points, prove
 from autograder.errors import LessonError
 from autograder.lesson import load
 
@@ -145,6 +146,30 @@ def test_an_explanation_of_nothing_is_stale(lesson):
     (lesson.samples / "equivalent.toml").write_text('[[equivalent]]\nmodule = "toy"\nold = "a"\nnew = "b"\nwhy = "c"')
 
     assert prove(lesson, "toy").stale == (("a", "b"),)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"toy"', '"toi"', "entry 1 ('a'): 99-toy has no module 'toi'; did you mean 'toy'?"),
+        ('"c"', '" "', "entry 1 ('a'): why is empty"),
+        ("[[equivalent]]", "[[equivalant]]", "unknown key 'equivalant'; did you mean 'equivalent'?"),
+        ("why", "reason", "unknown key 'equivalent.0.reason'; the key 'equivalent.0.why' is missing"),
+        ("[[equivalent]]", "[[equivalent", "is not valid TOML"),
+        (
+            "[[equivalent]]",
+            '[[equivalent]]\nmodule = "toy"\nold = "a"\nnew = "b"\nwhy = "d"\n[[equivalent]]',
+            "twice: remove one",
+        ),
+    ],
+)
+def test_an_entry_that_explains_nothing_is_named(lesson, old, new, said):
+    lesson.samples.mkdir(parents=True)
+    entry = '[[equivalent]]\nmodule = "toy"\nold = "a"\nnew = "b"\nwhy = "c"'
+    (lesson.samples / "equivalent.toml").write_text(entry.replace(old, new))
+
+    with pytest.raises(LessonError, match=re.escape(said)):
+        explanations(lesson)
 
 
 def test_flaky_tests_are_found(tmp_path):
