@@ -137,7 +137,7 @@ class Lesson(BaseModel):
     @property
     def shared_tests(self) -> list[Path]:
         """What the suites of all lessons share: tests/lessons/shared.py on the grader's side, inside.py for probes."""
-        return sorted(self.tests.parent.glob("*.py"))
+        return [path for path in sorted(self.tests.parent.glob("*.py")) if path.name != "conftest.py"]
 
     @cached_property
     def inside(self) -> str:
