@@ -74,7 +74,9 @@ class _NotNeededYet(types.ModuleType):
     def __init__(self, name):
         super().__init__(name)
         self.__spec__ = importlib.util.find_spec(name)
-        self.__path__ = list(self.__spec__.submodule_search_locations or []) if self.__spec__ else []  # its settings' place
+        self.__path__ = (
+            list(self.__spec__.submodule_search_locations or []) if self.__spec__ else []
+        )  # its settings' place
 
     def __getattr__(self, name):
         if name.startswith("__"):
