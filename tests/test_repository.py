@@ -25,10 +25,11 @@ LAYERS = [
     "cli.shared",
     "release.rehearse release.otter_plugin release.otter_zip",
     "release.handout",
-    "author.prove author.skeleton",
+    "author.idle author.skeleton",
+    "author.prove",
     "author.costs",
     "batch exports.table author.starter author.mutants author.hollow kept intake.crowd",
-    "exports.gradescope exports.otter exports.csv author.samples author.messages grade",
+    "exports.gradescope exports.otter exports.csv author.samples author.messages author.plain grade",
     "witness plugin rules author.stub",
     "cases in_process marks",
     "student check submission",
@@ -39,7 +40,7 @@ LAYERS = [
     "intake.archives intake.folders",
     "intake.entries intake.kinds",
     "lesson scorecard probes arguments",
-    "bounds box.choose names tomls author.stub_marks",
+    "bounds box.choose names tomls author.stub_marks author.needless",
     "box.sandbox box.unconfined box.session",
     "box.slot box.boxed box.zygote.loop box.local box.seam",
     "box.ranks.team box.replies box.budget",
@@ -246,6 +247,7 @@ def test_a_lesson_can_be_read(name):
         pytest.fail(str(error), pytrace=False)
 
 
+@pytest.mark.lesson
 def test_module_names_are_unique_over_all_lessons():
     names = [module for _, module in MODULES]
 
