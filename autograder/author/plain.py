@@ -1,7 +1,7 @@
 """The suites of a lesson under plain pytest, for an author: `pytest tests/lessons/NN-name`, with -k, -s, --pdb and breakpoint().
 
 tests/lessons/conftest.py takes its hooks and fixtures from here. The modules run in this very process (in_process.py): the
-lesson's solution, or those in --submission FOLDER. There are no limits, points or witness, so a failure is no verdict: that is
+lesson's solution, or those in --submission FOLDER. No limits, points or witness, so a failure is not a verdict: that is
 `autograder grade`, which never loads this.
 """
 
