@@ -106,13 +106,38 @@ class Lesson(BaseModel):
             raise LessonError(f"{first} is missing: every module of lesson.toml has a hidden suite")
         return [first, *sorted(self.tests.glob(f"test_{module}__*.py"))]
 
+    def test_names(self, module: str) -> list[str]:
+        """The test functions of the module's hidden suite, read off its files."""
+        names = []
+        for path in self.hidden_tests(module):
+            try:
+                body = ast.parse(path.read_bytes()).body
+            except (SyntaxError, ValueError) as error:
+                raise LessonError(f"{path} is not Python: {error}") from error
+            names += [node.name for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
+        return names
+
+    def modules_with(self, tests: Iterable[str], modules: Iterable[str] | None = None) -> tuple[str, ...]:
+        """The modules (of these, or of all) whose suites have one of the tests.
+
+        Raises:
+            UsageError: a test is in none of them; it names those that are near.
+        """
+        known = {module: self.test_names(module) for module in modules or self.modules}
+        every = [name for names in known.values() for name in names]
+        for test in tests:
+            if test not in every:
+                where = f"{self.name} ({', '.join(known)})" if modules else self.name
+                raise UsageError(f"{where} has no test {test!r} among its {len(every)}{nearest(test, every, most=3)}")
+        return tuple(module for module, names in known.items() if not set(tests).isdisjoint(names))
+
     def public_test(self, module: str) -> Path:
         return self.tests / f"test_{module}_public.py"
 
     @property
     def shared_tests(self) -> list[Path]:
         """What the suites of all lessons share: tests/lessons/shared.py on the grader's side, inside.py for probes."""
-        return sorted(self.tests.parent.glob("*.py"))
+        return [path for path in sorted(self.tests.parent.glob("*.py")) if path.name != "conftest.py"]
 
     @cached_property
     def inside(self) -> str:

@@ -242,8 +242,13 @@ class GradingPlugin:
         return torch.Generator().manual_seed(self._seed_of(request.node))
 
     def _seed_of(self, item, purpose="inputs"):
-        name = f"{self._seed}/{purpose}/{item.path.name}/{item.name}"
-        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
+        return seed_of(self._seed, item, purpose)
+
+
+def seed_of(seed: int, item: pytest.Item, purpose: str = "inputs") -> int:
+    """What a case's inputs come from (or, for the purpose "student", its process's generators), in a grading with this seed."""
+    name = f"{seed}/{purpose}/{item.path.name}/{item.name}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
 def _key(item):

@@ -170,15 +170,15 @@ class WrongConnect:
     """The way to such processes."""
 
     def __init__(self, connect):
-        self._connect, self.session = connect, connect.session
+        self._connect = connect
 
     def __call__(self, *where):
         return WrongProcesses(self._connect(*where))
 
 
 class WrongGrader(Grader):
-    def _run(self, connect, *args, **options):
-        return super()._run(WrongConnect(connect), *args, **options)
+    def _run(self, session, connect, *args, **options):
+        return super()._run(session, WrongConnect(connect), *args, **options)
 
 
 class Listening(Check):

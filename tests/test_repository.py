@@ -29,7 +29,7 @@ LAYERS = [
     "author.prove",
     "author.costs",
     "batch exports.table author.starter author.mutants author.hollow kept intake.crowd",
-    "exports.gradescope exports.otter exports.csv author.samples author.messages grade",
+    "exports.gradescope exports.otter exports.csv author.samples author.messages author.plain grade",
     "witness plugin rules author.stub",
     "cases in_process marks",
     "student check submission",
@@ -247,6 +247,7 @@ def test_a_lesson_can_be_read(name):
         pytest.fail(str(error), pytrace=False)
 
 
+@pytest.mark.lesson
 def test_module_names_are_unique_over_all_lessons():
     names = [module for _, module in MODULES]
 

@@ -20,10 +20,8 @@ GUIDE = (ROOT / "docs" / "authors.md").read_text()
 FILE = re.compile(r"^(```+)\w+\n# (\S+/\S+)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def lesson(tmp_path_factory):
-    """The guide's lesson: its command, its files, and what it says to remove."""
-    root = tmp_path_factory.mktemp("course")
+def lesson_of_the_guide(root):
+    """Its command, its files, and what it says to remove."""
     [(name, module)] = re.findall(r"autograder new-lesson (\S+) (\w+)\n", GUIDE)
     made = new_lesson(root, name, [module])
     for folder in root.glob(re.search(r"`rm -r (\S+)`", GUIDE)[1]):
@@ -42,6 +40,11 @@ def test_the_guide_lists_all_marks_as_the_package_has_them():
         f"@pytest.mark.{mark}": meaning for mark, meaning in MARKS.items()
     }
     assert {mark: place.partition(":")[0] for mark, place in rows if mark[0] == "#"} == stub_marks.MARKS
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory):
+    return lesson_of_the_guide(tmp_path_factory.mktemp("course"))
 
 
 def test_the_guide_replaces_all_that_belonged_to_the_example(lesson):
