@@ -59,7 +59,7 @@ costs: setup  ## what each wrong sample of LESSON= costs, by whole suites; write
 flaky: setup  ## LESSON= under N= seeds: correct work loses no point
 	$(BIN)/autograder flaky $(LESSON) -n $(or $(N),30)
 
-idle: setup  ## the tests of LESSON= that carry no weight
+idle: setup  ## what of LESSON= carries no weight: tests, and mistakes that nobody is told
 	$(BIN)/autograder idle $(LESSON)
 
 test-gpu: setup  ## grade solution and GPU tests of every lesson where there is a GPU
@@ -86,8 +86,8 @@ format: setup  ## ruff: mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## the figures in README, as ratios of one run
-	$(BIN)/python benchmarks/bench.py
+bench: setup  ## the figures in README, as ratios of one run; of LESSON= alone
+	$(BIN)/python benchmarks/bench.py $(LESSON)
 
 clean:  ## remove what is made, but not .venv
 	rm -rf dist build results

@@ -131,8 +131,8 @@ class Check:
 _OPTIONS = ("dtype", "terms", "within", "relative", "scale", "mistakes", "otherwise", "what", "names")
 
 
-def _require_numbers(**options):
-    for name, value in options.items():
+def _require_numbers(**numbers):
+    for name, value in numbers.items():
         if value is not None and (not isinstance(value, (int, float)) or not 0 <= value < math.inf):
             raise AuthorError(f"check({name}={value!r}): {name} is a number that is not negative")
 

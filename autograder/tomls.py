@@ -20,9 +20,9 @@ def toml_of(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise LessonError(f"{path} cannot be read: {error.strerror}") from error
+        raise LessonError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LessonError(f"{path} is not valid TOML: {error}") from error
+        raise LessonError(f"{path} is not valid TOML: {error}") from None
 
 
 def record_of(path: Path, model: type[Record], data: dict[str, Any], hint: str = "") -> Record:
@@ -39,7 +39,9 @@ def record_of(path: Path, model: type[Record], data: dict[str, Any], hint: str =
     except ValidationError as error:
         unknown_first = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         problems = "; ".join(_problem(each, model) for each in unknown_first)
-        raise LessonError(f"{path}: {problems}{f' ({hint})' if hint else ''}") from error
+        raise LessonError(
+            f"{path}: {problems}{f' ({hint})' if hint else ''}"
+        ) from None  # what to mend, and no list of pydantic's before it
 
 
 def _problem(error, model):
