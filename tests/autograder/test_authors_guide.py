@@ -33,11 +33,6 @@ def lesson_of_the_guide(root):
     return made
 
 
-@pytest.fixture(scope="module")
-def lesson(tmp_path_factory):
-    return lesson_of_the_guide(tmp_path_factory.mktemp("course"))
-
-
 def test_the_guide_lists_all_marks_as_the_package_has_them():
     rows = [tuple(row) for row in re.findall(r"^\| `(.*?)` \| a [\w ]+ \| (.*) \|$", GUIDE, re.MULTILINE)]
 
@@ -45,6 +40,11 @@ def test_the_guide_lists_all_marks_as_the_package_has_them():
         f"@pytest.mark.{mark}": meaning for mark, meaning in MARKS.items()
     }
     assert {mark: place.partition(":")[0] for mark, place in rows if mark[0] == "#"} == stub_marks.MARKS
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory):
+    return lesson_of_the_guide(tmp_path_factory.mktemp("course"))
 
 
 def test_the_guide_replaces_all_that_belonged_to_the_example(lesson):
