@@ -273,9 +273,8 @@ def test_two_submissions_in_one_process_are_two_and_find_the_lessons_that_they_u
         root / "assignments/98-base/lesson.toml": 'title = "Base"\nmodules = ["base"]\n',
         root / "assignments/99-toy/lesson.toml": 'title = "Toy"\nmodules = ["toy"]\nuses = ["98-base"]\n',
         base: "def twice(n):\n    return 2 * n\n",
-        root
-        / "tests/lessons/99-toy/test_toy.py": "def test_a(student, check):\n    check(student.call('toy.f', 2), 5)\n"
-        "\n\ndef test_b(student, check):\n    check(student.on(ranks=2).call('toy.f', 2), [5, 5])\n",
+        root / "tests/lessons/99-toy/test_toy.py": "import pytest\n\npytestmark = pytest.mark.points(1)\n\n\n"
+        "def test_a(student, check):\n    check(student.call('toy.f', 2), 5)\n\n\ndef test_b(student, check):\n    check(student.on(ranks=2).call('toy.f', 2), [5, 5])\n",
     }.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
