@@ -111,15 +111,14 @@ class Terminal:
                 self.screen += os.read(self._descriptor, 65536).decode(errors="replace").replace("\r\n", "\n")
         except OSError:
             pass
-        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        pid, self._pid = self._pid, None  # the number may be another process's from now on
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def close(self):
         os.close(self._descriptor)
-        try:
+        if self._pid is not None:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
 
 
 @pytest.fixture
