@@ -22,6 +22,19 @@ from autograder.submission import Submission
 
 ROOT = Path(__file__).parents[1]
 ECHO = {"echo.py": b"def echo(x):\n    return x\n"}
+SMALL = {
+    "small.py": b"""
+import torch
+def echo(x):
+    return x
+def unwritten(x):
+    raise NotImplementedError("unwritten is not implemented yet")
+def gradient(x):
+    layer = torch.nn.Linear(4, 4)
+    layer(x).sum().backward()
+    return layer.weight.grad
+"""
+}
 COLD = """
 import sys
 from autograder.grade import Grader
@@ -59,6 +72,7 @@ def main(names: list[str]) -> None:
     for lesson in lessons:
         test_figures(lesson)
         cold_figures(lesson)
+    process_figures()
     box_figures()
     for lesson in lessons[:2]:
         pool_figures(lesson)
@@ -134,6 +148,32 @@ def box_figures():
         show("echo of a 16 MB tensor", f"{1000 * echo:.1f} ms")
 
 
+def process_figures():
+    """CPU milliseconds of the process of a test, with the fork that makes it, by what the test asks of it."""
+    asked = {
+        "nothing": None,
+        "a number, sent back": request(1, "small.echo"),
+        "a tensor, sent back": request(torch.ones(2), "small.echo"),
+        "what is not written yet": request(torch.ones(2), "small.unwritten"),
+        "the gradient of a layer": request(torch.ones(4, 4), "small.gradient"),
+    }
+    with Sandbox() as sandbox, sandbox.slot(SMALL) as slot:
+        turns = [[process_seconds(slot, each) for each in asked.values()] for _ in range(TURNS)]
+    for name, column in zip(asked, zip(*turns, strict=True), strict=True):
+        show(f"the process of a test: {name}", f"{1000 * statistics.median(column):.1f} CPU-ms")
+
+
+def process_seconds(slot, asked, count=100):
+    before = slot.usage().cpu_s
+    for _ in range(count):
+        channel = slot.channel("small", 1, 10)
+        if asked is not None:
+            channel.ask(asked, 10)
+        channel.close()
+    slot.channel("small", 1, 10).close()  # a fork collects those before it
+    return (slot.usage().cpu_s - before) / (count + 1)
+
+
 def first_call(sandbox):
     with sandbox.slot(ECHO) as slot:
         started = time.perf_counter()
@@ -147,8 +187,8 @@ def echoed(channel, x):
     return time.perf_counter() - started
 
 
-def request(x):
-    return {"call": "echo.echo", "args": [x], "kwargs": {}, "device": "cpu"}
+def request(x, path="echo.echo"):
+    return {"call": path, "args": [x], "kwargs": {}, "device": "cpu"}
 
 
 def pool_figures(lesson):
