@@ -44,7 +44,7 @@ grade: zips  ## grade solution, stub and a wrong sample of every lesson through 
 test: setup  ## all tests
 	$(BIN)/python -m pytest -q
 
-check: setup  ## all that must hold of LESSON=, in two minutes
+check: setup  ## all that must hold of LESSON=, public tests and handout included
 	@$(BIN)/python tests/check_lesson.py $(LESSON)
 
 test-fast: setup  ## the tests that take a moment
