@@ -48,7 +48,7 @@ def started(command):
 def check(lesson) -> bool:
     """Prints what does not hold, and last a line that says whether all does."""
     began, failed = time.monotonic(), []
-    print(f"{lesson.name}: {', '.join(commands(lesson))}: this takes a minute or two", flush=True)
+    print(f"{lesson.name}: {', '.join(commands(lesson))}: this takes minutes", flush=True)
     running = {name: started(command) for name, command in commands(lesson).items()}
     try:
         for name, (process, file) in running.items():

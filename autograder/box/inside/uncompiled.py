@@ -55,7 +55,7 @@ def _nothing(*_, **__):
 
 def _tell_torch_itself():
     """torch marks functions of its own as not to be compiled, and asks its compiler how when one is first called."""
-    if not hasattr(torch, "_disable_dynamo"):
+    if getattr(torch, "_disable_dynamo", disable) is disable:  # this torch has none, or it was told before
         return
     marked_code = torch._disable_dynamo(_nothing).__code__  # what all that were marked so far have in common
     for marked in gc.get_referrers(marked_code):
@@ -75,9 +75,8 @@ class _NotNeededYet(types.ModuleType):
     def __init__(self, name):
         super().__init__(name)
         self.__spec__ = importlib.util.find_spec(name)
-        self.__path__ = (
-            list(self.__spec__.submodule_search_locations or []) if self.__spec__ else []
-        )  # its settings' place
+        places = self.__spec__.submodule_search_locations if self.__spec__ else None
+        self.__path__ = list(places or [])  # so that its settings can be imported without it
 
     def __getattr__(self, name):
         if name.startswith("__"):
