@@ -56,8 +56,8 @@ mutants: setup  ## systematic mutants of LESSON= must fail its suites; writes do
 costs: setup  ## what each wrong sample of LESSON= costs, by whole suites; writes docs/proof.md
 	$(BIN)/autograder costs $(LESSON) $(if $(MODULE),--module $(MODULE))
 
-flaky: setup  ## LESSON= under N= seeds: correct work loses no point
-	$(BIN)/autograder flaky $(LESSON) -n $(or $(N),30)
+flaky: setup  ## LESSON= under N= seeds: correct work loses no point; with WRONG=1 each wrong sample fails as it says
+	$(BIN)/autograder flaky $(LESSON) -n $(or $(N),30) $(if $(MODULE),--module $(MODULE)) $(if $(WRONG),--wrong)
 
 idle: setup  ## what of LESSON= carries no weight: tests, and mistakes that nobody is told
 	$(BIN)/autograder idle $(LESSON)

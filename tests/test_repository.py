@@ -26,7 +26,7 @@ LAYERS = [
     "release.rehearse release.otter_plugin release.otter_zip",
     "release.handout",
     "author.idle author.skeleton",
-    "author.prove",
+    "author.prove author.seeds",
     "author.costs",
     "batch exports.table author.starter author.mutants author.hollow kept intake.crowd",
     "exports.gradescope exports.otter exports.csv author.samples author.messages author.plain grade",

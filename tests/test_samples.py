@@ -1,8 +1,11 @@
 """The samples prove the suites: every wrong one loses what it must, every right one and the solution nothing.
 
 Those of a lesson that this run of pytest has chosen (`-k NAME` chooses one) are graded once, side by side, by the pool that
-grades classes; then each is one test.
+grades classes; then each is one test. The inputs follow from the suites: whoever runs these tests sees what the others see,
+and a changed suite is tried on new inputs. `make flaky` tries many, of the right samples and of the wrong ones.
 """
+
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT, all_lessons, all_samples
@@ -10,14 +13,21 @@ from conftest import ROOT, all_lessons, all_samples
 from autograder.author.samples import WRONG, find_samples
 from autograder.author.stub import starter_text
 from autograder.batch import Job, default_processes, run
+from autograder.digests import digest_of
 from autograder.errors import UsageError
 from autograder.lesson import Lesson, load
+from autograder.options import Asked
 from autograder.scorecard import PASSED, PENDING_GPU, Scorecard
 from autograder.submission import Submission
 
 LESSONS = all_lessons()
 SAMPLES = {(lesson.name, found.label): found for lesson in LESSONS for found in find_samples(lesson)}
 pytestmark = pytest.mark.slow
+
+
+def seed_of(lesson: Lesson) -> int:
+    """The same as long as the suites are."""
+    return int(digest_of({module: lesson.suite_digest(module).encode() for module in lesson.modules}), 16)
 
 
 def job_of(lesson: Lesson, name: str) -> Job:
@@ -29,9 +39,9 @@ def job_of(lesson: Lesson, name: str) -> Job:
     if name in ("solution", "stub"):
         solution = lesson.solution_files()
         stub = {file: starter_text(content.decode(), file).encode() for file, content in solution.items()}
-        return Job(Submission(name, "", solution if name == "solution" else stub))
+        return Job(Submission(name, "", solution if name == "solution" else stub), Asked(seed=seed_of(lesson)))
     sample = SAMPLES[lesson.name, name].load()
-    return Job(sample.submission(), sample.asked)
+    return Job(sample.submission(), replace(sample.asked, seed=seed_of(lesson)))
 
 
 @pytest.fixture(scope="session")

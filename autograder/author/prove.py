@@ -1,13 +1,10 @@
-"""Proves a suite: mutants of the solution must fail it, and correct work must pass it under every seed.
-
-    mutants    how many of all small changes to the solution a module's suite finds; the rest are listed, or explained
-    flaky      the solution and every right sample under many seeds: one lost point is one too many
+"""Proves a suite by mutants: how many of all small changes to the solution it finds. The rest are listed, or explained.
 
 tests/submissions/NN-lesson/equivalent.toml explains survivors: a mutant that no test can or should find, each with a reason.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,12 +16,12 @@ from ..files import write
 from ..lesson import Lesson
 from ..options import Asked
 from ..points import number
-from ..scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Scorecard
+from ..scorecard import FAILED, NOT_REACHED, Scorecard
 from ..submission import Submission
 from ..tomls import record_of, toml_of
 from .costs import SEED, Loss, Summary, losses_in
 from .mutants import Mutant, mutants_of
-from .samples import RIGHT, load_samples
+from .samples import load_samples
 
 _CALL_TIMEOUT_S = (
     4.0  # of processor time, as in lesson.toml: a mutant that hangs is found all the same, and no slow one
@@ -176,33 +173,6 @@ def as_entry(module: str, mutant: Mutant) -> str:
 
 def _quoted(text):
     return f"'{text}'" if "'" not in text else f"'''{text}'''"
-
-
-# ---------------------------------------------------------------------------------------------- flaky
-
-
-def lost_points(
-    lesson: Lesson, seeds: Iterable[int], processes: int | None = None, on_progress: OnProgress = lambda done, of: None
-):
-    """(submission, seed, test, message) of every point that correct work lost under one of the seeds."""
-    right = [(f"right/{sample.name}", sample.submission(), sample.modules) for sample in load_samples(lesson, (RIGHT,))]
-    correct = [("solution", Submission("solution", "", lesson.solution_files()), None), *right]
-    cases = [
-        (name, seed, Job(submission, Asked(modules, seed=seed)))
-        for seed in seeds
-        for name, submission, modules in correct
-    ]
-    found = []
-    for done, (index, card) in enumerate(run(lesson, [job for _, _, job in cases], processes=processes), 1):
-        on_progress(done, len(cases))
-        name, seed, _ = cases[index]
-        found += [(name, seed, row.test, _why(row)) for row in card.outcomes if row.status not in (PASSED, PENDING_GPU)]
-    return sorted(found)
-
-
-def _why(row):
-    """What a failure says; of a grader error, what the solution got."""
-    return row.detail.partition("\n")[0] if row.status == GRADER_ERROR else row.message
 
 
 # ---------------------------------------------------------------------------------------------- docs/proof.md

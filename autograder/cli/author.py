@@ -134,17 +134,22 @@ def _what_a_mistake_costs(module, kind, losses):
 def flaky(
     lesson: Annotated[str, typer.Argument(help="The lesson.")],
     seeds: Annotated[int, typer.Option("-n", help="How many seeds.", min=1)] = 30,
+    module: Annotated[list[str] | None, typer.Option("--module", help="This module only.")] = None,
+    wrong: Annotated[bool, typer.Option("--wrong", help="The wrong samples instead: each keeps its promise.")] = False,
     processes: Processes = 0,
 ) -> None:
-    """Grade the solution and every right sample under many seeds: one lost point fails."""
-    from ..author.prove import lost_points
+    """Grade the solution and every right sample under many seeds, or every wrong one: nothing may hang on luck."""
+    from ..author.seeds import broken_promises, lost_points
 
+    chosen = load(lesson)
+    chosen.require(module or ())
     with progress(f"{seeds} seeds") as on_progress:
-        lost = lost_points(load(lesson), range(seeds), processes or default_processes(), on_progress)
-    for name, seed, test, message in lost:
-        console.print(escape(f"{name}, seed {seed}: {test}: {message}"))
-    console.print(f"{len(lost)} points lost under {seeds} seeds")
-    raise typer.Exit(1 if lost else 0)
+        tried = broken_promises if wrong else lost_points
+        found = tried(chosen, range(seeds), module or (), processes or default_processes(), on_progress)
+    for name, seed, what in found:
+        console.print(escape(f"{name}, seed {seed}: {what}"))
+    console.print(f"{len(found)} {'promises broken' if wrong else 'tests lost'} under {seeds} seeds")
+    raise typer.Exit(1 if found else 0)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from conftest import TOY_SOLUTION, write_lesson
 
 from autograder.author.idle import Idle, idle
 from autograder.author.mutants import mutants_of
-from autograder.author.prove import ProofTable, as_entry, explanations, lost_points, prove
+from autograder.author.prove import ProofTable, as_entry, explanations, prove
 from autograder.errors import LessonError
 from autograder.lesson import load
 
@@ -230,23 +230,6 @@ def test_an_entry_that_explains_nothing_is_named(lesson, old, new, said):
 
     with pytest.raises(LessonError, match=re.escape(said)):
         explanations(lesson)
-
-
-def test_flaky_tests_are_found(tmp_path):
-    suite = """
-        import pytest, torch
-        @pytest.mark.points(1)
-        def test_luck(student, rng):
-            student.call("toy.causal_mask", 2)
-            assert torch.rand(1, generator=rng) < 0.7, "bad luck"
-    """
-    write_lesson(tmp_path, suite=suite)
-
-    lost = lost_points(load("99-toy", tmp_path), range(12))
-
-    assert 0 < len(lost) < 12
-    assert lost[0][0] == "solution"
-    assert lost[0][3] == "the lesson's solution does not pass this test on these inputs: bad luck"
 
 
 def test_idle_tests_are_found(tmp_path):

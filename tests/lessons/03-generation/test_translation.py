@@ -62,16 +62,20 @@ def follow(table):
     return lambda tokens: rows[sum(token * size ** (depth - 1 - n) for n, token in enumerate(tokens))][len(tokens)]
 
 
-def telling(student, rng, options, rows, calls, judge, *, depth, spread, ends=0.0, hidden=()):
+def telling(student, rng, options, rows, calls, judge, *, depth, spread, ends=0.0, hidden=(), draws=1):
     """For `check(**…)`: the judge's (value, expected, mistakes) for weights with which the mistakes show, each as something
     else than the others. Those that begin as `hidden` need not: they are left out where they give the same as another.
 
-    Which weights are such ones depends on how wide the student's model is, so some are tried. judge: (rows of what the model
-    says as functions, translations) -> (value, expected, mistakes).
+    Which weights are such ones depends on how wide the student's model is, so some are tried; `draws` of them at a time, what
+    is said and found with them one after the other: few rows of many models differ more than many rows of one. judge: (rows
+    of what the model says as functions, translations) -> (value, expected, mistakes).
     """
     for _ in range(20):
-        src, seed = sources(rng, rows), int(torch.randint(0, 2**31, (), generator=rng))
-        said, results = student.run(translations, {**SIZES, **options}, seed, src, depth, spread, ends, calls)
+        said, results = [], []
+        for _ in range(draws):
+            src, seed = sources(rng, rows), int(torch.randint(0, 2**31, (), generator=rng))
+            some, found = student.run(translations, {**SIZES, **options}, seed, src, depth, spread, ends, calls)
+            said, results = [*said, *some], [*results, *found]
         value, right, mistakes = judge([follow(row) for row in said], results)
         shown = [right, *(wrong() for text, wrong in mistakes.items() if not text.startswith(tuple(hidden)))]
         if all(differs(*pair) for pair in combinations(shown, 2)):
@@ -499,7 +503,6 @@ FINISHED = {  # sentence -> the search
     "pad_id is never chosen; no token should be suppressed": Beams(among=lambda tokens: PAD not in tokens),
     "there is one beam fewer than num_beams": lambda logp, length, beams: Beams()(logp, length, beams - 1),
 }
-RANKED = (*SCORES, NO_EOS)
 KEPT = {  # sentence -> the search
     GREEDY: FINISHED[GREEDY],
     "there is one beam fewer than num_beams": FINISHED["there is one beam fewer than num_beams"],
@@ -522,17 +525,18 @@ def found_by(searches, said, calls):
 @pytest.mark.points(4)
 def test_the_best_finished_translation_wins(student, check, rng):
     """The score is log-likelihood / number of tokens after bos, of those that got eos_id or reached max_length."""
-    calls = [([row], 4, 4) for row in range(60)]
+    rows, draws = 15, 8
+    calls = [([row], 4, 4) for row in range(rows)]
 
     def judge(said, results):
-        kept = [row for row in range(60) if surely_found(said[row], 4, 4)]
+        kept = [row for row in range(rows * draws) if surely_found(said[row], 4, 4)]
         found = [until(results[row][0].tolist(), EOS) for row in kept]
         searches = found_by({"": Beams(), **FINISHED}, said, [(row, 4, 4) for row in kept])
         return found, searches.pop("")(), searches
 
     hidden = ["there is one beam fewer"]
     options = {**IDS, "src_vocab_size": 8, "tgt_vocab_size": 8}
-    check(**telling(student, rng, options, 60, calls, judge, depth=2, spread=1.0, hidden=hidden))
+    check(**telling(student, rng, options, rows, calls, judge, depth=2, spread=1.0, hidden=hidden, draws=draws))
 
 
 @TRANSLATOR
@@ -556,21 +560,21 @@ def test_few_beams_keep_the_best_beginnings(student, check, rng):
 @pytest.mark.points(2)
 def test_there_may_be_more_beams_than_tokens(student, check, rng):
     """With more beams than there are beginnings the best of all translations is found, in a batch as for one source."""
-    calls = [([row], 4, 80) for row in range(12)] + [(list(range(12)), 4, 80)]
+    alone, together = [([row], 4, 80) for row in range(12)], [(list(range(12)), 4, 80)]
 
     def judge(said, results):
-        alone, batch = [until(result[0].tolist(), EOS) for result in results[:-1]], results[-1]
-        right = [best(logp, 4) for logp in said]
-        kept = [row for row in range(12) if all(FINISHED[text](said[row], 4, 80) == right[row] for text in RANKED)]
-        of_greedy = found_by({GREEDY: FINISHED[GREEDY]}, said, [(row, 4, 80) for row in kept])[GREEDY]
-        found, truth, whole = (
-            [alone[row] for row in kept],
-            [[BOS, *right[row]] for row in kept],
-            filled([[BOS, *row[1:]] for row in alone]),
-        )
-        return [*found, batch], [*truth, whole], {GREEDY: lambda: [*of_greedy(), whole]}
+        searches = {"": lambda logp, length, beams: best(logp, length), GREEDY: FINISHED[GREEDY]}
+        rows = found_by(searches, said, [(row, 4, 80) for row in range(12)])
+        return [result[0].tolist() for result in results], rows.pop("")(), rows
 
-    check(**telling(student, rng, IDS, 12, calls, judge, depth=2, spread=1.0, ends=-1.0))
+    # What scores a translation is for another test: none of these ends before max_length.
+    check(**telling(student, rng, IDS, 12, alone, judge, depth=2, spread=1.0, ends=NEVER))
+
+    def judge_batch(said, results):
+        rows = [until(result[0].tolist(), EOS) for result in results[:-1]]
+        return results[-1], filled(rows), {}
+
+    check(**telling(student, rng, IDS, 12, alone + together, judge_batch, depth=2, spread=1.0))
 
 
 @pytest.mark.gpu
