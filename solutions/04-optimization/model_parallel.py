@@ -89,7 +89,8 @@ class ModelParallelTransformer(nn.Module):
     same four sizes, whatever its num_gpus and devices, and both then have equal logits in eval mode. Which names they are,
     and how the weights start, is up to you.
 
-    Lesson 2's GPTModel is no help here: how its parts are called is not part of its contract. Those of lesson 1 are.
+    Build the layers from lesson 1's CausalAttention and LearnedPositionalEmbedding, or write your own. Cutting up lesson 2's
+    GPTModel does not work: how its parts are called is not in its contract, and the reference may call them differently.
 
     Args:
         vocab_size: V.

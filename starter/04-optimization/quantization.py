@@ -52,7 +52,7 @@ def quantize_absmax(x: torch.Tensor, bits: int = 8, dim: int | None = None) -> t
 
 @torch.no_grad()
 def quantize_affine(x: torch.Tensor, bits: int = 8) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Asymmetric quantization: the range from the least to the greatest number, which need not lie around 0, gets all
+    """Asymmetric quantization: the range from the least to the greatest number, which need not be around 0, gets all
     2^bits integers, and one of them stands for 0.0 (Jacob et al. 2018, "Quantization and Training of Neural Networks for
     Efficient Integer-Arithmetic-Only Inference", section 2.1).
 

@@ -27,7 +27,7 @@ def test_a_scale_for_each_row(student, check):
 
 
 def test_affine_from_below_zero(student, check):
-    """From -0.5 to 2.05 are 255 steps of 0.01, and 50 of them lie below 0."""
+    """From -0.5 to 2.05 are 255 steps of 0.01, and 50 of them are below 0."""
     q, scale, zero_point = student.call("quantization.quantize_affine", torch.tensor([-0.5, 0.0, 0.123, 2.05]))
 
     check(q, torch.tensor([0, 50, 62, 255], dtype=torch.uint8))
