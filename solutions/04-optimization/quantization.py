@@ -10,8 +10,9 @@ depends on a small scale, that is, on few numbers that share one:
     outliers apart from the rest      int8_linear                                         LLM.int8(), Dettmers et al. 2022
     whole models                      QuantizedLinear, ModelQuantizer, QuantizedTransformer, model_size_bytes
 
-For all functions here: a number halfway between two integers may be rounded to either; nothing is differentiated, except
-that gradients reach the input of a QuantizedLinear; invalid arguments raise a ValueError that names the argument.
+For all functions here: a number halfway between two integers may be rounded to either; rounding has no useful gradient, so
+results need none, except that gradients reach the input of a QuantizedLinear; invalid arguments raise a ValueError that
+names the argument.
 
 Letters in the shapes: a Linear's weight W is (out, in), its inputs x are (..., in); g is the size of a group.
 """
@@ -426,7 +427,7 @@ class QuantizedLinear(nn.Module):
 
     Attributes:
         in_features, out_features: as in nn.Linear.
-        bias: (out,) or None.
+        bias: (out,) or None; a Parameter or a buffer.
         weight: Ŵ (out, in), dequantized each time that it is read, in the dtype of the Linear. nn.MultiheadAttention reads
             it from its out_proj, which it never calls.
     """
