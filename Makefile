@@ -83,8 +83,8 @@ format: setup  ## ruff: mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## the figures in README, as ratios of one run
-	$(BIN)/python benchmarks/bench.py
+bench: setup  ## the figures in README, as ratios of one run; of LESSON= alone
+	$(BIN)/python benchmarks/bench.py $(LESSON)
 
 clean:  ## remove what is made, but not .venv
 	rm -rf dist build results

@@ -1,7 +1,7 @@
-"""The figures that README quotes, measured in one run on this machine. `make bench`.
+"""The figures that README quotes, measured in one run on this machine. `make bench`, or `make bench LESSON=…`.
 
-Single times say little on a shared machine, so what matters is given as a ratio of what was measured in turns (to
-`python -c "import torch"`, to a pool of one), or as a median over many runs.
+Single times say little on a shared machine, so what matters is given as a ratio of what was measured in turns (to the
+same suite in one process, to `python -c "import torch"`, to a pool of one), or as a median over many runs.
 """
 
 import statistics
@@ -12,12 +12,15 @@ from pathlib import Path
 
 import torch
 
+from autograder.author.samples import load_samples
 from autograder.batch import Job, run
 from autograder.box.sandbox import Sandbox
 from autograder.grade import Grader
 from autograder.lesson import load_all
+from autograder.options import Asked
 from autograder.submission import Submission
 
+ROOT = Path(__file__).parents[1]
 ECHO = {"echo.py": b"def echo(x):\n    return x\n"}
 COLD = """
 import sys
@@ -29,35 +32,92 @@ with Grader(lesson) as grader:
     card = grader.grade(Submission("solution", "", lesson.solution_files()))
 assert card.score == card.max_score > 0 and not card.grader_errors, card
 """
+IN_PROCESS = """
+import contextlib, os, sys, time, torch
+from autograder.grade import grade_in_process
+from autograder.lesson import load
+from autograder.options import Asked
+torch.set_num_threads(1)
+lesson = load(sys.argv[1])
+sys.path += [str(used.solution) for used in lesson.prerequisites()]
+for _ in range(2):
+    before = time.process_time()
+    outcomes = grade_in_process(lesson, lesson.solution, Asked(seed=0))
+    cpu = time.process_time() - before
+    assert all(outcome.status in ("passed", "pending_gpu") for outcome in outcomes), outcomes
+print(cpu)
+"""
 
 
-def main() -> None:
+TURNS = 5
+
+
+def main(names: list[str]) -> None:
     torch.set_num_threads(1)
-    for lesson in load_all():
-        lesson_figures(lesson)
+    lessons = [lesson for lesson in load_all() if lesson.name in names or not names]
+    for lesson in lessons:
+        test_figures(lesson)
+        cold_figures(lesson)
     box_figures()
-    for lesson in load_all()[:2]:
+    for lesson in lessons[:2]:
         pool_figures(lesson)
 
 
-def lesson_figures(lesson):
+# ---------------------------------------------------------------------------------------------- what a test costs
+
+
+def test_figures(lesson):
+    """CPU seconds of the whole suite, in turns: in one process, in the box, the stub, and a mistake with its witness."""
+    solution, stub = lesson.solution_files(), lesson.starter_files()
     with Grader(lesson) as grader:
-        cpu, wall = suite_seconds(grader, lesson)
-    turns = [(seconds("-c", "import torch"), seconds("-c", COLD, lesson.name)) for _ in range(3)]
+        graded(grader, solution, 0)  # the first grading of a grader is another measure: cold_figures
+        turns = [
+            (in_process(lesson), graded(grader, solution, 0), graded(grader, stub, 0), witness(grader, lesson, turn))
+            for turn in range(TURNS)
+        ]
+        tests = len(grader.grade(Submission("student", "", stub)).outcomes)
+    one, boxed, _, _ = (statistics.median(column) for column in zip(*turns, strict=True))
+    extra = statistics.median(boxed - one for one, boxed, _, _ in turns)
+    show(f"{lesson.name}: boxed, to the same suite in process", ratio((boxed, one) for one, boxed, _, _ in turns))
+    show("... CPU seconds", f"{boxed:.2f} and {one:.2f}: {1000 * extra / tests:.1f} ms more a test, of {tests} tests")
+    show("... a stub, to the solution", ratio((stub, boxed) for _, boxed, stub, _ in turns))
+    show("... the witness, once a seed where a test failed", ratio((heard, boxed) for _, boxed, _, heard in turns))
+
+
+def in_process(lesson):
+    """CPU seconds of the solution's second grading in a process of its own, which is as warm as a grader's."""
+    return float(seconds("-c", IN_PROCESS, lesson.name)[1])
+
+
+def graded(grader, files, seed):
+    """CPU seconds of one grading: the grader's, and those of the student's processes."""
+    cpu = time.process_time()
+    card = grader.grade(Submission("student", "", files), Asked(seed=seed))
+    return time.process_time() - cpu + card.measurements.student_cpu_seconds
+
+
+def witness(grader, lesson, turn):
+    """CPU seconds of what the solution is run for where one test failed; under the same seed it is not run again."""
+    wrong = load_samples(lesson, ("wrong",))[0].submission()
+    first, again = (graded(grader, wrong.files, 1 + turn) for _ in range(2))
+    return first - again
+
+
+def ratio(pairs):
+    return f"{statistics.median(one / other for one, other in pairs):.2f} x"
+
+
+# ---------------------------------------------------------------------------------------------- a cold start
+
+
+def cold_figures(lesson):
+    with Grader(lesson) as grader:
+        graded(grader, lesson.solution_files(), 0)
+        suite = statistics.median(graded(grader, lesson.solution_files(), 0) for _ in range(3))
+    turns = [(seconds("-c", "import torch")[0], seconds("-c", COLD, lesson.name)[0]) for _ in range(3)]
     imports, cold = (statistics.median(column) for column in zip(*turns, strict=True))
-    times = statistics.median((cold - cpu) / imports for imports, cold in turns)
-    show(f"{lesson.name}: its suite on the solution", f"{cpu:.1f} CPU-s, {wall:.1f} s wall")
-    show(f"{lesson.name}: graded cold", f"{cold:.1f} s wall = suite + {times:.1f} x import torch ({imports:.2f} s)")
-
-
-def suite_seconds(grader, lesson):
-    """CPU seconds of the grader and the student's processes, and wall seconds; medians of three warm gradings."""
-    figures = []
-    for _ in range(4):
-        cpu, wall = time.process_time(), time.perf_counter()
-        card = grader.grade(Submission("solution", "", lesson.solution_files()))
-        figures.append((time.process_time() - cpu + card.measurements.student_cpu_seconds, time.perf_counter() - wall))
-    return tuple(statistics.median(column) for column in zip(*figures[1:], strict=True))
+    times = statistics.median((cold - suite) / imports for imports, cold in turns)
+    show("... graded cold", f"{cold:.1f} s wall = suite + {times:.1f} x import torch ({imports:.2f} s)")
 
 
 def box_figures():
@@ -113,15 +173,15 @@ def steady_rate(lesson, jobs, processes):
 
 
 def seconds(*args):
-    """Of a new Python process."""
+    """Wall seconds of a new Python process, and what it printed."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, *args], check=True, cwd=Path(__file__).parents[1])
-    return time.perf_counter() - started
+    ended = subprocess.run([sys.executable, *args], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return time.perf_counter() - started, ended.stdout
 
 
 def show(name, figure):
-    print(f"{name:48}{figure}", flush=True)
+    print(f"{name:60}{figure}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

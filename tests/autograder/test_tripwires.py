@@ -15,8 +15,9 @@ NAMES = """torch.nn.functional.scaled_dot_product_attention torch.nn.functional.
     torch.nn.functional.gelu torch.nn.functional.layer_norm torch.nn.MultiheadAttention""".split()
 # Each function returns True where torch is as it was without tripwires.
 HONEST = '''
-import copy, functools, inspect, pickle
+import copy, functools, inspect, pickle, sys
 import torch
+import torch.utils.checkpoint
 import torch.nn.functional as F
 from torch import nn
 
@@ -92,6 +93,40 @@ def what_is_not_to_be_compiled_is_refused():
         torch.compile(3)
     except TypeError as error:
         return "torch.compile" in str(error)
+
+def steps(x):
+    """What makes torch import its compiler, which is half a second a test, only to tell it to keep away."""
+    optimizer = torch.optim.AdamW([x])
+    (2 * x).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    torch.utils.checkpoint.checkpoint(torch.sin, x, use_reentrant=False).sum().backward()
+    meta = nn.Linear(3, 3).to("meta")(torch.empty(2, 3, device="meta")).tril()
+    with torch.device("meta"):
+        nn.Embedding(3, 4)(torch.zeros(2, dtype=torch.long)).masked_fill(torch.ones(2, 1, dtype=torch.bool), 0.0)
+    return meta
+
+def nothing_of_the_compiler_is_imported():
+    steps(X.clone().requires_grad_())
+    after = {name for name in sys.modules if name.startswith(("torch._dynamo.", "torch._inductor."))}
+    return after <= {"torch._dynamo.config", "torch._dynamo.config_utils"} or after
+
+def an_optimizer_steps_and_a_checkpoint_has_its_gradient():
+    x = X.clone().requires_grad_()
+    meta = steps(x)
+    return bool((x < X).all()) and torch.allclose(x.grad, x.cos()) and meta.shape == (2, 3)
+
+def settings_of_the_compiler_are_there():
+    import torch._dynamo
+    torch._dynamo.config.suppress_errors = True
+    with torch._dynamo.config.patch(verbose=True):
+        return torch._dynamo.config.verbose and torch.equal(torch._dynamo.disable(double)(X), 2 * X)
+
+def the_compiler_is_there_for_who_asks():
+    import torch._dynamo
+    torch._dynamo.reset()
+    from torch._dynamo.utils import counters
+    return inspect.ismodule(torch._dynamo) and callable(torch._dynamo.optimize) and not hasattr(torch._dynamo, "no_such_name")
 
 # ---- operators
 

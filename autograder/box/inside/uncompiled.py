@@ -3,9 +3,20 @@
 `@torch.compile` on a student's function is honest work. Where it really ran it would import a thousand modules for each
 test (seconds of CPU) and write and start programs, which the box forbids. So what is to be compiled runs as it was written,
 and gives the same values. Laid in the zygote, before any submission is there.
+
+torch asks for its compiler where nothing is compiled, too: the first step of an optimizer, the first operation on the meta
+device and the first checkpoint import it, in order to tell it to keep away. That is half a second in each process of a test,
+so it is told beforehand.
 """
 
+import gc
+import importlib.util
+import sys
+import types
+
 import torch
+
+_COMPILER = "torch._dynamo"
 
 
 def lay() -> None:
@@ -15,6 +26,9 @@ def lay() -> None:
     torch.compiler.disable = disable
     torch.compiler.allow_in_graph = torch.compiler.assume_constant_result = _as_it_is
     torch.compiler.reset = torch.compiler.cudagraph_mark_step_begin = _nothing
+    _tell_torch_itself()
+    if _COMPILER not in sys.modules:
+        torch._dynamo = sys.modules[_COMPILER] = _NotNeededYet(_COMPILER)
 
 
 def compile(model=None, *, fullgraph=False, dynamic=None, backend=None, mode=None, options=None, **others):
@@ -35,5 +49,38 @@ def _as_it_is(function):
     return function
 
 
-def _nothing():
+def _nothing(*arguments, **options):
     pass
+
+
+def _tell_torch_itself():
+    """torch marks functions of its own as not to be compiled, and asks its compiler how when one is first called."""
+    if not hasattr(torch, "_disable_dynamo"):
+        return
+    marked_code = torch._disable_dynamo(_nothing).__code__  # what all that were marked so far have in common
+    for marked in gc.get_referrers(marked_code):
+        if type(marked) is types.FunctionType:
+            marked.__wrapped__.__dynamo_disable = marked.__wrapped__
+    torch._disable_dynamo = torch._compile._disable_dynamo = disable
+
+
+class _NotNeededYet(types.ModuleType):
+    """Stands for torch's compiler: what torch itself wants of it is here, and all else imports the compiler after all."""
+
+    disable = staticmethod(disable)
+    graph_break = staticmethod(_nothing)
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.__spec__ = importlib.util.find_spec(name)
+        self.__path__ = self.__spec__.submodule_search_locations  # so that its settings can be imported without it
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name == "config":
+            return importlib.import_module(f"{self.__name__}.config")
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+            torch._dynamo = importlib.import_module(self.__name__)
+        return getattr(sys.modules[self.__name__], name)

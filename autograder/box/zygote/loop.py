@@ -217,17 +217,27 @@ def _clean_environment(scratch):
 
 
 def warm_up(packages: list[str]) -> None:
-    """Imports what submissions use, once, and what torch itself imports at its first gradient (half a second)."""
+    """Imports what submissions use, and what torch itself imports when it is used, once for the processes of all tests."""
     torch.set_num_threads(1)  # before any operation
     for package in ("numpy", "torch.nn.functional", *packages):
         importlib.import_module(package)
-    x = torch.ones(4, 4, requires_grad=True)
-    torch.autograd.grad(torch.softmax(x @ x, -1).sum(), [x], torch.tensor(1.0))
-    worker.seed_everything(0)  # numpy.random is imported by its first use
     uncompiled.lay()
+    use_torch()
+    worker.seed_everything(0)  # numpy.random is imported by its first use
     gc.collect()
     gc.freeze()  # a collection in a child would copy all of our pages
     pages.collapse()
+
+
+def use_torch() -> None:
+    """One of each of the operations that make torch import more of itself (half a second for the first gradient)."""
+    x = torch.ones(4, 4, requires_grad=True)
+    torch.autograd.grad(torch.softmax(x @ x, -1).sum(), [x], torch.tensor(1.0))
+    torch.utils.checkpoint.checkpoint(torch.sin, x, use_reentrant=False)
+    torch.optim.AdamW([x]).step()
+    torch.ones(2, 2, device="meta").tril()
+    with torch.device("meta"):
+        repr(torch.ones(2))
 
 
 def main(descriptor: int, layers: list[str], packages: list[str]) -> None:
