@@ -43,7 +43,7 @@ def partition_layers(num_layers: int, num_stages: int) -> list[range]:
 
 
 class _Block(nn.Module):  # solution only
-    """A layer of GPT-2: x ← x + Attention(LN(x)), then x ← x + FFN(LN(x))."""
+    """A layer of GPT-2: h ← h + Attention(LN(h)), then h ← h + FFN(LN(h)), with h (B, T, D)."""
 
     def __init__(self, d_model: int, num_heads: int) -> None:
         super().__init__()
@@ -55,10 +55,10 @@ class _Block(nn.Module):  # solution only
         )
         self.dropout = nn.Dropout(0.1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        attended, _ = self.attention(self.norm_1(x))
-        x = x + self.dropout(attended)
-        return x + self.dropout(self.feed_forward(self.norm_2(x)))
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        attended, _ = self.attention(self.norm_1(h))
+        h = h + self.dropout(attended)
+        return h + self.dropout(self.feed_forward(self.norm_2(h)))
 
 
 def _chosen(num_gpus: int, devices: Sequence[torch.device | str] | None) -> list[torch.device]:  # solution only
