@@ -7,7 +7,7 @@ READY := .venv/.ready
 LESSON ?=
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup lock starter handouts zips release grade test test-fast mutants costs flaky idle test-gpu test-thorough test-hostile fuzz lint format bench clean
+.PHONY: help setup lock starter handouts zips release grade check test test-fast mutants costs flaky idle test-gpu test-thorough test-hostile fuzz lint format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ grade: zips  ## grade solution, stub and a wrong sample of every lesson through 
 test: setup  ## all tests
 	$(BIN)/python -m pytest -q
 
+check: setup  ## all that must hold of LESSON=, in two minutes
+	@$(BIN)/python tests/check_lesson.py $(LESSON)
+
 test-fast: setup  ## the tests that take a moment
 	$(BIN)/python -m pytest -q -m "not slow and not hostile and not thorough"
 
@@ -56,7 +59,7 @@ costs: setup  ## what each wrong sample of LESSON= costs, by whole suites; write
 flaky: setup  ## LESSON= under N= seeds: correct work loses no point
 	$(BIN)/autograder flaky $(LESSON) -n $(or $(N),30)
 
-idle: setup  ## the tests of LESSON= that carry no weight
+idle: setup  ## what of LESSON= carries no weight: tests, and mistakes that nobody is told
 	$(BIN)/autograder idle $(LESSON)
 
 test-gpu: setup  ## grade solution and GPU tests of every lesson where there is a GPU
@@ -64,7 +67,7 @@ test-gpu: setup  ## grade solution and GPU tests of every lesson where there is 
 	@for lesson in $(or $(LESSON),$(notdir $(wildcard assignments/??-*))); do $(BIN)/autograder grade solutions/$$lesson --lesson $$lesson --gpu-only --out results/gpu/$$lesson || exit 1; done
 
 test-thorough: setup  ## all of what `make test` tries a random part of
-	$(BIN)/python -m pytest -q tests -m thorough
+	$(BIN)/python -m pytest -q -m thorough
 
 test-hostile: setup  ## attacks on the box, in three modes
 	$(BIN)/python -m pytest -q tests/hostile -m hostile

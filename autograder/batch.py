@@ -213,7 +213,7 @@ def _grade(grader, job):
         if isinstance(error, BoxError):
             grader.restart()
         why = str(error) if isinstance(error, AutograderError) else f"{type(error).__name__}: {error}"
-        partial = grader.lesson.modules if job.asked.modules else ()  # it replaces no whole card
+        partial = grader.lesson.modules if job.asked.modules or job.asked.tests else ()  # it replaces no whole card
         return Scorecard.lost(grader.lesson.name, job.student, why, partial)
 
 

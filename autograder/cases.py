@@ -14,6 +14,7 @@ from .scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, O
 
 BY_TEST, BY_IMPORT = "test", "import"  # what the solution must pass before a failure is the student's
 NOTHING = object()  # no reply came, or several
+UNUSABLE = "the test could not use what your code returned"
 _STUB = re.compile(r"[A-Za-z_][A-Za-z0-9_.]* is not implemented yet")  # what stub.py writes into a starter
 
 
@@ -97,7 +98,8 @@ def case_of(error: BaseException, returned: object = NOTHING) -> Case:
     """
     if isinstance(error, StudentFault):
         return Case(FAILED, str(error), error.mistake, error.detail, settled_by=_settled_by(error), cause=error.cause)
-    trace = "".join(traceback.format_exception(error, limit=-4))
+    sentence = str(error) if isinstance(error, GraderFault) else traceback.format_exception_only(error)[-1].strip()
+    trace = f"{sentence}\n{''.join(traceback.format_exception(error, limit=-4))}"  # what to do comes first
     unusable = _unusable(error, returned)
     if isinstance(error, GraderFault):
         return Case(GRADER_ERROR, detail=trace, settled_by=BY_TEST, if_the_students=unusable)
@@ -110,7 +112,7 @@ def _unusable(error, returned):
     what = "" if returned is NOTHING else f" ({_described(returned)})"
     count = _UNPACKED.search(str(error)) if isinstance(error, ValueError) else None
     should = f"it should be {count[1]} values" if count else "check its type and shape"
-    return f"the test could not use what your code returned{what}: {should}"
+    return f"{UNUSABLE}{what}: {should}"
 
 
 _UNPACKED = re.compile(r"values to unpack \(expected (\d+)")

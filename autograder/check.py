@@ -5,13 +5,14 @@ expected value. Its `detail` shows the first values that differ: for instructors
 nothing. This file is copied into every handout, with differences.py.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from .differences import PLAIN, Tolerance, difference, places_of
-from .errors import AuthorError, CheckFailed
+from .differences import PLAIN, Tolerance, difference, kind_of, places_of
+from .errors import AuthorError, CheckFailed, nearest
 
 _ANY = object()
 
@@ -51,6 +52,7 @@ class Check:
         otherwise: str | None = None,
         what: str = "",
         names: Sequence[str] = (),
+        **unknown: object,
     ) -> None:
         """Passes if `value` is `expected`, up to rounding.
 
@@ -79,10 +81,16 @@ class Check:
         Raises:
             CheckFailed: with the first of `mistakes` that agrees with value and not with expected, or `otherwise`.
         """
+        for option in unknown:
+            raise AuthorError(f"check() has no option {option}={nearest(option, _OPTIONS)}")
         if names and isinstance(expected, (list, tuple)) and len(names) != len(expected):
             raise AuthorError(f"check(names=…) names {len(names)} items, and {len(expected)} are expected")
         if relative is not None and within is not None:
             raise AuthorError("check() takes relative= or within=, not both")
+        _require_numbers(terms=terms, within=within, relative=relative, scale=scale)
+        _require_sentences(mistakes, otherwise)
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise AuthorError(f"check(dtype={dtype!r}): dtype is one of torch, such as torch.float32")
         tolerance = Tolerance(terms, within, scale, relative=relative)
         problem = difference(value, expected, dtype, tolerance, self._device)
         if problem is None:
@@ -103,6 +111,8 @@ class Check:
         Raises:
             CheckFailed: with `otherwise`, which says what is wrong then.
         """
+        if not isinstance(otherwise, str):
+            raise AuthorError(f"check.that({fact!r}, {otherwise!r}): the second argument says what is wrong, in a text")
         if fact is not True:
             raise CheckFailed(otherwise, mistake=otherwise)
 
@@ -116,6 +126,25 @@ class Check:
             value: what this mistake gives, or a function that gives it; without it, the condition alone tells the mistake.
         """
         return When(condition, value)
+
+
+_OPTIONS = ("dtype", "terms", "within", "relative", "scale", "mistakes", "otherwise", "what", "names")
+
+
+def _require_numbers(**numbers):
+    for name, value in numbers.items():
+        if value is not None and (not isinstance(value, (int, float)) or not 0 <= value < math.inf):
+            raise AuthorError(f"check({name}={value!r}): {name} is a number that is not negative")
+
+
+def _require_sentences(mistakes, otherwise):
+    if mistakes is not None and not isinstance(mistakes, dict):
+        raise AuthorError(
+            f"check(mistakes=…) is {kind_of(mistakes)}: give a dict of a sentence and the value of the mistake"
+        )
+    for sentence in [*(mistakes or ()), *([] if otherwise is None else [otherwise])]:
+        if not isinstance(sentence, str) or not sentence:
+            raise AuthorError(f"check() takes sentences as mistakes, not {sentence!r}")
 
 
 _NO_MATCH = (

@@ -140,10 +140,10 @@ def cause_of(types, text: str) -> str:
     return ""
 
 
-def nearest(name: str, known) -> str:
+def nearest(name: str, known, most: int = 1) -> str:
     """A suggestion to end a message with, where `name` is a part of a known name or looks like one: "; did you mean …?"."""
     known = list(known)
     begun = [each for each in known if name and each.startswith(name)]
     held = [each for each in known if len(name) > 2 and name in each]
-    close = begun or held or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = begun or held or difflib.get_close_matches(name, known, n=most, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, close[:most]))}?" if close else ""

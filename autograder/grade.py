@@ -4,14 +4,16 @@ A Grader holds a warm sandbox for one lesson. It hands the submission's files to
 plugin in this process, lets the solution bear witness (witness.py), and reads the outcomes off.
 """
 
+import bdb
 import io
 import os
 import platform
 import secrets
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,8 +36,9 @@ from .scorecard import FAILED, GRADER_ERROR, Digests, Measurements, Outcome, Sco
 from .submission import Submission
 from .witness import Witness, settle
 
-_PYTEST = """-s --noconftest --strict-markers --assert=plain --import-mode=importlib -p no:terminal -p no:cacheprovider
-    -p no:unraisableexception -p no:threadexception -p no:logging -p no:faulthandler -p no:doctest -p no:junitxml""".split()
+_PYTEST = """-s --noconftest --continue-on-collection-errors --assert=plain --import-mode=importlib -p no:terminal
+    -p no:cacheprovider -p no:unraisableexception -p no:threadexception -p no:logging -p no:faulthandler -p no:doctest
+    -p no:junitxml""".split()
 
 
 class Grader:
@@ -81,15 +84,15 @@ class Grader:
         """The submission's scorecard."""
         seed = secrets.randbits(48) if asked.seed is None else asked.seed
         modules, tests = self._known(asked.modules), asked.tests
-        files, notes = self._without_prerequisites(submission)
+        files, notes = without_prerequisites(submission, self.lesson, self._options)
         if not self.own_users:  # nothing of a student's may run beside the witness, or have run before it
             self.witness.hear_all(seed, modules, tests)
         started = time.monotonic()
         forbidden = self.lesson.forbidden
         with Session(lambda: self._slot(files, forbidden.names), self._allowed) as session:
             evidence = rules.scan(session, files, forbidden) if forbidden.names else []
-            connect = _Connect(session, files, submission.problem, submission.missing)
-            run = self._run(connect, seed, modules, tests, asked.stop_early)
+            connect = _Connect(session.processes, files, submission.problem, submission.missing)
+            run = self._run(session, connect, seed, modules, tests, asked.stop_early)
         evidence += rules.at_run_time(session.used)
         everything = False if asked.stop_early else asked.in_a_class or None  # what the witness is asked
         outcomes = rules.charge(
@@ -149,15 +152,6 @@ class Grader:
         covered = tuple(name for name in self.lesson.modules if name in graded and whole)
         return {"modules": covered, "ungraded": tuple(name for name in self.lesson.modules if name not in covered)}
 
-    def _without_prerequisites(self, submission):
-        """The files without copies of used lessons' modules: a mistake in lesson 1 costs nothing in lesson 2."""
-        used = {f"{module}.py" for lesson in self.lesson.prerequisites() for module in lesson.modules}
-        ignored = sorted(used & set(submission.files)) if not self._options.own_prerequisites else []
-        files = {name: content for name, content in submission.files.items() if name not in ignored}
-        return files, tuple(
-            f"the submission's {name} was not used: the reference module was used instead" for name in ignored
-        )
-
     def _warning(self):
         unconfined = (
             "unconfined: nothing kept this code from the grader's files; for grades use Linux, WSL2 or a container"
@@ -174,8 +168,7 @@ class Grader:
 
     # ------------------------------------------------------------------------------------------ running the suite
 
-    def _run(self, connect, seed, modules, tests, stop_early=False):
-        session = connect.session
+    def _run(self, session, connect, seed, modules, tests, stop_early=False):
         plugin = self._plugin(connect, session.budget, seed)
         options = ["--maxfail=1"] if stop_early else []
         self._run_with(plugin, modules, tests, options)
@@ -194,6 +187,7 @@ class Grader:
             call_timeout=self.lesson.call_timeout_s,
             gpu_device=self._options.gpu_device,
             only_gpu=self._options.only_gpu,
+            misnamed=self.lesson.misnamed,
         )
 
     def _run_with(self, plugin, modules, tests, options=()):
@@ -214,7 +208,7 @@ class Grader:
         """Its outcomes; what each test costs it is kept."""
         with self._session_of_the_solution() as session:
             session.budget.needed = {}
-            plugin = self._plugin(_Connect(session, self.lesson.solution_files()), session.budget, seed)
+            plugin = self._plugin(_Connect(session.processes, self.lesson.solution_files()), session.budget, seed)
             self._run_with(plugin, modules, tests)
         self._needed |= session.budget.costs
         self._measured |= set(modules) if tests is None else set()
@@ -232,6 +226,16 @@ class Grader:
         """Nothing in it is of a student's: with their own prerequisites, too, these are the reference ones."""
         files, forbidden = self.lesson.solution_files(), self.lesson.forbidden.names
         return Session(lambda: self._slot(files, forbidden), self._allowed, exact=True)
+
+
+def without_prerequisites(submission: Submission, lesson: Lesson, options: GraderOptions):
+    """The files without copies of used lessons' modules: a mistake in lesson 1 costs nothing in lesson 2. And what to note."""
+    used = {f"{module}.py" for each in lesson.prerequisites() for module in each.modules}
+    ignored = sorted(used & set(submission.files)) if not options.own_prerequisites else []
+    files = {name: content for name, content in submission.files.items() if name not in ignored}
+    return files, tuple(
+        f"the submission's {name} was not used: the reference module was used instead" for name in ignored
+    )
 
 
 def _all_ours(outcomes):
@@ -257,17 +261,24 @@ def run_suite(
     modules: Iterable[str],
     tests: Iterable[str] | None = None,
     options: Sequence[str] = (),
+    aloud: bool = False,
 ) -> None:
-    """Runs pytest in this process on the modules' hidden suites, with nothing but `plugin`, which has the verdicts then."""
+    """Runs pytest in this process on the modules' hidden suites, with nothing but `plugin`, which has the verdicts then.
+
+    Args:
+        aloud: leave the terminal to the tests, which then print and may stop in a debugger.
+    """
     files = [path for module in modules for path in lesson.hidden_tests(module)]
     args = [*_PYTEST, *options, "-c", os.devnull, "--rootdir", str(lesson.tests), *map(str, files)]
     plugins = [plugin] if tests is None else [plugin, _Only(set(tests))]
+    if aloud:  # Python's own debugger: pytest's needs pytest's terminal reporter
+        args, plugins = ["-p", "no:debugging", *args], [*plugins, _Quitting()]
     said = io.StringIO()
     with (
         _only_our_plugins(),
         _importing_from(lesson.tests.parent, lesson.tests),
-        redirect_stdout(said),
-        redirect_stderr(said),
+        nullcontext() if aloud else redirect_stdout(said),
+        nullcontext() if aloud else redirect_stderr(said),
     ):
         code = pytest.main(args, plugins=plugins)
     if plugin.interrupted:
@@ -285,6 +296,17 @@ class _Only:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items):
         items[:] = [item for item in items if (item.originalname or item.name) in self._tests]
+
+
+class _Quitting:
+    """Who quits the debugger wants no more, and no verdict of it."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem):
+        try:
+            return (yield)
+        except bdb.BdbQuit:
+            raise KeyboardInterrupt from None
 
 
 @contextmanager
@@ -327,10 +349,11 @@ class _Connect:
     """The plugin's way to the student: fresh forks for each test, after the module was found in the submission.
 
     Attributes:
+        processes: of a test and a seed.
         problem: why nothing was submitted; missing: module -> why it is not among the files; both for the student.
     """
 
-    session: Session
+    processes: Callable[[Test, int], Processes]
     files: dict[str, bytes]
     problem: str = ""
     missing: dict[str, str] = field(default_factory=dict)
@@ -342,13 +365,23 @@ class _Connect:
         if f"{module}.py" not in self.files:
             why = self.missing.get(module) or f"{module}.py is missing from the submission"
             raise NotSubmitted(why, cause="missing")
-        return self.session.processes(test, seed)
+        return self.processes(test, seed)
 
 
-def grade_in_process(lesson: Lesson, folder: Path, asked: Asked) -> tuple[Outcome, ...]:
-    """Outcomes of a folder's modules run in this very process: for an author's debugger, never for a grade."""
-    plugin = GradingPlugin(
-        lambda _, seed: InProcess(folder, seed), Budget(), inside=lesson.inside, seed=asked.seed or 0
-    )
-    run_suite(plugin, lesson, asked.modules or lesson.modules, asked.tests)
+def grade_in_process(
+    lesson: Lesson, submission: Submission, asked: Asked, options: GraderOptions = AS_USUAL, aloud: bool = False
+) -> tuple[Outcome, ...]:
+    """Outcomes of a submission run in this very process: for an author's debugger, never for a grade.
+
+    Args:
+        aloud: the tests and the student's code have the terminal; who quits a debugger there ends it all, as Ctrl-C does.
+    """
+    files, _ = without_prerequisites(submission, lesson, options)
+    used = [each.solution for each in lesson.prerequisites()]
+    with tempfile.TemporaryDirectory() as name, _importing_from(Path(name).resolve(), *used):
+        replace(submission, files=files).write(Path(name))
+        processes = lambda _, seed: InProcess(Path(name), seed, used)  # noqa: E731
+        connect = _Connect(processes, files, submission.problem, submission.missing)
+        plugin = GradingPlugin(connect, Budget(), inside=lesson.inside, seed=asked.seed or 0, misnamed=lesson.misnamed)
+        run_suite(plugin, lesson, asked.modules or lesson.modules, asked.tests, aloud=aloud)
     return plugin.outcomes

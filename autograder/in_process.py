@@ -5,8 +5,11 @@ behave as in the box; what ranks say to each other goes through this process, as
 is in every handout.
 """
 
+import bdb
+import linecache
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from .box import replies, wire
@@ -23,23 +26,25 @@ class InProcess:
     Args:
         submission: folder of the modules.
         seed: of the generators: this process's, which are left alone if it is None; rank r has seed + r.
+        used: folders of the modules that those of the submission build on.
     """
 
-    def __init__(self, submission: Path, seed: int | None = None):
+    def __init__(self, submission: Path, seed: int | None = None, used: Sequence[Path] = ()):
         self._root = str(Path(submission).resolve())
+        self._folders = [self._root, *(str(Path(folder).resolve()) for folder in used)]
         self._seed = seed or 0
         self._teams: dict[int, Team] = {}
         self._started: list[LocalProcess] = []
-        if self._root not in sys.path:
-            sys.path.insert(0, self._root)
+        for folder in reversed(self._folders):
+            if folder not in sys.path:
+                sys.path.insert(0, folder)
         if seed is not None:
             worker.seed_everything(seed)
 
     def ask(self, request: dict[str, object], timeout: float) -> replies.Reply:
-        """Without a limit of time: nobody is there to end it but Ctrl-C."""
-        reply = worker.answer(_through_the_wire(request), self._root)
-        if reply.get("error", {}).get("types", [""])[0] == "KeyboardInterrupt":  # in the box it would be the student's
-            raise KeyboardInterrupt
+        """Without a limit of time: nobody is there to end it but Ctrl-C, and who leaves the debugger."""
+        _show_to_debuggers(request)
+        reply = worker.answer(_through_the_wire(request), self._root, _ends())
         try:
             return replies.read(_through_the_wire(reply, wire.REPLY))
         except (ValueError, wire.ProtocolError) as error:
@@ -63,9 +68,24 @@ class InProcess:
             process.close()
 
     def _member(self, rank: int, size: int) -> Member:
-        process = LocalProcess([self._root], self._seed + rank, rank, size)
+        process = LocalProcess(self._folders, self._seed + rank, rank, size)
         self._started.append(process)
         return Member(process.requests, process.messages, replies.receive, process.stop, process.usage)
+
+
+def _ends():
+    """What the person at the keyboard raises: Ctrl-C and leaving a debugger, its own or pytest's. In the box it would be the
+    student's."""
+    pytest = sys.modules.get("pytest")
+    return (KeyboardInterrupt, bdb.BdbQuit, *((pytest.exit.Exception,) if pytest else ()))
+
+
+def _show_to_debuggers(request):
+    """Gives the lines of a probe a place where a debugger finds them; the worker compiles it under that name."""
+    source = request.get("source")
+    if isinstance(source, str):
+        text = "if True:\n" + source if source[:1] in " \t" else source
+        linecache.cache["<probe>"] = (len(text), None, text.splitlines(keepends=True), "<probe>")
 
 
 def _through_the_wire(value, caps=None):

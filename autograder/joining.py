@@ -76,7 +76,10 @@ def join(old: Scorecard, new: Scorecard, when: str) -> Scorecard:
         return new
     joined = _merged(new, replace(old, outcomes=tuple(kept)))
     here, there = (", ".join(dict.fromkeys(row.module for row in rows)) for rows in (new.outcomes, kept))
-    note = f"joined on {when}: the tests of {here} are of this grading, {len(kept)} of {there} of an earlier one"
+    count = len(new.outcomes)
+    some = f"1 test of {here} is" if count == 1 else f"{count} tests of {here} are"
+    now_graded = some if {row.module for row in new.outcomes} - set(new.modules) else f"the tests of {here} are"
+    note = f"joined on {when}: {now_graded} of this grading, {len(kept)} of {there} of an earlier one"
     return replace(joined, notes=tuple(dict.fromkeys((*new.notes, *old.notes, note))))
 
 

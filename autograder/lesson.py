@@ -6,16 +6,17 @@ which has the same shape. `assignments/example.toml` shows every key of lesson.t
 
 import ast
 import os
-import tomllib
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .digests import digest_of, imports_beside, with_imports
 from .errors import LessonError, UsageError, nearest
+from .names import misnamed
+from .tomls import record_of, toml_of
 
 ModuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")]  # two underscores part a suite's files
 
@@ -105,13 +106,38 @@ class Lesson(BaseModel):
             raise LessonError(f"{first} is missing: every module of lesson.toml has a hidden suite")
         return [first, *sorted(self.tests.glob(f"test_{module}__*.py"))]
 
+    def test_names(self, module: str) -> list[str]:
+        """The test functions of the module's hidden suite, read off its files."""
+        names = []
+        for path in self.hidden_tests(module):
+            try:
+                body = ast.parse(path.read_bytes()).body
+            except (SyntaxError, ValueError) as error:
+                raise LessonError(f"{path} is not Python: {error}") from error
+            names += [node.name for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
+        return names
+
+    def modules_with(self, tests: Iterable[str], modules: Iterable[str] | None = None) -> tuple[str, ...]:
+        """The modules (of these, or of all) whose suites have one of the tests.
+
+        Raises:
+            UsageError: a test is in none of them; it names those that are near.
+        """
+        known = {module: self.test_names(module) for module in modules or self.modules}
+        every = [name for names in known.values() for name in names]
+        for test in tests:
+            if test not in every:
+                where = f"{self.name} ({', '.join(known)})" if modules else self.name
+                raise UsageError(f"{where} has no test {test!r} among its {len(every)}{nearest(test, every, most=3)}")
+        return tuple(module for module, names in known.items() if not set(tests).isdisjoint(names))
+
     def public_test(self, module: str) -> Path:
         return self.tests / f"test_{module}_public.py"
 
     @property
     def shared_tests(self) -> list[Path]:
         """What the suites of all lessons share: tests/lessons/shared.py on the grader's side, inside.py for probes."""
-        return sorted(self.tests.parent.glob("*.py"))
+        return [path for path in sorted(self.tests.parent.glob("*.py")) if path.name != "conftest.py"]
 
     @cached_property
     def inside(self) -> str:
@@ -146,6 +172,15 @@ class Lesson(BaseModel):
             for lesson in (used, *used.prerequisites()):
                 found.setdefault(lesson.name, lesson)
         return tuple(found.values())
+
+    def misnamed(self, path: str) -> str:
+        """Why there is no function at "module.name" in this lesson and those that it uses; empty where there may be one."""
+        modules = {
+            module: partial((lesson.solution / f"{module}.py").read_text, "utf-8")
+            for lesson in (self, *self.prerequisites())
+            for module in lesson.modules
+        }
+        return misnamed(path, modules, self.name)
 
     def suite_digest(self, module: str) -> str:
         """Of all that decides the verdicts on a module: its hidden tests with what they import, the helpers of probes, the
@@ -211,15 +246,12 @@ def load(name: str, root: Path | None = None) -> Lesson:
         known = f"there are {', '.join(names) or 'none'}{nearest(name, names)}"
         raise LessonError(f"no lesson {name!r} in {root / 'assignments'}: {known}")
     path = root / "assignments" / fitting[0] / "lesson.toml"
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-        return Lesson(name=fitting[0], root=root, **data)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LessonError(f"{path} is not valid TOML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise LessonError(f"{path}: {key}: {first['msg']} (assignments/example.toml shows every key)") from error
+    data = toml_of(path)
+    for key in sorted({"name", "root"} & set(data)):
+        raise LessonError(f"{path}: unknown key {key!r}: a lesson is called as its folder is")
+    return record_of(
+        path, Lesson, {"name": fitting[0], "root": root, **data}, "assignments/example.toml shows every key"
+    )
 
 
 def lesson_names(root: Path) -> list[str]:

@@ -7,6 +7,7 @@ returned something that it cannot use. None of it is a verdict before witness.py
 
 import hashlib
 import math
+import re
 import signal
 import threading
 import time
@@ -16,22 +17,15 @@ from typing import Literal
 import pytest
 import torch
 
+from . import marks
 from .bounds import bounded_memory
 from .box.budget import Budget, Test
 from .box.seam import Processes
 from .cases import NOTHING, Case, Row, case_of
 from .check import Check
-from .errors import BoxError, StudentTimeout
+from .errors import AuthorError, BoxError, StudentTimeout
 from .scorecard import NOT_REACHED, PASSED, PENDING_GPU, Outcome
 from .student import Student
-
-MARKS = {
-    "points(n)": "what the test is worth; its parametrized cases are one test, all or nothing",
-    "question(title)": "the part of the lesson that the test belongs to",
-    "needs(test)": "not reached unless that test passed",
-    "gpu": "needs CUDA; pending where there is none",
-    "slow": "takes long",
-}
 
 
 class TestOverrun(Exception):
@@ -50,6 +44,7 @@ class GradingPlugin:
         call_timeout: seconds of processor time that one call may take.
         gpu_device: what GPU tests run on ("cuda"; "cpu" stands in for it in our own tests); None leaves them pending.
         only_gpu: runs nothing but GPU tests.
+        misnamed: path -> why the lesson has no function of that name, or "" (lesson.py).
     """
 
     def __init__(
@@ -62,10 +57,14 @@ class GradingPlugin:
         call_timeout: float = 10.0,
         gpu_device: str | None = None,
         only_gpu: bool = False,
+        misnamed: Callable[[str], str] = lambda path: "",
     ):
         self._connect, self._inside, self._seed = connect, inside, seed
         self._budget, self._call_timeout = budget, call_timeout
         self._gpu_device, self._only_gpu = gpu_device, only_gpu
+        self._misnamed = misnamed
+        self._written: dict[Test, set[tuple]] = {}  # where each test was collected: of one name there may be two
+        self._problems: dict[Test, str] = {}  # tests that cannot be graded as they are, and why
         self._rows: dict[Test, Row] = {}
         self._unreached: dict[str, Case] = {}  # case -> why
         self._processes: Processes | None = None  # of the test that is being run
@@ -90,16 +89,43 @@ class GradingPlugin:
     # ------------------------------------------------------------------------------------------ pytest's hooks
 
     def pytest_configure(self, config):
-        for mark, meaning in MARKS.items():
+        for mark, meaning in marks.MARKS.items():
             config.addinivalue_line("markers", f"{mark}: {meaning}")
 
     def pytest_collectreport(self, report):
         if report.failed:
-            error = report.nodeid or "the suite", str(report.longrepr)
+            error = report.nodeid or "the suite", _sentence_first(str(report.longrepr))
             self.collection_errors += [error] if error not in self.collection_errors else []
 
     def pytest_keyboard_interrupt(self, excinfo):
         self.interrupted = excinfo.type is KeyboardInterrupt  # and no interruption of pytest's own
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pycollect_makeitem(self, collector, name, obj):
+        """A test whose cases cannot be made is one broken test: pytest would leave out its whole file."""
+        try:
+            return (yield)
+        except (pytest.fail.Exception, pytest.Collector.CollectError) as error:
+            item = pytest.Function.from_parent(collector, name=name)
+            self._problems[_key(item)] = str(error).partition("\n")[0].replace(item.nodeid, name)
+            return [item]
+
+    def pytest_itemcollected(self, item):
+        line = item.location[1] or 0
+        self._written.setdefault(_key(item), set()).add((item.path, line + 1))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session):
+        """Looks at each test that is to be run for what its author must mend."""
+        tests: dict[str, set[str]] = {}
+        for module, test in self._written:
+            tests.setdefault(module, set()).add(test)
+        for item in session.items:
+            key = _key(item)
+            if len(self._written[key]) > 1:
+                self._problems[key] = marks.two_of_a_name(key[1], self._written[key])
+            elif key not in self._problems:
+                self._problems[key] = marks.problem(item, tests[key[0]])
 
     def pytest_collection_modifyitems(self, items):
         if self._only_gpu:
@@ -112,6 +138,8 @@ class GradingPlugin:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item):
         self._student = None
+        if self._problems.get(_key(item)) and not self._rows[_key(item)].is_lost:
+            raise AuthorError(self._problems[_key(item)])
         why = self._why_not(item)
         if why is not None:
             self._unreached[item.nodeid] = why
@@ -182,7 +210,7 @@ class GradingPlugin:
             seed = self._seed_of(request.node, "student")  # not that of the inputs: student code can read its own
             self._processes = self._connect(_key(request.node), seed)
         device = self._device_of(request.node)
-        self._student = Student(self._processes, self._inside, device, self._call_timeout)
+        self._student = Student(self._processes, self._inside, device, self._call_timeout, misnamed=self._misnamed)
         return self._student
 
     def _returned(self):
@@ -214,8 +242,13 @@ class GradingPlugin:
         return torch.Generator().manual_seed(self._seed_of(request.node))
 
     def _seed_of(self, item, purpose="inputs"):
-        name = f"{self._seed}/{purpose}/{item.path.name}/{item.name}"
-        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
+        return seed_of(self._seed, item, purpose)
+
+
+def seed_of(seed: int, item: pytest.Item, purpose: str = "inputs") -> int:
+    """What a case's inputs come from (or, for the purpose "student", its process's generators), in a grading with this seed."""
+    name = f"{seed}/{purpose}/{item.path.name}/{item.name}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
 def _key(item):
@@ -226,17 +259,21 @@ def _key(item):
 
 def _row_of(item):
     module, test = _key(item)
-    points = item.get_closest_marker("points")
-    question = item.get_closest_marker("question")
-    title = (item.function.__doc__ or test.removeprefix("test_").replace("_", " ")).strip().splitlines()[0]
+    said = (item.function.__doc__ or "").strip() or test.removeprefix("test_").replace("_", " ")
     return Row(
         test=test,
         module=module,
-        question=question.args[0] if question else module,
-        title=title,
-        max_points=float(points.args[0]) if points else 0.0,
-        needs=tuple(name for mark in item.iter_markers("needs") for name in mark.args),
+        question=marks.question_of(item, module),
+        title=said.splitlines()[0],
+        max_points=marks.points_of(item),
+        needs=marks.needs_of(item),
     )
+
+
+def _sentence_first(report):
+    """pytest's text of an error, behind the sentence that it ends with."""
+    said = re.findall(r"^E +(\S.*)", report, re.MULTILINE)
+    return f"{said[-1]}\n{report}" if said else report
 
 
 class _alarm:

@@ -5,22 +5,22 @@ its business: it asks `Processes` (box/seam.py), which are in the box when gradi
 handouts (in_process.py). This file is copied into every handout.
 """
 
-import ast
-import builtins
-import dis
-import functools
-import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from .arguments import require_plain
+from .box.codec import TooLarge
 from .box.ranks.post import Message
 from .box.replies import Raised, Reply
 from .box.seam import Processes
-from .errors import AuthorError, CheckFailed, StudentRaised
+from .errors import AuthorError, CheckFailed, StudentRaised, nearest
+from .probes import request_of, require_its_arguments
 
 DEFAULT_TIMEOUT = 10.0  # seconds of processor time that a call may take
 MOST_RANKS = 16
+_OPTIONS = ("device", "ranks", "timeout")
+_NOT_FOUND = {"AttributeError", "ModuleNotFoundError", "ImportError"}  # of a path that leads nowhere
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Student:
         ranks: 0 is one process; above, as many of one torch.distributed process group.
         traffic: with ranks: what they sent to each other during the last call, in order.
         replies: what came so far, whichever options it was asked with; no more than the first two.
+        misnamed: path -> why the lesson has no function of that name; empty where it may have one (lesson.py).
     """
 
     processes: Processes
@@ -44,6 +45,7 @@ class Student:
     ranks: int = 0
     traffic: list[Message] = field(default_factory=list, compare=False)
     replies: list[Reply] = field(default_factory=list, compare=False)
+    misnamed: Callable[[str], str] = lambda path: ""
 
     def __repr__(self) -> str:
         return "<student>"  # in a traceback of pytest
@@ -55,14 +57,18 @@ class Student:
         gives a list: one value a rank. The processes live as long as the test. Their messages go through the grader,
         which counts them in `traffic`.
         """
-        unknown = sorted(set(options) - {"device", "timeout", "ranks"})
-        if unknown:
-            raise AuthorError(f"student.on() has no option {unknown[0]!r}: it takes device, ranks and timeout")
+        for unknown in sorted(set(options) - set(_OPTIONS)):
+            near = nearest(unknown, _OPTIONS)
+            raise AuthorError(f"student.on() has no option {unknown!r}: it takes {', '.join(_OPTIONS)}{near}")
         if "device" in options:
             options["device"] = str(options["device"])
-        ranks = options.get("ranks", self.ranks)
+            if options["device"].partition(":")[0] not in ("cpu", "cuda"):
+                raise AuthorError(f"student.on(device={options['device']!r}): the device is 'cpu' or 'cuda'")
+        ranks, timeout = options.get("ranks", self.ranks), options.get("timeout", self.timeout)
         if type(ranks) is not int or not 0 <= ranks <= MOST_RANKS:
             raise AuthorError(f"student.on(ranks={ranks!r}): ranks is a number from 1 to {MOST_RANKS}")
+        if type(timeout) not in (int, float) or not 0 < timeout < float("inf"):
+            raise AuthorError(f"student.on(timeout={timeout!r}): timeout is a number of seconds above 0")
         return replace(self, **options, traffic=[])
 
     def cpu_s(self) -> float:
@@ -80,12 +86,20 @@ class Student:
             StudentFault: the code raised, hung, died, or sent something that is not plain data.
             AuthorError: the probe cannot be shipped.
         """
-        request = {"source": _shippable_source(probe), "name": probe.__name__, "inside": self.inside}
-        return self._value(self._replies(request, args, kwargs))
+        return self._value(self._replies(probe, args, kwargs))
 
     def call(self, path: str, *args, **kwargs):
-        """Calls the student's function at "module.name" and returns its result as plain data."""
-        return self._value(self._replies({"call": path}, args, kwargs))
+        """Calls the student's function at "module.name" and returns its result as plain data.
+
+        Raises:
+            StudentFault: as of `run`.
+            AuthorError: an argument cannot be passed, or the lesson has no function of this name.
+        """
+        if not isinstance(path, str):
+            raise AuthorError(
+                f"student.call({path!r}): it takes a path, such as 'module.function'; a probe is for student.run()"
+            )
+        return self._value(self._replies(path, args, kwargs))
 
     def raises(self, error: type, target, *args, says: object = (), kwargs: dict | None = None) -> None:
         """Expects that `target` (a path or a probe) raises `error`, and that its message says what is wrong.
@@ -93,28 +107,48 @@ class Student:
         It does if it holds one of `says`: the name of an argument, or a usual word for it (USUAL_WORDS), or the value at
         fault; `says` is a name or a tuple of names and values, a name first. With ranks, each of them must.
         """
+        if not (isinstance(error, type) and issubclass(error, BaseException)):
+            raise AuthorError(
+                f"student.raises({error!r}, …): the first argument is a type of error, such as ValueError"
+            )
         names = tuple(says) if isinstance(says, (tuple, list)) else (says,)
-        if isinstance(target, str):
-            request = {"call": target}
-        else:
-            request = {"source": _shippable_source(target), "name": target.__name__, "inside": self.inside}
         call = f"{target.partition('.')[2]}()" if isinstance(target, str) else ""
-        for reply in self._replies(request, args, kwargs or {}).values():
+        for reply in self._replies(target, args, kwargs or {}).values():
             _expect(reply, error, names, call)
 
-    def _replies(self, request: dict, args: tuple, kwargs: dict) -> dict[int | None, Reply]:
-        """rank -> reply, in the order in which they came; the rank is None where there is one process."""
-        request = {**request, "args": list(args), "kwargs": kwargs, "device": str(self.device)}
+    def _replies(self, target: str | Callable, args: tuple, kwargs: dict) -> dict[int | None, Reply]:
+        """rank -> reply of a path's function or of a probe, in the order in which they came; one process has the rank None."""
+        request: dict[str, object] = {"call": target} if isinstance(target, str) else request_of(target, self.inside)
+        if isinstance(target, str) and ("." not in target or not all(target.split("."))):
+            raise AuthorError(f"student.call({target!r}): a path is 'module.function' or 'module.Class.method'")
+        called = f"student.call({target!r})" if isinstance(target, str) else f"the probe {target.__name__!r}"
+        require_plain(called, args, kwargs)
+        request |= {"args": list(args), "kwargs": kwargs, "device": str(self.device)}
         by_rank: dict[int | None, Reply]
-        if self.ranks:
-            answers, self.traffic[:] = self.processes.ask_ranks(request, self.ranks, self.timeout)
-            by_rank = dict(answers.items())
-        else:
-            by_rank = {None: self.processes.ask(request, self.timeout)}
+        try:
+            if self.ranks:
+                answers, self.traffic[:] = self.processes.ask_ranks(request, self.ranks, self.timeout)
+                by_rank = dict(answers.items())
+            else:
+                by_rank = {None: self.processes.ask(request, self.timeout)}
+        except TooLarge as error:
+            raise AuthorError(f"{called}: what is passed does not fit into a message: {error}") from None
         self.replies.extend(
             list(by_rank.values())[: 2 - len(self.replies)]
         )  # more say no more than two: it was not one
+        for reply in by_rank.values():
+            if reply.raised is not None:
+                self._refuse_what_cannot_work(target, args, kwargs, reply.raised)
         return by_rank
+
+    def _refuse_what_cannot_work(self, target, args, kwargs, raised):
+        """Raises AuthorError where a call failed whatever the student wrote: it is looked at only when one has failed."""
+        if isinstance(target, str):
+            why = self.misnamed(target) if raised.types[0] in _NOT_FOUND else ""
+            if why:
+                raise AuthorError(f"student.call({target!r}): {why}")
+        elif raised.types[0] == "TypeError":
+            require_its_arguments(target, args, kwargs)
 
     def _value(self, by_rank: dict[int | None, Reply]) -> object:
         """The first rank that raised speaks for all: what the others say may be no more than its consequence."""
@@ -208,51 +242,3 @@ def _raised_message(raised: Raised, rank: int | None) -> str:
     message = f"{name}: {raised.text}" if raised.text else name
     message = f"{message} ({raised.where})" if raised.where else f"your code raised {message}"
     return message if rank is None else f"rank {rank}: {message}"
-
-
-# ---------------------------------------------------------------------------------------------- probes
-
-
-def _shippable_source(probe):
-    """The probe's source, if it can run elsewhere: it may use its arguments, builtins, torch and `inside` only."""
-    if not inspect.isfunction(probe) or probe.__name__ == "<lambda>":
-        raise AuthorError(
-            f"the probe {getattr(probe, '__name__', probe)!r} must be a function with a name: write it with def"
-        )
-    return _source_of(probe.__code__, probe.__code__.co_filename)
-
-
-@functools.lru_cache(maxsize=1024)  # a suite asks with the same probes for every case and every submission
-def _source_of(code, _file):
-    """Of a probe's code; files are told apart, because equal codes of two files may differ in their defaults."""
-    where = f"the probe {code.co_name!r}"
-    try:
-        source = inspect.getsource(code)
-        tree = ast.parse("if True:\n" + source if source[:1] in " \t" else source)
-    except (OSError, SyntaxError) as error:
-        raise AuthorError(f"{where} has no source that can be shipped: {error}") from error
-    function = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-    if any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
-        raise AuthorError(
-            f"{where} asserts: it runs in the student's process, so return the value and assert in the test"
-        )
-    defaults = [node for node in function.args.defaults + function.args.kw_defaults if node is not None]
-    if function.decorator_list or not all(isinstance(node, ast.Constant) for node in defaults):
-        raise AuthorError(f"{where} has a decorator or a computed default: pass the value as an argument")
-    outside = sorted(set(code.co_freevars) | _globals_used(code))
-    if outside:
-        raise AuthorError(f"{where} uses {', '.join(outside)} of the test: pass it as an argument, or import it inside")
-    return source
-
-
-def _globals_used(code):
-    names = {
-        step.argval
-        for step in dis.get_instructions(code)
-        if step.opname in ("LOAD_GLOBAL", "STORE_GLOBAL", "LOAD_NAME")
-        and step.argval not in {"torch", "inside", *dir(builtins)}
-    }
-    inner = [const for const in code.co_consts if inspect.iscode(const)]
-    # A class body loads its own names with LOAD_NAME; only what it loads and never stores is of the test.
-    stored = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_NAME"}
-    return (names - stored - {"__name__"}).union(*(_globals_used(const) for const in inner))

@@ -13,7 +13,7 @@ totals are out of the same points.)
 
 from collections.abc import Callable, Iterable
 
-from .cases import BY_IMPORT, BY_TEST, Row
+from .cases import BY_IMPORT, BY_TEST, UNUSABLE, Row
 from .scorecard import GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome
 
 _ATTEMPTS = 2  # a machine that was too busy for the solution once must not cost a class its grades
@@ -98,8 +98,16 @@ class Witness:
 
 
 def _because(said):
-    why = said.message if said.status != GRADER_ERROR else ""
-    return "\n".join(filter(None, ["the lesson's solution does not pass this test on these inputs", why, said.detail]))
+    """What to mend comes first, and the traceback after it."""
+    first = "the lesson's solution does not pass this test on these inputs"
+    what, _, more = said.detail.partition("\n")
+    if said.status == GRADER_ERROR:
+        parts = [what, first, more]
+    elif said.message.startswith(UNUSABLE):  # the test itself raised
+        parts = [f"{first}: {what}", more]
+    else:
+        parts = [f"{first}: {said.message}", said.detail]
+    return "\n".join(filter(None, parts))
 
 
 def settle(rows: Iterable[Row], witness: Witness, seed: int, everything: bool | None = None) -> list[Outcome]:

@@ -1,20 +1,83 @@
-"""What several test files share: a small lesson of its own, and a warm grader for it."""
+"""What several test files share: a small lesson of its own, and a warm grader for it; and `--lesson`, for `make check`."""
 
+import re
 import subprocess
 import sys
 import textwrap
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from autograder.author.samples import RIGHT, WRONG, Sample, find_samples
+from autograder.errors import LessonError
 from autograder.grade import Grader
-from autograder.lesson import load
+from autograder.lesson import Lesson, lesson_names, load
 from autograder.options import Asked
 from autograder.submission import Submission
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@cache
+def all_lessons() -> list[Lesson]:
+    """Those that can be read. One that cannot is a failure of test_repository.py, and of no other test's collection."""
+    found = []
+    for name in lesson_names(ROOT):
+        with suppress(LessonError):
+            found.append(load(name, ROOT))
+    return found
+
+
+def all_samples(lesson: Lesson, kinds: tuple[str, ...] = (RIGHT, WRONG)) -> list[Sample]:
+    """Those that can be read. One that cannot is a failure of its own test in test_samples.py."""
+    samples = []
+    for found in find_samples(lesson, kinds):
+        with suppress(LessonError):
+            samples.append(found.load())
+    return samples
+
+
+# ---------------------------------------------------------------------------------------------- what must hold of one lesson
+
+
+def pytest_addoption(parser):
+    parser.addoption("--lesson", metavar="NN-name", help="Only tests that are about this lesson (check_lesson.py).")
+
+
+def pytest_collection_modifyitems(config, items):
+    asked = config.getoption("--lesson", None)
+    if asked is None:
+        return
+    name = load(asked, ROOT).name
+    others = [item for item in items if not is_about(item, name)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
+
+
+def is_about(item: pytest.Item, name: str) -> bool:
+    """Whether a test must hold of the lesson: it has the lesson, its name or a path of it as a parameter, or the mark `lesson`.
+
+    Without a name the mark means every lesson. What is in tests/test_handout*.py and tells of none is about every lesson, too.
+    """
+    marks = [mark.args for mark in item.iter_markers("lesson")]
+    told = {lesson for args in marks for lesson in args} | _lessons_among(item)
+    every = () in marks or not told and item.path.name.startswith("test_handout") and item.path.parent == ROOT / "tests"
+    return every or name in told
+
+
+def _lessons_among(item):
+    """The lessons among a test's parameters: itself, "01-attention", "01-attention/test_flash_attention.py", a path."""
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    named = {value.name for value in values if isinstance(value, Lesson)}
+    parts = {part for value in values if isinstance(value, str | Path) for part in Path(value).parts}
+    return named | {part for part in parts if re.fullmatch(r"\d\d-[a-z0-9-]+", part)}
+
+
+# ---------------------------------------------------------------------------------------------- a lesson of its own
+
 
 hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine fails no property
 hypothesis.settings.load_profile("busy")

@@ -3,16 +3,16 @@
 from functools import cache
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, all_lessons, all_samples
 
 from autograder.author.costs import MEDIANS, MUCH, MUCHES, CostTables, Summary, measure, problems
-from autograder.author.samples import WRONG, load_samples
+from autograder.author.samples import WRONG
 from autograder.batch import default_processes
-from autograder.lesson import load, load_all
+from autograder.lesson import load
 
-LESSONS = load_all(ROOT)
+LESSONS = all_lessons()
 MODULES = [(lesson.name, module) for lesson in LESSONS for module in lesson.modules]
-SAMPLES = [sample for lesson in LESSONS for sample in load_samples(lesson, (WRONG,))]
+SAMPLES = [sample for lesson in LESSONS for sample in all_samples(lesson, (WRONG,))]
 
 
 @cache

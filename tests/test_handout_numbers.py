@@ -32,6 +32,7 @@ def tokenization():
     return solution("00-fundamentals", "tokenization")
 
 
+@pytest.mark.lesson("00-fundamentals")
 def test_low_low_lower_is_merged_as_the_table_says():
     tokenizer = tokenization().BPETokenizer.train("low low lower", 1000)
 
@@ -40,10 +41,12 @@ def test_low_low_lower_is_merged_as_the_table_says():
     assert b"e" > b" low"  # the tie of the fourth merge
 
 
+@pytest.mark.lesson("00-fundamentals")
 def test_the_pattern_in_the_handout_is_the_one_that_is_used():
     assert f" {tokenization().PRE_TOKEN.pattern} " in text_of("00-fundamentals")
 
 
+@pytest.mark.lesson("00-fundamentals")
 def test_hindi_words_are_cut_at_their_vowel_signs():
     gpt2 = tokenization().PRE_TOKEN
     with_marks = regex.compile(gpt2.pattern.replace(r" ?\p{L}+", r" ?[\p{L}\p{M}]+"))
@@ -55,20 +58,24 @@ def test_hindi_words_are_cut_at_their_vowel_signs():
 @pytest.mark.parametrize(
     ("characters", "length"), [("aZ~", 1), ("éαяאع", 2), ("日本のनी☕", 3), ("🙂🙃", 4)], ids=lambda value: str(value)
 )
+@pytest.mark.lesson("00-fundamentals")
 def test_characters_take_as_many_bytes_as_the_handout_says(characters, length):
     assert {len(character.encode()) for character in characters} == {length}
 
 
+@pytest.mark.lesson("00-fundamentals")
 def test_half_of_a_surrogate_pair_cannot_be_encoded():
     with pytest.raises(UnicodeEncodeError):
         "\ud83d".encode()
 
 
+@pytest.mark.lesson("00-fundamentals")
 def test_a_product_of_a_few_hundred_probabilities_is_zero():
     assert math.prod([0.05] * 300) == 0
     assert math.fsum([math.log(0.05)] * 300) == pytest.approx(300 * math.log(0.05))
 
 
+@pytest.mark.lesson("00-fundamentals")
 @pytest.mark.parametrize("k", [1, 3, 10])
 def test_a_model_that_wavers_between_k_tokens_has_perplexity_k(k):
     ids = torch.arange(k).repeat(2000)[torch.randperm(2000 * k, generator=torch.Generator().manual_seed(k))]
@@ -98,6 +105,7 @@ def wavelength(d_model):
     return 2 * math.pi / math.atan2(pe[1, -2], pe[1, -1])
 
 
+@pytest.mark.lesson("01-attention")
 def test_the_slowest_clock_is_as_slow_as_the_handout_says():
     assert wavelength(2) == pytest.approx(2 * math.pi, rel=1e-3)  # about 6.3
     assert wavelength(64) == pytest.approx(47_000, rel=0.01)
@@ -105,6 +113,7 @@ def test_the_slowest_clock_is_as_slow_as_the_handout_says():
     assert 2 * math.pi * 10_000 == pytest.approx(63_000, rel=0.01)
 
 
+@pytest.mark.lesson("01-attention")
 def test_dot_products_of_codes_depend_on_the_distance_alone():
     pe = positions().PositionalEncoding(64, max_len=200).pe[0].double()
     by_distance = torch.stack([(pe[:-50] * pe[k : k - 50 or None]).sum(-1)[:100] for k in range(50)])
@@ -112,6 +121,7 @@ def test_dot_products_of_codes_depend_on_the_distance_alone():
     assert (by_distance.std(dim=1) < 1e-4).all()
 
 
+@pytest.mark.lesson("01-attention")
 def test_angles_in_float32_are_off_by_as_much_as_the_handout_says():
     frequencies = 10_000 ** (-torch.arange(0, 64, 2) / 64)
     near = torch.arange(4900.0, 5000.0)[:, None]
@@ -120,6 +130,7 @@ def test_angles_in_float32_are_off_by_as_much_as_the_handout_says():
     assert 1e-4 < error.max() < 5e-4
 
 
+@pytest.mark.lesson("01-attention")
 def test_alibi_slopes_are_those_of_the_formula():
     for H in (1, 2, 8, 16):
         bias = positions().alibi_bias(H, 2)
@@ -127,6 +138,7 @@ def test_alibi_slopes_are_those_of_the_formula():
         assert torch.allclose(-bias[:, 1, 0], 2.0 ** (-8 * (torch.arange(H) + 1) / H))
 
 
+@pytest.mark.lesson("01-attention")
 def test_a_penalty_by_distance_and_one_by_place_give_the_same_weights():
     scores, slope = torch.randn(5, 5).masked_fill(~attention().causal_mask(5), -torch.inf), 0.25
     i, j = torch.arange(5)[:, None], torch.arange(5)
@@ -134,6 +146,7 @@ def test_a_penalty_by_distance_and_one_by_place_give_the_same_weights():
     assert torch.allclose((scores - slope * (i - j)).softmax(-1), (scores + slope * j).softmax(-1), atol=1e-6)
 
 
+@pytest.mark.lesson("01-attention")
 def test_llama_3_8b_has_16_gb_of_weights_and_1_gib_of_cache():
     V, D, layers, kv, Dh, wide = 128_256, 4096, 32, 8, 128, 14_336
     per_layer = 2 * D * D + 2 * D * kv * Dh + 3 * D * wide + 2 * D
@@ -142,6 +155,7 @@ def test_llama_3_8b_has_16_gb_of_weights_and_1_gib_of_cache():
     assert 2 * 8192 * kv * Dh * layers * 2 == 2**30
 
 
+@pytest.mark.lesson("01-attention")
 def test_a_matrix_of_scores_is_as_large_as_the_handout_says():
     operations, bytes_per_second = 989e12, 3.35e12  # of an H100: dense bfloat16, main memory
 
@@ -150,10 +164,12 @@ def test_a_matrix_of_scores_is_as_large_as_the_handout_says():
     assert operations / bytes_per_second == pytest.approx(300, rel=0.05)
 
 
+@pytest.mark.lesson("01-attention")
 def test_a_score_of_89_overflows_float32():
     assert torch.tensor([88.0, 89.0]).exp().isinf().tolist() == [False, True]
 
 
+@pytest.mark.lesson("01-attention")
 def test_a_nan_that_is_replaced_afterwards_is_in_the_gradients():
     scores = torch.full((1, 3), 1.0, requires_grad=True)
     weights = (scores - torch.inf).softmax(-1)
@@ -162,6 +178,7 @@ def test_a_nan_that_is_replaced_afterwards_is_in_the_gradients():
     assert scores.grad.isnan().all()
 
 
+@pytest.mark.lesson("01-attention")
 @pytest.mark.parametrize(("name", "forward", "backward"), [("plain", 4, 8), ("flash", 4, 10)])
 def test_the_products_have_as_many_operations_as_the_table_says(name, forward, backward):
     from torch.utils.flop_counter import FlopCounterMode
@@ -180,6 +197,7 @@ def test_the_products_have_as_many_operations_as_the_table_says(name, forward, b
     assert second.get_total_flops() == backward * T * T * Dh
 
 
+@pytest.mark.lesson("01-attention")
 def test_flash_keeps_as_much_as_the_table_says():
     T, Dh, kept = 64, 8, []
     q, k, v = (torch.randn(1, 1, T, Dh, requires_grad=True) for _ in range(3))
@@ -189,6 +207,7 @@ def test_flash_keeps_as_much_as_the_table_says():
     assert sum(kept) == 4 * T * Dh + T
 
 
+@pytest.mark.lesson("01-attention")
 def test_causal_masks_of_other_lengths_start_where_the_handout_says():
     from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 

@@ -220,25 +220,28 @@ print("starts" if decode_bio([0, 1, 2], ["O", "I-X", "I-Y"]) == [("X", 1, 2), ("
 
 @pytest.fixture(scope="module")
 def number_of(tmp_path_factory):
-    """number_of[sentence] -> what its code prints. One process for all of a lesson."""
-    found = {}
-    for name in sorted({name for name, _, _ in SENTENCES}):
+    """number_of(lesson)[sentence] -> what its code prints. One process for all of a lesson."""
+
+    @cache
+    def of_lesson(name):
         mine = [(sentence, code) for lesson, sentence, code in SENTENCES if lesson == name]
         printed = outputs(name, [code for _, code in mine], tmp_path_factory.mktemp(name))
-        found |= dict(zip([sentence for sentence, _ in mine], printed, strict=True))
-    return found
+        return dict(zip([sentence for sentence, _ in mine], printed, strict=True))
+
+    return of_lesson
 
 
 @pytest.mark.parametrize(("name", "sentence"), [(name, sentence) for name, sentence, _ in SENTENCES])
 def test_a_number_in_a_sentence_is_the_one_that_code_gives(name, sentence, number_of):
     words = " ".join(handout(name).split())
 
-    assert sentence.replace("§", number_of[sentence].strip()) in words
+    assert sentence.replace("§", number_of(name)[sentence].strip()) in words
 
 
 # ---------------------------------------------------------------------------------------------- 02: what the blocks show
 
 
+@pytest.mark.lesson("02-transformer")
 def test_gradients_at_the_output_shrink_with_the_depth_in_pre_norm_only(said):
     text = said("02-transformer", "Pre-norm and post-norm")
     last = {
@@ -251,6 +254,7 @@ def test_gradients_at_the_output_shrink_with_the_depth_in_pre_norm_only(said):
     assert last["post-norm", 48] >= last["post-norm", 6] > last["pre-norm", 6]
 
 
+@pytest.mark.lesson("02-transformer")
 def test_the_parameters_are_those_that_were_published(said):
     text = said("02-transformer", "Count the parameters")
 
@@ -261,6 +265,7 @@ def test_the_parameters_are_those_that_were_published(said):
     assert numbers(line(text, "Transformer base:"))[0] > 65
 
 
+@pytest.mark.lesson("02-transformer")
 def test_the_first_loss_of_a_start_that_is_small_enough_is_ln_v(said):
     text = said("02-transformer", "The first loss")
 
@@ -268,6 +273,7 @@ def test_the_first_loss_of_a_start_that_is_small_enough_is_ln_v(said):
     assert numbers(line(text, "start 20 times as large: loss"))[0] > 2 * math.log(500)
 
 
+@pytest.mark.lesson("02-transformer")
 def test_bert_sees_both_sides_of_a_hole_and_gpt_one(said):
     text = said("02-transformer", "Fill in the blank: BERT")
     rows = [numbers(line(text, f"place {place}:")) for place in range(1, 6)]  # BERT, GPT in percent
@@ -277,6 +283,7 @@ def test_bert_sees_both_sides_of_a_hole_and_gpt_one(said):
     assert all(gpt > 90 for _, gpt in rows[2:])
 
 
+@pytest.mark.lesson("02-transformer")
 def test_the_encoder_alone_cannot_choose_between_two_answers(said):
     text = said("02-transformer", "One task, three models")
     right = {
@@ -291,6 +298,7 @@ def test_the_encoder_alone_cannot_choose_between_two_answers(said):
     assert right["one of the ends", "encoder-decoder"] > 80
 
 
+@pytest.mark.lesson("02-transformer")
 def test_thirty_pairs_are_learnt_by_heart_and_a_thousand_are_not(said):
     text = said("02-transformer", "Validation curves")
     few, many = [
@@ -307,6 +315,7 @@ def test_thirty_pairs_are_learnt_by_heart_and_a_thousand_are_not(said):
     assert many[-1][1] < 0.5
 
 
+@pytest.mark.lesson("02-transformer")
 def test_a_larger_model_has_a_smaller_validation_loss(said):
     losses = [numbers(row)[-1] for row in said("02-transformer", "Model size").splitlines()]
 
@@ -314,6 +323,7 @@ def test_a_larger_model_has_a_smaller_validation_loss(said):
     assert losses == sorted(losses, reverse=True)
 
 
+@pytest.mark.lesson("02-transformer")
 def test_accumulation_has_the_gradient_of_the_whole_batch(said):
     text = said("02-transformer", "The mean of means")
 
@@ -321,6 +331,7 @@ def test_accumulation_has_the_gradient_of_the_whole_batch(said):
     assert numbers(line(text, "OptimizedTransformerTrainer: relative error"))[0] < 1e-5
 
 
+@pytest.mark.lesson("02-transformer")
 def test_autocast_chooses_a_type_for_each_operation(said):
     text = said("02-transformer", "Which type does autocast choose?")
     wide = ("embedding:", "linear + float32:", "cross-entropy:", "the weights:")
@@ -329,6 +340,7 @@ def test_autocast_chooses_a_type_for_each_operation(said):
     assert [line(text, name).strip() for name in ("linear:", "relu:")] == ["torch.bfloat16"] * 2
 
 
+@pytest.mark.lesson("02-transformer")
 def test_the_bugs_of_lesson_2_show(said):
     text = said("02-transformer", "Find the bug")
 
@@ -341,6 +353,7 @@ def test_the_bugs_of_lesson_2_show(said):
 # ---------------------------------------------------------------------------------------------- 03: what the blocks show
 
 
+@pytest.mark.lesson("03-generation")
 def test_the_hours_of_lesson_3_add_up():
     text = handout("03-generation")
     hours = {"¼": 0.25, "½": 0.5, "¾": 0.75}
@@ -364,10 +377,12 @@ def test_the_time_to_plan_is_that_of_the_lesson(name):
     assert f"**Time to plan:** {load(name, ROOT).hours} hours" in handout(name)
 
 
+@pytest.mark.lesson("03-generation")
 def test_greedy_search_goes_round_in_the_model_of_three_lines(said):
     assert said("03-generation", "A model of three lines").split() == "the cat sat on the cat sat on the".split()
 
 
+@pytest.mark.lesson("03-generation")
 def test_the_filters_keep_three_and_the_penalty_lowers_both(said):
     text = said("03-generation", "Filters and temperature")
 
@@ -378,6 +393,7 @@ def test_the_filters_keep_three_and_the_penalty_lowers_both(said):
     assert after[1] < before[1]
 
 
+@pytest.mark.lesson("03-generation")
 def test_two_beams_find_what_greedy_search_misses(said):
     text = said("03-generation", "What greedy search misses")
 
@@ -386,6 +402,7 @@ def test_two_beams_find_what_greedy_search_misses(said):
     assert abs(numbers(line(text, "two beams:"))[-1] - math.log(0.4 * 0.9) / 2) < 1e-3
 
 
+@pytest.mark.lesson("03-generation")
 def test_no_draft_changes_the_distribution(said):
     text = said("03-generation", "A draft that changes nothing")
     accepted = {}
@@ -397,6 +414,7 @@ def test_no_draft_changes_the_distribution(said):
     assert accepted["the same"] > accepted["similar"] > accepted["opposite"]
 
 
+@pytest.mark.lesson("03-generation")
 def test_the_prompt_and_the_style_choose_the_direction(said):
     text = said("03-generation", "Train a writer, then prompt it")
 
@@ -407,6 +425,7 @@ def test_the_prompt_and_the_style_choose_the_direction(said):
         assert line(text, f"style {style!r} ->").strip().startswith(digits)
 
 
+@pytest.mark.lesson("03-generation")
 def test_the_pretrained_model_writes_and_searches(said):
     text = said("03-generation", "A pretrained model")
 
@@ -415,10 +434,12 @@ def test_the_pretrained_model_writes_and_searches(said):
     assert line(text, "the best beam:").endswith("and again the same: True")
 
 
+@pytest.mark.lesson("03-generation")
 def test_the_text_under_conditions_keeps_them(said):
     assert said("03-generation", "Text under conditions").splitlines()[-1] == "True True"
 
 
+@pytest.mark.lesson("03-generation")
 def test_a_bag_of_words_can_count(said):
     shares = [numbers(row)[1] for row in said("03-generation", "More sevens than eights").splitlines()]
 
@@ -426,17 +447,20 @@ def test_a_bag_of_words_can_count(said):
     assert min(shares) > 85
 
 
+@pytest.mark.lesson("03-generation")
 def test_entities_and_answers_are_as_the_text_says(said):
     text = said("03-generation", "Entities and answers")
 
     assert text.splitlines()[:3] == ["PER Ada Lovelace", "PER Babbage", "LOC London"]
 
 
+@pytest.mark.lesson("03-generation")
 def test_the_translator_reverses(said):
     for row in said("03-generation", "Translate, and measure").splitlines():
         assert numbers(row)[1] > 90
 
 
+@pytest.mark.lesson("03-generation")
 def test_bleu_sees_words_only(said):
     scores = [numbers(row)[0] for row in said("03-generation", "What BLEU sees").splitlines()]
     same, short, turned, repeated, other_words = scores
@@ -446,6 +470,7 @@ def test_bleu_sees_words_only(said):
     assert repeated == other_words == 0
 
 
+@pytest.mark.lesson("03-generation")
 def test_the_bugs_of_lesson_3_show(said):
     text = said("03-generation", "Find the bug")
 

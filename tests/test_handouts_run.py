@@ -1,28 +1,50 @@
 """Every python block of a handout runs against the solutions: what students are told to try works."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, all_lessons
+from test_handout_claims import CLAIMS
 
-from autograder.lesson import load_all
-
-LESSONS = load_all(ROOT)
+LESSONS = all_lessons()
+OTHERS = [lesson for lesson in LESSONS if lesson.name not in {*CLAIMS, "02-transformer", "03-generation"}]
 pytestmark = pytest.mark.slow
 
+_RUNNER = """
+import json, sys, traceback
+import torch
 
-def blocks_of(text: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+torch.set_num_threads(1)
+handout, alone, blocks = json.load(sys.stdin)
+namespace, problems = {"__name__": "__main__"}, []
+for line, code in blocks:
+    try:
+        exec(compile("\\n" * (line - 1) + code, handout, "exec"), {"__name__": "__main__"} if alone else namespace)
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == handout]
+        where = lines[-1] if lines else getattr(error, "lineno", line)
+        problems.append(f"{handout}, line {where}: {type(error).__name__}: {error}")
+        if not alone:
+            break
+print("\\n" + json.dumps(problems))
+"""
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
-def test_the_blocks_of_a_handout_run_in_order(lesson, tmp_path):
+def blocks_of(text: str) -> list[tuple[int, str]]:
+    """(number of its first line, code) of each python block."""
+    found = re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, match.start(1)) + 1, match[1]) for match in found]
+
+
+def problems_of(lesson, folder, alone=False) -> list[str]:
+    """What goes wrong in the blocks, run one after the other or each alone: "assignments/NN/handout.md, line 57: …"."""
     blocks = blocks_of(lesson.handout.read_text("utf-8"))
-    script = tmp_path / "blocks.py"
-    script.write_text("import torch\ntorch.set_num_threads(1)\n" + "\n".join(blocks), "utf-8")
+    handout = lesson.handout.relative_to(ROOT).as_posix()
+    assert blocks, f"{handout} has no python block: a handout has activities"
     folders = [lesson.solution, *(used.solution for used in lesson.prerequisites())]
     environment = {
         **os.environ,
@@ -30,11 +52,34 @@ def test_the_blocks_of_a_handout_run_in_order(lesson, tmp_path):
         "MPLBACKEND": "Agg",
         "HF_HUB_OFFLINE": "1",
     }
-    environment["MPLCONFIGDIR"] = str(tmp_path / "matplotlib")
+    environment["MPLCONFIGDIR"] = str(folder / "matplotlib")
 
     run = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", _RUNNER],
+        input=json.dumps([handout, alone, blocks]),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
+    if run.returncode:
+        return [f"{handout}: a block ended the process: {run.stderr[-3000:]}"]
+    return json.loads(run.stdout.splitlines()[-1])
 
-    assert blocks, "a handout has activities"
-    assert run.returncode == 0, run.stderr[-3000:]
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
+def test_the_blocks_of_a_handout_run_in_order(lesson, tmp_path):
+    problems = problems_of(lesson, tmp_path)
+
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
+@pytest.mark.parametrize("lesson", OTHERS, ids=lambda lesson: lesson.name)
+def test_each_block_of_a_handout_runs_alone(lesson, tmp_path):
+    """Where a test of what the blocks claim does not run each alone already."""
+    problems = problems_of(lesson, tmp_path, alone=True)
+
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)

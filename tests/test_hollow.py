@@ -4,16 +4,16 @@ import re
 from functools import cache
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, all_lessons
 
 from autograder.author.hollow import AS_NOTHING, AS_NUMPY, AS_TEXT, ZEROS, hollow
 from autograder.batch import Job, default_processes, run
-from autograder.lesson import load, load_all
+from autograder.lesson import load
 from autograder.options import Asked
 from autograder.submission import Submission
 
 pytestmark = pytest.mark.slow
-MODULES = [(lesson, module) for lesson in load_all(ROOT) for module in lesson.modules]
+MODULES = [(lesson, module) for lesson in all_lessons() for module in lesson.modules]
 each_module = pytest.mark.parametrize(
     ("lesson", "module"), MODULES, ids=[f"{lesson.name}-{module}" for lesson, module in MODULES]
 )

@@ -4,16 +4,14 @@ import ast
 import re
 
 import pytest
-from conftest import ROOT, TOY_SUITE, write_lesson
+from conftest import ROOT, TOY_SUITE, all_lessons, all_samples, write_lesson
 from typer.testing import CliRunner
 
 from autograder import cli
 from autograder.author import wording
 from autograder.author.messages import FILLED, GRADER, MISTAKE, TITLE, Message, grader_messages, suite_messages
-from autograder.author.samples import load_samples
-from autograder.lesson import load_all
 
-LESSONS = load_all(ROOT)
+LESSONS = all_lessons()
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
@@ -133,7 +131,7 @@ def test_every_mistake_that_a_sample_is_told_is_listed(lesson):
         for text in texts
         if FILLED in text and len(text.replace(FILLED, "")) > 8  # others fit everything
     ]
-    told = {sample.expect.mistake for sample in load_samples(lesson)} - {None}
+    told = {sample.expect.mistake for sample in all_samples(lesson)} - {None}
 
     assert {one for one in told - set(texts) if not any(pattern.fullmatch(one) for pattern in patterns)} == set()
 

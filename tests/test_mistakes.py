@@ -12,14 +12,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, all_lessons
 
 import autograder.grade
 import autograder.plugin
 from autograder.check import Check
 from autograder.errors import CheckFailed
 from autograder.grade import Grader
-from autograder.lesson import load, load_all
+from autograder.lesson import load
 from autograder.options import Asked
 from autograder.submission import Submission
 
@@ -170,15 +170,15 @@ class WrongConnect:
     """The way to such processes."""
 
     def __init__(self, connect):
-        self._connect, self.session = connect, connect.session
+        self._connect = connect
 
     def __call__(self, *where):
         return WrongProcesses(self._connect(*where))
 
 
 class WrongGrader(Grader):
-    def _run(self, connect, *args, **options):
-        return super()._run(WrongConnect(connect), *args, **options)
+    def _run(self, session, connect, *args, **options):
+        return super()._run(session, WrongConnect(connect), *args, **options)
 
 
 class Listening(Check):
@@ -205,7 +205,7 @@ class Listening(Check):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [lesson.name for lesson in load_all(ROOT)])
+@pytest.mark.parametrize("name", [lesson.name for lesson in all_lessons()])
 def test_no_sentence_is_said_of_values_that_are_merely_wrong(monkeypatch, name):
     lesson = load(name, ROOT)
     monkeypatch.setattr(autograder.plugin, "Check", Listening)

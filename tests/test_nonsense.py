@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import all_lessons
 
 from autograder.bounds import bounded_memory
 from autograder.box import replies, wire
@@ -23,11 +23,10 @@ from autograder.box.codec import DTYPES, Opaque
 from autograder.cases import case_of
 from autograder.errors import BadReply
 from autograder.grade import run_suite
-from autograder.lesson import load_all
 from autograder.plugin import GradingPlugin
 from autograder.scorecard import GRADER_ERROR
 
-LESSONS = load_all(ROOT)
+LESSONS = all_lessons()
 MODULES = [(lesson, module) for lesson in LESSONS for module in lesson.modules]
 MOST_CPU_S = 8.0  # no reply may multiply; naming the mistake of a beam search takes 3.5 s whatever came back
 

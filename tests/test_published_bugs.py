@@ -2,13 +2,12 @@
 
 import re
 
-from conftest import ROOT
+from conftest import ROOT, all_lessons, all_samples
 
-from autograder.author.samples import WRONG, load_samples
-from autograder.lesson import load_all
+from autograder.author.samples import WRONG
 
-SAMPLES = {(lesson.name, sample.name): sample for lesson in load_all(ROOT) for sample in load_samples(lesson, (WRONG,))}
-MODULES = {(lesson.name, module) for lesson in load_all(ROOT) for module in lesson.modules}
+SAMPLES = {(lesson.name, sample.name): sample for lesson in all_lessons() for sample in all_samples(lesson, (WRONG,))}
+MODULES = {(lesson.name, module) for lesson in all_lessons() for module in lesson.modules}
 NOT_NAMED, LEFT_OPEN = "not named", "left open"
 
 

@@ -8,13 +8,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, all_lessons
 
 from autograder.author.mutants import mutants_of
+from autograder.author.prove import explanations
 from autograder.box.seam import Processes
 from autograder.box.session import BoxedProcesses
+from autograder.errors import LessonError
 from autograder.in_process import InProcess
-from autograder.lesson import Lesson, load, load_all
+from autograder.lesson import Lesson, lesson_names, load
 
 # Imports go down only: a module may import from layers below its own, never from its own or above.
 LAYERS = [
@@ -23,12 +25,13 @@ LAYERS = [
     "cli.shared",
     "release.rehearse release.otter_plugin release.otter_zip",
     "release.handout",
-    "author.prove author.skeleton",
+    "author.idle author.skeleton",
+    "author.prove",
     "author.costs",
     "batch exports.table author.starter author.mutants author.hollow kept intake.crowd",
-    "exports.gradescope exports.otter exports.csv author.samples author.messages grade",
+    "exports.gradescope exports.otter exports.csv author.samples author.messages author.plain grade",
     "witness plugin rules author.stub",
-    "cases in_process",
+    "cases in_process marks",
     "student check submission",
     "intake.missing joining",
     "intake.choose",
@@ -36,8 +39,8 @@ LAYERS = [
     "intake.opening intake.sites intake.students",
     "intake.archives intake.folders",
     "intake.entries intake.kinds",
-    "lesson scorecard",
-    "bounds box.choose",
+    "lesson scorecard probes arguments",
+    "bounds box.choose names tomls author.stub_marks author.needless",
     "box.sandbox box.unconfined box.session",
     "box.slot box.boxed box.zygote.loop box.local box.seam",
     "box.ranks.team box.replies box.budget",
@@ -48,7 +51,7 @@ LAYERS = [
     "differences files points progress digests options intake.reader box.caps box.policy author.wording",
     "errors",
 ]
-LESSONS = load_all(ROOT)
+LESSONS = all_lessons()
 MODULES = [(lesson, module) for lesson in LESSONS for module in lesson.modules]
 
 
@@ -236,6 +239,15 @@ def test_example_shows_every_key_of_lesson_toml():
     assert Lesson(name="example", root=ROOT, **example)
 
 
+@pytest.mark.parametrize("name", lesson_names(ROOT))
+def test_a_lesson_can_be_read(name):
+    try:
+        load(name, ROOT).prerequisites()
+    except LessonError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.mark.lesson
 def test_module_names_are_unique_over_all_lessons():
     names = [module for _, module in MODULES]
 
@@ -283,15 +295,13 @@ def test_starters_are_fresh(lesson):
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
 def test_every_explained_mutant_is_still_made(lesson):
-    file = lesson.samples / "equivalent.toml"  # a lesson without survivors has none
-    explained = tomllib.loads(file.read_text())["equivalent"] if file.exists() else []
     made = {
         (module, mutant.old, mutant.new)
         for module in lesson.modules
         for mutant in mutants_of((lesson.solution / f"{module}.py").read_text(), f"{module}.py")
     }
 
-    assert [entry for entry in explained if (entry["module"], entry["old"], entry["new"]) not in made] == []
+    assert [entry for entry in explanations(lesson) if (entry.module, entry.old, entry.new) not in made] == []
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)

@@ -1,51 +1,80 @@
 """The samples prove the suites: every wrong one loses what it must, every right one and the solution nothing.
 
-All are graded once, side by side, by the pool that grades classes; then each is one test.
+Those of a lesson that this run of pytest has chosen (`-k NAME` chooses one) are graded once, side by side, by the pool that
+grades classes; then each is one test.
 """
 
-from functools import cache
-
 import pytest
-from conftest import ROOT
+from conftest import ROOT, all_lessons, all_samples
 
-from autograder.author.samples import load_samples
+from autograder.author.samples import WRONG, find_samples
 from autograder.author.stub import starter_text
 from autograder.batch import Job, default_processes, run
-from autograder.lesson import load, load_all
-from autograder.scorecard import PASSED, PENDING_GPU
+from autograder.errors import UsageError
+from autograder.lesson import Lesson, load
+from autograder.scorecard import PASSED, PENDING_GPU, Scorecard
 from autograder.submission import Submission
 
-LESSONS = load_all(ROOT)
-SAMPLES = {
-    (lesson.name, f"{sample.kind}/{sample.name}"): sample for lesson in LESSONS for sample in load_samples(lesson)
-}
+LESSONS = all_lessons()
+SAMPLES = {(lesson.name, found.label): found for lesson in LESSONS for found in find_samples(lesson)}
 pytestmark = pytest.mark.slow
 
 
-@cache
-def cards(lesson_name: str) -> dict:
-    """Scorecards of all of a lesson's samples, by name; "solution" and "stub" among them."""
-    lesson = load(lesson_name, ROOT)
-    chosen = {name: sample for (owner, name), sample in SAMPLES.items() if owner == lesson_name}
-    solution = lesson.solution_files()
-    stub = {name: starter_text(content.decode(), name).encode() for name, content in solution.items()}
-    jobs = {
-        "solution": Job(Submission("solution", "", solution)),
-        "stub": Job(Submission("stub", "", stub)),
-        **{name: Job(sample.submission(), sample.asked) for name, sample in chosen.items()},
-    }
-    done = run(lesson, list(jobs.values()), processes=default_processes())
-    return {list(jobs)[index]: card for index, card in done}
+def job_of(lesson: Lesson, name: str) -> Job:
+    """How a sample is graded, or "solution" or "stub".
+
+    Raises:
+        LessonError, StubError: the sample is not complete, or the starter cannot be cut.
+    """
+    if name in ("solution", "stub"):
+        solution = lesson.solution_files()
+        stub = {file: starter_text(content.decode(), file).encode() for file, content in solution.items()}
+        return Job(Submission(name, "", solution if name == "solution" else stub))
+    sample = SAMPLES[lesson.name, name].load()
+    return Job(sample.submission(), sample.asked)
+
+
+@pytest.fixture(scope="session")
+def card_of(request):
+    """card_of(lesson, name): the scorecard. With the first of a lesson all are graded that the chosen tests will ask for.
+
+    What cannot be graded, because its author must mend it, fails its own test.
+    """
+    asked = [item.callspec.params for item in request.session.items if "card_of" in getattr(item, "fixturenames", ())]
+    cards: dict[tuple[str, str], Scorecard] = {}
+    wrong: dict[tuple[str, str], str] = {}  # why a sample cannot be graded
+
+    def card_of(lesson, name):
+        if (lesson, name) not in {*cards, *wrong}:
+            jobs: dict[str, Job] = {}
+            for each in [params["name"] for params in asked if params["lesson"] == lesson]:
+                try:
+                    jobs[each] = job_of(load(lesson, ROOT), each)
+                except UsageError as error:
+                    wrong[lesson, each] = str(error)
+            processes = default_processes() if len(jobs) > 1 else None  # a pool would only start later
+            graded = run(load(lesson, ROOT), list(jobs.values()), processes=processes)
+            cards.update({(lesson, list(jobs)[at]): card for at, card in graded})
+        if (lesson, name) in wrong:
+            pytest.fail(wrong[lesson, name], pytrace=False)
+        return cards[lesson, name]
+
+    return card_of
 
 
 @pytest.mark.parametrize(("lesson", "name"), list(SAMPLES))
-def test_a_sample_gets_the_verdict_that_it_promises(lesson, name):
-    assert SAMPLES[lesson, name].problems(cards(lesson)[name]) == []
+def test_a_sample_gets_the_verdict_that_it_promises(lesson, name, card_of):
+    card = card_of(lesson, name)
+
+    problems = SAMPLES[lesson, name].load().problems(card)
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)  # its author reads the sentences, and nothing before them
 
 
+@pytest.mark.parametrize("name", ["solution"])
 @pytest.mark.parametrize("lesson", [lesson.name for lesson in LESSONS])
-def test_the_solution_gets_all_points(lesson):
-    card = cards(lesson)["solution"]
+def test_the_solution_gets_all_points(lesson, name, card_of):
+    card = card_of(lesson, name)
 
     assert [
         (row.test, row.message, row.detail) for row in card.outcomes if row.status not in (PASSED, PENDING_GPU)
@@ -53,9 +82,10 @@ def test_the_solution_gets_all_points(lesson):
     assert card.score == card.max_score > 0
 
 
+@pytest.mark.parametrize("name", ["stub"])
 @pytest.mark.parametrize("lesson", [lesson.name for lesson in LESSONS])
-def test_the_stub_gets_none(lesson):
-    card = cards(lesson)["stub"]
+def test_the_stub_gets_none(lesson, name, card_of):
+    card = card_of(lesson, name)
 
     assert [row.test for row in card.outcomes if row.status == PASSED] == []
     assert card.score == 0
@@ -64,7 +94,7 @@ def test_the_stub_gets_none(lesson):
 
 @pytest.mark.parametrize("lesson", [lesson.name for lesson in LESSONS])
 def test_most_wrong_samples_have_their_mistake_named(lesson):
-    wrong = [sample for (owner, _), sample in SAMPLES.items() if owner == lesson and sample.kind == "wrong"]
+    wrong = all_samples(load(lesson, ROOT), (WRONG,))
     named = [sample for sample in wrong if sample.expect.mistake]
 
     assert len(named) >= 0.8 * len(wrong)

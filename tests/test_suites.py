@@ -88,10 +88,12 @@ def named_twice(sources: dict[str, str]) -> dict[str, list[str]]:
     return {name: places for name, places in found.items() if len(places) > 1}
 
 
+@pytest.mark.lesson
 def test_no_body_of_a_helper_stands_twice():
     assert copies(files()) == []
 
 
+@pytest.mark.lesson
 def test_no_name_of_a_helper_stands_twice():
     assert named_twice(files()) == {}
 
@@ -178,9 +180,9 @@ def test_checks_and_raises_elsewhere_are_found():
 # ---------------------------------------------------------------------------------------------- marks
 
 
-def test_what_a_test_needs_is_a_test_of_the_same_module():
-    tests = defaultdict(set)  # (lesson, module) -> its tests
-    needed = []
+def needs() -> tuple[dict, list]:
+    """(lesson, module) -> its tests, and ((lesson, module), test, what it needs) of each mark."""
+    tests, needed = defaultdict(set), []
     for name, source in files().items():
         place = Path(name).parent, Path(name).stem.removeprefix("test_").partition("__")[0]
         tests[place] |= {function.name for function in functions(source)}
@@ -188,7 +190,17 @@ def test_what_a_test_needs_is_a_test_of_the_same_module():
             marks = [node for node in function.decorator_list if "mark.needs" in ast.unparse(node)]
             needed += [(place, function.name, argument.value) for mark in marks for argument in mark.args]
 
-    assert needed, "no suite uses the mark"
+    return tests, needed
+
+
+def test_a_suite_uses_the_mark():
+    assert needs()[1]
+
+
+@pytest.mark.lesson
+def test_what_a_test_needs_is_a_test_of_the_same_module():
+    tests, needed = needs()
+
     assert [(test, other) for place, test, other in needed if other not in tests[place]] == []
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import libcst as cst
-from libcst.metadata import ByteSpanPositionProvider, MetadataWrapper
+from libcst.metadata import ByteSpanPositionProvider, MetadataWrapper, ParentNodeProvider
 
 from ..errors import LessonError
+from .needless import SYMMETRIC, is_needless, name_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Mutant:
 
 
 def mutants_of(source: str, filename: str = "<solution>") -> list[Mutant]:
-    """All mutants of a solution, in the order of its lines; those that are the same text come once.
+    """All mutants of a solution, in the order of its lines; those that are the same text come once, and those that by
+    their text alone change nothing do not come (needless.py).
 
     Raises:
         LessonError: the source does not parse.
@@ -60,12 +62,14 @@ def mutants_of(source: str, filename: str = "<solution>") -> list[Mutant]:
 
 def _sites(wrapper: MetadataWrapper) -> Iterator[tuple]:
     """(operator, text that replaces, start, end): a splice is a hundred times faster than printing the tree anew."""
-    spans = wrapper.resolve(ByteSpanPositionProvider)
+    spans, parents = wrapper.resolve(ByteSpanPositionProvider), wrapper.resolve(ParentNodeProvider)
     collector = _Collector()
     wrapper.module.visit(collector)
     for node, parameters in collector.nodes:
         for operator, mutate in OPERATORS.items():
             for replacement in mutate(node, parameters) if mutate is _return_an_input else mutate(node):
+                if is_needless(operator, node, replacement, parents):
+                    continue
                 text = wrapper.module.code_for_node(replacement) if replacement is not None else "pass"
                 yield operator, text, spans[node].start, spans[node].start + spans[node].length
 
@@ -114,9 +118,6 @@ def _changed_lines(source, text):
 
 # ---------------------------------------------------------------------------------------------- operators
 
-_SYMMETRIC = (
-    "transpose swapaxes swapdims min max minimum maximum equal logaddexp promote_types".split()
-)  # in their arguments
 _COMPARISONS = {
     cst.LessThan: cst.LessThanEqual, cst.LessThanEqual: cst.LessThan, cst.GreaterThan: cst.GreaterThanEqual,
     cst.GreaterThanEqual: cst.GreaterThan, cst.Equal: cst.NotEqual, cst.NotEqual: cst.Equal,
@@ -183,6 +184,15 @@ def _flip_a_comparison(node):
 
 
 def _off_by_one(node):
+    if (
+        isinstance(node, cst.UnaryOperation)
+        and isinstance(node.operator, cst.Minus)
+        and isinstance(node.expression, cst.Integer)
+    ):
+        value = ast.literal_eval(node.expression.value)
+        yield node.with_changes(expression=cst.Integer(str(value + 1)))
+        if value >= 1:
+            yield node.with_changes(expression=cst.Integer(str(value - 1))) if value > 1 else cst.Integer("0")
     if isinstance(node, cst.Integer):
         value = ast.literal_eval(node.value)
         yield cst.Integer(str(value + 1))
@@ -214,14 +224,8 @@ def _drop_a_call(node):
         yield node.value
 
 
-def _name_of(function):
-    """`transpose` of transpose, torch.transpose and x.transpose."""
-    name = function.attr if isinstance(function, cst.Attribute) else function
-    return name.value if isinstance(name, cst.Name) else None
-
-
 def _swap_two_arguments(node):
-    if isinstance(node, cst.Call) and _name_of(node.func) not in _SYMMETRIC:
+    if isinstance(node, cst.Call) and name_of(node.func) not in SYMMETRIC:
         plain = [index for index, arg in enumerate(node.args) if arg.keyword is None and not arg.star]
         for first, second in zip(plain, plain[1:], strict=False):
             args = list(node.args)

@@ -1,32 +1,30 @@
-"""Proves a suite: mutants of the solution must fail it, correct work must pass it under every seed, every test must count.
+"""Proves a suite: mutants of the solution must fail it, and correct work must pass it under every seed.
 
     mutants    how many of all small changes to the solution a module's suite finds; the rest are listed, or explained
     flaky      the solution and every right sample under many seeds: one lost point is one too many
-    idle       tests that no wrong sample and no mutant fails: they carry no weight
 
 tests/submissions/NN-lesson/equivalent.toml explains survivors: a mutant that no test can or should find, each with a reason.
 """
 
 import re
-import tomllib
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ..batch import Job, run
-from ..errors import LessonError
+from ..errors import LessonError, nearest
 from ..files import write
 from ..lesson import Lesson
 from ..options import Asked
 from ..points import number
 from ..scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Scorecard
 from ..submission import Submission
+from ..tomls import record_of, toml_of
 from .costs import SEED, Loss, Summary, losses_in
 from .mutants import Mutant, mutants_of
-from .samples import RIGHT, WRONG, load_samples
+from .samples import RIGHT, load_samples
 
 _CALL_TIMEOUT_S = (
     4.0  # of processor time, as in lesson.toml: a mutant that hangs is found all the same, and no slow one
@@ -44,6 +42,12 @@ class Equivalent(BaseModel):
     old: str
     new: str
     why: str
+
+
+class _Explanations(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    equivalent: tuple[Equivalent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,11 @@ def prove(
     mutants = mutants_of((lesson.solution / file).read_text("utf-8"), file)
     reasons = _reasons(lesson, module)
     survivors = []
-    jobs = [_job(lesson, module, mutant, Asked((module,), stop_early=True)) for mutant in mutants]
-    cards = run(_hurried(lesson), jobs, processes=processes)
+    jobs = [job_of(lesson, module, mutant, Asked((module,), stop_early=True)) for mutant in mutants]
+    cards = run(hurried(lesson), jobs, processes=processes)
     for done, (index, card) in enumerate(cards, 1):
         on_progress(done, len(mutants))
-        if not _lost(card):
+        if not lost_tests(card):
             survivors.append(mutants[index])
     survivors.sort(key=lambda mutant: mutant.line)
     explained = tuple(
@@ -102,23 +106,25 @@ def losses_of_mutants(lesson: Lesson, module: str, processes: int | None = None)
     is only to be found ends at the first test that fails. Those that lose nothing are left out."""
     mutants = mutants_of((lesson.solution / f"{module}.py").read_text("utf-8"), f"{module}.py")
     chosen = mutants[:: -(-len(mutants) // _MOST_MEASURED) or 1]
-    jobs = [_job(lesson, module, mutant, Asked((module,), seed=SEED)) for mutant in chosen]
+    jobs = [job_of(lesson, module, mutant, Asked((module,), seed=SEED)) for mutant in chosen]
     found = []
-    for index, card in run(_hurried(lesson), jobs, processes=processes):
+    for index, card in run(hurried(lesson), jobs, processes=processes):
         found += losses_in(card, f"line {chosen[index].line}: {chosen[index].old} -> {chosen[index].new}", [module])
     return [loss for loss in found if loss.points]
 
 
-def _hurried(lesson):
+def hurried(lesson: Lesson) -> Lesson:
+    """The lesson with less time for a call: a mutant that hangs is found all the same."""
     return lesson.model_copy(update={"call_timeout_s": min(lesson.call_timeout_s, _CALL_TIMEOUT_S)})
 
 
-def _job(lesson, module, mutant, asked):
+def job_of(lesson: Lesson, module: str, mutant: Mutant, asked: Asked) -> Job:
+    """How a mutant of a module is graded."""
     files = lesson.solution_files() | {f"{module}.py": mutant.source.encode()}
     return Job(Submission("mutant", "", files), asked)
 
 
-def _lost(card: Scorecard) -> set[str]:
+def lost_tests(card: Scorecard) -> set[str]:
     """The tests that found something; one that the solution fails too finds nothing."""
     return {row.test for row in card.outcomes if row.status in (FAILED, NOT_REACHED)}
 
@@ -128,19 +134,32 @@ def _count_tests(lesson, module):
     return sum(len(re.findall(r"^def test_", text, re.MULTILINE)) for text in texts)
 
 
-def _reasons_path(lesson):
-    return lesson.samples / "equivalent.toml"
-
-
 def _reasons(lesson, module):
-    path = _reasons_path(lesson)
-    if not path.exists():
-        return {}
-    try:
-        entries = [Equivalent(**entry) for entry in tomllib.loads(path.read_text("utf-8")).get("equivalent", [])]
-    except (tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
-        raise LessonError(f"{path}: {error}") from error
-    return {(entry.old, entry.new): entry.why for entry in entries if entry.module == module}
+    return {(entry.old, entry.new): entry.why for entry in explanations(lesson) if entry.module == module}
+
+
+def explanations(lesson: Lesson) -> tuple[Equivalent, ...]:
+    """The entries of the lesson's equivalent.toml.
+
+    Raises:
+        LessonError: one is not complete, names no module of the lesson, or stands there twice.
+    """
+    path = lesson.samples / "equivalent.toml"
+    entries = record_of(path, _Explanations, toml_of(path)).equivalent if path.exists() else ()
+    for place, entry in enumerate(entries, 1):
+        where = f"{path}: entry {place} ({entry.old!r})"
+        if entry.module not in lesson.modules:
+            raise LessonError(
+                f"{where}: {lesson.name} has no module {entry.module!r}{nearest(entry.module, lesson.modules)}"
+            )
+        if not entry.why.strip():
+            raise LessonError(f"{where}: why is empty: say why no test can or should find it")
+        if any(
+            (entry.module, entry.old, entry.new) == (other.module, other.old, other.new)
+            for other in entries[: place - 1]
+        ):
+            raise LessonError(f"{where} stands there twice: remove one")
+    return entries
 
 
 def as_entry(module: str, mutant: Mutant) -> str:
@@ -183,39 +202,7 @@ def lost_points(
 
 def _why(row):
     """What a failure says; of a grader error, what the solution got."""
-    return ": ".join(row.detail.splitlines()[:2]) if row.status == GRADER_ERROR else row.message
-
-
-# ---------------------------------------------------------------------------------------------- idle tests
-
-
-def idle_tests(
-    lesson: Lesson, processes: int | None = None, on_progress: OnProgress = lambda done, of: None
-) -> dict[str, set[str]]:
-    """module -> tests that fail for no wrong sample and for no mutant. GPU tests are not judged."""
-    idle = _every_test(lesson)
-    samples = load_samples(lesson, (WRONG,))
-    jobs = [Job(sample.submission(), Asked(sample.modules)) for sample in samples]
-    for index, card in run(lesson, jobs, processes=processes):
-        on_progress(index + 1, len(jobs))
-        for module in samples[index].modules:
-            idle[module] -= _lost(card)
-    for module in [module for module in idle if idle[module]]:
-        mutants = mutants_of((lesson.solution / f"{module}.py").read_text("utf-8"))
-        jobs = [_job(lesson, module, mutant, Asked((module,), tuple(idle[module]))) for mutant in mutants]
-        for _, card in run(_hurried(lesson), jobs, processes=processes):
-            idle[module] -= _lost(card)
-    return {module: tests for module, tests in idle.items() if tests}
-
-
-def _every_test(lesson):
-    tests = defaultdict(set)
-    job = Job(Submission("solution", "", lesson.solution_files()))
-    for _, card in run(lesson, [job]):
-        for row in card.outcomes:
-            if row.status != PENDING_GPU:
-                tests[row.module].add(row.test)
-    return dict(tests)
+    return row.detail.partition("\n")[0] if row.status == GRADER_ERROR else row.message
 
 
 # ---------------------------------------------------------------------------------------------- docs/proof.md

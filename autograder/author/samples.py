@@ -9,18 +9,20 @@ module that the file is filed under, where it names no other. So a sample shows 
 sample that is a folder replaces whole modules by the files beside its expect.toml.
 """
 
-import tomllib
+import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from ..errors import LessonError
+from ..errors import LessonError, nearest
 from ..lesson import Lesson
 from ..options import Asked
 from ..scorecard import PASSED, PENDING_GPU, Scorecard
 from ..submission import Submission
+from ..tomls import record_of, toml_of
 
 RIGHT, WRONG, HOSTILE = "right", "wrong", "hostile"
 
@@ -91,12 +93,17 @@ class Sample:
         text = files[change.file].decode() if change.file in files else ""
         count = text.count(change.old)
         if count != 1:
-            raise LessonError(f"{self.path}: {change.old!r} occurs {count} times in {change.file}, not once")
+            how_often = {0: "does not occur", 2: "occurs twice"}.get(count, f"occurs {count} times")
+            what_to_do = "give more of the lines around it" if count else "quote the solution as it is now"
+            raise LessonError(f"{self.path}: {change.old!r} {how_often} in {change.file}, not once: {what_to_do}")
         return text.replace(change.old, change.new).encode()
 
     def problems(self, card: Scorecard) -> list[str]:
         """What of the scorecard is not as the sample promises."""
         lost = {row.test: row for row in card.outcomes if row.status not in (PASSED, PENDING_GPU)}
+        unknown = self._unknown_tests()
+        if unknown:
+            return unknown
         found = [f"{row.test} is a grader error: {row.detail}" for row in card.grader_errors]
         if self.kind == RIGHT:
             return found + [f"{row.test} {row.status}: {row.message}" for row in lost.values()]
@@ -106,6 +113,59 @@ class Sample:
             found.append(f"{self.expect.mistake!r} should be named, but {sorted(filter(None, named)) or 'nothing'} was")
         return found
 
+    def _unknown_tests(self):
+        tests = _tests_in(tuple(path for module in self.modules for path in self.lesson.hidden_tests(module)))
+        return [
+            f"{self.path}: fails names {test!r}, and {' and '.join(self.modules)} has no such test{nearest(test, tests)}"
+            for test in self.expect.fails
+            if test not in tests
+        ]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A sample in the tree, before it is read: so one that is wrong breaks nothing but its own test.
+
+    Attributes:
+        path: its .toml file, or its folder. module: whose folder it is in, or "". twin: another of the same name.
+    """
+
+    lesson: Lesson
+    kind: str
+    path: Path
+    module: str
+    twin: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def label(self) -> str:
+        """ "wrong/transposed"; no other of the lesson has the same."""
+        return f"{self.kind}/{self.path.relative_to(self.lesson.samples / self.kind) if self.twin else self.name}"
+
+    def load(self) -> Sample:
+        """The sample, of which each change is known to fit.
+
+        Raises:
+            LessonError: it is not complete, or another has its name.
+        """
+        if self.twin is not None:
+            raise LessonError(f"{self.path} and {self.twin} have the same name: rename one")
+        return _load(self.lesson, self.kind, self.path, self.module)
+
+
+def find_samples(lesson: Lesson, kinds: tuple[str, ...] = (RIGHT, WRONG)) -> list[Found]:
+    """All samples of a lesson, by kind and name, none of which has been read."""
+    seen: dict[tuple[str, str], Path] = {}
+    found = []
+    for kind in kinds:
+        for path, module in _places(lesson, kind):
+            first = seen.setdefault((kind, path.stem), path)
+            found.append(Found(lesson, kind, path, module, twin=None if first == path else first))
+    return sorted(found, key=lambda each: (kinds.index(each.kind), each.name))
+
 
 def load_samples(lesson: Lesson, kinds: tuple[str, ...] = (RIGHT, WRONG)) -> list[Sample]:
     """All samples of a lesson, by kind and name.
@@ -113,13 +173,7 @@ def load_samples(lesson: Lesson, kinds: tuple[str, ...] = (RIGHT, WRONG)) -> lis
     Raises:
         LessonError: a sample is not complete, or two have the same name.
     """
-    samples = [_load(lesson, kind, path, module) for kind in kinds for path, module in _places(lesson, kind)]
-    seen: dict[tuple[str, str], Sample] = {}
-    for sample in samples:
-        other = seen.setdefault((sample.kind, sample.name), sample)
-        if other is not sample:
-            raise LessonError(f"{sample.path} and {other.path} have the same name: rename one")
-    return sorted(samples, key=lambda sample: (kinds.index(sample.kind), sample.name))
+    return [found.load() for found in find_samples(lesson, kinds)]
 
 
 def _places(lesson, kind):
@@ -134,15 +188,13 @@ def _places(lesson, kind):
 
 def _load(lesson, kind, path, module):
     file = path / "expect.toml" if path.is_dir() else path
-    try:
-        expect = Expectation(**_with_files(tomllib.loads(file.read_text("utf-8")), module))
-    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
-        raise LessonError(f"{file}: {error}") from error
-    if not all(change.file for change in expect.change):
+    if not module and path.is_dir() and not file.is_file():
         raise LessonError(
-            f"{file}: a change names no file, and the sample is not in the folder of a module of {lesson.name}"
+            f"{path} has no expect.toml, and is not the folder of a module of {lesson.name}{nearest(path.name, lesson.modules)}"
         )
+    expect = record_of(file, Expectation, _with_files(toml_of(file), module))
     sample = Sample(lesson, kind, path.stem, path, expect)
+    _require_files(sample, file)
     if not sample.modules:
         raise LessonError(f"{path} changes no module of {lesson.name}")
     if module and module not in sample.modules:
@@ -156,8 +208,30 @@ def _load(lesson, kind, path, module):
     return sample
 
 
+def _require_files(sample, file):
+    """Each change names a file that the submission has."""
+    known = [f"{module}.py" for module in sample.lesson.modules] + [path.name for path in sample.path.glob("*.py")]
+    for change in sample.expect.change:
+        if not change.file:
+            raise LessonError(
+                f"{file}: a change names no file, and the sample is not in the folder of a module of {sample.lesson.name}"
+            )
+        if change.file not in known:
+            raise LessonError(
+                f"{file}: a change names the file {change.file!r}: {sample.lesson.name} has {', '.join(known)}"
+                f"{nearest(change.file, known)}"
+            )
+
+
 def _with_files(content, module):
     """The same, where changes without a file are made to the module's."""
-    if not module or "change" not in content:
+    changes = content.get("change")
+    if not module or not isinstance(changes, list) or not all(isinstance(change, dict) for change in changes):
         return content
-    return {**content, "change": [{"file": f"{module}.py", **change} for change in content["change"]]}
+    return {**content, "change": [{"file": f"{module}.py", **change} for change in changes]}
+
+
+@cache
+def _tests_in(paths: tuple[Path, ...]) -> frozenset[str]:
+    texts = [path.read_text("utf-8") for path in paths]
+    return frozenset(name for text in texts for name in re.findall(r"^\s*def (test_\w+)", text, re.MULTILINE))

@@ -1,6 +1,6 @@
 """Solution text -> starter text: what the students write is cut out, what they are given stays.
 
-Two marks say what happens. The first stands where the TODO will stand, the second ends its line:
+Two marks say what happens (stub_marks.py). The first stands where the TODO will stand, the second ends its line:
 
     def f(x: Tensor) -> Tensor:
         "Docstring."
@@ -15,22 +15,24 @@ since a mark that was overlooked gives the solution away. Two passes over libcst
 refuses, `_Cutter` writes. Not covered: a module that calls a cut function while it is imported.
 """
 
-import difflib
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
+from autograder.author.stub_marks import (
+    MARKS,
+    SOLUTION_ONLY,
+    STUDENT,
+    WHERE,
+    is_exact,
+    is_like_a_mark,
+    is_like_a_mark_of_a_def,
+)
 from autograder.errors import StubError
 
-STUDENT = re.compile(r"# student:(?P<hint>.*)")
-SOLUTION_ONLY = "# solution only"
-LIKE_A_MARK = re.compile(r"#\s*(student\s*:|solution[ _-]only)", re.IGNORECASE)
-# On a def or class line even less makes one suspicious: "# student" without its colon.
-LIKE_A_MARK_OF_A_DEF = re.compile(r"#\s*(students?|solutions?)\b", re.IGNORECASE)
 LINE_LENGTH = 120  # as in pyproject.toml, [tool.ruff]
 SHORTEST_SECRET = 12  # a shorter line, such as `return x`, gives nothing away
 NO_SECRETS = {"super().__init__()", "with torch.no_grad():"}  # nor do these, which any handout may show
@@ -118,17 +120,18 @@ class _Marks(cst.CSTVisitor):
 
     def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
         if comment := _comment_of_header(node):
-            self._read_solution_only(node, comment, LIKE_A_MARK_OF_A_DEF)
+            self._read_solution_only(node, comment, is_like_a_mark_of_a_def)
         comment = _first_comment_of_body(node)
         if comment and (mark := STUDENT.fullmatch(comment.value)):
             self._read_student(node, comment, mark["hint"].strip())
-        elif comment and (LIKE_A_MARK_OF_A_DEF.search(comment.value) or _is_misspelt(comment.value)):
+        elif comment and is_like_a_mark_of_a_def(comment.value):
             self._refuse_misspelt(comment)
+        self._refuse_in_docstring(node)
         self._around.append(node)
 
     def visit_ClassDef(self, node: cst.ClassDef) -> None:
         if comment := _comment_of_header(node):
-            self._read_solution_only(node, comment, LIKE_A_MARK_OF_A_DEF)
+            self._read_solution_only(node, comment, is_like_a_mark_of_a_def)
         self._around.append(node)
 
     def leave_FunctionDef(self, original: cst.FunctionDef) -> None:
@@ -139,11 +142,13 @@ class _Marks(cst.CSTVisitor):
 
     def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> None:
         if comment := node.trailing_whitespace.comment:
-            self._read_solution_only(node, comment, LIKE_A_MARK)
+            self._read_solution_only(node, comment, is_like_a_mark)
 
     def visit_Comment(self, node: cst.Comment) -> None:
-        if node not in self._read and LIKE_A_MARK.search(node.value):
+        if node not in self._read and is_exact(node.value):
             self._refuse_misplaced(node)
+        if node not in self._read and is_like_a_mark(node.value):
+            self._refuse_misspelt(node)
 
     def _read_student(self, node: cst.FunctionDef, comment: cst.Comment, hint: str) -> None:
         if not hint:
@@ -155,15 +160,23 @@ class _Marks(cst.CSTVisitor):
         self.cuts[node] = _Cut(self._full_name(node), hint, column)
         self._read.add(comment)
 
-    def _read_solution_only(self, node: cst.BaseStatement, comment: cst.Comment, suspicious: re.Pattern[str]) -> None:
+    def _read_solution_only(
+        self, node: cst.BaseStatement, comment: cst.Comment, suspicious: Callable[[str], bool]
+    ) -> None:
         if comment.value == SOLUTION_ONLY:
             self._refuse_nested(comment)
             self.removed.add(node)
             self._read.add(comment)
         elif STUDENT.fullmatch(comment.value):
             self._refuse_misplaced(comment)
-        elif suspicious.search(comment.value):
+        elif suspicious(comment.value):
             self._refuse_misspelt(comment)
+
+    def _refuse_in_docstring(self, node: cst.FunctionDef) -> None:
+        docstring = node.get_docstring(clean=False) or ""
+        for line in map(str.strip, docstring.splitlines()):
+            if line.startswith("#") and is_like_a_mark(line):
+                self._refuse(node, f"{line!r} is inside the docstring of {node.name.value}: {WHERE}")
 
     def _full_name(self, node: cst.FunctionDef) -> str:
         """The function's name behind those of its classes, but not of a function around them."""
@@ -187,19 +200,15 @@ class _Marks(cst.CSTVisitor):
     def _refuse_misspelt(self, comment: cst.Comment) -> NoReturn:
         self._refuse(
             comment,
-            f"{comment.value!r} is not a mark. Write exactly '# student: hint' or '# solution only', "
+            f"{comment.value!r} is not a mark. Write exactly {' or '.join(map(repr, MARKS))}, "
             "or begin an ordinary comment with another word.",
         )
 
     def _refuse_misplaced(self, comment: cst.Comment) -> NoReturn:
-        self._refuse(
-            comment,
-            f"{comment.value!r} marks nothing here. '# student: hint' belongs on a line of its own, directly below a "
-            "function's docstring or signature; '# solution only' at the end of a def, class, import or assignment line.",
-        )
+        self._refuse(comment, f"{comment.value!r} marks nothing here. {WHERE}")
 
-    def _refuse(self, comment: cst.Comment, problem: str) -> NoReturn:
-        line = self.get_metadata(PositionProvider, comment).start.line
+    def _refuse(self, node: cst.CSTNode, problem: str) -> NoReturn:
+        line = self.get_metadata(PositionProvider, node).start.line
         raise StubError(f"{self.filename}:{line}: {problem}")
 
 
@@ -311,12 +320,6 @@ def _first_comment_of_body(node: cst.FunctionDef) -> cst.Comment | None:
     statements = node.body.body[1:] if node.get_docstring(clean=False) is not None else node.body.body
     lines = _lines_above(statements[0]) if statements else node.body.footer
     return next((line.comment for line in lines if line.comment), None)
-
-
-def _is_misspelt(comment: str) -> bool:
-    """Whether a comment where the mark should stand begins with nearly its word: `# stduent: hint`."""
-    word = re.match(r"#\s*(\w+)\s*:", comment)
-    return word is not None and bool(difflib.get_close_matches(word[1].lower(), ["student"], cutoff=0.7))
 
 
 def _docstring(node: cst.FunctionDef) -> list[cst.SimpleStatementLine]:

@@ -42,6 +42,10 @@ class TooMuch(ProtocolError):
     """The message is one of ours, but holds more than it may."""
 
 
+class TooLarge(ValueError):
+    """A value that does not fit into a message."""
+
+
 class Opaque:
     """Stands for an object that is not plain data: all that is known is the name of its type."""
 
@@ -56,24 +60,24 @@ def encode(value) -> list:
     """The message of `value` as a list of buffers. What is not plain data becomes an Opaque.
 
     Raises:
-        ValueError: it is too large, or nested too deep.
+        TooLarge: it is too large, or nested too deep.
     """
     tensors: list[list] = []
     buffers: list = []
     node = _node(value, tensors, buffers, depth=0)
     header = json.dumps({"value": node, "tensors": tensors}).encode()
     if len(header) > MAX_HEADER:
-        raise ValueError(f"the value is too large to pass: {len(header)} bytes of plain data (at most {MAX_HEADER})")
+        raise TooLarge(f"the value is too large to pass: {len(header)} bytes of plain data (at most {MAX_HEADER})")
     header += b" " * (-(4 + len(header)) % 64)  # the first tensor starts aligned
     total = 4 + len(header) + sum(len(buffer) for buffer in buffers)
     if total > MAX_MESSAGE:
-        raise ValueError(f"the value is too large to pass: {total} bytes (at most {MAX_MESSAGE})")
+        raise TooLarge(f"the value is too large to pass: {total} bytes (at most {MAX_MESSAGE})")
     return [struct.pack("<I", len(header)), header, *buffers]
 
 
 def _node(value, tensors, buffers, depth):
     if depth > MAX_DEPTH:
-        raise ValueError(f"the value is nested more than {MAX_DEPTH} deep")
+        raise TooLarge(f"the value is nested more than {MAX_DEPTH} deep")
     if value is None or value is True or value is False:
         return value
     if isinstance(value, torch.Tensor):
@@ -104,7 +108,7 @@ def _tensor_node(tensor, tensors, buffers):
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or dtype not in DTYPES:
         return {"opaque": f"{dtype} tensor of an unusual kind"}
     if tensor.numel() * tensor.dtype.itemsize > MAX_MESSAGE:  # an expanded tensor can claim terabytes
-        raise ValueError(f"the tensor is too large to pass: shape {tuple(tensor.shape)}")
+        raise TooLarge(f"the tensor is too large to pass: shape {tuple(tensor.shape)}")
     plain = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
     device = tensor.device.type if tensor.device.type in _DEVICES else "cpu"
     tensors.append([dtype, list(plain.shape), device])

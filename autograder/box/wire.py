@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from .caps import REPLY, Caps
-from .codec import MAX_MESSAGE, Opaque, ProtocolError, TooMuch, decode, encode
+from .codec import MAX_MESSAGE, Opaque, ProtocolError, TooLarge, TooMuch, decode, encode
 
 __all__ = [
     "REPLY",
@@ -18,6 +18,7 @@ __all__ = [
     "DeadlinePassed",
     "Opaque",
     "ProtocolError",
+    "TooLarge",
     "TooMuch",
     "decode",
     "encode",

@@ -152,11 +152,17 @@ def idle(
     lesson: Annotated[str, typer.Argument(help="The lesson.")],
     processes: Processes = 0,
 ) -> None:
-    """List the tests that no wrong sample and no mutant fails: they carry no weight."""
-    from ..author.prove import idle_tests
+    """List the tests that no wrong sample and no mutant fails, and the mistakes that none of them was told."""
+    from ..author.idle import idle as idle_of
 
     with progress("samples and mutants") as on_progress:
-        found = idle_tests(load(lesson), processes or default_processes(), on_progress)
-    for module, tests in found.items():
+        found = idle_of(load(lesson), processes or default_processes(), on_progress)
+    for module, tests in found.tests.items():
         console.print(*(f"{module}.{test}" for test in sorted(tests)), sep="\n")
-    console.print(f"{sum(map(len, found.values()))} tests carry no weight")
+    for sentences in found.sentences.values():
+        for one in sentences:
+            print(f"{relative(one.file)}:{one.line}: {one.text}")
+    console.print(
+        f"{sum(map(len, found.tests.values()))} tests carry no weight, and "
+        f"{sum(map(len, found.sentences.values()))} mistakes were told to nobody"
+    )

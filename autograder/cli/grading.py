@@ -1,7 +1,6 @@
 """For instructors: grade, merge, replay, export."""
 
 import sys
-import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ def grade(
     out: OutFolder,
     each: Annotated[bool, typer.Option("--each", help="Grade every submission in the folder.")] = False,
     module: Annotated[list[str] | None, typer.Option("--module", help="Grade this module only.")] = None,
+    test: Annotated[list[str] | None, typer.Option("--test", help="Grade this test function only.")] = None,
     processes: Processes = 0,
     seed: Annotated[int | None, typer.Option(help="Seed of all inputs; without it a secret one is drawn.")] = None,
     require: Annotated[str, typer.Option(help="Layers of the box that must be available: landlock,seccomp,uid,…")] = "",
@@ -47,7 +47,8 @@ def grade(
     """Grade a submission, or a folder of them, into OUT/<student>/scorecard.json."""
     chosen = load(lesson)
     chosen.require(module or ())
-    asked = Asked(tuple(module) if module else None, seed=seed)
+    modules = chosen.modules_with(test, module) if test else module
+    asked = Asked(tuple(modules) if modules else None, tuple(test) if test else None, seed=seed)
     options = GraderOptions(
         require=tuple(filter(None, require.split(","))),
         gpu_device=gpu_device or _found_gpu(),
@@ -157,15 +158,18 @@ def replay(
     if not card.submission:
         raise UsageError(f"{scorecard} does not say where its submission was: grade it again")
     submission = take_in_again(card.submission, lesson)
-    if submission.digest != card.digests.submission:
+    changed = submission.digest != card.digests.submission  # in a debugger: somebody wrote breakpoint() into it
+    if changed and not in_process:
         raise UsageError(f"{card.submission} has changed since {scorecard} was written: grade it again")
     parts = [Asked((row.module,), (test,), card.seed_of(row)) for row in rows]
+    options = GraderOptions(own_prerequisites=card.digests.prerequisites == "own")
     if in_process:
-        with tempfile.TemporaryDirectory() as folder:
-            submission.write(Path(folder))
-            outcomes = [row for asked in parts for row in grade_in_process(lesson, Path(folder), asked)]
+        if changed:
+            console.print(
+                escape(f"{card.submission} has changed since {scorecard} was written: this is what it is now")
+            )
+        outcomes = [row for asked in parts for row in grade_in_process(lesson, submission, asked, options, aloud=True)]
     else:
-        options = GraderOptions(own_prerequisites=card.digests.prerequisites == "own")
         again = [each for _, each in run(lesson, [Job(submission, asked) for asked in parts], options=options)]
         outcomes = [row for each in again for row in each.outcomes]
         console.print(escape("".join(each.student_output for each in again)))

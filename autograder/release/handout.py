@@ -25,6 +25,7 @@ from ..scorecard import Scorecard
 PACKAGE = Path(__file__).parents[1]
 COPIED = (
     *("errors.py", "check.py", "differences.py", "student.py", "in_process.py", "progress.py"),
+    *("arguments.py", "names.py", "probes.py"),
     *("box/__init__.py", "box/caps.py", "box/clock.py", "box/codec.py", "box/cpu.py"),
     *("box/local.py", "box/replies.py", "box/seam.py", "box/wire.py"),
     *("box/inside/__init__.py", "box/inside/group.py", "box/inside/worker.py"),
@@ -47,12 +48,14 @@ HERE = Path(__file__).resolve().parent
 USED = {used}  # lessons that this one builds on: your modules of them are imported
 sys.path.insert(0, str(HERE))
 
+import grading.arguments  # noqa: E402
 import grading.check  # noqa: E402
 import grading.in_process  # noqa: E402
+import grading.probes  # noqa: E402
 import grading.progress  # noqa: E402
 import grading.student  # noqa: E402
 
-for module in (grading.check, grading.student):
+for module in (grading.arguments, grading.check, grading.probes, grading.student):
     module.__tracebackhide__ = True  # a failure shows the line of the test
 
 PROGRESS = grading.progress.Progress(HERE)

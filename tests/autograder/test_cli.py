@@ -291,6 +291,65 @@ def test_replay_runs_one_test_again(root, autograder, where):
     assert "test_a_bad_length" not in said
 
 
+def test_one_test_is_graded_and_the_card_says_that_it_is_not_whole(root, autograder):
+    code, said = autograder("grade", "ada", "--lesson", "99", "--out", "out", "--test", "test_the_mask_has_rows")
+
+    card = Scorecard.from_json((root / "out" / "ada" / "scorecard.json").read_text())
+    assert (code, [row.test for row in card.outcomes]) == (0, ["test_the_mask_has_rows"])
+    assert (card.score, card.max_score, card.ungraded) == (1, 1, ("toy",))
+    assert card.partial.startswith("only some tests")
+    assert "only some tests" in said
+
+
+def test_one_test_of_a_whole_grading_replaces_one_row_and_never_the_card(root, autograder):
+    autograder("grade", "ada", "--lesson", "99", "--out", "out", "--seed", "5")
+    one = ["grade", "ada", "--lesson", "99", "--out", "out", "--seed", "6", "--test", "test_the_mask_has_rows"]
+    _, said = autograder(*one)
+
+    card = Scorecard.from_json((root / "out" / "ada" / "scorecard.json").read_text())
+    assert (card.score, card.max_score, card.partial) == (2, 4, "")
+    assert {row.test: card.seed_of(row) for row in card.outcomes} == {
+        "test_the_past_is_seen": 5, "test_a_bad_length_is_refused": 5, "test_the_mask_has_rows": 6
+    }  # fmt: skip
+    assert "1 test of toy is of this grading, 2 of toy of an earlier one" in said
+
+    suite = root / "tests" / "lessons" / "99-toy" / "test_toy.py"
+    suite.write_text(suite.read_text() + "\n# another suite\n")
+    _, said = autograder(*one)
+    assert "was left as it is: only some tests" in said
+    assert Scorecard.from_json((root / "out" / "ada" / "scorecard.json").read_text()) == card
+    assert (root / "out" / "ada" / "partial.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["test_the_past_is_sen"], "99-toy has no test 'test_the_past_is_sen' among its 3; did you mean 'test_the_past_is_seen' or"),
+        (["test_the"], "did you mean 'test_the_past_is_seen' or 'test_the_mask_has_rows'?"),
+        (["test_the_mask_has_rows", "xyz"], "99-toy has no test 'xyz' among its 3"),
+    ],
+)  # fmt: skip
+def test_a_test_that_the_lesson_does_not_have_is_named_with_those_that_are_near(root, autograder, names, words):
+    options = [word for name in names for word in ("--test", name)]
+
+    code, said = autograder("grade", "ada", "--lesson", "99", "--out", "out", *options)
+
+    assert (code, words in said) == (2, True), said
+    assert not (root / "out").exists()
+
+
+def test_a_test_is_looked_for_in_the_modules_that_were_named(root, autograder):
+    two_modules(root)
+    both = ["grade", "ada", "--lesson", "99", "--out", "out", "--test", "test_the_mask_has_rows"]
+
+    autograder(*both)
+    card = Scorecard.from_json((root / "out" / "ada" / "scorecard.json").read_text())
+    assert [row.module for row in card.outcomes] == ["toy", "other"]
+    (root / "tests" / "lessons" / "99-toy" / "test_other.py").write_text("def test_b(student):\n    pass\n")
+    code, said = autograder(*both, "--module", "other")
+    assert (code, "99-toy (other) has no test 'test_the_mask_has_rows' among its 1" in said) == (2, True)
+
+
 def test_replay_refuses_a_submission_that_has_changed(root, autograder):
     autograder("grade", "ada", "--lesson", "99", "--out", "out")
     (root / "ada" / "toy.py").write_text("x = 1")

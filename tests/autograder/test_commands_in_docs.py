@@ -6,12 +6,12 @@ import shlex
 
 import pytest
 import typer
-from conftest import ROOT
+from conftest import ROOT, all_lessons
 
 from autograder import cli
 from autograder.errors import UsageError
 from autograder.exports import FORMATS
-from autograder.lesson import load, load_all
+from autograder.lesson import load
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = typer.main.get_command(cli.app).commands
@@ -59,7 +59,7 @@ def is_lesson(name, made):
 
 
 def hidden_tests() -> set[str]:
-    paths = [path for lesson in load_all(ROOT) for module in lesson.modules for path in lesson.hidden_tests(module)]
+    paths = [path for lesson in all_lessons() for module in lesson.modules for path in lesson.hidden_tests(module)]
     return {
         node.name for path in paths for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.FunctionDef)
     }

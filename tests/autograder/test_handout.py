@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, all_lessons
 from packaging.requirements import Requirement
 
 import autograder
@@ -19,7 +20,7 @@ from autograder.errors import LessonError
 from autograder.release import handout
 
 PACKAGE = Path(autograder.__file__).parent
-REPOSITORY = lesson.load_all(PACKAGE.parent)
+REPOSITORY = all_lessons()
 GRADING = ["grading/__init__.py", *(f"grading/{name}" for name in handout.COPIED)]
 
 # ---------------------------------------------------------------------------------------------- a course of two lessons
@@ -147,7 +148,7 @@ def test_inside_is_handed_out_only_if_a_public_test_uses_it(course):
 def test_the_first_lesson_holds_exactly_this(tmp_path):
     modules = ["attention", "flash_attention", "positional_encoding"]
 
-    archive = handout.build_handout(lesson.load("01-attention", PACKAGE.parent), tmp_path)
+    archive = handout.build_handout(lesson.load("01-attention", ROOT), tmp_path)
 
     files = ["README.md", "conftest.py", "pytest.ini", *GRADING]
     files += [f"{module}.py" for module in modules] + [f"tests/test_{module}_public.py" for module in modules]
@@ -216,7 +217,7 @@ def test_a_missing_part_is_named(course, missing):
 
 @pytest.mark.parametrize("name", [known.name for known in REPOSITORY])
 def test_no_line_of_the_solution_is_handed_out(name):
-    known = lesson.load(name, PACKAGE.parent)
+    known = lesson.load(name, ROOT)
     given = lines_of(handout.handout_files(known).values())
 
     solutions = [content.decode() for content in known.solution_files().values()]
@@ -225,7 +226,7 @@ def test_no_line_of_the_solution_is_handed_out(name):
 
 @pytest.mark.parametrize("name", [known.name for known in REPOSITORY])
 def test_no_hidden_test_is_handed_out(name):
-    known = lesson.load(name, PACKAGE.parent)
+    known = lesson.load(name, ROOT)
     files = handout.handout_files(known)
 
     public = {test for module in known.modules for test in names_of_tests(known.public_test(module))}
@@ -244,7 +245,7 @@ def names_of_tests(path):
 
 @pytest.mark.parametrize("name", [known.name for known in REPOSITORY])
 def test_no_sample_is_handed_out(name):
-    known = lesson.load(name, PACKAGE.parent)
+    known = lesson.load(name, ROOT)
     files = handout.handout_files(known)
 
     samples = [path.read_bytes() for path in known.samples.rglob("*.py")]
@@ -359,6 +360,7 @@ def pytest_says(libraries, folder, *args, run=RUN):
     """(exit code, what `pytest args` prints in the folder); -I -S: nothing of this environment but the libraries."""
     command = [sys.executable, "-I", "-S", "-B", "-c", run, libraries, *args]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON"))}
+    environment["COLUMNS"] = "400"
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
@@ -561,7 +563,7 @@ def test_the_next_todo_is_the_first_function_that_still_raises(source, todo):
 
 @pytest.mark.parametrize("name", [known.name for known in REPOSITORY])
 def test_the_next_todo_of_a_stub_is_there_and_that_of_a_solution_is_not(name):
-    known = lesson.load(name, PACKAGE.parent)
+    known = lesson.load(name, ROOT)
 
     assert all(map(progress.next_todo, starter.starter_files(known).values()))
     assert not any(map(progress.next_todo, known.solution_files().values()))
@@ -620,7 +622,7 @@ def test_a_suite_that_cannot_be_loaded_has_no_points(course):
 
 
 def test_the_points_are_those_of_a_grading():
-    attention = lesson.load("01-attention", PACKAGE.parent)
+    attention = lesson.load("01-attention", ROOT)
     table = handout.points_table(attention)
 
     totals = [float(points) for points in re.findall(r"\*\*([\d.]+)\*\*", table)]
@@ -635,7 +637,7 @@ def test_the_points_are_those_of_a_grading():
 
 @pytest.mark.parametrize("name", [known.name for known in REPOSITORY])
 def test_no_figure_of_the_suites_is_typed(name):
-    text = lesson.load(name, PACKAGE.parent).handout.read_text("utf-8")
+    text = lesson.load(name, ROOT).handout.read_text("utf-8")
 
     typed = re.findall(r"\b\d+(?:\.\d+)? (?:hidden |public )?(?:points|tests)\b|\|[^|\n]*\bpoints\b[^|\n]*\|.*", text)
     assert typed == [], "write <!-- points -->: `make handouts` fills it in"
@@ -644,17 +646,28 @@ def test_no_figure_of_the_suites_is_typed(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [known.name for known in REPOSITORY])
 def test_the_public_tests_of_a_lesson_fail_on_its_stub_and_pass_on_its_solution(tmp_path, name):
-    known = lesson.load(name, PACKAGE.parent)
+    known = lesson.load(name, ROOT)
     libraries = link_libraries(tmp_path / "libraries", "torch", "pytest", *known.packages)
     for each in (known, *known.prerequisites()):
         with zipfile.ZipFile(handout.build_handout(each, tmp_path / "dist")) as archive:
             archive.extractall(tmp_path)
 
-    _, on_stub = pytest_says(libraries, tmp_path / name, "-q")
+    _, on_stub = pytest_says(libraries, tmp_path / name, "-q", "-rp")
     for each in (known, *known.prerequisites()):
         for module, content in each.solution_files().items():
             (tmp_path / each.name / module).write_bytes(content)
-    code, on_solution = pytest_says(libraries, tmp_path / name, "-q")
+    code, on_solution = pytest_says(libraries, tmp_path / name, "-q", "-rfE")
 
-    assert " passed" not in on_stub.rpartition("imported:")[0]
-    assert (code, " failed" in on_solution) == (pytest.ExitCode.OK, False), on_solution
+    where = known.tests.relative_to(ROOT).as_posix()
+    wrong = [f"{where}/{test} passes on the starter: it tests nothing" for test in told("PASSED", on_stub)]
+    failed = [*told("FAILED", on_solution), *told("ERROR", on_solution)]
+    wrong += [f"{where}/{test.replace(' - ', ' fails on the solution: ', 1)}" for test in failed]
+    if code != pytest.ExitCode.OK and not wrong:
+        wrong = [on_solution]
+    if wrong:
+        pytest.fail("\n".join(wrong), pytrace=False)
+
+
+def told(word, said):
+    """What pytest's summary says of the public tests that ended so: "test_masks_public.py::test_three - AssertionError: …"."""
+    return re.findall(rf"^{word} tests/(.*)$", said, re.MULTILINE)

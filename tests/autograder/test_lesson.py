@@ -26,7 +26,11 @@ def test_an_unknown_lesson_names_those_there_are(tmp_path, name):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ("memory = 3", "memory: Extra inputs"),
+        ("memory = 3", r"unknown key 'memory'; did you mean 'memory_mb'\?"),
+        ("[forbidden]\nname = ['x']", r"unknown key 'forbidden.name'; did you mean 'names'\?"),
+        ("[feedbacks]\nvisibility = 'hidden'", r"unknown key 'feedbacks'; did you mean 'feedback'\?"),
+        ("name = 'x'", "unknown key 'name': a lesson is called as its folder is"),
+        ("title = 'x'", "is not valid TOML"),
         ("deadline_s = 0", "deadline_s"),
         ("modules = 3", "is not valid TOML"),
         ("[feedback]\nvisibility = 'never'", "feedback.visibility"),

@@ -6,9 +6,8 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import all_lessons
 
-from autograder.lesson import load_all
 from autograder.release.otter_zip import build_zip
 from autograder.release.rehearse import lay_out
 
@@ -44,7 +43,7 @@ def proportional_mb(pids: set[int]) -> float:
     return total / 1024
 
 
-@pytest.mark.parametrize("lesson", load_all(ROOT), ids=lambda lesson: lesson.name)
+@pytest.mark.parametrize("lesson", all_lessons(), ids=lambda lesson: lesson.name)
 def test_a_grading_through_the_zip_stays_below_the_lessons_memory(lesson, tmp_path):
     if not os.access("/proc/self/smaps_rollup", os.R_OK) or os.geteuid():
         pytest.skip("only root on Linux can read what other users' processes take")

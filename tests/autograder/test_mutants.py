@@ -1,12 +1,14 @@
 """Mutants are small, different from the solution, and of the kinds that students make; prove.py counts them."""
 
+import re
 import textwrap
 
 import pytest
 from conftest import TOY_SOLUTION, write_lesson
 
+from autograder.author.idle import Idle, idle
 from autograder.author.mutants import mutants_of
-from autograder.author.prove import ProofTable, as_entry, idle_tests, lost_points, prove
+from autograder.author.prove import ProofTable, as_entry, explanations, lost_points, prove
 from autograder.errors import LessonError
 from autograder.lesson import load
 
@@ -26,6 +28,7 @@ def changes(source, operator=None):
         ("flip a comparison", "y = a < b", "y = a <= b"),
         ("off by one", "y = range(3)", "y = range(4)"),
         ("off by one", "y = x[-1]", "y = x[-2]"),
+        ("off by one", "y = x[-1]", "y = x[0]"),
         ("change a constant", "y = 1e-05", "y = 0.001"),
         ("change a constant", "y = f(x, keepdim=True)", "y = f(x, keepdim=False)"),
         ("drop a call", "y = x.clone()", "y = x"),
@@ -47,6 +50,64 @@ def test_arguments_whose_order_is_nothing_are_not_swapped():
         == changes("y = min(a, b)", "swap two arguments")
         == set()
     )
+
+
+# source -> the mutants that are left out; others of the same operator are still made.
+NEEDLESS = {
+    "y = abs(a - b)": {"y = abs(b - a)"},
+    "y = torch.abs(a - b)": {"y = torch.abs(b - a)"},
+    "y = (a - b).abs()": {"y = (b - a).abs()"},
+    "y = (a - b).float().square()": {"y = (b - a).float().square()"},
+    "y = (a - b).mean().abs()": {"y = (b - a).mean().abs()"},
+    "y = (a - b) ** 2": {"y = (b - a) ** 2", "y = (a - b) ** 1"},
+    "y = abs(-a)": {"y = abs(a)"},
+    "y = a + 0": {"y = a", "y = a - 0"},
+    "y = a * 1": {"y = a", "y = a / 1"},
+    "y = 1 * a": {"y = a"},
+    "y = -0.0": {"y = 0.0"},
+    "y = a - 1": {"y = a - 0"},
+    "y = 2 * a": {"y = 1 * a"},
+    "y += 1": {"y += 0"},
+    "y = x[-1]": {"y = x[-0]"},
+    "y = hypot(a, b)": {"y = hypot(b, a)"},
+    "y = x.topk(k, dim=-1)": {"y = x.topk(k)"},
+    "y = x.sum(0, keepdim=True)": {"y = x.sum(0)"},
+    "y = zip(a, b, strict=True)": {"y = zip(a, b)"},
+    "for a in b:\n    f(a)\n    continue": {"continue -> pass"},
+}
+# What looks like these and is a mistake.
+NEEDED = {
+    "y = abs(a) - b": "y = b - abs(a)",
+    "y = f(a - b)": "y = f(b - a)",
+    "y = (a - b) ** 3": "y = (b - a) ** 3",
+    "y = abs(a, b - c)": "y = abs(a, c - b)",
+    "y = (a - b).exp().abs().log()": "y = (b - a).exp().abs().log()",
+    "y = 0 - a": "y = a - 0",
+    "y = 1 / a": "y = 1",
+    "y = a - 2": "y = a - 1",
+    "y = x[1]": "y = x[0]",
+    "y = x[-1]": "y = x[0]",
+    "y = x.topk(k, dim=1)": "y = x.topk(k)",
+    "y = m.load_state_dict(s, strict=False)": "y = m.load_state_dict(s, strict=True)",
+    "for a in b:\n    if a:\n        continue\n    f(a)": "pass",
+}
+
+
+def made_of(source):
+    """What stands there instead, without brackets around brackets."""
+    return {re.sub(r"\(\(([^()]*)\)\)", r"(\1)", new) for _, new in changes(source)}
+
+
+@pytest.mark.parametrize("source", NEEDLESS)
+def test_what_changes_nothing_by_its_text_is_not_made(source):
+    made = made_of(source) | {f"{old} -> {new}" for old, new in changes(source)}
+
+    assert made & NEEDLESS[source] == set()
+
+
+@pytest.mark.parametrize("source", NEEDED)
+def test_what_only_looks_so_is_made(source):
+    assert NEEDED[source] in made_of(source)
 
 
 def test_validations_statements_and_results_are_mutated():
@@ -147,6 +208,30 @@ def test_an_explanation_of_nothing_is_stale(lesson):
     assert prove(lesson, "toy").stale == (("a", "b"),)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"toy"', '"toi"', "entry 1 ('a'): 99-toy has no module 'toi'; did you mean 'toy'?"),
+        ('"c"', '" "', "entry 1 ('a'): why is empty"),
+        ("[[equivalent]]", "[[equivalant]]", "unknown key 'equivalant'; did you mean 'equivalent'?"),
+        ("why", "reason", "unknown key 'equivalent.0.reason'; the key 'equivalent.0.why' is missing"),
+        ("[[equivalent]]", "[[equivalent", "is not valid TOML"),
+        (
+            "[[equivalent]]",
+            '[[equivalent]]\nmodule = "toy"\nold = "a"\nnew = "b"\nwhy = "d"\n[[equivalent]]',
+            "twice: remove one",
+        ),
+    ],
+)
+def test_an_entry_that_explains_nothing_is_named(lesson, old, new, said):
+    lesson.samples.mkdir(parents=True)
+    entry = '[[equivalent]]\nmodule = "toy"\nold = "a"\nnew = "b"\nwhy = "c"'
+    (lesson.samples / "equivalent.toml").write_text(entry.replace(old, new))
+
+    with pytest.raises(LessonError, match=re.escape(said)):
+        explanations(lesson)
+
+
 def test_flaky_tests_are_found(tmp_path):
     suite = """
         import pytest, torch
@@ -178,7 +263,51 @@ def test_idle_tests_are_found(tmp_path):
     """
     write_lesson(tmp_path, suite=suite)
 
-    assert idle_tests(load("99-toy", tmp_path)) == {"toy": {"test_idle"}}
+    assert idle(load("99-toy", tmp_path)) == Idle({"toy": {"test_idle"}}, {})
+
+
+def test_sentences_that_nobody_is_told_are_found(tmp_path):
+    suite = """
+        import pytest, torch
+
+        def mistakes(past):
+            return {"the mask is full everywhere": torch.ones_like(past), "the mask is of another world": past.float() * 3}
+
+        def told(n):
+            return f"the mask has {n} rows too many"
+
+        @pytest.mark.points(1)
+        def test_mask(student, check):
+            past = torch.ones(2, 2, dtype=torch.bool).tril()
+            mask = student.call("toy.causal_mask", 2)
+            check(mask, past, mistakes={"the mask is transposed": past.T, **mistakes(past)})
+
+        @pytest.mark.points(1)
+        def test_rows(student, check):
+            mask = student.call("toy.causal_mask", 3)
+            check.that(mask.shape[0] == 3, f"the mask has {mask.shape[0]} rows")
+            check.that(mask.dim() == 2, "the mask has the wrong number of dimensions")
+
+        @pytest.mark.points(1)
+        @pytest.mark.gpu
+        def test_on_a_gpu(check):
+            check.that(False, "the mask is not on the GPU")
+    """
+    write_lesson(tmp_path, suite=suite)
+    lesson = load("99-toy", tmp_path)
+    wrong = lesson.samples / "wrong" / "toy"
+    wrong.mkdir(parents=True)
+    says = 'why = "x"\nfails = ["test_mask"]\n[[change]]\n'
+    (wrong / "full.toml").write_text(says + 'old = ".tril()"\nnew = ""\n')
+    (wrong / "rows.toml").write_text(says + 'old = "ones(length,"\nnew = "ones(length + 1,"\n')
+
+    found = idle(lesson)
+
+    assert found.tests == {}, "that the mask is transposed is said of a mutant"
+    assert [one.text for one in found.sentences["toy"]] == [
+        "the mask is of another world",
+        "the mask has the wrong number of dimensions",
+    ]
 
 
 def test_the_table_keeps_the_lines_of_other_modules(lesson, tmp_path):

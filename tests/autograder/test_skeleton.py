@@ -1,8 +1,12 @@
 """A new lesson works from its first minute."""
 
-import pytest
-from conftest import write_lesson
+import subprocess
+import sys
 
+import pytest
+from conftest import ROOT, write_lesson
+
+from autograder.author.messages import suite_messages
 from autograder.author.samples import load_samples
 from autograder.author.skeleton import new_lesson
 from autograder.author.starter import starter_is_fresh
@@ -29,6 +33,19 @@ def test_a_new_lesson_keeps_what_lessons_promise(tmp_path):
     assert starter_is_fresh(lesson)
 
 
+@pytest.mark.parametrize("modules", [["rows", "more_rows"], ["a_module_whose_name_is_as_long_as_a_module_may_be"]])
+def test_a_new_lesson_passes_lint(tmp_path, modules):
+    """Ruff as the tree has it, and the rules of wording."""
+    lesson = new_lesson(tmp_path, "10-row-scaling", modules)
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    ruff = [sys.executable, "-m", "ruff"]
+
+    for command in ([*ruff, "check", "--no-cache", "."], [*ruff, "format", "--no-cache", "--check", "."]):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+    assert [message for message in suite_messages(lesson) if message.faults] == []
+
+
 @pytest.mark.parametrize(
     ("name", "modules", "words"),
     [
@@ -39,6 +56,10 @@ def test_a_new_lesson_keeps_what_lessons_promise(tmp_path):
         ("10-x", ["toy"], "taken by 99-toy"),
         ("10-x", ["rows", "rows"], "taken"),
         ("10-x", ["Rows"], "not a module's name"),
+        ("10-x", ["two__parts"], "not a module's name"),
+        ("10-x", ["_rows"], "not a module's name"),
+        ("10-x", ["class"], "not a module's name"),
+        ("10-x", ["1st"], "not a module's name"),
     ],
 )
 def test_a_bad_name_is_refused_and_nothing_is_written(tmp_path, name, modules, words):

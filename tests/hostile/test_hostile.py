@@ -16,14 +16,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, all_samples
 
-from autograder.author.samples import HOSTILE, load_samples
+from autograder.author.samples import HOSTILE, find_samples
 from autograder.lesson import load
 
 HOSTILE_FOLDER = Path(__file__).parent
 LESSON = load("01-attention", ROOT)
-SAMPLES = {sample.name: sample for sample in load_samples(LESSON, (HOSTILE,))}
+SAMPLES = {sample.name: sample for sample in all_samples(LESSON, (HOSTILE,))}
 MODES = ("root", "docker", "plain")
 CANNOT = 77  # launch.py's way to say that this machine does not allow a mode
 AT_A_LIMIT = re.compile(r"used more than|did not answer within|did nothing for|process ended")
@@ -47,6 +47,10 @@ QUICK = """open-hidden-files other-submissions exit-in-a-call forge-a-verdict pa
 
 
 # ---------------------------------------------------------------------------------------------- the samples
+
+
+def test_every_sample_can_be_read():
+    assert [found.load().name for found in find_samples(LESSON, (HOSTILE,))] == sorted(SAMPLES)
 
 
 def test_every_row_of_the_catalogue_has_a_sample_or_a_reason():

@@ -6,6 +6,8 @@ It is shipped before the lesson's own inside.py, which names what it uses of it 
 import contextlib
 import importlib
 import io
+import random
+import sys
 
 import torch
 
@@ -26,6 +28,11 @@ def listed(result):
     if isinstance(result, (tuple, list)):
         return [a_tensor(item, f"item {n} of the result") for n, item in enumerate(result)]
     return [a_tensor(result)]
+
+
+def copies(inputs):
+    """The inputs, of which those that are tensors are copies."""
+    return [item.clone() if isinstance(item, torch.Tensor) else item for item in inputs]
 
 
 def strided(tensor):
@@ -138,31 +145,73 @@ def dropout_runs(layer, *inputs):
     runs = []
     for seed, training in ((1, True), (1, True), (2, True), (3, False), (4, False)):
         torch.manual_seed(seed)
-        copies = [item.clone() if isinstance(item, torch.Tensor) else item for item in inputs]
-        runs.append(listed(layer.train(training)(*copies)))
+        runs.append(listed(layer.train(training)(*copies(inputs))))
     return runs
 
 
-def randomness(draw):
-    """Facts about draw(generator or None) -> tensor, by name; `shared.randomness_facts` judges them.
+def seeds(draw):
+    """Facts about draw() -> a tensor or several, all of them drawn, by name; `shared.seed_facts` judges them.
 
-    "seed": is the result the same for one seed of the generator and two of torch? "other seed": for two seeds of the
-    generator? "torch used": has torch's own generator moved? Without a generator, "torch's seed": is the result the
-    same for one seed of torch? "next": and without a new seed?
+    "torch's seed": is the result the same for one seed of torch? "other seed of torch": and for another? "next": and
+    without a new seed? Draw so much that no two results are equal by chance: 40 numbers, or tokens of a law that is not narrow.
     """
-    results = []
-    for seed, seed_of_torch in ((1, 10), (1, 20), (2, 20)):
-        torch.manual_seed(seed_of_torch)
-        before = torch.get_rng_state()
-        results.append(a_tensor(draw(torch.Generator().manual_seed(seed))))
-        used = not torch.equal(before, torch.get_rng_state())
-    plain = []
-    for seed in (3, 3, None):
+    runs = []
+    for seed in (3, 3, 4, None):
         if seed is not None:
             torch.manual_seed(seed)
-        plain.append(a_tensor(draw(None)))
-    equal = [torch.equal(*pair) for pair in (results[:2], results[1:], plain[:2], plain[1:])]
-    return {"seed": equal[0], "other seed": equal[1], "torch used": used, "torch's seed": equal[2], "next": equal[3]}
+        runs.append(_drawn(draw))
+    first, again, other, after = runs
+    return {
+        "torch's seed": all(_equal(first, again)),
+        "other seed of torch": any(_equal(first, other)),
+        "next": any(_equal(other, after)),
+    }
+
+
+def randomness(draw):
+    """Facts about draw(generator or None) -> a tensor or several, by name; `shared.randomness_facts` judges them.
+
+    "seed": is the result the same for one seed of the generator and two of torch? "other seed": for two seeds of the
+    generator? "goes on": for two calls with one generator? "torch used", "others used": has torch's own generator moved, or
+    those of random and numpy? Without a generator, those of `seeds`.
+    """
+    going_on, results, moved = torch.Generator().manual_seed(1), [], []
+    for generator, seed in ((going_on, 10), (_seeded(1), 20), (_seeded(2), 20), (going_on, 20)):
+        torch.manual_seed(seed)
+        before = _random_states()
+        results.append(_drawn(draw, generator))
+        moved.append([one not in (None, other) for one, other in zip(before, _random_states(), strict=True)])
+    first, again, other, after = results
+    torch_used, *others_used = [any(calls) for calls in zip(*moved, strict=True)]
+    return {
+        "seed": all(_equal(first, again)),
+        "other seed": any(_equal(again, other)),
+        "goes on": any(_equal(first, after)),
+        "torch used": torch_used,
+        "others used": any(others_used),
+        **seeds(lambda: draw(None)),
+    }
+
+
+def _seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def _drawn(draw, *given):
+    return [item.detach().clone() for item in listed(draw(*given))]
+
+
+def _equal(some, others):
+    return [torch.equal(*pair) for pair in zip(some, others, strict=True)]
+
+
+def _random_states():
+    """Of torch's own generator, of Python's and of numpy's, which is None as long as nobody has imported numpy."""
+    of_numpy = None
+    if "numpy" in sys.modules:
+        _, key, *rest = sys.modules["numpy"].random.get_state()
+        of_numpy = key.tobytes(), rest
+    return torch.get_rng_state().tolist(), random.getstate(), of_numpy
 
 
 def on_meta(function, *inputs):

@@ -60,7 +60,8 @@ def _tell_torch_itself():
     marked_code = torch._disable_dynamo(_nothing).__code__  # what all that were marked so far have in common
     for marked in gc.get_referrers(marked_code):
         if type(marked) is types.FunctionType:
-            marked.__wrapped__.__dynamo_disable = marked.__wrapped__
+            function = vars(marked)["__wrapped__"]
+            function.__dynamo_disable = function
     torch._disable_dynamo = torch._compile._disable_dynamo = disable
 
 
@@ -73,7 +74,9 @@ class _NotNeededYet(types.ModuleType):
     def __init__(self, name):
         super().__init__(name)
         self.__spec__ = importlib.util.find_spec(name)
-        self.__path__ = self.__spec__.submodule_search_locations  # so that its settings can be imported without it
+        self.__path__ = (
+            list(self.__spec__.submodule_search_locations or []) if self.__spec__ else []
+        )  # its settings' place
 
     def __getattr__(self, name):
         if name.startswith("__"):

@@ -118,10 +118,16 @@ def _flush():
 # ---------------------------------------------------------------------------------------------- requests
 
 
-def answer(request: dict, submission: str) -> dict:
-    """Performs one request and returns {"value": ...} or {"error": ...}; the second is the student's exception."""
+def answer(request: dict, submission: str, through: tuple[type[BaseException], ...] = ()) -> dict:
+    """Performs one request and returns {"value": ...} or {"error": ...}; the second is the student's exception.
+
+    Args:
+        through: exceptions that are nobody's answer, where somebody at a terminal may end all (in_process.py).
+    """
     try:
         return {"value": _perform(request)}
+    except through:
+        raise
     except BaseException as error:  # SystemExit, skips and interrupts too: in here they are the student's
         return {"error": _describe(error, submission)}
 

@@ -13,6 +13,7 @@ The records cross as dicts of their fields (policy.py, clock.py).
 
 import gc
 import importlib
+import logging
 import os
 import select
 import socket
@@ -224,6 +225,7 @@ def warm_up(packages: list[str]) -> None:
     uncompiled.lay()
     use_torch()
     worker.seed_everything(0)  # numpy.random is imported by its first use
+    drop_log_handlers()
     gc.collect()
     gc.freeze()  # a collection in a child would copy all of our pages
     pages.collapse()
@@ -238,6 +240,16 @@ def use_torch() -> None:
     torch.ones(2, 2, device="meta").tril()
     with torch.device("meta"):
         repr(torch.ones(2))
+
+
+def drop_log_handlers() -> None:
+    """Each fork makes the locks of all handlers anew, and torch has 40: a tenth of the pages that an empty test copies.
+
+    A logger without a handler still warns, on the error output.
+    """
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.handlers.clear()
 
 
 def main(descriptor: int, layers: list[str], packages: list[str]) -> None:

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from shared import MANNERS, wrong_law
+from shared import MANNERS, randomness_facts, wrong_law
 
 PAIRS = pytest.mark.question("training_pairs")
 MODEL = pytest.mark.question("BigramLanguageModel.fit and next_token_probabilities")
@@ -498,27 +498,10 @@ def test_randomness_comes_from_the_generator(student, check, rng):
 
     def probe(ids, V):
         model, prompt = inside.fitted(V, 20.0, ids), ids[:2]
-        generator = torch.Generator().manual_seed(3)
-        torch.manual_seed(4)
-        given = [model.generate(prompt, 60, generator), model.generate(prompt, 60, generator)]
-        untouched = torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(4).get_state())
-        given += [model.generate(prompt, 60, generator=torch.Generator().manual_seed(3))]
-        own = []
-        for seed in (4, 4, None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            own.append(model.generate(prompt, 60))
-        return [[inside.a_tensor(run, "what generate returns") for run in runs] for runs in (given, own)], untouched
+        return inside.randomness(lambda generator: model.generate(prompt, 60, generator=generator))
 
-    ((first, next_one, again), own), untouched = student.run(probe, random_ids(rng, 40), V)
-
-    check.that(torch.equal(first, again), "the generator that is given is not used")
-    reseeded = torch.equal(first, next_one)
-    check.that(not reseeded, "the generator is seeded anew in each call; it should go on from its state")
-    check.that(untouched, "torch's global generator is used or seeded, though another is given")
-    check.that(torch.equal(own[0], own[1]), "without a generator torch's global one is not used; it should be")
-    reseeded = torch.equal(own[1], own[2])
-    check.that(not reseeded, "without a generator each call is seeded anew; torch's global one should go on")
+    for fact in randomness_facts(student.run(probe, random_ids(rng, 40), V)):
+        check.that(*fact)
 
 
 @GENERATE

@@ -6,7 +6,7 @@ import inspect
 import torch
 from torch import nn
 
-from ..inside import a_tensor, gradients
+from ..inside import a_tensor, copies, gradients
 
 # ---------------------------------------------------------------------------------------------- transformer: known weights
 
@@ -84,17 +84,13 @@ def _listen(model, parts, heard):
         call = inspect.signature(part.forward).bind(*args, **options)
         call.apply_defaults()
         inputs = list(call.arguments.values())
-        heard.append((type(part).__name__, _copies(inputs)))
+        heard.append((type(part).__name__, copies(inputs)))
         torch.manual_seed(1)
-        return tuple(_copies(inputs)), {}
+        return tuple(copies(inputs)), {}
 
     for part in model.modules():
         if part is not model and type(part).__name__ in parts:
             part.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def _copies(inputs):
-    return [item.clone() if isinstance(item, torch.Tensor) else item for item in inputs]
 
 
 def _of_parts(parts, tables, heard):
@@ -112,7 +108,7 @@ def _of_parts(parts, tables, heard):
                 made[name] = with_known_weights(getattr(transformer, name)(*parts[name]), tables)
                 _listen(made[name], parts, [])
             torch.manual_seed(1)
-            notes.append((name, inputs, a_tensor(made[name](*_copies(inputs)))))
+            notes.append((name, inputs, a_tensor(made[name](*copies(inputs)))))
     return notes
 
 

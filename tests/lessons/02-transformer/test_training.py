@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shared import MANNERS, randn, single, tokens
+from shared import MANNERS, randn, seed_facts, single, tokens
 
 SCHEDULES = pytest.mark.question("Learning-rate schedules")
 CLIP = pytest.mark.question("clip_grad_norm")
@@ -347,24 +347,19 @@ def test_first_weights_follow_the_seed(student, check):
     def probe():
         from training import init_weights
 
-        runs = []
-        for seed in (1, 1, 2):
-            torch.manual_seed(seed)
-            layers = torch.nn.ModuleList([torch.nn.Linear(6, 4), torch.nn.Linear(6, 4), torch.nn.Embedding(6, 4)])
-            torch.manual_seed(seed)
+        layers = torch.nn.ModuleList([torch.nn.Linear(6, 4), torch.nn.Linear(6, 4), torch.nn.Embedding(6, 4)])
+
+        def draw():
             init_weights(layers)
-            runs.append([layers[0].weight, layers[1].weight, layers[2].weight])
-        return runs
+            return [layer.weight for layer in layers]
 
-    first, again, other = student.run(probe)
+        return inside.seeds(draw), draw()
 
-    check.that(
-        bool(all((a == b).all() for a, b in zip(first, again, strict=True))),
-        "the same seed of torch gives different weights",
-    )
-    changed = not any(bool((a == b).all()) for a, b in zip(first, other, strict=True))
-    check.that(changed, "another seed of torch gives the same weights")
-    check.that(bool(not (first[0] == first[1]).all()), "two layers get the same weights")
+    found, (first, second, _) = student.run(probe)
+
+    for fact in seed_facts(found, "weights"):
+        check.that(*fact)
+    check.that(not torch.equal(first, second), "two layers get the same weights")
 
 
 # ---------------------------------------------------------------------------------------------- label smoothing

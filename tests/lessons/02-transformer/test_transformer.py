@@ -13,7 +13,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shared import has_nan, linear, nearly, past, randn, random_mask, split_by_view, true_gradients, weigh
+from shared import (
+    has_nan,
+    linear,
+    nearly,
+    past,
+    randn,
+    random_mask,
+    split_by_view,
+    true_gradients,
+    weigh,
+    wrong_share,
+)
 from transformer_helpers import (
     BERT_STEPS,
     FF,
@@ -259,8 +270,8 @@ def test_dropout_acts_after_the_relu(student, check, rng, dropout):
         "what is not dropped is not scaled up by 1 / (1 - dropout)": hidden * kept,
         other_share: hidden * kept * share_kept,
     })  # fmt: skip
-    # Of 9600 draws: the share strays by 0.03 with a probability below 1e-8.
-    check.that(abs(float(kept.double().mean()) - (1 - p)) < 0.03, other_share)
+    wrong = wrong_share(int(kept.sum()), kept.numel(), 1 - p, other_share)
+    check.that(not wrong, wrong)
 
 
 # ---------------------------------------------------------------------------------------------- EncoderLayer, DecoderLayer

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
-from shared import on_inputs, randn, randomness_facts, tokens, wrong_law
-from text_generation_helpers import INF, argmaxes, law, manners_facts, ranks
+from shared import law, on_inputs, randn, randomness_facts, tokens, wrong_law
+from text_generation_helpers import INF, argmaxes, manners_facts, ranks
 
 TOP_K = pytest.mark.question("filter_top_k")
 TOP_P = pytest.mark.question("filter_top_p")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from shared import randn, randomness_facts, tokens, wrong_law
-from text_generation_helpers import ENDS, INF, LENGTHS, beams, endings, law, manners_facts, one_cycle, ranks
+from shared import law, randn, randomness_facts, tokens, wrong_law
+from text_generation_helpers import ENDS, INF, LENGTHS, beams, endings, manners_facts, one_cycle, ranks
 
 GPT = pytest.mark.question("GPTTextGenerator")
 HUGGING_FACE = pytest.mark.question("HuggingFaceTextGenerator")

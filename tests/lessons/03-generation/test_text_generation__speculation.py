@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from shared import on_inputs, randn, randomness_facts, tokens, wrong_law
-from text_generation_helpers import INF, facts_of_models, law, refuses_lengths
+from shared import law, on_inputs, randn, randomness_facts, tokens, wrong_law, wrong_share
+from text_generation_helpers import INF, facts_of_models, refuses_lengths
 
 SPECULATIVE = pytest.mark.question("speculative_sample")
 
@@ -283,12 +283,13 @@ def test_each_draft_token_is_decided_by_itself(student, check):
     check.that(ids.shape == (1, length + 2), "the result is not max_length wide in every row")
     # One number for a round of eight either rejects the first token or accepts all: 4.25 zeros in 5 tokens. Draws from
     # p: about 1.5 zeros in 2. Four of eight tokens are accepted if none is dropped: 4 zeros in 5.
-    wrong = wrong_law([(ids[0, 2:].bincount(minlength=2), law(0.5, 0.5), {
-        "one random number decides about all draft tokens of a round; each token needs its own": law(0.85, 0.15),
-        "a rejected token is not replaced by a draw from max(0, p - q), normalized": law(0.75, 0.25),
-        "tokens behind a rejected one are still counted; the round should end at the first rejection": law(0.8, 0.2),
-        "every draft token is accepted; it should be accepted with probability p / q": law(8.5, 0.5),
-    })], "the tokens do not have the target's distribution in a single row")  # fmt: skip
+    zeros, otherwise = int((ids[0, 2:] == 0).sum()), "the tokens do not have the target's distribution in a single row"
+    wrong = wrong_share(zeros, length, 0.5, otherwise, {
+        "one random number decides about all draft tokens of a round; each token needs its own": 0.85,
+        "a rejected token is not replaced by a draw from max(0, p - q), normalized": 0.75,
+        "tokens behind a rejected one are still counted; the round should end at the first rejection": 0.8,
+        "every draft token is accepted; it should be accepted with probability p / q": 8.5 / 9,
+    })  # fmt: skip
     check.that(not wrong, wrong)
 
 

@@ -72,12 +72,6 @@ def ranks(drawn, order):
     return (order == drawn[:, None]).sum(dim=0)
 
 
-def law(*weights):
-    """The weights as probabilities."""
-    weights = torch.tensor(weights, dtype=torch.float64)
-    return weights / weights.sum()
-
-
 # ---------------------------------------------------------------------------------------------- greedy search
 
 
