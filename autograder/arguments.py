@@ -102,8 +102,10 @@ class _Look:
         for key, item in value.items():
             if isinstance(key, torch.Tensor):
                 self._refuse(path, "has a key that is a tensor: keys are plain data")
-            self.at(key, (*path, "a key"))
-            self.at(item, (*path, repr(key)))
+            if not _is_plain(key):
+                self.at(key, (*path, "a key"))
+            if not _is_plain(item):
+                self.at(item, (*path, repr(key)))
         if sum(isinstance(key, tuple) for key in value) > MAX_TUPLE_KEYS:
             self._refuse(path, f"has more than {MAX_TUPLE_KEYS} keys that are tuples: pass a list of pairs")
 

@@ -1,7 +1,7 @@
 """The suites of a lesson under plain pytest, for an author: `pytest tests/lessons/NN-name`, with -k, -s, --pdb and breakpoint().
 
 tests/lessons/conftest.py takes its hooks and fixtures from here. The modules run in this very process (in_process.py): the
-lesson's solution, or those in --submission FOLDER. There are no limits, points or witness, so a failure is no verdict: that is
+lesson's solution, or those in --submission FOLDER. No limits, points or witness, so a failure is not a verdict: that is
 `autograder grade`, which never loads this.
 """
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from .. import arguments, probes
+from .. import arguments, marks, probes
 from .. import check as checking
 from .. import student as asking
+from ..errors import AuthorError
 from ..in_process import InProcess
 from ..lesson import Lesson, load
-from ..marks import MARKS
 from ..plugin import seed_of
 from ..student import Student
 
@@ -27,6 +27,8 @@ __all__ = [
     "pytest_addoption",
     "pytest_configure",
     "pytest_exception_interact",
+    "pytest_runtest_makereport",
+    "pytest_runtest_setup",
     "rng",
     "student",
 ]
@@ -39,7 +41,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    for mark, meaning in MARKS.items():
+    for mark, meaning in marks.MARKS.items():
         config.addinivalue_line("markers", f"{mark}: {meaning}")
     folder = config.getoption("--submission", None)
     if folder is not None and not Path(folder).is_dir():
@@ -52,6 +54,39 @@ def pytest_exception_interact(call, report):
     detail = getattr(call.excinfo.value, "detail", "")
     if detail and "NotImplementedError" not in detail:
         report.sections.append(("in detail", detail))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """What a grading would refuse of a hidden test is refused here."""
+    why = "" if item.path.stem.endswith("_public") else marks.problem(item, ())
+    if why:
+        raise AuthorError(why)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What an author must mend comes first, and the traceback after it."""
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, AuthorError):
+        report.longrepr = _SentenceFirst(str(call.excinfo.value), report.longrepr)
+    return report
+
+
+class _SentenceFirst:
+    """pytest's representation of a failure, behind a sentence."""
+
+    def __init__(self, sentence, shown):
+        self._sentence, self._shown = sentence, shown
+        self.reprcrash = getattr(shown, "reprcrash", None)  # the summary takes its line from here
+
+    def toterminal(self, tw):
+        tw.line(self._sentence, bold=True)
+        tw.line("")
+        self._shown.toterminal(tw)
+
+    def __str__(self):
+        return f"{self._sentence}\n\n{self._shown}"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, write_lesson
+from test_shared import shared
 
 from autograder.arguments import require_plain
 from autograder.author.samples import load_samples
@@ -25,9 +26,6 @@ from autograder.options import Asked
 from autograder.scorecard import PASSED
 from autograder.student import DEFAULT_TIMEOUT, MOST_RANKS, Student
 from autograder.submission import Submission
-
-sys.path.insert(0, str(ROOT / "tests" / "lessons"))
-import shared
 
 PAGE = (ROOT / "docs" / "hidden-tests.md").read_text("utf-8")
 FILE = re.compile(r"^```\w+\n# (\S+/\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

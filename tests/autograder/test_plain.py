@@ -303,3 +303,47 @@ def test_who_leaves_the_debugger_ends_the_replay_without_a_verdict(root, card, t
     assert screen.ends() == 130
     assert "could not use" not in screen.screen
     assert "Traceback" not in screen.screen
+
+
+FAULTS = """
+
+    def test_without_points(student):
+        pass
+
+
+    @pytest.mark.points(1)
+    @pytest.mark.needs("test_the_past")
+    def test_that_needs(student):
+        pass
+
+
+    @pytest.mark.points(1)
+    def test_that_passes_on(student, rng):
+        student.call("toy.causal_mask", rng)
+
+
+    @pytest.mark.points(1)
+    def test_misspelt(student):
+        student.call("toy.causal_maks", 1)
+"""
+
+
+def test_what_an_author_must_mend_is_said_before_the_traceback(root):
+    write_lesson(root, suite=SUITE + FAULTS)
+
+    code, said = plain_pytest(
+        root, "tests/lessons/99-toy", "--deselect", "tests/lessons/99-toy/test_toy.py::test_on_a_gpu"
+    )
+
+    first = dict(re.findall(r"^_+ (?:ERROR at setup of )?(\w+) _+\n+(.*)", said, re.MULTILINE))
+    assert code == 1
+    assert first == {
+        "test_without_points": "test_without_points has no points: write @pytest.mark.points(n)",
+        "test_that_needs": "test_that_needs: @pytest.mark.needs('test_the_past'): its module has no such test; did you mean "
+        "'test_the_past_is_seen'?",
+        "test_that_passes_on": "student.call('toy.causal_mask'): argument 1 is a Generator, which cannot be passed to the "
+        "student's process: pass a seed, and make it in the probe: torch.Generator().manual_seed(seed)",
+        "test_misspelt": "student.call('toy.causal_maks'): toy has no function 'causal_maks' in the lesson's solution; did you "
+        "mean 'causal_mask'?",
+    }
+    assert "3 passed" in said

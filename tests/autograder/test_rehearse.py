@@ -76,7 +76,7 @@ def test_a_stub_that_gets_points_exits_1(rehearse):
 
 
 def test_a_suite_in_which_nothing_counts_exits_1(rehearse):
-    code, said = rehearse(re.sub(r"points\(\d\)", "points(0)", TOY_SUITE))
+    code, said = rehearse(TOY_SUITE.replace("@pytest.mark.points", "@pytest.mark.gpu\n    @pytest.mark.points"))
 
     assert code == 1
     assert "nothing of the solution was graded" in said

@@ -358,7 +358,7 @@ def test_in_a_pool_one_process_hears_it_before_any_runs_a_submission(lesson, tmp
     log = tmp_path / "log"
     noting = f"""
 
-    @pytest.mark.points(0)
+    @pytest.mark.points(1)
     def test_who(student):
         import os
 
