@@ -166,10 +166,9 @@ def test_each_device_holds_its_own_layers(student, check):
 def test_activations_cross_each_border_once(student, check, rng):
     """x moves to the next device and stays for all layers of the stage; the ids move to the first device; nothing else moves."""
 
-    def probe(sizes, ids, stages, layers):
+    def probe(sizes, ids, layers, devices):
         from model_parallel import ModelParallelTransformer
 
-        devices = [("cpu", "meta")[n % 2] for n in range(stages)]
         model = ModelParallelTransformer(*sizes[:2], layers, sizes[3], devices=devices).eval()
         with inside.noting_moves() as moves, torch.no_grad():
             logits = model(ids)
@@ -177,15 +176,17 @@ def test_activations_cross_each_border_once(student, check, rng):
 
     B, T, D = 3, 5, SIZES[1]
     moved, weights = [], 0
-    for stages, layers in ((2, 4), (4, 8)):
-        moves, shape, shapes = student.on(timeout=30).run(probe, SIZES, tokens(rng, SIZES[0], B, T), stages, layers)
+    for layers, devices in ((4, "cpu meta"), (8, "cpu meta cpu meta"), (8, "cpu meta meta meta")):
+        ids = tokens(rng, SIZES[0], B, T)
+        moves, shape, shapes = student.on(timeout=30).run(probe, SIZES, ids, layers, devices.split())
         check(shape, [B, T, SIZES[0]], what="the logits' shape")
         moved.append(sum(count == B * T * D for count, _ in moves))
         weights += sum(shape in shapes for _, shape in moves)
     check(weights, 0, otherwise="weights move to where the activations are; the activations should move")
-    check(moved, [1, 3], mistakes={
-        "activations go back to the first device after each stage; they should go on to the next": [2, 4],
-        "activations cross the borders once for each layer: a stage should have neighbours": [3, 7],
+    check(moved, [1, 3, 1], mistakes={
+        "activations go back to the first device after each stage; they should go on to the next": [1, 3, 5],
+        "activations cross the borders once for each layer: a stage should have neighbours": [3, 7, 3],
+        "activations go back to the first device after each layer; they should stay": [3, 7, 11],
     }, what="how often x moves")  # fmt: skip
 
 

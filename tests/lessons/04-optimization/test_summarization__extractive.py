@@ -50,10 +50,9 @@ def chosen(scores, count):
     return sorted(sorted(range(len(scores)), key=lambda i: -round(float(scores[i]), 9))[:count])
 
 
-def is_clear(scores, count):
-    """Whether there is a gap between what is chosen and what is not."""
-    ranked = sorted(scores.tolist(), reverse=True)
-    return count >= len(ranked) or ranked[count - 1] - ranked[count] > 1e-3
+def is_clear(scores):
+    """Whether no two scores are nearly the same."""
+    return bool((scores.sort().values.diff() > 1e-3).all())
 
 
 def log_sizes(a, b):
@@ -110,7 +109,7 @@ def documents(rng, count):
         sizes = torch.randint(2, 10, (int(torch.randint(5, 9, (), generator=rng)),), generator=rng).tolist()
         words = [[WORDS[i] for i in torch.randint(0, len(WORDS), (size,), generator=rng).tolist()] for size in sizes]
         sentences, k = [" ".join(each) + "." for each in words], 1 + len(found) % 3
-        if all(len(set(each)) > 1 for each in words) and is_clear(TextRank()(sentences), k):
+        if all(len(set(each)) > 1 for each in words) and is_clear(TextRank()(sentences)):
             found.append((sentences, k))
     return found
 
@@ -218,7 +217,7 @@ def test_short_sentences_harm_nobody(student, check):
     asked = [
         (["rain.", "rain", "Rain!", hub, "town flood bridge.", "flood town."], 1),
         (["", "...", "rain river.", "rain river town.", "river town bridge.", "?"], 2),
-        (["night.", "night.", "night.", "night.", hub, "rain mayor.", "rain town school."], 1),
+        (["night.", "night.", "night.", "night.", hub, "rain mayor.", "rain town school."], 2),
         (["rain.", "river.", "rain river bridge.", "town."], 1),
     ]
     results, _, _ = student.run(summarized, asked)
