@@ -38,17 +38,21 @@ class Searcher:
     probe: Callable
     options: Callable
 
-    def telling(self, rows, calls, judge, *, depth, spread, ids=(BOS, EOS, PAD), size=V, ends=0.0, hidden=()):
+    def telling(self, rows, calls, judge, *, depth, spread, ids=(BOS, EOS, PAD), size=V, ends=0.0, hidden=(), draws=1):
         """For `check(**…)`: the judge's (value, expected, mistakes) for weights with which the mistakes show, each as something
         else than the others. Those that begin as `hidden` need not: they are left out where they give the same as another.
 
-        Which weights are such ones depends on how wide the student's model is, so some are tried. judge: (rows of what the
+        Which weights are such ones depends on how wide the student's model is, so some are tried; `draws` of them at a time, what
+        is said and found with them one after the other. judge: (rows of what the
         model says as functions, results) -> (value, expected, mistakes).
         """
         how = (size, *ids[:2], depth, spread, ends, calls)
         for _ in range(20):
-            src, seed = sources(self.rng, rows), int(torch.randint(0, 2**31, (), generator=self.rng))
-            said, results = self.student.run(self.probe, self.options(size, *ids), seed, src, *how)
+            said, results = [], []
+            for _ in range(draws):
+                src, seed = sources(self.rng, rows), int(torch.randint(0, 2**31, (), generator=self.rng))
+                some, found = self.student.run(self.probe, self.options(size, *ids), seed, src, *how)
+                said, results = [*said, *some], [*results, *found]
             value, right, mistakes = judge([follow(row) for row in said], results)
             shown = [right, *(wrong() for text, wrong in mistakes.items() if not text.startswith(tuple(hidden)))]
             if all(differs(*pair) for pair in combinations(shown, 2)):
@@ -365,15 +369,18 @@ def found_by(searches, said, calls):
 
 def best_finished(searcher):
     """For `check(**…)`: the best of the finished rows, where all right searches find it."""
-    calls = [([row], 4, 4) for row in range(60)]
+    rows, draws = 15, 8
+    calls = [([row], 4, 4) for row in range(rows)]
 
     def judge(said, results):
-        kept = [row for row in range(60) if surely_found(said[row], 4, 4)]
+        kept = [row for row in range(rows * draws) if surely_found(said[row], 4, 4)]
         found = [until(results[row][0].tolist(), EOS) for row in kept]
         searches = found_by({"": Beams(), **FINISHED}, said, [(row, 4, 4) for row in kept])
         return found, searches.pop("")(), searches
 
-    return searcher.telling(60, calls, judge, depth=2, spread=1.0, size=8, hidden=["there is one beam fewer"])
+    return searcher.telling(
+        rows, calls, judge, depth=2, spread=1.0, size=8, hidden=["there is one beam fewer"], draws=draws
+    )
 
 
 def best_beginnings(searcher):
@@ -406,4 +413,4 @@ def more_beams_than_tokens(searcher):
         )
         return [*found, batch], [*truth, whole], {GREEDY: lambda: [*of_greedy(), whole]}
 
-    return searcher.telling(12, calls, judge, depth=2, spread=1.0, ends=-1.0)
+    return searcher.telling(12, calls, judge, depth=2, spread=1.0, ends=-1.0, hidden=[GREEDY])

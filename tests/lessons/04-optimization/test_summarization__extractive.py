@@ -85,9 +85,6 @@ MISTAKES = {  # sentence -> a function of scores
     ),
     "all similarities are 1: only whether there is a common word counts": TextRank(weight=lambda a, b: 1.0),
     "a sentence is joined with itself": TextRank(own=1.0),
-    "what a sentence gets is divided by its own sum; what each other one gives should be divided by that one's": TextRank(
-        share=lambda w: w / w.sum(1, keepdim=True).where(w.sum(1, keepdim=True) > 0, torch.ones(()).double())
-    ),
     "the score is the sum of the similarities; it should be that of PageRank": TextRank(
         share=lambda w: w, steps=1, damping=0.5
     ),
