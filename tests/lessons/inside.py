@@ -297,7 +297,7 @@ def change_logits(model, scale, shift):
     return asked
 
 
-def searched(searcher, search, seed, src, size, bos, eos, depth, spread, ends, calls):
+def search_results(searcher, search, seed, src, size, bos, eos, depth, spread, ends, calls):
     """What a searcher's model says with large random weights, and the results of search(rows of src, *call) then.
 
     searcher: has a Transformer `model`, whose targets have `size` tokens; search: its method. spread: of the logits. ends:

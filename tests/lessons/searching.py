@@ -1,6 +1,6 @@
 """Greedy and beam search of an encoder-decoder, as translation and summarization have it: `from searching import …`.
 
-A searcher gets large random weights, and a probe (inside.searched) works out, by calling its model, the log-probabilities of
+A searcher gets large random weights, and a probe (inside.search_results) works out, by calling its model, the log-probabilities of
 what follows each possible beginning of a target. From this table the tests find what greedy and beam search must give: the
 search itself is never the student's. What is about batches, ends and padding is compared with what the student's searcher
 makes of each source alone. As in shared.py, nothing takes `check`: a function gives what the test is to check.
@@ -29,7 +29,7 @@ def sources(rng, rows, width=4):
 class Searcher:
     """A student's searcher, as `telling` asks it.
 
-    probe: with its options, a seed, rows of sources and what else inside.searched takes: what that gives. options: the
+    probe: with its options, a seed, rows of sources and what else inside.search_results takes: what that gives. options: the
     constructor's, from the number of tokens and the ids of bos, eos and pad.
     """
 

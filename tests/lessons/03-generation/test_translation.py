@@ -14,11 +14,11 @@ SIZES = {"src_vocab_size": V, "tgt_vocab_size": V, "d_model": 16, "num_layers": 
 
 
 def translations(options, seed, src, *how):
-    """A probe: what the model says, and the translations; `how` as inside.searched takes it."""
+    """A probe: what the model says, and the translations; `how` as inside.search_results takes it."""
     from translation import TransformerTranslator
 
     translator = TransformerTranslator(**options)
-    return inside.searched(translator, translator.translate, seed, src, *how)
+    return inside.search_results(translator, translator.translate, seed, src, *how)
 
 
 def options_of(size, bos, eos, pad):

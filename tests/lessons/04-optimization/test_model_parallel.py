@@ -119,20 +119,14 @@ def test_no_stage_is_refused(student, layers, stages):
 GAIN = torch.full((D,), 8.0, dtype=torch.float64), torch.zeros(D, dtype=torch.float64)
 
 
-def matrix(rows, columns):
+def known_matrix(rows, columns):
     """A weight as inside.with_known_weights leaves it."""
     signs = torch.tensor([1, 1, 1, 1, 1, -1, 1, -1], dtype=torch.float64).repeat(12)
     return 0.02 * signs[:rows, None] * signs[:columns], None
 
 
-def norm(x):
+def normed(x):
     return F.layer_norm(x, x.shape[-1:], *GAIN)
-
-
-def sinusoids(length):
-    column = torch.arange(D, dtype=torch.float64)
-    angle = torch.arange(length, dtype=torch.float64)[:, None] / 10000 ** ((column - column % 2) / D)
-    return torch.where(column % 2 == 0, angle.sin(), angle.cos())
 
 
 @dataclass(frozen=True)
@@ -146,9 +140,9 @@ class GPT:
     visible: object = shared.past
     act: object = partial(F.gelu, approximate="tanh")
     width: int = 4 * D
-    joined: object = lambda x, attend, feed: (lambda h: h + feed(norm(h)))(x + attend(norm(x)))
+    joined: object = lambda x, attend, feed: (lambda h: h + feed(normed(h)))(x + attend(normed(x)))
     layers: int = LAYERS
-    last: object = norm
+    last: object = normed
 
     def __call__(self, tables, ids):
         token, position = tables
@@ -158,17 +152,17 @@ class GPT:
         return self.last(x) @ token.T
 
     def attend(self, x):
-        y = shared.split_heads(shared.linear(x, *matrix(D, D)), self.heads)
+        y = shared.split_heads(shared.linear(x, *known_matrix(D, D)), self.heads)
         z, _ = shared.attend(y, y, y, self.visible(x.shape[1]), scale=self.scale(y.shape[-1]))
-        return shared.linear(shared.join_heads(z), *matrix(D, D))
+        return shared.linear(shared.join_heads(z), *known_matrix(D, D))
 
     def feed(self, x):
-        return shared.linear(self.act(shared.linear(x, *matrix(self.width, D))), *matrix(D, self.width))
+        return shared.linear(self.act(shared.linear(x, *known_matrix(self.width, D))), *known_matrix(D, self.width))
 
 
 def post_norm(x, attend, feed):
-    x = norm(x + attend(x))
-    return norm(x + feed(x))
+    x = normed(x + attend(x))
+    return normed(x + feed(x))
 
 
 GPTS = {  # sentence -> what is made
@@ -176,21 +170,19 @@ GPTS = {  # sentence -> what is made
     "the norms stand behind the sub-layers, and there is none at the end": GPT(joined=post_norm, last=lambda x: x),
     "there is no norm before the output layer": GPT(last=lambda x: x),
     "the layers have no norms": GPT(joined=lambda x, a, f: (lambda h: h + f(h))(x + a(x))),
-    "the attention's input is not added to its output": GPT(joined=lambda x, a, f: (lambda h: h + f(norm(h)))(a(norm(x)))),
-    "the feed-forward's input is not added to its output": GPT(joined=lambda x, a, f: f(norm(x + a(norm(x))))),
+    "the input of the attention or of the feed-forward is not added to its output": GPT(joined=lambda x, a, f: (lambda h: h + f(normed(h)))(a(normed(x)))),
     "the norm's output is added; it should be its input": GPT(
-        joined=lambda x, a, f: (lambda h: norm(h) + f(norm(h)))(norm(x) + a(norm(x)))
+        joined=lambda x, a, f: (lambda h: normed(h) + f(normed(h)))(normed(x) + a(normed(x)))
     ),
     "the feed-forward reads the attention's input; it should read its output": GPT(
-        joined=lambda x, a, f: x + a(norm(x)) + f(norm(x))
+        joined=lambda x, a, f: x + a(normed(x)) + f(normed(x))
     ),
-    "the feed-forward comes before the attention": GPT(joined=lambda x, a, f: (lambda h: h + a(norm(h)))(x + f(norm(x)))),
-    "the layers have no feed-forward": GPT(joined=lambda x, a, f: x + a(norm(x))),
-    "the layers have no attention": GPT(joined=lambda x, a, f: x + f(norm(x))),
+    "the feed-forward comes before the attention": GPT(joined=lambda x, a, f: (lambda h: h + a(normed(h)))(x + f(normed(x)))),
+    "the layers have no feed-forward": GPT(joined=lambda x, a, f: x + a(normed(x))),
+    "the layers have no attention": GPT(joined=lambda x, a, f: x + f(normed(x))),
     "the feed-forward has a ReLU; it should have a GELU": GPT(act=torch.relu),
     "the feed-forward is linear: there is no GELU": GPT(act=lambda x: x),
     "there are no positions": GPT(position=lambda table, length: 0.0),
-    "the positions are sines and cosines; they should be learned": GPT(position=lambda table, length: sinusoids(length)),
     "positions count from 1; they should count from 0": GPT(position=lambda table, length: table[1 : length + 1]),
     "the token embedding is multiplied by the root of d_model, which GPT does not do": GPT(size=math.sqrt(D)),
     "the scores are not divided by the root of a head's width": GPT(scale=lambda width: 1.0),
@@ -206,7 +198,7 @@ GPTS = {  # sentence -> what is made
 }  # fmt: skip
 
 
-def logits_of(sizes, stages, tables, ids):
+def logits_on_stages(sizes, stages, tables, ids):
     """A probe: the logits of a model with known weights, on so many stages."""
     from model_parallel import ModelParallelTransformer
 
@@ -222,7 +214,7 @@ def test_the_logits_are_those_of_a_gpt(student, check, rng):
         [randn(rng, V, D, dtype=torch.float64), randn(rng, 1024, D, dtype=torch.float64)],
         tokens(rng, V, 2, 7),
     )
-    logits = student.run(logits_of, SIZES, 2, tables, ids)
+    logits = student.run(logits_on_stages, SIZES, 2, tables, ids)
 
     right = GPT()(tables, ids)
     exact = replace(GPT(), act=F.gelu)(tables, ids)  # lesson 2 has the tanh form, which is not what this is about
@@ -254,8 +246,13 @@ def test_each_token_sees_all_before_it_and_none_after(student, check, rng):
     before = [change for place, row in enumerate(changes) for change in row[place:]]
     check.that(max(after) < 1e-9, "a token sees what follows it")
     check.that(min(before) > 1e-9, "a token does not see itself or one before it")
-    check(alone, plain, terms=4096, otherwise="a row of a batch has other logits than alone")
-    check(first, plain, terms=4096, otherwise="a text of one token has other logits than the same token at the start")
+    check(alone, plain, terms=4096, otherwise="a row has different logits in a batch and alone")
+    check(
+        first,
+        plain,
+        terms=4096,
+        otherwise="a text of one token has different logits from those of the same token at the start",
+    )
 
 
 @MODEL
@@ -407,5 +404,5 @@ def test_nothing_else_happens(student, check, rng):
     check.that(not seeded, "all models start with the same weights: do not set a seed")
     check.that(same, "input_ids are changed")
     check(rude, "", mistakes=MANNERS)
-    check(short, logits, terms=4096, otherwise="ids of 32 bits have other logits")
+    check(short, logits, terms=4096, otherwise="the logits depend on whether ids have 32 or 64 bits")
     check(dtype, torch.float64)

@@ -58,7 +58,7 @@ def test_a_state_has_the_same_logits_on_any_stages(student, check, rng):
 
     for logits in student.run(probe, SIZES, tokens(rng, SIZES[0], 2, 5)):
         for one in logits[1:]:
-            check(one, logits[0], terms=4096, otherwise="with other stages a state has other logits")
+            check(one, logits[0], terms=4096, otherwise="the logits of a state depend on the stages; they should not")
 
 
 @pytest.mark.points(2)
@@ -211,8 +211,15 @@ def test_stages_on_a_gpu_and_the_cpu_agree(student, check, rng, device):
     plain, found = student.on(device=device, timeout=60).run(probe, SIZES, tokens(rng, SIZES[0], 2, 5))
 
     for logits, again, _ in found:
-        check(logits.cpu(), plain.cpu(), relative=1e-3, otherwise="on a GPU a state has other logits")
-        check(again.cpu(), plain.cpu(), relative=1e-3, otherwise="ids on the GPU have other logits")
+        check(
+            logits.cpu(),
+            plain.cpu(),
+            relative=1e-3,
+            otherwise="the logits of a state depend on the devices; they should not",
+        )
+        check(
+            again.cpu(), plain.cpu(), relative=1e-3, otherwise="the logits depend on where the ids are; they should not"
+        )
     check([where for *_, where in found], [["cpu", "cuda:0"]] * 3 + [["cuda:0"]], what="the devices of the weights")
 
 

@@ -14,20 +14,20 @@ SIZES = {"vocab_size": V, "d_model": 16, "num_layers": 1, "num_heads": 2}
 
 
 def summaries(options, seed, text, *how):
-    """A probe: what the model says, and the summaries; `how` as inside.searched takes it."""
+    """A probe: what the model says, and the summaries; `how` as inside.search_results takes it."""
     from summarization import TransformerSummarizer
 
     summarizer = TransformerSummarizer(**options)
-    return inside.searched(summarizer, summarizer.summarize, seed, text, *how)
+    return inside.search_results(summarizer, summarizer.summarize, seed, text, *how)
 
 
-def options_of(size, bos, eos, pad):
+def summarizer_options(size, bos, eos, pad):
     return {**SIZES, "vocab_size": size, "bos_id": bos, "eos_id": eos, "pad_id": pad}
 
 
 @pytest.fixture
 def summarizer(student, rng):
-    return searching.Searcher(student, rng, summaries, options_of)
+    return searching.Searcher(student, rng, summaries, summarizer_options)
 
 
 # ---------------------------------------------------------------------------------------------- greedy search

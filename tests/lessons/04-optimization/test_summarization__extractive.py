@@ -23,7 +23,7 @@ class TextRank:
 
     unique: object = lambda words: list(dict.fromkeys(words))
     weight: object = lambda a, b: len(set(a) & set(b)) / (math.log(len(a)) + math.log(len(b)))
-    own: float = 0.0  # the weight of a sentence with itself
+    itself: bool = False  # whether a sentence is joined with itself
     share: object = lambda w: w / w.sum(0).where(w.sum(0) > 0, torch.ones(()).double())  # [i, j]: of what j gives, i's
     damping: float = 0.85
     steps: int = 200
@@ -36,9 +36,8 @@ class TextRank:
         w = torch.zeros(n, n, dtype=torch.float64)
         for i in range(n):
             for j in range(n):
-                if i != j and set(words[i]) & set(words[j]) and max(len(words[i]), len(words[j])) > 1:
+                if (i != j or self.itself) and set(words[i]) & set(words[j]) and max(len(words[i]), len(words[j])) > 1:
                     w[i, j] = self.weight(words[i], words[j])
-            w[i, i] = self.own
         share, score = self.share(w), torch.ones(n, dtype=torch.float64)
         for _ in range(self.steps):
             score = (1 - self.damping) + self.damping * share @ score
@@ -84,7 +83,7 @@ MISTAKES = {  # sentence -> a function of scores
         unique=list, weight=lambda a, b: (Counter(a) & Counter(b)).total() / (math.log(len(set(a))) + math.log(len(set(b))) or 1.0)
     ),
     "all similarities are 1: only whether there is a common word counts": TextRank(weight=lambda a, b: 1.0),
-    "a sentence is joined with itself": TextRank(own=1.0),
+    "a sentence is joined with itself": TextRank(itself=True),
     "the score is the sum of the similarities; it should be that of PageRank": TextRank(
         share=lambda w: w, steps=1, damping=0.5
     ),
@@ -214,7 +213,7 @@ def test_short_sentences_harm_nobody(student, check):
     asked = [
         (["rain.", "rain", "Rain!", hub, "town flood bridge.", "flood town."], 1),
         (["", "...", "rain river.", "rain river town.", "river town bridge.", "?"], 2),
-        (["night.", "night.", "night.", "night.", hub, "rain mayor.", "rain town school."], 2),
+        (["night.", "night.", "night.", "night.", hub, "rain mayor.", "rain town school."], 3),
         (["rain.", "river.", "rain river bridge.", "town."], 1),
     ]
     results, _, _ = student.run(summarized, asked)

@@ -15,7 +15,7 @@ ROUGE_N, ROUGE_L = pytest.mark.question("rouge_n"), pytest.mark.question("rouge_
 ZEROS = (0.0, 0.0, 0.0)
 
 
-def truth(kind, pairs):
+def rouge_scores(kind, pairs):
     """(precision, recall, f1) of each (candidate, reference)."""
     scorer = RougeScorer([kind], use_stemmer=False)
     return [tuple(map(float, scorer.score(reference, candidate)[kind])) for candidate, reference in pairs]
@@ -72,7 +72,7 @@ def greedily_matched(ours, theirs):
     return found
 
 
-def clipped(ours, theirs):
+def in_both(ours, theirs):
     return (Counter(ours) & Counter(theirs)).total()
 
 
@@ -85,7 +85,7 @@ class Rouge:
     """The steps of both scores: what is counted, how often it is in both, and of how many. A mistake replaces one."""
 
     units: object = lambda words, n: [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    matches: object = clipped
+    matches: object = in_both
     total: object = lambda units, words: len(units)
     f1: object = harmonic
     last: object = lambda p, r, f: (p, r, f)
@@ -144,7 +144,7 @@ N_GRAMS = {
 }
 SEQUENCES = {
     "gaps are not allowed; they should be": {"matches": substring},
-    "the order does not count; it should": {"matches": clipped},
+    "the order does not count; it should": {"matches": in_both},
     "the longest subsequence is not found: a word takes the first place that is left": {"matches": greedily_matched},
     "the last words of both texts are never compared": {"matches": lambda a, b: lcs(a[:-1], b[:-1])},
     "the first words of both texts are never compared": {"matches": lambda a, b: lcs(a[1:], b[1:])},
@@ -250,7 +250,7 @@ def test_n_grams_in_common_are_counted(student, check, rng):
     calls = [(*pair, n) for n in (1, 2, 3, 4) for pair in pairs]
     results = student.run(probe, calls)
 
-    right = [score for n in (1, 2, 3, 4) for score in truth(f"rouge{n}", pairs)]
+    right = [score for n in (1, 2, 3, 4) for score in rouge_scores(f"rouge{n}", pairs)]
     check(results, right, mistakes=scored_as(Rouge(), (BOTH, N_GRAMS), calls))
 
 
@@ -285,7 +285,7 @@ def test_an_n_gram_is_no_text_without_gaps(student, check):
 
     glued = replace(Rouge(), units=lambda words, n: ["".join(gram) for gram in Rouge.units(words, n)])
     sets = replace(Rouge(), units=lambda words, n: [tuple(sorted(set(gram))) for gram in Rouge.units(words, n)])
-    check(results, truth("rouge2", pairs), mistakes={
+    check(results, rouge_scores("rouge2", pairs), mistakes={
         "the words of an n-gram are joined without a gap, so that different ones are the same": [
             tuple(map(float, glued(*pair, 2))) for pair in pairs
         ],
@@ -298,7 +298,7 @@ def test_an_n_gram_is_no_text_without_gaps(student, check):
 @ROUGE_N
 @pytest.mark.points(1)
 def test_texts_without_n_grams_score_zero(student, check):
-    """Zeros where a text is empty or shorter than n, or nothing is in common; as rouge-score otherwise."""
+    """Zeros where a text is empty or shorter than n, or nothing is in common; else as rouge-score."""
 
     def probe(texts):
         from summarization import rouge_n
@@ -308,7 +308,7 @@ def test_texts_without_n_grams_score_zero(student, check):
     results = student.run(probe, EMPTY)
 
     pairs = [(one, other) for one in EMPTY for other in EMPTY]
-    right = [score for n in (1, 2, 3) for score in truth(f"rouge{n}", pairs)]
+    right = [score for n in (1, 2, 3) for score in rouge_scores(f"rouge{n}", pairs)]
     ones = [(1.0, 1.0, 1.0) if one == other else score for (one, other), score in zip(pairs * 3, right, strict=True)]
     check(results, right, mistakes={"two texts without n-grams get 1; they should get 0": ones})
 
@@ -337,7 +337,7 @@ def test_the_longest_common_subsequence_counts(student, check, rng):
     pairs = random_pairs(rng, 240)
     results = student.run(probe, pairs)
 
-    check(results, truth("rougeL", pairs), mistakes=scored_as(L, (BOTH, SEQUENCES), pairs))
+    check(results, rouge_scores("rougeL", pairs), mistakes=scored_as(L, (BOTH, SEQUENCES), pairs))
 
 
 @ROUGE_L
@@ -359,7 +359,7 @@ def test_subsequences_are_of_lower_case_letters_and_digits(student, check):
 @ROUGE_L
 @pytest.mark.points(1)
 def test_texts_without_words_score_zero(student, check):
-    """Zeros where a text has no words, or nothing is in common; as rouge-score otherwise."""
+    """Zeros where a text has no words, or nothing is in common; else as rouge-score."""
 
     def probe(texts):
         from summarization import rouge_l
@@ -369,7 +369,7 @@ def test_texts_without_words_score_zero(student, check):
     results = student.run(probe, EMPTY)
 
     pairs = [(one, other) for one in EMPTY for other in EMPTY]
-    right = truth("rougeL", pairs)
+    right = rouge_scores("rougeL", pairs)
     ones = [(1.0, 1.0, 1.0) if one == other else score for (one, other), score in zip(pairs, right, strict=True)]
     check(results, right, mistakes={"two texts without words get 1; they should get 0": ones})
 
