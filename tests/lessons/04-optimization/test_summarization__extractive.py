@@ -26,7 +26,7 @@ class TextRank:
     itself: bool = False  # whether a sentence is joined with itself
     share: object = lambda w: w / w.sum(0).where(w.sum(0) > 0, torch.ones(()).double())  # [i, j]: of what j gives, i's
     damping: float = 0.85
-    steps: int = 200
+    steps: int = 100
     sign: float = 1.0
 
     def __call__(self, sentences):
@@ -105,7 +105,8 @@ def documents(rng, count):
         sizes = torch.randint(2, 10, (int(torch.randint(5, 9, (), generator=rng)),), generator=rng).tolist()
         words = [[WORDS[i] for i in torch.randint(0, len(WORDS), (size,), generator=rng).tolist()] for size in sizes]
         sentences, k = [" ".join(each) + "." for each in words], 1 + len(found) % 3
-        if all(len(set(each)) > 1 for each in words) and is_clear(TextRank()(sentences)):
+        ranks = (TextRank(), *list(MISTAKES.values())[:3])  # the latter give equal scores more often than others
+        if all(len(set(each)) > 1 for each in words) and all(is_clear(rank(sentences)) for rank in ranks):
             found.append((sentences, k))
     return found
 
@@ -124,8 +125,8 @@ def summarized(documents):
 
 @pytest.mark.points(5)
 def test_the_sentences_with_the_greatest_scores_are_chosen(student, check, rng):
-    """TextRank of 120 random documents, of which one, two or three sentences are taken in the document's order."""
-    asked = documents(rng, 120)
+    """TextRank of 60 random documents, of which one, two or three sentences are taken in the document's order."""
+    asked = documents(rng, 60)
     results, after, rude = student.run(summarized, asked)
 
     def by(scores):
@@ -154,7 +155,7 @@ def test_the_sentences_with_the_greatest_scores_are_chosen(student, check, rng):
 @pytest.mark.points(2)
 def test_words_are_of_lower_case_letters_and_digits(student, check, rng):
     """However words are written, the choice is that for plain words: case, punctuation and other letters do not count."""
-    plain = documents(rng, 60)
+    plain = documents(rng, 40)
     ways = [
         ("capitals", str.title),
         ("capitals", str.upper),
@@ -199,7 +200,7 @@ def test_words_are_of_lower_case_letters_and_digits(student, check, rng):
     places = [[sentences.index(text) if text in sentences else -1 for text in summary]
               for summary, (sentences, _) in zip(found[0], plain, strict=True)]  # fmt: skip
     check.that(
-        len({tuple(each) for each in places}) > 10, "all documents get the same places, or no sentences of theirs"
+        len({tuple(each) for each in places}) > 5, "all documents get the same places, or no sentences of theirs"
     )
     for (text, cases), summaries in zip(asked.items(), found[1:], strict=True):
         right = [[sentences[i] for i in each] for each, (sentences, _) in zip(places, cases, strict=True)]
