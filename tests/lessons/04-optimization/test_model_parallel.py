@@ -207,7 +207,7 @@ def logits_on_stages(sizes, stages, tables, ids):
 
 
 @MODEL
-@pytest.mark.points(4)
+@pytest.mark.points(6)
 def test_the_logits_are_those_of_a_gpt(student, check, rng):
     """Embeddings, pre-norm layers with causal attention and a GELU, a last norm and the output, on two stages."""
     tables, ids = (
@@ -256,7 +256,7 @@ def test_each_token_sees_all_before_it_and_none_after(student, check, rng):
 
 
 @MODEL
-@pytest.mark.points(2)
+@pytest.mark.points(3)
 def test_weights_are_those_of_a_gpt(student, check):
     """4·D² numbers for attention and 8·D² for the feed-forward in each layer, 1024 positions, an output weight of its own."""
 
@@ -288,7 +288,7 @@ def test_weights_are_those_of_a_gpt(student, check):
 
 
 @MODEL
-@pytest.mark.points(2)
+@pytest.mark.points(3)
 def test_gradients_reach_every_stage(student, check, rng):
     """Every matrix gets a gradient, through all borders, and they are right."""
 

@@ -37,7 +37,7 @@ def test_names_of_the_state_do_not_depend_on_the_stages(student, check):
     check.that(four > two, "the state has no weights of the layers: keep the layers in an nn.ModuleList")
 
 
-@pytest.mark.points(3)
+@pytest.mark.points(4)
 def test_a_state_has_the_same_logits_on_any_stages(student, check, rng):
     """What one instance has learned, another one with any num_gpus and devices says too, in eval mode."""
 
@@ -102,7 +102,7 @@ def test_devices_and_num_gpus_are_told(student, check):
     check(len(told[-1][1]), 2, what="the number of devices where nothing is said")
 
 
-@pytest.mark.points(3)
+@pytest.mark.points(4)
 def test_each_device_holds_its_own_layers(student, check):
     """The parameters and buffers on a device are those of its stage; embeddings are on the first, norm and output on the last."""
 
@@ -162,7 +162,7 @@ def test_each_device_holds_its_own_layers(student, check):
     )
 
 
-@pytest.mark.points(3)
+@pytest.mark.points(4)
 def test_activations_cross_each_border_once(student, check, rng):
     """x moves to the next device and stays for all layers of the stage; the ids move to the first device; nothing else moves."""
 
