@@ -98,3 +98,62 @@ def linear_with(weight, bias=None):
         if bias is not None:
             linear.bias.copy_(bias)
     return linear
+
+
+class RightQuantizedLinear(nn.Module):
+    @classmethod
+    def from_linear(cls, linear, bits=8, group_size=None):
+        self = cls().train(linear.training)
+        self.out_features, self.in_features = linear.weight.shape
+        self.size, self.bits = group_size or self.in_features, bits
+        q, scales = right_groupwise(linear.weight, bits, self.size)
+        self.register_buffer("codes", right_pack(q) if bits <= 4 else q)
+        self.register_buffer("scales", scales)
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().clone())
+        return self
+
+    @property
+    def weight(self):
+        q = right_unpack(self.codes, (self.out_features, self.in_features)) if self.bits <= 4 else self.codes
+        return q * self.scales.repeat_interleave(self.size, dim=1)[:, : self.in_features]
+
+    def forward(self, x):
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return nn.functional.linear(x, self.weight.to(x.dtype), bias)
+
+
+RIGHT["quantization"]["QuantizedLinear"] = RightQuantizedLinear
+
+
+# ---------------------------------------------------------------------------------------------- quantization: models
+
+
+def quantized(model, kind="int8"):
+    from quantization import ModelQuantizer
+
+    return ModelQuantizer().quantize_model(model, kind)
+
+
+def linears_left(model):
+    """The names of all Linears in floating point; a module with two names is there twice."""
+    from quantization import QuantizedLinear
+
+    return [
+        name
+        for name, part in model.named_modules(remove_duplicate=False)
+        if isinstance(part, nn.Linear) and not isinstance(part, QuantizedLinear)
+    ]
+
+
+class Parts(nn.Module):
+    """A module that holds others by name; those that are Linears or embeddings are called one after the other."""
+
+    def __init__(self, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x):
+        for part in self.children():
+            x = part(x)
+        return x

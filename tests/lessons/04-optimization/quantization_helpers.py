@@ -82,6 +82,37 @@ def nf4_levels():
     return torch.cat([-below, above, torch.zeros(1, dtype=torch.float64)]).sort().values / above.max()
 
 
+LEVELS = nf4_levels()
+
+
+def grouped(rng, rows, width, size, bits=4, dtype=torch.float32):
+    """(rows, width) with another scale in each group, and no number near halfway between two integers."""
+    per_row = -(-width // size)
+    scales = scales_of_rows(rng, rows * per_row).view(rows, per_row, 1)
+    parts = [
+        on_a_grid(rng, rows, min(size, width - at * size), bits=bits, scale=scales[:, at], dtype=dtype)
+        for at in range(per_row)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def near_levels(rng, *shape, block=64, dtype=torch.float32):
+    """(x, codes, absmax): blocks of x.flatten() around NF4 levels, not near the middle between two, and one at ±1 in each."""
+    count = torch.Size(shape).numel()
+    codes = torch.randint(0, 16, (count,), generator=rng)
+    below = torch.cat([torch.zeros(1), LEVELS.diff()])[codes]
+    above = torch.cat([LEVELS.diff(), torch.zeros(1)])[codes]
+    off = torch.rand(count, generator=rng) * 2 - 1
+    x = LEVELS[codes] + 0.42 * torch.where(off < 0, off * below, off * above)
+    for at, start in enumerate(range(0, count, block)):
+        place = start + int(torch.randint(min(block, count - start), (), generator=rng))
+        x[place], codes[place] = (-1.0, 0) if at % 2 == 0 else (1.0, 15)
+    blocks = -(-count // block)
+    absmax = scales_of_rows(rng, blocks).squeeze(1).to(dtype)
+    scale = absmax.double().repeat_interleave(block)[:count]
+    return (x * scale).to(dtype).view(shape), codes.to(torch.uint8).view(shape), absmax
+
+
 # ---------------------------------------------------------------------------------------------- what comes back
 
 

@@ -47,7 +47,7 @@ INVERTED = {"the scale is 127 / max |x|; it should be max |x| / 127, so that sca
 
 
 @ABSMAX
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize("shape", [(7, 9), (1, 50), (2, 3, 5)], ids=str)
 def test_the_largest_magnitude_becomes_127(student, check, rng, shape):
     """With 8 bits and one scale: q in ±127, and scale · q is x but for half a step."""
@@ -62,7 +62,7 @@ def test_the_largest_magnitude_becomes_127(student, check, rng, shape):
 
 
 @ABSMAX
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize("bits", [4, 2, 3, 7])
 def test_fewer_bits_have_fewer_integers(student, check, rng, bits):
     """q is in ±(2^(bits - 1) - 1)."""
@@ -74,7 +74,7 @@ def test_fewer_bits_have_fewer_integers(student, check, rng, bits):
 
 
 @ABSMAX
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize(("shape", "dim"), [((5, 5), 1), ((4, 6), 0), ((3, 4), -1), ((2, 3, 4), 1)], ids=str)
 def test_each_slice_has_its_own_scale(student, check, rng, shape, dim):
     """With dim the maximum runs over dim, and scale keeps it with size 1."""
@@ -96,7 +96,7 @@ def test_each_slice_has_its_own_scale(student, check, rng, shape, dim):
 
 
 @ABSMAX
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize("dim", [None, 1])
 def test_zeros_stay_zeros(student, check, rng, dim):
     """Where all numbers under a scale are 0, so are q and scale · q; other rows are as they would be without."""
@@ -136,7 +136,7 @@ def nearly_least(found, scale, least):
 
 
 @ABSMAX
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_the_error_is_at_most_half_a_step(student, check, rng, bits):
     """|x - scale · q| <= scale / 2 plus rounding, whatever x is; q is a whole number in ±(2^(bits - 1) - 1)."""
@@ -153,7 +153,7 @@ def test_the_error_is_at_most_half_a_step(student, check, rng, bits):
 
 
 @ABSMAX
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_absmax_keeps_the_dtype_and_leaves_x_as_it_is(student, check, rng):
     """float64 is quantized in float64. x may have any layout and stays as it is, and so does torch."""
     x = on_a_grid(rng, 4, 6, scale=0.1, dtype=torch.float64)
@@ -263,7 +263,7 @@ THREE = ("q", "scale", "zero_point")
 
 
 @AFFINE
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize(("bits", "below"), [(8, 90), (4, 9), (8, 3), (2, 1), (5, 20)])
 def test_the_whole_range_is_used(student, check, rng, bits, below):
     """The least number becomes 0, the greatest 2^bits - 1, and 0.0 becomes zero_point."""
@@ -275,7 +275,7 @@ def test_the_whole_range_is_used(student, check, rng, bits, below):
 
 
 @AFFINE
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_range_holds_zero(student, check, rng, sign):
     """It begins at 0.0 if all numbers are positive, and ends there if all are negative."""
@@ -287,7 +287,7 @@ def test_the_range_holds_zero(student, check, rng, sign):
 
 
 @AFFINE
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize("value", [3.0, -3.0, 0.0])
 def test_a_constant_comes_back(student, check, value):
     """A tensor of one number only, 0.0 among them, has a finite scale and comes back."""
@@ -301,7 +301,7 @@ def test_a_constant_comes_back(student, check, value):
 
 
 @AFFINE
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_affine_keeps_the_dtype_and_leaves_x_as_it_is(student, check, rng):
     """The error is at most half a step, in float64 too; x may have any layout and stays as it is. bits outside 2..8 is refused."""
     for dtype in (torch.float32, torch.float64):
@@ -324,7 +324,7 @@ def test_affine_keeps_the_dtype_and_leaves_x_as_it_is(student, check, rng):
 
 
 @AFFINE
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize("kind", ["uint8", "int8", "a tensor"])
 def test_the_way_back_is_scale_times_q_minus_zero_point(student, check, rng, kind):
     """(q - zero_point) · scale for uint8 and int8, with an int or a tensor as zero_point: nothing wraps around."""
@@ -345,7 +345,7 @@ def test_the_way_back_is_scale_times_q_minus_zero_point(student, check, rng, kin
 
 
 @AFFINE
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_the_way_back_is_in_the_dtype_of_scale(student, check, rng):
     """scale may be (n, 1), (1, n) or (); the result has its dtype. The arguments stay as they are."""
     q = torch.randint(-127, 128, (5, 5), generator=rng).to(torch.int8)

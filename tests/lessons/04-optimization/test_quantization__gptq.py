@@ -140,7 +140,7 @@ def mistaken(mistakes, *inputs, **options):
 
 
 @GPTQ
-@pytest.mark.points(4)
+@pytest.mark.points(3)
 @pytest.mark.parametrize(("width", "bits"), [(16, 4), (12, 3), (5, 8), (2, 2)])
 def test_each_column_makes_up_for_those_before_it(student, check, rng, width, bits):
     """Codes and scales with one group a row, column by column; scale · q is as in quantize_groupwise."""
@@ -154,7 +154,7 @@ def test_each_column_makes_up_for_those_before_it(student, check, rng, width, bi
 
 
 @GPTQ
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize(("width", "size"), [(15, 5), (14, 6), (6, 8), (4, 1)])
 def test_groups_have_scales_of_their_own_and_share_errors(student, check, rng, width, size):
     """Scales of the weights as they are or as they are when their group is reached; the last group may be short."""
@@ -169,7 +169,7 @@ def test_groups_have_scales_of_their_own_and_share_errors(student, check, rng, w
 
 
 @GPTQ
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize(("bits", "size", "rows"), [(4, None, 300), (3, 16, 300), (2, 20, 60), (4, None, 20)])
 def test_the_output_is_nearer_than_with_rounding_to_nearest(student, check, rng, bits, size, rows):
     """On correlated inputs, also where there are fewer of them than features, and one that is 0 in all. All is finite."""
@@ -193,7 +193,7 @@ def test_the_output_is_nearer_than_with_rounding_to_nearest(student, check, rng,
 
 
 @GPTQ
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_gptq_leaves_weight_and_inputs_as_they_are(student, check, rng):
     """In float32 and float64, of any layout; inputs may have any number of dimensions. Scales have the dtype of weight."""
     inputs = correlated(rng, 60, 8)
@@ -357,7 +357,7 @@ def rows_wrong(mistakes, calls):
 
 
 @INT8
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_each_row_of_x_is_quantized_with_a_scale_of_its_own(student, check, rng):
     """Without outliers: integers are multiplied and summed up, then multiplied by both scales."""
     calls = [
@@ -372,7 +372,7 @@ def test_each_row_of_x_is_quantized_with_a_scale_of_its_own(student, check, rng)
 
 
 @INT8
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_outlier_features_go_through_floating_point(student, check, rng):
     """A feature that reaches 6 in any row, by its magnitude, is taken out of all rows before these are quantized."""
     calls = [(with_outliers(rng, 6, 21), *linear_of_int8(rng, 6, 24))]
@@ -384,7 +384,7 @@ def test_outlier_features_go_through_floating_point(student, check, rng):
 
 
 @INT8
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize("threshold", [2.0, float("inf"), 0.0, 100.0])
 def test_the_threshold_may_be_another(student, check, rng, threshold):
     """0 takes all features out, inf none; a row of which nothing is left gives no NaN."""
@@ -407,7 +407,7 @@ def each_alone(x, q_weight, scale):
 
 
 @INT8
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_rows_may_stand_in_any_shape(student, check, rng):
     """x may be (B, T, in), whose outliers count in all of B and T, or (in,); a row of zeros gives zeros."""
     q_weight, scale = linear_of_int8(rng, 3, 24)
@@ -427,7 +427,7 @@ def test_rows_may_stand_in_any_shape(student, check, rng):
 
 
 @INT8
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_the_integers_are_summed_up_exactly(student, check, rng):
     """Sums of wide layers are exact: in float64 the result is, too. x has any layout and stays as it is."""
     width = 1300

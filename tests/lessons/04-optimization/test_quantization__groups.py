@@ -5,7 +5,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from quantization_helpers import Absmax, Groups, conduct, nf4_levels, on_a_grid, results, scales_of_rows
+from quantization_helpers import (
+    LEVELS,
+    Absmax,
+    Groups,
+    conduct,
+    grouped,
+    near_levels,
+    results,
+)
 from shared import MANNERS, dtype_of, nearly, on_inputs, randn
 
 GROUPS = pytest.mark.question("quantize_groupwise")
@@ -14,17 +22,6 @@ NF4 = pytest.mark.question("quantize_nf4, dequantize_nf4")
 BOTH = ("q", "scales")
 
 # ---------------------------------------------------------------------------------------------- quantize_groupwise
-
-
-def grouped(rng, rows, width, size, bits=4, dtype=torch.float32):
-    """(rows, width) with another scale in each group, and no number near halfway between two integers."""
-    per_row = -(-width // size)
-    scales = scales_of_rows(rng, rows * per_row).view(rows, per_row, 1)
-    parts = [
-        on_a_grid(rng, rows, min(size, width - at * size), bits=bits, scale=scales[:, at], dtype=dtype)
-        for at in range(per_row)
-    ]
-    return torch.cat(parts, dim=1)
 
 
 def of_flat(w, bits, size):
@@ -75,7 +72,7 @@ CUTS = {  # sentence -> quantize_groupwise with a mistake
 
 
 @GROUPS
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize(
     ("rows", "width", "size", "bits"), [(5, 24, 8, 4), (6, 12, 6, 3), (3, 20, 4, 8), (4, 6, 6, 2), (1, 7, 1, 4)]
 )
@@ -91,7 +88,7 @@ def test_each_group_has_its_own_scale(student, check, rng, rows, width, size, bi
 
 
 @GROUPS
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize(("width", "size"), [(21, 8), (17, 8), (5, 8), (100, 64)])
 def test_the_last_group_may_be_short(student, check, rng, width, size):
     """It has a scale of its own: ceil(in / group_size) in each row. A group may be longer than a row."""
@@ -106,7 +103,7 @@ def test_the_last_group_may_be_short(student, check, rng, width, size):
 
 
 @GROUPS
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_groups_of_zeros_and_float64(student, check, rng):
     """A group of zeros stays zeros, in float64 too, which keeps its precision; w stays as it is."""
     w = grouped(rng, 3, 20, 8, dtype=torch.float64)
@@ -146,7 +143,7 @@ def as_unsigned(q):
 
 
 @PACKED
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize("shape", [(16,), (4, 6), (2, 3, 4), (2, 1)], ids=str)
 def test_what_is_packed_comes_back(student, check, rng, shape):
     """Integers from -8 to 7 take half a byte each, and come back as int8 in their shape."""
@@ -175,7 +172,7 @@ def test_what_is_packed_comes_back(student, check, rng, shape):
 
 
 @PACKED
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize("shape", [(5,), (1,), (3, 7)], ids=str)
 def test_an_odd_number_fills_half_of_the_last_byte(student, check, rng, shape):
     """n integers take ceil(n / 2) bytes."""
@@ -197,7 +194,7 @@ def test_an_odd_number_fills_half_of_the_last_byte(student, check, rng, shape):
 
 
 @PACKED
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_a_byte_holds_two_neighbours(student, check, rng):
     """Byte i holds q.flatten()'s numbers 2i and 2i + 1, also where q is not contiguous or of another dtype; q stays as it is."""
     q = nibbles(rng, 6, 4)
@@ -251,25 +248,6 @@ def test_the_shape_must_fit_the_bytes(student, check, rng):
 
 
 # ---------------------------------------------------------------------------------------------- NF4
-
-LEVELS = nf4_levels()
-
-
-def near_levels(rng, *shape, block=64, dtype=torch.float32):
-    """(x, codes, absmax): blocks of x.flatten() around NF4 levels, not near the middle between two, and one at ±1 in each."""
-    count = torch.Size(shape).numel()
-    codes = torch.randint(0, 16, (count,), generator=rng)
-    below = torch.cat([torch.zeros(1), LEVELS.diff()])[codes]
-    above = torch.cat([LEVELS.diff(), torch.zeros(1)])[codes]
-    off = torch.rand(count, generator=rng) * 2 - 1
-    x = LEVELS[codes] + 0.42 * torch.where(off < 0, off * below, off * above)
-    for at, start in enumerate(range(0, count, block)):
-        place = start + int(torch.randint(min(block, count - start), (), generator=rng))
-        x[place], codes[place] = (-1.0, 0) if at % 2 == 0 else (1.0, 15)
-    blocks = -(-count // block)
-    absmax = scales_of_rows(rng, blocks).squeeze(1).to(dtype)
-    scale = absmax.double().repeat_interleave(block)[:count]
-    return (x * scale).to(dtype).view(shape), codes.to(torch.uint8).view(shape), absmax
 
 
 def nearest(scaled):
@@ -325,7 +303,7 @@ CODES = {  # sentence -> quantize_nf4 with a mistake
 
 
 @NF4
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize(("shape", "size"), [((8, 24), 64), ((5, 12), 4), ((3, 10), 6), ((70,), 16), ((2, 3, 5), 4)])
 def test_each_number_goes_to_the_nearest_level_of_its_block(student, check, rng, shape, size):
     """Blocks of x.flatten(), the last of which may be short, are divided by their absmax; a code is the nearest level's."""
@@ -337,7 +315,7 @@ def test_each_number_goes_to_the_nearest_level_of_its_block(student, check, rng,
 
 
 @NF4
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_the_borders_are_halfway_between_levels(student, check):
     """A number a little below the middle of two neighbours goes to the lower one, a little above it to the upper one."""
     middle = (LEVELS[1:] + LEVELS[:-1]) / 2
@@ -353,7 +331,7 @@ def test_the_borders_are_halfway_between_levels(student, check):
 
 
 @NF4
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_nf4_of_zeros_and_float64(student, check, rng):
     """A block of zeros has absmax 0 and code 7; float64 keeps its precision; x stays as it is. A block has at least one number."""
     x, codes, absmax = near_levels(rng, 6, 8, block=16, dtype=torch.float64)
@@ -383,7 +361,7 @@ def nearly_right(found, codes, absmax):
 
 
 @NF4
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_the_levels_are_those_of_the_paper(student, check):
     """dequantize_nf4 of all codes gives the 16 levels of QLoRA, times absmax."""
     codes = torch.arange(16, dtype=torch.uint8)
@@ -398,7 +376,7 @@ def test_the_levels_are_those_of_the_paper(student, check):
 
 
 @NF4
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize(("shape", "size"), [((8, 24), 64), ((6, 10), 4), ((5, 5), 7), ((2, 3, 4), 24)])
 def test_each_block_comes_back_with_its_absmax(student, check, rng, shape, size):
     """The level of each code, times the absmax of its block of codes.flatten(), in the dtype of absmax; nothing is changed."""
