@@ -40,11 +40,13 @@ class Absmax:
     largest: object = lambda x, over: x.abs().amax(over, keepdim=True)
     greatest: object = lambda bits: 2 ** (bits - 1) - 1
     whole: object = torch.round
+    limit: object = lambda bits: 2 ** (bits - 1) - 1
 
     def __call__(self, x, bits=8, dim=None):
         over = tuple(range(x.dim())) if dim is None else dim
         scale = self.largest(x.double(), over) / self.greatest(bits)
-        q = self.whole(x.double() / scale.masked_fill(scale == 0, 1)).to(torch.int16).to(torch.int8)
+        q = self.whole(x.double() / scale.masked_fill(scale == 0, 1))
+        q = q.clamp(-self.limit(bits), self.limit(bits)).to(torch.int8)
         return q, (scale.reshape(()) if dim is None else scale).to(x.dtype)
 
 

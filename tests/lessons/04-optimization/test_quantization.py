@@ -23,7 +23,9 @@ STEPS = {  # sentence -> the formula with a step replaced
         greatest=lambda bits: 2 ** (bits - 1)
     ),
     "the scale is max |x| / (2^bits - 1), as for integers without a sign": Absmax(greatest=lambda bits: 2**bits - 1),
-    "bits is not used; 8 should only be its default": Absmax(greatest=lambda bits: 127),
+    "bits is not used; 8 should only be its default": Absmax(
+        greatest=lambda bits: 127, limit=lambda bits: 127
+    ),
     "x / scale is cut off; it should be rounded to the nearest integer": Absmax(whole=torch.trunc),
     "x / scale is rounded down; it should be rounded to the nearest integer": Absmax(whole=torch.floor),
     "the scale is that of the greatest number; it should be that of the largest magnitude": Absmax(
