@@ -128,10 +128,10 @@ RIGHT["quantization"]["QuantizedLinear"] = RightQuantizedLinear
 # ---------------------------------------------------------------------------------------------- quantization: models
 
 
-def quantized(model, kind="int8"):
+def quantized(model, *kind):
     from quantization import ModelQuantizer
 
-    return ModelQuantizer().quantize_model(model, kind)
+    return ModelQuantizer().quantize_model(model, *kind)
 
 
 def linears_left(model):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from quantization_helpers import Absmax, conduct, on_a_grid, results, rounded, scales_of_rows, widened
-from shared import MANNERS, dtype_of, nearly, randn
+from shared import MANNERS, dtype_of, has_nan, nearly, randn
 
 GPTQ = pytest.mark.question("gptq_quantize")
 INT8 = pytest.mark.question("int8_linear")
@@ -97,10 +97,10 @@ def sure_rows(rng, rows, inputs, bits, size=None):
 COLUMNS = {  # sentence -> gptq_quantize with a mistake
     "the columns are rounded to nearest, and their errors are not spread": Columns(change=lambda H, i: 0 * best(H, i)),
     "the factor is that of H; it should be that of the inverse of H": Columns(
-        change=lambda H, i: -by_rows_of(lambda H: torch.linalg.cholesky(H, upper=True))(H, i)
+        change=by_rows_of(lambda H: torch.linalg.cholesky(H, upper=True))
     ),
     "the errors are spread by H; they should be spread by the Cholesky factor of its inverse": Columns(
-        change=lambda H, i: -by_rows_of(lambda H: H)(H, i)
+        change=by_rows_of(lambda H: H)
     ),
     "the errors are spread by the inverse of H; they should be spread by its Cholesky factor": Columns(
         change=by_rows_of(torch.linalg.inv)
@@ -114,8 +114,7 @@ COLUMNS = {  # sentence -> gptq_quantize with a mistake
         error=lambda now, was: was
     ),
     "only the next column makes up for an error; all that are left should": Columns(reach=lambda i, width, size: i + 2),
-    "the diagonal of H gets nothing; it should get 1 % of its mean": Columns(damping=lambda H: 0.0),
-    "the diagonal of H gets 0.01; it should get 1 % of its mean": Columns(damping=lambda H: 0.01),
+    "the diagonal of H gets nothing or too little; it should get 1 % of its mean": Columns(damping=lambda H: 0.0),
     "the diagonal of H gets all of its mean; it should get 1 % of it": Columns(damping=lambda H: H.diagonal().mean()),
     "the mean of the inputs is taken out; H should be that of the inputs as they are": Columns(
         H=lambda x: (x - x.mean(0)).T @ (x - x.mean(0))
@@ -165,7 +164,10 @@ def test_groups_have_scales_of_their_own_and_share_errors(student, check, rng, w
     found = results(student, "gptq_quantize", [(weight, inputs, 4, size)], [late])
 
     as_they_are = isinstance(found[0], (tuple, list)) and len(found[0]) == 2 and nearly(found[0][1:], early[1:], 1e-4)
-    check(found, [early if as_they_are else late], mistakes=mistaken(IN_GROUPS | COLUMNS, weight, inputs, 4, size))
+    truth = early if as_they_are else late
+    check(found, [truth], mistakes={
+        "the scales are (groups, out); they should be (out, groups)": [(truth[0], truth[1].T)],
+    } | mistaken(IN_GROUPS | COLUMNS, weight, inputs, 4, size))  # fmt: skip
 
 
 @GPTQ
@@ -284,7 +286,7 @@ ROWS = {  # sentence -> int8_linear with a mistake
     "the result is not multiplied by the scales of x": Int8(quantize=without_row_scale),
     "the result is not multiplied by the scale of the weight": Int8(scaled=lambda sums, scale: sums),
     "scale belongs to the rows of the weight; it is used for the rows of x": Int8(
-        scaled=lambda sums, scale: sums * scale
+        scaled=lambda sums, scale: sums * (scale if len(scale) == len(sums) else scale.T)
     ),
     "the sums do not fit into int8: sum up in int32 or in floating point": Int8(
         sums=lambda q, weight: (q.long() @ weight.long().T).to(torch.int8).double()
@@ -302,16 +304,20 @@ def linear_of_int8(rng, width_out, width_in):
     return Absmax()(weight, 8, 1)
 
 
-def with_outliers(rng, rows, width):
-    """Rows whose features 1, 4 and the last reach 6 in one of them: exactly, by far, and below 0; in others they are below 6."""
+def with_outliers(rng, rows, width, every=True):
+    """Rows whose features 1, 4 and the last reach 6 in one of them: exactly, by far, and below 0. every: another does in all."""
     x = on_a_grid(rng, rows, width, scale=scales_of_rows(rng, rows) / 10)
     columns = torch.stack([randn(rng, rows).clamp(-5.5, 5.5) for _ in range(3)], dim=1)
     columns[0] = torch.tensor([6.0, 1.0, 5.0])
     columns[1] = torch.tensor([-0.5, 60.0, 0.25])
     columns[2] = torch.tensor([5.9, 5.9, -7.0])
-    return torch.cat([x[:, :1], columns[:, :1], x[:, 1:3], columns[:, 1:2], x[:, 3:], columns[:, 2:]], dim=1)
+    always = 6.5 + 2 * torch.rand(rows, 1, generator=rng)
+    return torch.cat(
+        [always[:, : int(every)], columns[:, :1], x[:, :2], columns[:, 1:2], x[:, 2:], columns[:, 2:]], dim=1
+    )
 
 
+NOT_USED = "outlier_threshold is not used; 6 should only be its default"
 OUTLIERS = {  # sentence -> int8_linear with a mistake
     "outliers are quantized with the rest of their row": Int8(
         outlier=lambda rows, t: torch.zeros(rows.shape[1], dtype=torch.bool)
@@ -346,7 +352,7 @@ OUTLIERS = {  # sentence -> int8_linear with a mistake
     "all of x goes through floating point as soon as there is an outlier": Int8(
         outlier=lambda rows, t: (rows.abs() >= t).any().expand(rows.shape[1])
     ),
-    "outlier_threshold is not used; 6 should only be its default": Int8(outlier=lambda rows, t: reached(rows, 6.0)),
+    NOT_USED: Int8(outlier=lambda rows, t: reached(rows, 6.0)),
 }
 
 
@@ -375,7 +381,7 @@ def test_each_row_of_x_is_quantized_with_a_scale_of_its_own(student, check, rng)
 @pytest.mark.points(2)
 def test_outlier_features_go_through_floating_point(student, check, rng):
     """A feature that reaches 6 in any row, by its magnitude, is taken out of all rows before these are quantized."""
-    calls = [(with_outliers(rng, 6, 21), *linear_of_int8(rng, 6, 24))]
+    calls = [(with_outliers(rng, 6, 20, every), *linear_of_int8(rng, 6, 23 + every)) for every in (True, False)]
     truth = [Int8()(*call) for call in calls]
 
     found = results(student, "int8_linear", calls, truth)
@@ -389,7 +395,7 @@ def test_outlier_features_go_through_floating_point(student, check, rng):
 def test_the_threshold_may_be_another(student, check, rng, threshold):
     """0 takes all features out, inf none; a row of which nothing is left gives no NaN."""
     q_weight, scale = linear_of_int8(rng, 4, 24)
-    x = with_outliers(rng, 6, 21)
+    x = with_outliers(rng, 6, 20)
     if threshold > 6:  # the outliers are quantized here, and must not be near halfway between two integers
         x = on_a_grid(rng, 6, 24, scale=scales_of_rows(rng, 6))
     elif threshold == 2.0:
@@ -399,7 +405,10 @@ def test_the_threshold_may_be_another(student, check, rng, threshold):
 
     found = results(student, "int8_linear", [call], truth)
 
-    check(found, truth, dtype=torch.float32, mistakes=rows_wrong(OUTLIERS | ROWS, [call]))
+    mistakes = {NOT_USED: OUTLIERS[NOT_USED]} | OUTLIERS | ROWS
+    check(found, truth, dtype=torch.float32, mistakes={
+        "a row of which nothing is left is divided by a scale of 0": check.when(has_nan(found)),
+    } | rows_wrong(mistakes, [call]))  # fmt: skip
 
 
 def each_alone(x, q_weight, scale):
@@ -411,7 +420,7 @@ def each_alone(x, q_weight, scale):
 def test_rows_may_stand_in_any_shape(student, check, rng):
     """x may be (B, T, in), whose outliers count in all of B and T, or (in,); a row of zeros gives zeros."""
     q_weight, scale = linear_of_int8(rng, 3, 24)
-    rows = with_outliers(rng, 6, 21)[[0, 3, 1, 4, 2, 5]]
+    rows = with_outliers(rng, 6, 20)[[0, 3, 1, 4, 2, 5]]
     zeros = rows.clone()
     zeros[1] = 0
     calls = [(rows.view(3, 2, 24), q_weight, scale), (rows[4], q_weight, scale), (zeros, q_weight, scale)]
@@ -431,9 +440,9 @@ def test_rows_may_stand_in_any_shape(student, check, rng):
 def test_the_integers_are_summed_up_exactly(student, check, rng):
     """Sums of wide layers are exact: in float64 the result is, too. x has any layout and stays as it is."""
     width = 1300
-    steps = torch.randint(100, 127, (3, width), generator=rng).double()
+    steps = torch.randint(115, 127, (8, width), generator=rng).double()
     steps[:, 0] = 127
-    q_weight = torch.randint(100, 128, (2, width), generator=rng).to(torch.int8)
+    q_weight = torch.randint(115, 128, (2, width), generator=rng).to(torch.int8)
     x, scale = 0.04 * steps, torch.tensor([[0.01], [0.3]], dtype=torch.float64)
     call = (x, q_weight, scale)
     truth = [Int8()(*call)]
@@ -441,9 +450,10 @@ def test_the_integers_are_summed_up_exactly(student, check, rng):
     found = results(student, "int8_linear", [call], truth)
     same, rude = conduct(student, "int8_linear", *call, 5.0)  # the first feature is an outlier
 
-    sums = (steps @ q_weight.double().T).float().double()
     check(found, truth, relative=1e-10, mistakes={
-        "the integers are summed up in float32, which rounds sums above 2^24": [sums * 0.04 * scale.T],
+        "the integers are summed up in float32, which rounds sums above 2^24": check.when(
+            dtype_of(found[0]) is torch.float64 and nearly(found, truth, 1e-6)
+        ),
         "the result is float32; it should have the dtype of x": [truth[0].float()],
     })  # fmt: skip
     check.that(same, "x, q_weight or scale is changed")
@@ -465,4 +475,4 @@ def test_an_outlier_costs_no_accuracy(student, check, rng):
     check((dtype_of(found), list(found.shape)), (torch.float32, [30, 16]), names=("dtype", "shape"))
     errors = [float((y.double() - exact).norm()) for y in (found, Int8()(x, q_weight, scale, 1e9))]
     check.that(errors[0] < 0.2 * errors[1], "the error is as large as if the outliers were quantized")
-    check.that(errors[0] > 0, "nothing is quantized: the result is that of floating point")
+    check.that(errors[0] > 1e-3 * errors[1], "nothing is quantized: the result is that of floating point")
