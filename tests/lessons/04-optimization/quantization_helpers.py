@@ -1,7 +1,7 @@
 """What the hidden tests of quantization share: inputs that can be rounded in one way only, and the formulas in float64.
 
 Mistakes are the formulas with a step replaced. Where a function builds on another of the module that is wrong, it may be
-right on a right one (`results`): so a mistake costs the tests that are about it.
+right on a right one (`worked_out`): so a mistake costs the tests that are about it.
 """
 
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class Groups:
         return q, self.joined(scales)
 
 
-def widened(q, scales, size):
+def from_codes(q, scales, size):
     """Ŵ in float64 of what quantize_groupwise gives."""
     return q.double() * scales.double().repeat_interleave(size, dim=1)[:, : q.shape[1]]
 
@@ -74,7 +74,7 @@ def widened(q, scales, size):
 def rounded(weight, bits=8, size=None):
     """Ŵ in float64 of a weight with groups of this size."""
     size = size or weight.shape[1]
-    return widened(*Groups()(weight, bits, size), size)
+    return from_codes(*Groups()(weight, bits, size), size)
 
 
 def nf4_levels():
@@ -87,7 +87,7 @@ def nf4_levels():
 LEVELS = nf4_levels()
 
 
-def grouped(rng, rows, width, size, bits=4, dtype=torch.float32):
+def in_groups(rng, rows, width, size, bits=4, dtype=torch.float32):
     """(rows, width) with another scale in each group, and no number near halfway between two integers."""
     per_row = -(-width // size)
     scales = scales_of_rows(rng, rows * per_row).view(rows, per_row, 1)
@@ -126,7 +126,7 @@ def agree(found, truth):
     )
 
 
-def results(student, name, calls, truth):
+def worked_out(student, name, calls, truth):
     """What the function of this name gives for each call's arguments; with right parts where it is the truth only so."""
 
     def probe(name, calls, right):
@@ -139,7 +139,7 @@ def results(student, name, calls, truth):
     return on_right_parts(student, probe, name, calls, fine=lambda found: agree(found, truth))
 
 
-def conduct(student, name, *arguments, **options):
+def conduct_of(student, name, *arguments, **options):
     """For `check`: whether tensors come back unchanged, and what the call did besides."""
 
     def probe(name, arguments, options):

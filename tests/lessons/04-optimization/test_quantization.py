@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from quantization_helpers import Absmax, conduct, on_a_grid, scales_of_rows
+from quantization_helpers import Absmax, conduct_of, on_a_grid, scales_of_rows
 from shared import MANNERS, dtype_of, has_nan, on_inputs, randn
 
 ABSMAX = pytest.mark.question("quantize_absmax")
@@ -38,7 +38,7 @@ STEPS = {  # sentence -> the formula with a step replaced
 }
 
 
-def inverted(x, bits=8, dim=None):
+def inverse_scale(x, bits=8, dim=None):
     q, scale = Absmax()(x, bits, dim)
     return q, 1 / scale
 
@@ -46,7 +46,7 @@ def inverted(x, bits=8, dim=None):
 CODES = {
     "the codes are floating point; they should be int8": lambda x: (Absmax()(x)[0].float(), Absmax()(x)[1]),
 }
-INVERTED = {"the scale is 127 / max |x|; it should be max |x| / 127, so that scale · q is x": inverted}
+INVERTED = {"the scale is 127 / max |x|; it should be max |x| / 127, so that scale · q is x": inverse_scale}
 
 
 @ABSMAX
@@ -162,7 +162,7 @@ def test_absmax_keeps_the_dtype_and_leaves_x_as_it_is(student, check, rng):
     x = on_a_grid(rng, 4, 6, scale=0.1, dtype=torch.float64)
 
     found = student.call("quantization.quantize_absmax", x, dim=1)
-    same, rude = conduct(student, "quantize_absmax", x, 8, 1)
+    same, rude = conduct_of(student, "quantize_absmax", x, 8, 1)
 
     q, scale = Absmax()(x, 8, 1)
     check(found, (q, scale), names=BOTH, mistakes={
@@ -316,7 +316,7 @@ def test_affine_keeps_the_dtype_and_leaves_x_as_it_is(student, check, rng):
         back = (q.double() - zero_point) * scale.double()
         # The ends of the range may be half a step outside of the integers, as 0.0 is exact.
         check.that(bool(((back - x.double()).abs() <= 0.50001 * scale.double() + 8 * torch.finfo(dtype).eps).all()), "the error is larger than half a step")  # fmt: skip
-    same, rude = conduct(student, "quantize_affine", x)
+    same, rude = conduct_of(student, "quantize_affine", x)
     check.that(same, "x is changed")
     check(rude, "", mistakes=MANNERS)
     for bits in (9, 1):
@@ -363,7 +363,7 @@ def test_the_way_back_is_in_the_dtype_of_scale(student, check, rng):
             "scale is used along the wrong dimension": partial(lambda s: q.double() * s.T.double(), scale),
         }
         check(found, truth.to(scale.dtype), mistakes=mistakes)
-    same, rude = conduct(student, "dequantize", q, scales, 3)
+    same, rude = conduct_of(student, "dequantize", q, scales, 3)
     check.that(same, "q or scale is changed")
     check(rude, "", mistakes=MANNERS)
 

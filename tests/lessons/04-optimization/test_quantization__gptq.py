@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from quantization_helpers import Absmax, conduct, on_a_grid, results, rounded, scales_of_rows, widened
+from quantization_helpers import Absmax, conduct_of, from_codes, on_a_grid, rounded, scales_of_rows, worked_out
 from shared import MANNERS, dtype_of, has_nan, nearly, randn
 
 GPTQ = pytest.mark.question("gptq_quantize")
@@ -30,7 +30,7 @@ def one_percent(H):
     return 0.01 * H.diagonal().mean()
 
 
-def best(H, i):
+def best_change(H, i):
     """How the columns after i change best for a change of column i by one."""
     return -torch.linalg.solve(H[i + 1 :, i + 1 :], H[i + 1 :, i])
 
@@ -51,7 +51,7 @@ class Columns:
     late: bool = True
     H: object = lambda x: x.T @ x
     damping: object = one_percent
-    change: object = best
+    change: object = best_change
     error: object = lambda now, was: now
     reach: object = lambda i, width, size: width
     greatest: object = lambda bits: 2 ** (bits - 1) - 1
@@ -95,7 +95,9 @@ def sure_rows(rng, rows, inputs, bits, size=None):
 
 
 COLUMNS = {  # sentence -> gptq_quantize with a mistake
-    "the columns are rounded to nearest, and their errors are not spread": Columns(change=lambda H, i: 0 * best(H, i)),
+    "the columns are rounded to nearest, and their errors are not spread": Columns(
+        change=lambda H, i: 0 * best_change(H, i)
+    ),
     "the factor is that of H; it should be that of the inverse of H": Columns(
         change=by_rows_of(lambda H: torch.linalg.cholesky(H, upper=True))
     ),
@@ -108,7 +110,7 @@ COLUMNS = {  # sentence -> gptq_quantize with a mistake
     "the error is not divided by U[i, i]": Columns(change=by_rows_of(factor, 0)),
     "the error is divided by U[i, i] twice": Columns(change=by_rows_of(factor, 2)),
     "the errors are added to the columns that are left; they should be subtracted": Columns(
-        change=lambda H, i: -best(H, i)
+        change=lambda H, i: -best_change(H, i)
     ),
     "the error is that of the old weight; it should be that of the column as it is when it is rounded": Columns(
         error=lambda now, was: was
@@ -147,7 +149,7 @@ def test_each_column_makes_up_for_those_before_it(student, check, rng, width, bi
     weight = sure_rows(rng, 120, inputs, bits)
     truth = Columns()(weight, inputs, bits)
 
-    found = results(student, "gptq_quantize", [(weight, inputs, bits)], [truth])
+    found = worked_out(student, "gptq_quantize", [(weight, inputs, bits)], [truth])
 
     check(found, [truth], mistakes=mistaken(COLUMNS, weight, inputs, bits))
 
@@ -161,7 +163,7 @@ def test_groups_have_scales_of_their_own_and_share_errors(student, check, rng, w
     weight = sure_rows(rng, 160, inputs, 4, size)
     late, early = (Columns(late=late)(weight, inputs, 4, size) for late in (True, False))
 
-    found = results(student, "gptq_quantize", [(weight, inputs, 4, size)], [late])
+    found = worked_out(student, "gptq_quantize", [(weight, inputs, 4, size)], [late])
 
     as_they_are = isinstance(found[0], (tuple, list)) and len(found[0]) == 2 and nearly(found[0][1:], early[1:], 1e-4)
     truth = early if as_they_are else late
@@ -179,7 +181,7 @@ def test_the_output_is_nearer_than_with_rounding_to_nearest(student, check, rng,
     inputs[:, 5] = 0
     truth = Columns()(weight, inputs, bits, size)
 
-    ((q, scales),) = results(student, "gptq_quantize", [(weight, inputs.view(2, -1, 48), bits, size)], [truth])
+    ((q, scales),) = worked_out(student, "gptq_quantize", [(weight, inputs.view(2, -1, 48), bits, size)], [truth])
 
     check((dtype_of(q), dtype_of(scales)), (torch.int8, torch.float32), names=BOTH)
     check(
@@ -189,7 +191,7 @@ def test_the_output_is_nearer_than_with_rounding_to_nearest(student, check, rng,
     x = inputs.double()
     errors = [
         float(((weight.double() - new) @ x.T).norm())
-        for new in (widened(q, scales, size or 48), rounded(weight, bits, size))
+        for new in (from_codes(q, scales, size or 48), rounded(weight, bits, size))
     ]
     check.that(errors[0] < 0.9 * errors[1], "the error of the output is not lower than with rounding to nearest")
 
@@ -206,7 +208,7 @@ def test_gptq_leaves_weight_and_inputs_as_they_are(student, check, rng):
 
         check(dtype_of(whole[1]), dtype, what="the scales", otherwise="scales do not have the dtype of weight")
         check(parts, whole, names=BOTH, otherwise="inputs of more dimensions give something else than their rows")
-        same, rude = conduct(student, "gptq_quantize", weight, inputs.to(dtype))
+        same, rude = conduct_of(student, "gptq_quantize", weight, inputs.to(dtype))
         check.that(same, f"weight or inputs of {str(dtype)[6:]} are changed")
         check(rude, "", mistakes=MANNERS)
 
@@ -219,7 +221,7 @@ def test_gptq_of_a_row_of_zeros(student, check, rng):
     weight = sure_rows(rng, 30, inputs, 4)
     weight[1] = 0
 
-    ((q, scales),) = results(
+    ((q, scales),) = worked_out(
         student, "gptq_quantize", [(weight, inputs)], [Columns()(weight + 1e-20 * (weight == 0), inputs)]
     )
 
@@ -372,7 +374,7 @@ def test_each_row_of_x_is_quantized_with_a_scale_of_its_own(student, check, rng)
     ]
     truth = [Int8()(*call) for call in calls]
 
-    found = results(student, "int8_linear", calls, truth)
+    found = worked_out(student, "int8_linear", calls, truth)
 
     check(found, truth, dtype=torch.float32, mistakes=rows_wrong(ROWS, calls))
 
@@ -384,7 +386,7 @@ def test_outlier_features_go_through_floating_point(student, check, rng):
     calls = [(with_outliers(rng, 6, 20, every), *linear_of_int8(rng, 6, 23 + every)) for every in (True, False)]
     truth = [Int8()(*call) for call in calls]
 
-    found = results(student, "int8_linear", calls, truth)
+    found = worked_out(student, "int8_linear", calls, truth)
 
     check(found, truth, dtype=torch.float32, mistakes=rows_wrong(OUTLIERS | ROWS, calls))
 
@@ -403,7 +405,7 @@ def test_the_threshold_may_be_another(student, check, rng, threshold):
     call = (x, q_weight, scale, threshold)
     truth = [Int8()(*call)]
 
-    found = results(student, "int8_linear", [call], truth)
+    found = worked_out(student, "int8_linear", [call], truth)
 
     mistakes = {NOT_USED: OUTLIERS[NOT_USED]} | OUTLIERS | ROWS
     check(found, truth, dtype=torch.float32, mistakes={
@@ -411,7 +413,7 @@ def test_the_threshold_may_be_another(student, check, rng, threshold):
     } | rows_wrong(mistakes, [call]))  # fmt: skip
 
 
-def each_alone(x, q_weight, scale):
+def sequences_alone(x, q_weight, scale):
     return torch.stack([Int8()(part, q_weight, scale) for part in x])
 
 
@@ -426,11 +428,11 @@ def test_rows_may_stand_in_any_shape(student, check, rng):
     calls = [(rows.view(3, 2, 24), q_weight, scale), (rows[4], q_weight, scale), (zeros, q_weight, scale)]
     truth = [Int8()(*call) for call in calls]
 
-    found = results(student, "int8_linear", calls, truth)
+    found = worked_out(student, "int8_linear", calls, truth)
 
     check(found, truth, dtype=torch.float32, mistakes={
         "each sequence has outliers of its own; a feature that is one in any row should be one in all": lambda: [
-            each_alone(*calls[0]).float(), *(one.float() for one in truth[1:])
+            sequences_alone(*calls[0]).float(), *(one.float() for one in truth[1:])
         ],
     })  # fmt: skip
 
@@ -447,8 +449,8 @@ def test_the_integers_are_summed_up_exactly(student, check, rng):
     call = (x, q_weight, scale)
     truth = [Int8()(*call)]
 
-    found = results(student, "int8_linear", [call], truth)
-    same, rude = conduct(student, "int8_linear", *call, 5.0)  # the first feature is an outlier
+    found = worked_out(student, "int8_linear", [call], truth)
+    same, rude = conduct_of(student, "int8_linear", *call, 5.0)  # the first feature is an outlier
 
     check(found, truth, relative=1e-10, mistakes={
         "the integers are summed up in float32, which rounds sums above 2^24": check.when(
@@ -470,7 +472,7 @@ def test_an_outlier_costs_no_accuracy(student, check, rng):
     exact = x.double() @ (q_weight.double() * scale.double()).T
     truth = [Int8()(x, q_weight, scale)]
 
-    (found,) = results(student, "int8_linear", [(x, q_weight, scale)], truth)
+    (found,) = worked_out(student, "int8_linear", [(x, q_weight, scale)], truth)
 
     check((dtype_of(found), list(found.shape)), (torch.float32, [30, 16]), names=("dtype", "shape"))
     errors = [float((y.double() - exact).norm()) for y in (found, Int8()(x, q_weight, scale, 1e9))]

@@ -9,10 +9,10 @@ from quantization_helpers import (
     LEVELS,
     Absmax,
     Groups,
-    conduct,
-    grouped,
+    conduct_of,
+    in_groups,
     near_levels,
-    results,
+    worked_out,
 )
 from shared import MANNERS, dtype_of, nearly, on_inputs, randn
 
@@ -78,9 +78,9 @@ CUTS = {  # sentence -> quantize_groupwise with a mistake
 )
 def test_each_group_has_its_own_scale(student, check, rng, rows, width, size, bits):
     """Groups of neighbours in a row; scales is (out, in / group_size)."""
-    w = grouped(rng, rows, width, size, bits)
+    w = in_groups(rng, rows, width, size, bits)
 
-    found = results(student, "quantize_groupwise", [(w, bits, size)], [Groups()(w, bits, size)])
+    found = worked_out(student, "quantize_groupwise", [(w, bits, size)], [Groups()(w, bits, size)])
 
     check(found, [Groups()(w, bits, size)], mistakes={
         sentence: lambda wrong=wrong: [wrong(w, bits, size)] for sentence, wrong in CUTS.items()
@@ -92,10 +92,10 @@ def test_each_group_has_its_own_scale(student, check, rng, rows, width, size, bi
 @pytest.mark.parametrize(("width", "size"), [(21, 8), (17, 8), (5, 8), (100, 64)])
 def test_the_last_group_may_be_short(student, check, rng, width, size):
     """It has a scale of its own: ceil(in / group_size) in each row. A group may be longer than a row."""
-    w = grouped(rng, 4, width, size)
+    w = in_groups(rng, 4, width, size)
     call = (w, 4, size) if size != 64 else (w,)  # 4 and 64 are the defaults
 
-    found = results(student, "quantize_groupwise", [call], [Groups()(w, 4, size)])
+    found = worked_out(student, "quantize_groupwise", [call], [Groups()(w, 4, size)])
 
     check(found, [Groups()(w, 4, size)], mistakes={
         sentence: lambda wrong=wrong: [wrong(w, 4, size)] for sentence, wrong in CUTS.items()
@@ -106,11 +106,11 @@ def test_the_last_group_may_be_short(student, check, rng, width, size):
 @pytest.mark.points(1)
 def test_groups_of_zeros_and_float64(student, check, rng):
     """A group of zeros stays zeros, in float64 too, which keeps its precision; w stays as it is."""
-    w = grouped(rng, 3, 20, 8, dtype=torch.float64)
+    w = in_groups(rng, 3, 20, 8, dtype=torch.float64)
     w[1, 8:16] = 0
 
-    ((q, scales),) = results(student, "quantize_groupwise", [(w, 4, 8)], [Groups()(w, 4, 8)])
-    same, rude = conduct(student, "quantize_groupwise", w, 4, 8)
+    ((q, scales),) = worked_out(student, "quantize_groupwise", [(w, 4, 8)], [Groups()(w, 4, 8)])
+    same, rude = conduct_of(student, "quantize_groupwise", w, 4, 8)
 
     check(q, Groups()(w, 4, 8)[0], what="q")
     check(dtype_of(scales), torch.float64, what="scales", mistakes={
@@ -140,6 +140,14 @@ def nibbles(rng, *shape):
     return torch.randint(-8, 8, shape, generator=rng).to(torch.int8)
 
 
+def there_and_back(q):
+    """A probe: what is packed, and what is unpacked of that."""
+    from quantization import pack_int4, unpack_int4
+
+    packed = pack_int4(q)
+    return packed, unpack_int4(packed, tuple(q.shape))
+
+
 def as_unsigned(q):
     return (q.int() % 16).to(torch.int8)
 
@@ -151,13 +159,7 @@ def test_what_is_packed_comes_back(student, check, rng, shape):
     """Integers from -8 to 7 take half a byte each, and come back as int8 in their shape."""
     q = torch.arange(-8, 8, dtype=torch.int8) if shape == (16,) else nibbles(rng, *shape)
 
-    def probe(q):
-        from quantization import pack_int4, unpack_int4
-
-        packed = pack_int4(q)
-        return packed, unpack_int4(packed, tuple(q.shape))
-
-    packed, back = student.run(probe, q)
+    packed, back = student.run(there_and_back, q)
 
     check((dtype_of(packed), list(packed.shape)), (torch.uint8, [q.numel() // 2]), names=("dtype", "shape"), mistakes={
         "each integer has a byte of its own; two should share one": (torch.uint8, [q.numel()]),
@@ -183,13 +185,7 @@ def test_an_odd_number_fills_half_of_the_last_byte(student, check, rng, shape):
     q = nibbles(rng, *shape)
     q[(-1,) * len(shape)] = 5
 
-    def probe(q):
-        from quantization import pack_int4, unpack_int4
-
-        packed = pack_int4(q)
-        return packed, unpack_int4(packed, tuple(q.shape))
-
-    packed, back = student.run(probe, q)
+    packed, back = student.run(there_and_back, q)
 
     check(list(packed.shape), [(q.numel() + 1) // 2], what="the packed shape", mistakes={
         "the last integer of an odd number is not packed": [q.numel() // 2],
@@ -200,7 +196,7 @@ def test_an_odd_number_fills_half_of_the_last_byte(student, check, rng, shape):
 @PACKED
 @pytest.mark.points(1)
 def test_a_byte_holds_two_neighbours(student, check, rng):
-    """Byte i holds q.flatten()'s numbers 2i and 2i + 1, also where q is not contiguous or of another dtype; q stays as it is."""
+    """Byte i holds q.flatten()'s numbers 2i and 2i + 1, whatever its layout and dtype of integers; q stays as it is."""
     q = nibbles(rng, 6, 4)
     own = student.call("quantization.pack_int4", q)
 
@@ -349,7 +345,7 @@ def test_nf4_of_zeros_and_float64(student, check, rng):
     x[2:4], codes[2:4], absmax[1] = 0, 7, 0
 
     found = student.call("quantization.quantize_nf4", x, 16)
-    same, rude = conduct(student, "quantize_nf4", x, 16)
+    same, rude = conduct_of(student, "quantize_nf4", x, 16)
 
     check(found, (codes, absmax), names=("codes", "absmax"), mistakes={
         "absmax of float64 is worked out in float32": (codes, absmax.float().double()),
@@ -398,7 +394,7 @@ def test_each_block_comes_back_with_its_absmax(student, check, rng, shape, size)
         student.call("quantization.dequantize_nf4", codes, one, *([] if size == 64 else [size]))
         for one in (absmax, absmax.float())
     ]
-    same, rude = conduct(student, "dequantize_nf4", codes, absmax, size)
+    same, rude = conduct_of(student, "dequantize_nf4", codes, absmax, size)
 
     levels, count = LEVELS[codes.long()], codes.numel()
 

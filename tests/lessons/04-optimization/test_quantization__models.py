@@ -6,7 +6,7 @@ Sizes are measured: all tensors that can be reached from a module count, under w
 import pytest
 import torch
 
-from quantization_helpers import LEVELS, agree, grouped, near_levels, rounded
+from quantization_helpers import LEVELS, agree, in_groups, near_levels, rounded
 from shared import MANNERS, dtype_of, on_right_parts, randn
 
 LAYER = pytest.mark.question("QuantizedLinear")
@@ -34,7 +34,7 @@ def test_a_layer_multiplies_by_the_rounded_weight(student, check, rng, bits, siz
 
         return inside.use_of(use, "quantization", "QuantizedLinear", right)
 
-    weight, b = grouped(rng, 7, 40, size or 40, bits), randn(rng, 7) if bias else None
+    weight, b = in_groups(rng, 7, 40, size or 40, bits), randn(rng, 7) if bias else None
     xs = [randn(rng, 3, 40), randn(rng, 2, 3, 40), randn(rng, 40)]
 
     def truth(w, b=b):
@@ -126,7 +126,7 @@ def test_codes_stay_as_they_are_in_another_dtype(student, check, rng, bits):
         after = inside.bytes_held(layer)
         return own, wide, doubled, layer.half().weight, layer.float()(x), after - before
 
-    weight, bias, x = grouped(rng, 16, 64, 64, bits), randn(rng, 16), randn(rng, 3, 64)
+    weight, bias, x = in_groups(rng, 16, 64, 64, bits), randn(rng, 16), randn(rng, 3, 64)
     own, wide, doubled, half, single, more = student.run(probe, weight, bias, bits, x)
 
     truth = torch.nn.functional.linear(x.double(), own.double(), bias.double())
@@ -469,8 +469,8 @@ def test_each_type_rounds_as_it_should(student, check, rng, kind):
         return inside.use_of(use, "quantization", "ModelQuantizer", right)
 
     made = {
-        "int8": lambda rows, width: grouped(rng, rows, width, width, 8),
-        "int4": lambda rows, width: grouped(rng, rows, width, 64, 4),
+        "int8": lambda rows, width: in_groups(rng, rows, width, width, 8),
+        "int4": lambda rows, width: in_groups(rng, rows, width, 64, 4),
         "nf4": lambda rows, width: near_levels(rng, rows, width)[0],
     }[kind]
     pairs = [(made(6, 160), randn(rng, 6)), (made(5, 24), None)]
