@@ -67,12 +67,15 @@ def test_a_layer_holds_no_weight_in_floating_point(student, check, bits, size):
     """Codes take a byte each, those of 4 bits and fewer half a byte: measured when it is made, and after it was used."""
 
     def probe(bits, size):
-        from quantization import QuantizedLinear
+        def use():
+            from quantization import QuantizedLinear
 
-        layer = QuantizedLinear.from_linear(torch.nn.Linear(192, 128), bits, size)
-        first = inside.bytes_held(layer)
-        layer(torch.ones(2, 192)), layer.weight  # noqa: B018
-        return first, inside.bytes_held(layer)
+            layer = QuantizedLinear.from_linear(torch.nn.Linear(192, 128), bits, size)
+            first = inside.bytes_held(layer)
+            layer(torch.ones(2, 192)), layer.weight  # noqa: B018
+            return first, inside.bytes_held(layer)
+
+        return inside.use_of(use, "quantization", "QuantizedLinear", False)
 
     first, used = student.run(probe, bits, size)
 
@@ -97,11 +100,14 @@ def test_a_layer_is_saved_and_loaded(student, check, rng, bits):
     """A layer of the same sizes and bits that loads the state_dict of another gives what that one gives."""
 
     def probe(weights, bits, x):
-        from quantization import QuantizedLinear
+        def use():
+            from quantization import QuantizedLinear
 
-        one, other = (QuantizedLinear.from_linear(inside.linear_with(*pair), bits, 8) for pair in weights)
-        other.load_state_dict(one.state_dict())
-        return other(x), one(x), other.weight, one.weight
+            one, other = (QuantizedLinear.from_linear(inside.linear_with(*pair), bits, 8) for pair in weights)
+            other.load_state_dict(one.state_dict())
+            return other(x), one(x), other.weight, one.weight
+
+        return inside.use_of(use, "quantization", "QuantizedLinear", False)
 
     weights = [(randn(rng, 6, 20), randn(rng, 6)) for _ in range(2)]
     loaded, own, weight, own_weight = student.run(probe, weights, bits, randn(rng, 3, 20))
@@ -117,14 +123,17 @@ def test_codes_stay_as_they_are_in_another_dtype(student, check, rng, bits):
     """The result has the dtype of x, whatever that of the layer is. .double() and .half() leave the codes as they are."""
 
     def probe(weight, bias, bits, x):
-        from quantization import QuantizedLinear
+        def use():
+            from quantization import QuantizedLinear
 
-        layer = QuantizedLinear.from_linear(inside.linear_with(weight, bias), bits)
-        own, wide = layer.weight, layer(x.double())
-        before = inside.bytes_held(layer)
-        doubled = layer.double().weight, layer(x.double())
-        after = inside.bytes_held(layer)
-        return own, wide, doubled, layer.half().weight, layer.float()(x), after - before
+            layer = QuantizedLinear.from_linear(inside.linear_with(weight, bias), bits)
+            own, wide = layer.weight, layer(x.double())
+            before = inside.bytes_held(layer)
+            doubled = layer.double().weight, layer(x.double())
+            after = inside.bytes_held(layer)
+            return own, wide, doubled, layer.half().weight, layer.float()(x), after - before
+
+        return inside.use_of(use, "quantization", "QuantizedLinear", False)
 
     weight, bias, x = in_groups(rng, 16, 64, 64, bits), randn(rng, 16), randn(rng, 3, 64)
     own, wide, doubled, half, single, more = student.run(probe, weight, bias, bits, x)
@@ -150,11 +159,14 @@ def test_gradients_reach_the_input_of_a_layer(student, check, rng):
     """The gradient at x is that of a Linear with the weight Ŵ."""
 
     def probe(weight, bias, x):
-        from quantization import QuantizedLinear
+        def use():
+            from quantization import QuantizedLinear
 
-        layer = QuantizedLinear.from_linear(inside.linear_with(weight, bias), 4, 8)
-        x.requires_grad_()
-        return inside.gradients(layer(x), [x], [torch.ones(2, 3, 6)])[0], layer.weight
+            layer = QuantizedLinear.from_linear(inside.linear_with(weight, bias), 4, 8)
+            x.requires_grad_()
+            return inside.gradients(layer(x), [x], [torch.ones(2, 3, 6)])[0], layer.weight
+
+        return inside.use_of(use, "quantization", "QuantizedLinear", False)
 
     grad, weight = student.run(probe, randn(rng, 6, 20), randn(rng, 6), randn(rng, 2, 3, 20))
 
@@ -169,19 +181,22 @@ def test_a_layer_is_no_linear_and_shares_nothing_with_one(student, check, rng):
     """It has sizes, mode and bias of the Linear, which stays as it was, and whose later changes do not matter."""
 
     def probe(weight, bias, x):
-        from quantization import QuantizedLinear
+        def use():
+            from quantization import QuantizedLinear
 
-        linear = inside.linear_with(weight, bias).eval()
-        layer, rude = inside.manners(QuantizedLinear.from_linear, linear)[::2]
-        same = torch.equal(linear.weight, weight) and torch.equal(linear.bias, bias)
-        kinds = isinstance(layer, torch.nn.Module), isinstance(layer, torch.nn.Linear)
-        modes = layer.training, QuantizedLinear.from_linear(linear.train()).training
-        sizes = [layer.in_features, layer.out_features]
-        own_bias, before = layer.bias.detach().clone(), layer(x)
-        with torch.no_grad():
-            linear.weight.zero_(), linear.bias.zero_()
-        plain = QuantizedLinear.from_linear(torch.nn.Linear(5, 3, bias=False)).bias
-        return kinds, modes, sizes, same and linear.weight.requires_grad, own_bias, plain, (before, layer(x)), rude
+            linear = inside.linear_with(weight, bias).eval()
+            layer, rude = inside.manners(QuantizedLinear.from_linear, linear)[::2]
+            same = torch.equal(linear.weight, weight) and torch.equal(linear.bias, bias)
+            kinds = isinstance(layer, torch.nn.Module), isinstance(layer, torch.nn.Linear)
+            modes = layer.training, QuantizedLinear.from_linear(linear.train()).training
+            sizes = [layer.in_features, layer.out_features]
+            own_bias, before = layer.bias.detach().clone(), layer(x)
+            with torch.no_grad():
+                linear.weight.zero_(), linear.bias.zero_()
+            plain = QuantizedLinear.from_linear(torch.nn.Linear(5, 3, bias=False)).bias
+            return kinds, modes, sizes, same and linear.weight.requires_grad, own_bias, plain, (before, layer(x)), rude
+
+        return inside.use_of(use, "quantization", "QuantizedLinear", False)
 
     bias = randn(rng, 6)
     kinds, modes, sizes, same, own_bias, plain, (before, after), rude = student.run(
@@ -227,19 +242,22 @@ def test_linears_are_replaced_wherever_they_are(student, check):
     """At the top, in containers and modules of any depth, of subclasses; a model that is a Linear becomes a layer itself."""
 
     def probe():
-        from torch.nn import Linear, ModuleDict, ModuleList, ReLU, Sequential
+        def use():
+            from torch.nn import Linear, ModuleDict, ModuleList, ReLU, Sequential
 
-        class Narrow(Linear):
-            pass
+            class Narrow(Linear):
+                pass
 
-        deep = inside.Parts(a=inside.Parts(b=ModuleList([inside.Parts(c=Linear(4, 4)), ReLU()])))
-        model = inside.Parts(
-            top=Linear(4, 4), listed=ModuleList([Linear(4, 4)]), named=ModuleDict({"x": Linear(4, 4)}),
-            row=Sequential(Linear(4, 4), Sequential(ReLU(), Linear(4, 4))), deep=deep, kind=Narrow(4, 4), plain=Linear(4, 4, bias=False), end=Linear(4, 4),
-        )  # fmt: skip
-        new = inside.quantized(model)
-        itself = inside.quantized(Linear(4, 6))
-        return inside.linears_left(new), isinstance(new, inside.Parts), inside.linears_left(itself), list(itself(torch.ones(2, 4)).shape)  # fmt: skip
+            deep = inside.Parts(a=inside.Parts(b=ModuleList([inside.Parts(c=Linear(4, 4)), ReLU()])))
+            model = inside.Parts(
+                top=Linear(4, 4), listed=ModuleList([Linear(4, 4)]), named=ModuleDict({"x": Linear(4, 4)}),
+                row=Sequential(Linear(4, 4), Sequential(ReLU(), Linear(4, 4))), deep=deep, kind=Narrow(4, 4), plain=Linear(4, 4, bias=False), end=Linear(4, 4),
+            )  # fmt: skip
+            new = inside.quantized(model)
+            itself = inside.quantized(Linear(4, 6))
+            return inside.linears_left(new), isinstance(new, inside.Parts), inside.linears_left(itself), list(itself(torch.ones(2, 4)).shape)  # fmt: skip
+
+        return inside.use_of(use, "quantization", "ModelQuantizer", False)
 
     left, kind, itself, shape = student.run(probe)
 
@@ -535,16 +553,19 @@ def test_attention_of_torch_works_when_it_is_quantized(student, check, rng):
     """nn.MultiheadAttention reads weight and bias of its out_proj, with gradients as without."""
 
     def probe(x):
-        torch.manual_seed(0)
-        attention = torch.nn.MultiheadAttention(16, 2, batch_first=True).eval()
-        torch.nn.init.normal_(attention.out_proj.bias)
-        new = inside.quantized(inside.Parts(attention=attention)).attention
-        left = inside.linears_left(new)
-        outputs = [new(x, x, x)[0]]
-        with torch.no_grad():
-            outputs.append(new(x, x, x)[0])
-            attention.out_proj.weight.copy_(new.out_proj.weight)
-        return left, outputs, attention(x, x, x)[0]
+        def use():
+            torch.manual_seed(0)
+            attention = torch.nn.MultiheadAttention(16, 2, batch_first=True).eval()
+            torch.nn.init.normal_(attention.out_proj.bias)
+            new = inside.quantized(inside.Parts(attention=attention)).attention
+            left = inside.linears_left(new)
+            outputs = [new(x, x, x)[0]]
+            with torch.no_grad():
+                outputs.append(new(x, x, x)[0])
+                attention.out_proj.weight.copy_(new.out_proj.weight)
+            return left, outputs, attention(x, x, x)[0]
+
+        return inside.use_of(use, "quantization", "QuantizedLinear", False)
 
     left, outputs, truth = student.run(probe, randn(rng, 2, 5, 16))
 
@@ -559,11 +580,15 @@ def test_a_quantized_model_is_saved_and_loaded(student, check, rng, kind):
     """A model made in the same way that loads the state_dict of another gives what that one gives."""
 
     def probe(kind, x):
-        one, other = (
-            inside.quantized(torch.nn.Sequential(torch.nn.Linear(20, 7), torch.nn.Linear(7, 5)), kind) for _ in range(2)
-        )
-        other.load_state_dict(one.state_dict())
-        return other(x), one(x)
+        def use():
+            one, other = (
+                inside.quantized(torch.nn.Sequential(torch.nn.Linear(20, 7), torch.nn.Linear(7, 5)), kind)
+                for _ in range(2)
+            )
+            other.load_state_dict(one.state_dict())
+            return other(x), one(x)
+
+        return inside.use_of(use, "quantization", "ModelQuantizer", False)
 
     loaded, own = student.run(probe, kind, randn(rng, 3, 20))
 
@@ -597,26 +622,29 @@ def test_a_wrapper_is_called_as_the_model(student, check, rng):
     """All arguments, by position and by name, go to the quantized model; what it returns comes back."""
 
     def probe(x):
-        from quantization import QuantizedTransformer
+        def use():
+            from quantization import QuantizedTransformer
 
-        class Model(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.layer = torch.nn.Linear(4, 4)
+            class Model(torch.nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.layer = torch.nn.Linear(4, 4)
 
-            def forward(self, x, mask=None, *, factor=1.0):
-                return {"y": self.layer(x) * factor, "seen": [mask, factor]}
+                def forward(self, x, mask=None, *, factor=1.0):
+                    return {"y": self.layer(x) * factor, "seen": [mask, factor]}
 
-        model, seen, kinds = Model().eval(), [], []
-        for kind in ([], ["int8"], ["int4"], ["nf4"]):
-            wrapper = QuantizedTransformer(model, *kind)
-            result = wrapper(x, True, factor=2.0)
-            seen.append([result["seen"], torch.equal(result["y"], 2 * wrapper.model.layer(x))])
-            name = kind[0] if kind else "int8"
-            kinds.append(torch.equal(inside.quantized(model, name).layer(x), wrapper.model.layer(x)))
-        left = inside.linears_left(wrapper), inside.linears_left(model)
-        modes = [part.training for part in (wrapper, wrapper.model, QuantizedTransformer(model.train()))]
-        return isinstance(wrapper, torch.nn.Module), seen, kinds, left, modes, len(list(wrapper.buffers())) > 0
+            model, seen, kinds = Model().eval(), [], []
+            for kind in ([], ["int8"], ["int4"], ["nf4"]):
+                wrapper = QuantizedTransformer(model, *kind)
+                result = wrapper(x, True, factor=2.0)
+                seen.append([result["seen"], torch.equal(result["y"], 2 * wrapper.model.layer(x))])
+                name = kind[0] if kind else "int8"
+                kinds.append(torch.equal(inside.quantized(model, name).layer(x), wrapper.model.layer(x)))
+            left = inside.linears_left(wrapper), inside.linears_left(model)
+            modes = [part.training for part in (wrapper, wrapper.model, QuantizedTransformer(model.train()))]
+            return isinstance(wrapper, torch.nn.Module), seen, kinds, left, modes, len(list(wrapper.buffers())) > 0
+
+        return inside.use_of(use, "quantization", "ModelQuantizer", False)
 
     is_module, seen, kinds, left, modes, held = student.run(probe, randn(rng, 3, 4))
 
@@ -638,19 +666,22 @@ def test_lesson_2s_models_are_quantized(student, check, rng, kind):
     """GPTModel keeps its tied head, Transformer its output; all other Linears are replaced, and outputs are close."""
 
     def probe(ids, kind):
-        from quantization import QuantizedTransformer
-        from transformer import GPTModel, Transformer
+        def use():
+            from quantization import QuantizedTransformer
+            from transformer import GPTModel, Transformer
 
-        torch.manual_seed(0)
-        found = []
-        for model, inputs in (
-            (GPTModel(40, 32, 2, 4, max_len=16), [ids]),
-            (Transformer(40, 40, 32, 2, 4, 64), [ids, ids]),
-        ):
-            wrapper = QuantizedTransformer(model.eval(), kind)
-            new, old = wrapper(*inputs).detach(), model(*inputs).detach()
-            found.append((inside.linears_left(wrapper), list(new.shape), float((new - old).norm() / old.norm())))
-        return found
+            torch.manual_seed(0)
+            found = []
+            for model, inputs in (
+                (GPTModel(40, 32, 2, 4, max_len=16), [ids]),
+                (Transformer(40, 40, 32, 2, 4, 64), [ids, ids]),
+            ):
+                wrapper = QuantizedTransformer(model.eval(), kind)
+                new, old = wrapper(*inputs).detach(), model(*inputs).detach()
+                found.append((inside.linears_left(wrapper), list(new.shape), float((new - old).norm() / old.norm())))
+            return found
+
+        return inside.use_of(use, "quantization", "ModelQuantizer", False)
 
     found = student.run(probe, torch.randint(1, 40, (2, 9), generator=rng), kind)
 
