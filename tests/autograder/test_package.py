@@ -19,8 +19,9 @@ from autograder.release import otter_zip as package
 
 ENVELOPE = """environment.yml files/driver.ipynb otter_config.json run_autograder run_otter.py setup.sh
     tests/placeholder.py""".split()
-GRADING = """__init__ bounds cases check differences digests errors grade in_process lesson options plugin points rules scorecard
-    student submission witness exports/__init__ exports/gradescope exports/otter release/__init__ release/otter_plugin""".split()
+GRADING = """__init__ arguments bounds cases check differences digests errors grade in_process lesson marks names options plugin points
+    probes rules scorecard student submission tomls witness exports/__init__ exports/gradescope exports/otter release/__init__
+    release/otter_plugin""".split()
 INTAKE = [f"intake/{path.stem}" for path in (ROOT / "autograder" / "intake").glob("*.py") if path.stem != "crowd"]
 BOX = [
     str(path.relative_to(ROOT / "autograder").with_suffix("")) for path in (ROOT / "autograder" / "box").rglob("*.py")
@@ -47,7 +48,7 @@ def test_the_zip_holds_otters_files_the_grader_and_the_lesson(contents):
     lesson = load("01-attention", ROOT)
     modules = [f"autograder/{name}.py" for name in GRADING + INTAKE + BOX]
     suite = [f"tests/lessons/01-attention/{path.name}" for path in lesson.tests.glob("*.py")]
-    suite += ["tests/lessons/inside.py", "tests/lessons/shared.py"]
+    suite += [f"tests/lessons/{name}.py" for name in ("inside", "searching", "shared")]
     solution = [f"solutions/01-attention/{module}.py" for module in lesson.modules]
     starter = [f"starter/01-attention/{module}.py" for module in lesson.modules]
     grader = [*modules, *suite, *solution, *starter, "assignments/01-attention/lesson.toml"]

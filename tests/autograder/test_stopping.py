@@ -142,7 +142,7 @@ def test_ctrl_c_while_a_hidden_test_runs_ends_the_grading(course, monkeypatch):
     """pytest would end its session and say so to nobody."""
     monkeypatch.setenv("AUTOGRADER_ROOT", str(course))
     (course / "tests" / "lessons" / "99-toy" / "test_toy.py").write_text(
-        "def test_interrupted(student):\n    raise KeyboardInterrupt\n"
+        "import pytest\n\n\n@pytest.mark.points(1)\ndef test_interrupted(student):\n    raise KeyboardInterrupt\n"
     )
     lesson = load("99-toy")
 

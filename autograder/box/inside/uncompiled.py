@@ -49,7 +49,7 @@ def _as_it_is(function):
     return function
 
 
-def _nothing(*arguments, **options):
+def _nothing(*_, **__):
     pass
 
 
@@ -69,7 +69,8 @@ class _NotNeededYet(types.ModuleType):
     """Stands for torch's compiler: what torch itself wants of it is here, and all else imports the compiler after all."""
 
     disable = staticmethod(disable)
-    graph_break = staticmethod(_nothing)
+    assume_constant_result = allow_in_graph = staticmethod(_as_it_is)
+    graph_break = reset = mark_dynamic = mark_static = staticmethod(_nothing)
 
     def __init__(self, name):
         super().__init__(name)

@@ -11,9 +11,6 @@ One thread and no torch operation with more than one: a forked child hangs in Op
 The records cross as dicts of their fields (policy.py, clock.py).
 """
 
-import gc
-import importlib
-import logging
 import os
 import select
 import socket
@@ -28,9 +25,9 @@ import torch
 
 from .. import cpu, wire
 from ..clock import Ended, Usage
-from ..inside import group, tripwires, uncompiled, worker
+from ..inside import group, tripwires, worker
 from ..policy import Policy
-from . import confine, libraries, pages, processes, seccomp
+from . import confine, libraries, processes, seccomp, warm
 
 _POLL_S = 0.1
 
@@ -217,45 +214,10 @@ def _clean_environment(scratch):
 # ---------------------------------------------------------------------------------------------- start
 
 
-def warm_up(packages: list[str]) -> None:
-    """Imports what submissions use, and what torch itself imports when it is used, once for the processes of all tests."""
-    torch.set_num_threads(1)  # before any operation
-    for package in ("numpy", "torch.nn.functional", *packages):
-        importlib.import_module(package)
-    uncompiled.lay()
-    use_torch()
-    worker.seed_everything(0)  # numpy.random is imported by its first use
-    drop_log_handlers()
-    gc.collect()
-    gc.freeze()  # a collection in a child would copy all of our pages
-    pages.collapse()
-
-
-def use_torch() -> None:
-    """One of each of the operations that make torch import more of itself (half a second for the first gradient)."""
-    x = torch.ones(4, 4, requires_grad=True)
-    torch.autograd.grad(torch.softmax(x @ x, -1).sum(), [x], torch.tensor(1.0))
-    torch.utils.checkpoint.checkpoint(torch.sin, x, use_reentrant=False)
-    torch.optim.AdamW([x]).step()
-    torch.ones(2, 2, device="meta").tril()
-    with torch.device("meta"):
-        repr(torch.ones(2))
-
-
-def drop_log_handlers() -> None:
-    """Each fork makes the locks of all handlers anew, and torch has 40: a tenth of the pages that an empty test copies.
-
-    A logger without a handler still warns, on the error output.
-    """
-    for logger in logging.root.manager.loggerDict.values():
-        if isinstance(logger, logging.Logger):
-            logger.handlers.clear()
-
-
 def main(descriptor: int, layers: list[str], packages: list[str]) -> None:
     warnings.simplefilter("ignore")
     confine.harden_zygote()
-    warm_up(packages)
+    warm.up(packages)
     control = socket.socket(fileno=descriptor)
     with suppress(BrokenPipeError, ConnectionResetError, EOFError):  # the grader is gone: nobody is there to be told
         wire.send(control, {"layers": layers, "python": sys.version.split()[0], "torch": torch.__version__})

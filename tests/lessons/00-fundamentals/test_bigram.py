@@ -460,13 +460,13 @@ def test_new_tokens_are_drawn_from_the_probabilities(student, check, rng):
     ids = random_ids(rng, 61)
 
     def probe(ids, V, seed):
-        model, prompt = inside.fitted(V, 3.0, ids), torch.tensor([2, 1])
+        model, prompt = inside.fitted(V, 0.5, ids), torch.tensor([2, 1])
         runs = model.generate(prompt, 4000), model.generate(prompt, 4000, torch.Generator().manual_seed(seed))
         return [inside.a_tensor(run, "what generate returns") for run in runs], inside.probabilities(model, V)
 
     runs, p = student.run(probe, ids, V, int(torch.randint(2**31, (), generator=rng)))
 
-    p = own_table(p, table(ids, 3.0))
+    p = own_table(p, table(ids, 0.5))
     p = p / p.sum(1, keepdim=True)
     laws = {
         "the most probable token is always taken; it should be drawn": torch.nn.functional.one_hot(p.argmax(1), V).double(),
@@ -475,7 +475,7 @@ def test_new_tokens_are_drawn_from_the_probabilities(student, check, rng):
         "every token is drawn from the row of the prompt's last token; it should be drawn from that of the token before": p[1].expand(V, V),
         "every token is drawn from the row of the prompt's first token; it should be drawn from that of the token before": p[2].expand(V, V),
         "a softmax is taken over the probabilities": p.softmax(1),
-        "new tokens are drawn from the probabilities of the token before; they should be drawn from those of the token that follows": table_mistakes(ids, 3.0)[
+        "new tokens are drawn from the probabilities of the token before; they should be drawn from those of the token that follows": table_mistakes(ids, 0.5)[
             "the probabilities are those of the token before; they should be those of the token that follows"
         ],
     }  # fmt: skip
