@@ -136,7 +136,7 @@ class Lesson(BaseModel):
 
     @property
     def shared_tests(self) -> list[Path]:
-        """What the suites of all lessons share: tests/lessons/shared.py on the grader's side, inside.py for probes."""
+        """What suites of several lessons share: shared.py and searching.py on the grader's side, inside.py for probes."""
         return [path for path in sorted(self.tests.parent.glob("*.py")) if path.name != "conftest.py"]
 
     @cached_property

@@ -134,6 +134,80 @@ CLAIMS = {
             assert len(count) == 1
             """,
     },
+    "04-optimization": {
+        "1. What an outlier costs": """
+            one, row, groups = errors.values()
+            assert all(a > b > c for a, b, c in zip(one, row, groups))
+            assert 0.9 < one[list(bits).index(4)] < 1.1  # as large as the weights
+            assert groups[list(bits).index(4)] < one[list(bits).index(7)]  # three bits are saved
+            assert all(1.6 < a / b < 2.6 for a, b in zip(groups[2:], groups[3:]))
+            """,
+        "2. Half of the integers": r"""
+            import re
+            found = {name.strip(): (float(a), float(b), int(z)) for name, a, b, z in re.findall(
+                r"^(.+): error (\S+) symmetric, (\S+) affine; zero point (\d+), 0.0 comes back as 0.0$", printed, re.M)}
+            assert len(found) == 3
+            assert all(1.9 < found[name][0] / found[name][1] < 2.1 for name in ("after a ReLU", "around 5"))
+            assert found["normal"][0] / found["normal"][1] < 1.2
+            assert found["around 5"][2] == 0
+            """,
+        "3. Levels where the numbers are": """
+            rms = {name: float(error.square().mean()) for name, error in errors.items()}
+            assert rms["NF4"] < rms["int4"]
+            assert used["int4"][0] == 0 and used["NF4"].min() > 0.01  # -8 is not used
+            """,
+        "4. Errors that make up for others": r"""
+            import re
+            rows = [tuple(map(float, row)) for row in re.findall(r"(\S+) in the output, (\S+) in the weight", printed)]
+            nearest, gptq = rows[::2], rows[1::2]
+            assert gptq[0][0] > 0.95 * nearest[0][0]
+            assert all(a[0] < 0.5 * b[0] and a[1] > b[1] for a, b in zip(gptq[1:], nearest[1:]))
+            """,
+        "5. A feature of 60": r"""
+            import re
+            rows = [(int(count), float(error)) for count, error in re.findall(r"(\d+) features in floating point, error (\S+)", printed)]
+            assert [count for count, _ in rows][:3] == [0, 1, 1] and rows[-1][0] == 128
+            assert rows[0][1] > 3 * rows[2][1] and rows[2][1] < 1.1 * rows[-1][1]
+            """,
+        "6. Quantize a model": r"""
+            import re
+            rows = {name: tuple(map(float, rest)) for name, *rest in re.findall(
+                r"(\w+): +(\S+) KiB, loss (\S+), (\S+)% right", printed)}
+            assert rows["float32"][0] > 3 * rows["int8"][0] and rows["int8"][0] > 1.5 * rows["int4"][0]
+            assert all(abs(loss - rows["float32"][1]) < 0.05 and right > 90 for _, loss, right in rows.values())
+            """,
+        "7. Stages and their bubble": r"""
+            import re
+            assert re.findall(r"(\d+)% of the time idle", printed) == ["75", "43", "27"]
+            """,
+        "8. Who has which layer?": r"""
+            import re
+            one, two, four = map(float, re.findall(r"(\S+) MiB on the CPU", printed))
+            assert one / 2 < two < one and one / 4 < four < two
+            assert printed.rstrip().endswith("the same logits: True")
+            """,
+        "9. The sentences in the middle": """
+            assert extractive_summary(text, 1) == [text[4]]
+            assert rouge_n(text[4], reference, 1)[2] > rouge_n(text[0], reference, 1)[2]
+            """,
+        "10. Learn to summarize": r"""
+            import re
+            rows = [list(map(float, row)) for row in re.findall(r"ROUGE-1 (\S+), ROUGE-2 (\S+), ROUGE-L (\S+)", printed)]
+            assert len(rows) == 2 and all(one > 0.8 for one, _, _ in rows)
+            """,
+        "11. What ROUGE sees": r"""
+            import re
+            same, short, turned, denied, other = [
+                list(map(float, row)) for row in re.findall(r"ROUGE-1 (\S+), ROUGE-2 (\S+), ROUGE-L (\S+)", printed)]
+            assert same == [1, 1, 1] and turned[0] == 1 and turned[2] < 0.5
+            assert denied[0] > 0.7 and max(other) < 0.3
+            """,
+        "12. Find the bug": """
+            lines = printed.splitlines()
+            assert lines[0] == "A [-1.0, -1.0, 0.5]" and lines[1] == "B [24.6, 0.0, 1.0]"
+            assert lines[2].startswith("C [0.0, 0.39, 50.0") and lines[3] == "D [[0, 1], [2, 3], [4, 5]]"
+            """,
+    },
 }
 CLAIMED = [(lesson, heading) for lesson, claims in CLAIMS.items() for heading in claims]
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import re
 from functools import cache
 
 import pytest
@@ -218,3 +219,66 @@ def test_causal_masks_of_other_lengths_start_where_the_handout_says():
     assert torch.allclose(ours[:, :, 0], v[:, :, 0])
     at_the_end = F.scaled_dot_product_attention(q, k, v, causal_lower_right(2, 5))
     assert torch.allclose(at_the_end[:, :, 1], F.scaled_dot_product_attention(q, k, v)[:, :, 1], atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- 04-optimization
+
+
+def test_sizes_are_those_of_the_sentence():
+    gigabytes = [f"{7e9 * bits / 8 / 1e9:g}" for bits in (32, 16, 8, 4)]
+    sentence = "{} GB in float32, {} GB in bfloat16, {} GB in int8 and {} GB in int4"
+
+    assert sentence.format(*gigabytes) in text_of("04-optimization")
+
+
+def test_activations_are_small_beside_a_layer():
+    D, bytes_each = 4096, 2
+    activations = 1024 * D * bytes_each / 2**20
+    layer = (4 + 8) * D * D * bytes_each / 1e6  # qkv and proj, and two matrices of 4 · D²
+
+    assert (f"it is {activations:g} MiB, while a layer of that width has {round(layer, -2):g} MB of weights"
+            in text_of("04-optimization"))  # fmt: skip
+
+
+def test_the_bubble_of_four_stages():
+    one, eight = (round(100 * (4 - 1) / (pieces + 4 - 1)) for pieces in (1, 8))
+
+    assert f"With 4 stages and one piece that is {one} %, with 8 pieces {eight} %." in text_of("04-optimization")
+
+
+def test_a_scale_for_64_weights_is_half_a_bit_a_weight():
+    _, scales = solution("04-optimization", "quantization").quantize_groupwise(torch.randn(10, 640))
+
+    assert 8 * scales.nbytes / (10 * 640) == 0.5
+
+
+def test_rounding_errors_are_spread_as_the_handout_says():
+    x = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    q, scale = solution("04-optimization", "quantization").quantize_absmax(x)
+
+    assert (x - q * scale).std() == pytest.approx(float(scale) / math.sqrt(12), rel=0.02)
+
+
+def test_nf4_has_seven_levels_below_zero_and_eight_above():
+    levels = solution("04-optimization", "quantization").NF4_LEVELS
+
+    assert [sum(level < 0 for level in levels), sum(level > 0 for level in levels)] == [7, 8]
+
+
+def test_the_levels_of_nf4_are_used_about_equally_often():
+    quantize_nf4 = solution("04-optimization", "quantization").quantize_nf4
+    codes, absmax = quantize_nf4(torch.randn(64_000, generator=torch.Generator().manual_seed(0)))
+    share = codes.long().bincount(minlength=16) / codes.numel()
+
+    assert 0.01 < share.min() < share.max() < 0.1
+    assert absmax.mean() == pytest.approx(2.6, abs=0.05)
+
+
+def test_the_hours_of_lesson_4_add_up():
+    rows = re.findall(
+        r"^\| `(\w+)\.py` \|(.+)\|$", (ROOT / "assignments/04-optimization/handout.md").read_text("utf-8"), re.M
+    )
+    hours = {module: sum(map(int, re.findall(r"\((\d+) min\)", row))) / 60 for module, row in rows}
+
+    assert hours == {"quantization": 2.25, "model_parallel": 0.5, "summarization": 1.0}
+    assert 3 <= sum(hours.values()) <= 4

@@ -54,8 +54,9 @@ class Message:
 
 def suite_messages(lesson: Lesson) -> list[Message]:
     """The titles and mistakes of a lesson's suites, hidden and public, and of the helpers that all lessons share."""
-    shared = [path for path in (lesson.tests.parent / name for name in ("shared.py", "inside.py")) if path.is_file()]
-    trees = {path: ast.parse(path.read_text("utf-8")) for path in [*sorted(lesson.tests.glob("*.py")), *shared]}
+    trees = {
+        path: ast.parse(path.read_text("utf-8")) for path in [*sorted(lesson.tests.glob("*.py")), *lesson.shared_tests]
+    }
     names = _Names(trees)
     found = {message for path, tree in trees.items() for message in _Suite(path, tree, names).messages()}
     return sorted(found, key=lambda message: (str(message.file), message.line, message.text))

@@ -48,7 +48,7 @@ def test_the_zip_holds_otters_files_the_grader_and_the_lesson(contents):
     lesson = load("01-attention", ROOT)
     modules = [f"autograder/{name}.py" for name in GRADING + INTAKE + BOX]
     suite = [f"tests/lessons/01-attention/{path.name}" for path in lesson.tests.glob("*.py")]
-    suite += ["tests/lessons/inside.py", "tests/lessons/shared.py"]
+    suite += [f"tests/lessons/{name}.py" for name in ("inside", "searching", "shared")]
     solution = [f"solutions/01-attention/{module}.py" for module in lesson.modules]
     starter = [f"starter/01-attention/{module}.py" for module in lesson.modules]
     grader = [*modules, *suite, *solution, *starter, "assignments/01-attention/lesson.toml"]

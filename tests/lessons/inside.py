@@ -5,6 +5,7 @@ It is shipped before the lesson's own inside.py, which names what it uses of it 
 
 import contextlib
 import importlib
+import inspect
 import io
 import random
 import sys
@@ -227,3 +228,222 @@ def on_meta(function, *inputs):
             raise
         return "mixes devices"
     return "" if all(item.device.type == "meta" for item in listed(result)) else "leaves the device"
+
+
+# ---------------------------------------------------------------------------------------------- any Transformer, greedy and beam search
+
+
+@contextlib.contextmanager
+def noting_instances(kind):
+    """The list of (instance, its arguments by name) of what is made of the class meanwhile, subclasses too."""
+    made, start = [], kind.__init__
+
+    def init(self, *args, **options):
+        bound = inspect.signature(start).bind(self, *args, **options)
+        bound.apply_defaults()
+        made.append((self, dict(list(bound.arguments.items())[1:])))
+        start(self, *args, **options)
+
+    kind.__init__ = init
+    try:
+        yield made
+    finally:
+        kind.__init__ = start
+
+
+def draw_weights(model, generator=None):
+    """Large ones: what a token is said to be followed by depends on all that came before it."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.copy_(2 * torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5)
+
+
+def change_logits(model, scale, shift):
+    """Makes a Transformer's logits logits * scale + shift; returns a list that gets, whenever it makes some, whether a
+    module of it was in train mode then.
+
+    The last Linear is changed where it is called as in the reference, whose parts a student may use. A student's own
+    Transformer has parts of other names: there it is done at its methods.
+    """
+    asked, last = [], getattr(model, "output", None)
+
+    def note(*_):
+        asked.append(any(part.training for part in model.modules()))
+
+    if isinstance(last, torch.nn.Linear) and last.bias is not None:
+        with torch.no_grad():
+            last.weight.mul_(scale[:, None])
+            last.bias.mul_(scale).add_(shift)
+        last.register_forward_pre_hook(note)
+        return asked
+
+    inside = []  # forward may call decode: only the outer one changes something
+
+    def changed(method):
+        def call(*args, **options):
+            if inside:
+                return method(*args, **options)
+            note()
+            inside.append(method)
+            try:
+                return method(*args, **options) * scale + shift
+            finally:
+                inside.clear()
+
+        return call
+
+    model.forward, model.decode = changed(model.forward), changed(model.decode)
+    return asked
+
+
+def search_results(searcher, search, seed, src, size, bos, eos, depth, spread, ends, calls):
+    """What a searcher's model says with large random weights, and the results of search(rows of src, *call) then.
+
+    searcher: has a Transformer `model`, whose targets have `size` tokens; search: its method. spread: of the logits. ends:
+    what those of eos get besides. calls: (rows of src, maximum length, num_beams). What it says is (B, size ** depth,
+    depth + 1, size): for each row of src, for all `depth` tokens after bos, the log-probabilities of what follows the
+    first 0, 1, … and all of them.
+    """
+    model, tokens = searcher.double().eval().model, torch.arange(size)
+    draw_weights(model, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        beginnings = torch.cartesian_prod(torch.tensor([bos]), *[tokens] * depth)
+        said = torch.stack([model(row.expand(len(beginnings), -1), beginnings) for row in src])
+        # Each token gets logits of the same mean and spread, so that all are chosen, eos as well.
+        mean, scale = said.mean((0, 1, 2)), spread / said.std((0, 1, 2))
+        shift = ends * (tokens == eos) - mean * scale
+        change_logits(model, scale, shift)
+    results = [a_tensor(search(src[rows], *call)) for rows, *call in calls]
+    return (said * scale + shift).log_softmax(-1), results
+
+
+def searched_with_padding(searcher, search, src, size, bos, eos, pad, length, never):
+    """What search(src, length, num_beams) gives for 1 and 2 beams, with large random weights and hardly any eos.
+
+    As three lists: of sources as they are, filled up with pad on the right, and with 4 more pads; of each row without its
+    pads; and greedily where the padding is attended to, as they are and with 4 more pads.
+    """
+    model, tokens, start = searcher.double().eval().model, torch.arange(size), torch.tensor([bos])
+    draw_weights(model)
+    wide = torch.cat([src, torch.full((len(src), 4), pad)], dim=1)
+    with torch.no_grad():
+        beginnings = torch.cartesian_prod(start, tokens, tokens)
+        said = torch.stack([model(row[row != pad].expand(len(beginnings), -1), beginnings) for row in src])
+        mean, scale = said.mean((0, 1, 2)), 2 / said.std((0, 1, 2))
+        change_logits(model, scale, never * (tokens == eos) - mean * scale)
+        attended = [start.expand(len(src), 1) for _ in (src, wide)]
+        for _ in range(length - 1):
+            logits = [model.decode(ids, model.encode(x)) for ids, x in zip(attended, (src, wide), strict=True)]
+            attended = [torch.cat([ids, x[:, -1:].argmax(-1)], 1) for ids, x in zip(attended, logits, strict=True)]
+    padded = [a_tensor(search(ids, length, n)) for ids in (src, wide) for n in (1, 2)]
+    alone = [[search(row[row != pad][None], length, n)[0].tolist() for row in src] for n in (1, 2)]
+    return padded, [torch.tensor(rows) for rows in alone], attended
+
+
+def search_within(searcher, search, src, size, eos, longest, lengths, words, never):
+    """What search(src, length, num_beams) says to lengths out of bounds, and how wide its results are for others.
+
+    longest: the model's max_len. Gives ("accepted", "named" or "not named" for each bad length, with 1 and 2 beams; does
+    the model make logits, and is the searcher in train mode afterwards as before; the widths).
+    """
+    model, refused, shift = searcher.train().model, [], torch.zeros(size)
+    shift[eos] = never
+    made_logits = change_logits(model, torch.ones_like(shift), -shift)  # all rows end at once
+    for length in [1, 0, -3, 10**9, longest + 1]:
+        for beams in (1, 2):
+            try:
+                search(src, length, beams)
+                refused.append("accepted")
+            except ValueError as error:
+                known = (*words, "length", "max_len", "long", "room", "limit", "position", str(length))
+                refused.append("named" if any(word in str(error).lower() for word in known) else "not named")
+    generated, training = len(made_logits) > 0, searcher.training
+    change_logits(model, torch.ones_like(shift), 2 * shift)  # no row ends
+    widths = [a_tensor(search(src, length)).shape[1] for length in lengths]
+
+    def asked(*_):
+        raise InterruptedError("the model is asked: the length was accepted")
+
+    for module in model.modules():
+        module.register_forward_pre_hook(asked)
+    with contextlib.suppress(InterruptedError):
+        search(src, longest)
+    return refused, generated, training, widths
+
+
+def conduct_of_search(searcher, search, src, size):
+    """(was a module in train mode while searching, has each its mode back where all had the same, and where not,
+    (src is the same, inside.manners) of each call, are there gradients or weights that no longer learn)."""
+    model, kept, polite = searcher.double().train().model, [], []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    ones = torch.ones(size, dtype=torch.float64)
+    seen = change_logits(model, ones, 0 * ones)
+    for mixed in (False, True):
+        searcher.train(not mixed)
+        if mixed:
+            for module in [searcher, *list(model.modules())[1::2]]:
+                module.training = True
+        modes = {name: module.training for name, module in searcher.named_modules()}
+        for beams in (1, 2):
+            _, (after, *_), rude = manners(search, src, 5, beams)
+            polite.append((torch.equal(after, src), rude))
+            kept.append({name: module.training for name, module in searcher.named_modules()} == modes)
+    grads = any(weight.grad is not None or not weight.requires_grad for weight in model.parameters())
+    return any(seen), all(kept[:2]), all(kept[2:]), polite, grads
+
+
+# ---------------------------------------------------------------------------------------------- known weights of any model
+
+SIGNS = (1, 1, 1, 1, 1, -1, 1, -1)
+# Along the 2 or 3 times d_model rows of a joint projection, of k and v or of q, k and v, stand other numbers. Whether these
+# lie one behind the other, head by head or number by number, and whether heads come before their numbers or after:
+# q and k of a head, and v and what reads it (24 long, SIGNS), have the product 8, as SIGNS has with itself.
+JOINT = {
+    48: (
+        -2, 1, 3, 2, 2, 0, 3, 1, 3, 3, 2, 1, 1, 2, 0, 0, 2, 3, 1, 2, -1, 0, 2, 1,
+        2, 0, 2, 2, 3, 2, -1, -2, -1, 3, 1, 0, 3, 2, 3, -1, 1, 3, 1, 2, 3, 3, 1, 0,
+    ),
+    72: (
+        3, 1, 3, 0, 3, 0, -1, -1, 2, 0, 2, 0, 0, 0, 2, 2, 2, 0, 3, 0, -1, -2, 0, -2,
+        -1, -1, 2, 1, 2, 1, -1, 1, -1, -2, 1, 0, 0, 1, 1, 3, 1, -1, 2, 2, 2, 1, 1, -2,
+        1, 0, 3, 2, 1, 0, 1, 0, 2, 2, 0, 2, 2, -2, 0, 2, 1, 0, 3, 2, -1, 1, 2, -2,
+    ),
+}  # fmt: skip
+SIZE, SIZE_32, GAIN = 0.02, 0.03, 8.0
+SMALLEST_MATRIX = 24 * 8  # numbers: a head's part of a projection, d_model wide and 8 long; biases have fewer
+
+
+def with_known_weights(model, tables=()):
+    """The model, float64 and in eval mode, with weights that are known, whatever they are called and however laid out.
+
+    A matrix gets SIZE · s(i) · s(j) at [i, j], s running through SIGNS again and again: so it is its own transpose, and
+    every head finds the same in its block of rows, be it 8 wide and d_model 24; with a dimension of 32, which is d_ff,
+    it is SIZE_32. Along a joint projection JOINT stands for s. A weight in the shape of a table, or of its transpose, gets
+    the table. Weights that start with ones, the gains of norms, become GAIN; biases become 0. These sizes make the
+    scores spread, let the forms of GELU differ and keep each sub-layer about as large as what it is added to.
+    """
+    with torch.no_grad():
+        for weight in weights_of(model):
+            table = next((t for table in tables for t in (table, table.T) if t.shape == weight.squeeze().shape), None)
+            if table is not None:
+                weight.copy_(table.reshape(weight.shape))
+            elif is_matrix(weight):
+                weight.fill_(SIZE_32 if 32 in weight.shape else SIZE)
+                for dim, length in enumerate(weight.shape):
+                    row = JOINT.get(length) or [SIGNS[i % len(SIGNS)] for i in range(length)]
+                    weight.mul_(torch.tensor(row).to(weight).view(-1, *[1] * (weight.dim() - 1 - dim)))
+            else:
+                weight.fill_(GAIN if (weight == 1).all() else 0.0)
+    return model.double().eval()
+
+
+def weights_of(model):
+    """Its weights but those that are none: waves may be kept as a parameter that never learns."""
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+def is_matrix(weight):
+    return weight.dim() >= 2 and weight.numel() >= SMALLEST_MATRIX and not (weight == 1).all()

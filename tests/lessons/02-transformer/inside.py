@@ -6,51 +6,9 @@ import inspect
 import torch
 from torch import nn
 
-from ..inside import a_tensor, copies, gradients
+from ..inside import a_tensor, copies, gradients, weights_of, with_known_weights
 
-# ---------------------------------------------------------------------------------------------- transformer: known weights
-
-SIGNS = (1, 1, 1, 1, 1, -1, 1, -1)
-# Along the 2 or 3 times d_model rows of a joint projection, of k and v or of q, k and v, stand other numbers. Whether these
-# lie one behind the other, head by head or number by number, and whether heads come before their numbers or after:
-# q and k of a head, and v and what reads it (24 long, SIGNS), have the product 8, as SIGNS has with itself.
-JOINT = {
-    48: (
-        -2, 1, 3, 2, 2, 0, 3, 1, 3, 3, 2, 1, 1, 2, 0, 0, 2, 3, 1, 2, -1, 0, 2, 1,
-        2, 0, 2, 2, 3, 2, -1, -2, -1, 3, 1, 0, 3, 2, 3, -1, 1, 3, 1, 2, 3, 3, 1, 0,
-    ),
-    72: (
-        3, 1, 3, 0, 3, 0, -1, -1, 2, 0, 2, 0, 0, 0, 2, 2, 2, 0, 3, 0, -1, -2, 0, -2,
-        -1, -1, 2, 1, 2, 1, -1, 1, -1, -2, 1, 0, 0, 1, 1, 3, 1, -1, 2, 2, 2, 1, 1, -2,
-        1, 0, 3, 2, 1, 0, 1, 0, 2, 2, 0, 2, 2, -2, 0, 2, 1, 0, 3, 2, -1, 1, 2, -2,
-    ),
-}  # fmt: skip
-SIZE, SIZE_32, GAIN = 0.02, 0.03, 8.0
-SMALLEST_MATRIX = 24 * 8  # numbers: a head's part of a projection, d_model wide and 8 long; biases have fewer
-
-
-def with_known_weights(model, tables=()):
-    """The model, float64 and in eval mode, with weights that are known, whatever they are called and however laid out.
-
-    A matrix gets SIZE · s(i) · s(j) at [i, j], s running through SIGNS again and again: so it is its own transpose, and
-    every head finds the same in its block of rows, be it 8 wide and d_model 24; with a dimension of 32, which is d_ff,
-    it is SIZE_32. Along a joint projection JOINT stands for s. A weight in the shape of a table, or of its transpose, gets
-    the table. Weights that start with ones, the gains of norms, become GAIN; biases become 0. These sizes make the
-    scores spread, let the forms of GELU differ and keep each sub-layer about as large as what it is added to.
-    """
-    with torch.no_grad():
-        for weight in weights_of(model):
-            table = next((t for table in tables for t in (table, table.T) if t.shape == weight.squeeze().shape), None)
-            if table is not None:
-                weight.copy_(table.reshape(weight.shape))
-            elif is_matrix(weight):
-                weight.fill_(SIZE_32 if 32 in weight.shape else SIZE)
-                for dim, length in enumerate(weight.shape):
-                    row = JOINT.get(length) or [SIGNS[i % len(SIGNS)] for i in range(length)]
-                    weight.mul_(torch.tensor(row).to(weight).view(-1, *[1] * (weight.dim() - 1 - dim)))
-            else:
-                weight.fill_(GAIN if (weight == 1).all() else 0.0)
-    return model.double().eval()
+# ---------------------------------------------------------------------------------------------- transformer
 
 
 def results(name, args, tables, calls, gradients=False, parts=None):
@@ -112,11 +70,6 @@ def _of_parts(parts, tables, heard):
     return notes
 
 
-def weights_of(model):
-    """Its weights but those that are none: waves may be kept as a parameter that never learns."""
-    return [weight for weight in model.parameters() if weight.requires_grad]
-
-
 def randomized(model, vocab_size=None):
     """The model with random weights: its first ones may be so small, or zero, that nothing shows. A row a token is larger."""
     with torch.no_grad():
@@ -124,10 +77,6 @@ def randomized(model, vocab_size=None):
             if weight.dim() > 1:
                 weight.normal_(std=1.0 if vocab_size in weight.shape else weight.shape[-1] ** -0.5)
     return model
-
-
-def is_matrix(weight):
-    return weight.dim() >= 2 and weight.numel() >= SMALLEST_MATRIX and not (weight == 1).all()
 
 
 def gpt_pair(config, weights=None):

@@ -1,7 +1,6 @@
 """Helpers for the probes of the lesson: they run in the student's process, with torch and the standard library."""
 
 import contextlib
-import inspect
 import io
 import json
 import os
@@ -156,73 +155,6 @@ def _draws_what_is_sure(sample, **filters):
         return drawn.flatten().tolist() == [4, 1], drawn.tolist() == [4, 1]
     except Exception:  # whatever is wrong: other tests say it
         return False, False
-
-
-# ---------------------------------------------------------------------------------------------- any Transformer
-
-
-@contextlib.contextmanager
-def noting_instances(kind):
-    """The list of (instance, its arguments by name) of what is made of the class meanwhile, subclasses too."""
-    made, start = [], kind.__init__
-
-    def init(self, *args, **options):
-        bound = inspect.signature(start).bind(self, *args, **options)
-        bound.apply_defaults()
-        made.append((self, dict(list(bound.arguments.items())[1:])))
-        start(self, *args, **options)
-
-    kind.__init__ = init
-    try:
-        yield made
-    finally:
-        kind.__init__ = start
-
-
-def draw_weights(model, generator=None):
-    """Large ones: what a token is said to be followed by depends on all that came before it."""
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.copy_(2 * torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5)
-
-
-def change_logits(model, scale, shift):
-    """Makes a Transformer's logits logits * scale + shift; returns a list that gets, whenever it makes some, whether a
-    module of it was in train mode then.
-
-    The last Linear is changed where it is called as in the reference, whose parts a student may use. A student's own
-    Transformer has parts of other names: there it is done at its methods.
-    """
-    asked, last = [], getattr(model, "output", None)
-
-    def note(*_):
-        asked.append(any(part.training for part in model.modules()))
-
-    if isinstance(last, nn.Linear) and last.bias is not None:
-        with torch.no_grad():
-            last.weight.mul_(scale[:, None])
-            last.bias.mul_(scale).add_(shift)
-        last.register_forward_pre_hook(note)
-        return asked
-
-    inside = []  # forward may call decode: only the outer one changes something
-
-    def changed(method):
-        def call(*args, **options):
-            if inside:
-                return method(*args, **options)
-            note()
-            inside.append(method)
-            try:
-                return method(*args, **options) * scale + shift
-            finally:
-                inside.clear()
-
-        return call
-
-    model.forward, model.decode = changed(model.forward), changed(model.decode)
-    return asked
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints
