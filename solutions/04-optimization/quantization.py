@@ -443,7 +443,7 @@ class QuantizedLinear(nn.Module):
         """A QuantizedLinear with the weight of linear as quantize_groupwise rounds it, and its bias as it is.
 
         Codes of 4 bits and fewer are packed, two a byte; others take a byte each. Codes and scales are in the state_dict,
-        which can be loaded into a QuantizedLinear of the same sizes and bits; .to(dtype) and .half() leave the codes as
+        which can be loaded into a QuantizedLinear of the same sizes, bits and groups; .to(dtype) and .half() leave the codes as
         they are. Nothing is shared with linear, which stays as it was; the mode (train or eval) is that of linear.
 
         Args:
@@ -485,8 +485,8 @@ class ModelQuantizer:
 
         The output head is not quantized, since each of its errors is an error of a logit:
         - each Linear whose weight is the weight of an nn.Embedding (one Parameter with two names), wherever it is;
-        - if there is no such Linear, the child of model itself that is called lm_head, head or output (the first of these
-          that there is), if it is a Linear;
+        - if there is no such Linear, the first Linear among the children of model itself that are called lm_head, head and
+          output, in this order;
         - a model without an nn.Embedding has no output head.
 
         For float32 layers with in and out of at least 128, a layer's bytes, bias included, are at most 0.30 (int8) and 0.20
