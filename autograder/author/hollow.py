@@ -36,6 +36,10 @@ def _changed(value, kind):
     if isinstance(value, (list, tuple)):
         items = [_changed(item, kind) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if kind == "zeros" and isinstance(value, range):
+        return range(0)
+    if kind == "zeros" and isinstance(value, _torch.nn.Module):
+        return _without_numbers(value)
     if isinstance(value, dict):
         return {key: _changed(item, kind) for key, item in value.items()}
     return value
@@ -72,12 +76,18 @@ def _hollow(function, kind):
     return call
 
 
+def _without_numbers(module):
+    # with buffers of zeros
+    for buffer in module.buffers():
+        buffer.zero_()
+    return module
+
+
 def _without_buffers(init):
     @_functools.wraps(init)
     def call(self, *args, **kwargs):
         init(self, *args, **kwargs)
-        for buffer in self.buffers():
-            buffer.zero_()
+        _without_numbers(self)
 
     return call
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..inside import RIGHT
+from ..inside import RIGHT, a_tensor
 
 # ---------------------------------------------------------------------------------------------- quantization: right parts
 
@@ -134,7 +134,22 @@ RIGHT["quantization"]["QuantizedLinear"] = RightQuantizedLinear
 def quantized(model, *kind):
     from quantization import ModelQuantizer
 
-    return ModelQuantizer().quantize_model(model, *kind)
+    new = ModelQuantizer().quantize_model(model, *kind)
+    if isinstance(new, nn.Module):
+        return new
+    raise TypeError(f"the new model is {'None' if new is None else type(new).__name__}; it should be a module")
+
+
+def weight_of(layer):
+    """The attribute weight of a layer, if it has one that is a tensor."""
+    return a_tensor(getattr(layer, "weight", None), "the attribute weight of a layer")
+
+
+def tells_apart(model, x):
+    """Whether a model says something else of each row of x: one whose layers give zeros does not."""
+    with torch.no_grad():
+        y = a_tensor(model(x)).flatten(1)
+    return len(y.unique(dim=0)) == len(y)
 
 
 def linears_left(model):

@@ -232,7 +232,7 @@ def test_each_token_sees_all_before_it_and_none_after(student, check, rng):
 
         model = ModelParallelTransformer(*sizes, num_gpus=2).double().eval()
         inside.draw_weights(model)
-        plain, changes = model(ids), []
+        plain, changes = inside.a_tensor(model(ids)), []
         for place in range(ids.shape[1]):
             other = ids.clone()
             other[:, place] = (other[:, place] + 1) % sizes[0]
@@ -265,14 +265,15 @@ def test_weights_are_those_of_a_gpt(student, check):
 
         found = []
         for sizes in calls:
-            weights = list(ModelParallelTransformer(*sizes, devices=["cpu", "cpu"]).parameters())
+            model = ModelParallelTransformer(*sizes, devices=["cpu", "cpu"])
+            weights = list(model.parameters())
             tables = [list(weight.shape) for weight in weights if {sizes[0], 1024} & set(weight.shape)]
             matrices = [weight.numel() for weight in weights if weight.dim() > 1]
             found.append((sorted(map(sorted, tables)), sum(matrices), all(weight.requires_grad for weight in weights)))
-        return found
+        return found, inside.tells_apart(model.eval(), torch.arange(4)[:, None])
 
     small, one_more = (V, D, 2, H), (V, D, 3, H)
-    (tables, before, learn), (_, after, _) = student.run(probe, [small, one_more])
+    ((tables, before, learn), (_, after, _)), used = student.run(probe, [small, one_more])
 
     check(sorted(tables), sorted([[V, D], [V, D], [D, 1024]]), mistakes={
         "the output layer shares the token embedding's weight; it should have its own": sorted([[V, D], [D, 1024]]),
@@ -285,6 +286,7 @@ def test_weights_are_those_of_a_gpt(student, check):
         "each layer is there twice": 24 * D * D,
     }, what="the numbers in the matrices of a layer")  # fmt: skip
     check.that(learn, "there are weights that do not learn")
+    check.that(used, "the logits are the same for all tokens")
 
 
 @MODEL
@@ -329,8 +331,9 @@ def test_eval_mode_drops_nothing(student, check, rng):
         inside.draw_weights(model)
         return [[run.detach() for run in runs] for runs in inside.dropout_runs(model, ids)]
 
-    quiet, repeated, _ = dropout_facts(student.run(probe, SIZES, tokens(rng, V, 4, 9)))
-    for fact in (quiet, repeated):
+    runs = student.run(probe, SIZES, tokens(rng, V, 4, 9))
+    quiet, repeated, _ = dropout_facts(runs)
+    for fact in (quiet, repeated, (bool(runs[-1][0].any()), "all logits are zero")):
         check.that(*fact)
 
 
@@ -344,7 +347,7 @@ def test_a_text_may_have_1024_tokens(student, check, rng):
 
         model = ModelParallelTransformer(5, 4, 1, 1, devices=["cpu", "cpu"]).eval()
         inside.draw_weights(model)
-        logits = model(ids[:, :1024])
+        logits = inside.a_tensor(model(ids[:, :1024]))
         return list(logits.shape), model.max_len, (logits[0, -1] - logits[0, -2]).abs().max().item()
 
     def too_long(ids):

@@ -57,6 +57,7 @@ def test_a_state_has_the_same_logits_on_any_stages(student, check, rng):
         return results
 
     for logits in student.run(probe, SIZES, tokens(rng, SIZES[0], 2, 5)):
+        check.that(bool(logits[0].any()), "all logits are zero")
         for one in logits[1:]:
             check(one, logits[0], terms=4096, otherwise="the logits of a state depend on the stages; they should not")
 
@@ -72,9 +73,8 @@ def test_devices_and_num_gpus_are_told(student, check):
         made.append(ModelParallelTransformer(11, 8, 2, 2, 3, [torch.device("cpu"), torch.device("cpu")]))
         made += [ModelParallelTransformer(11, 8, 2, 2)]
         kinds = all(isinstance(model.devices, list) for model in made)
-        return [
-            (model.num_gpus, [(type(device).__name__, str(device)) for device in model.devices]) for model in made
-        ], kinds
+        told = [(model.num_gpus, [(type(device).__name__, str(device)) for device in model.devices]) for model in made]
+        return told, kinds, inside.tells_apart(made[0].eval(), torch.arange(4)[:, None])
 
     asked = [
         {"num_gpus": 40},
@@ -82,7 +82,7 @@ def test_devices_and_num_gpus_are_told(student, check):
         {"devices": ("cpu", "cpu", "meta")},
         {"num_gpus": 5, "devices": ["cpu"] * 2},
     ]
-    told, kinds = student.run(probe, asked)
+    told, kinds, used = student.run(probe, asked)
 
     check.that(kinds, "devices is not a list")
     stages = [40, 1, 3, 2, 2, 2]
@@ -100,6 +100,7 @@ def test_devices_and_num_gpus_are_told(student, check):
         "devices holds strings; it should hold torch.device",
     )
     check(len(told[-1][1]), 2, what="the number of devices where nothing is said")
+    check.that(used, "with 40 stages on the CPU the logits are the same for all tokens")
 
 
 @pytest.mark.points(4)
@@ -172,21 +173,23 @@ def test_activations_cross_each_border_once(student, check, rng):
         model = ModelParallelTransformer(*sizes[:2], layers, sizes[3], devices=devices).eval()
         with inside.noting_moves() as moves, torch.no_grad():
             logits = model(ids)
-        return moves, list(logits.shape), [list(weight.shape) for weight in model.parameters()]
+        used = inside.tells_apart(model, ids) if "meta" not in devices else True
+        return moves, list(logits.shape), [list(weight.shape) for weight in model.parameters()], used
 
     B, T, D = 3, 5, SIZES[1]
     moved, weights = [], 0
-    for layers, devices in ((4, "cpu meta"), (8, "cpu meta cpu meta"), (8, "cpu meta meta meta")):
+    for layers, devices in ((4, "cpu meta"), (8, "cpu meta cpu meta"), (8, "cpu meta meta meta"), (2, "cpu cpu")):
         ids = tokens(rng, SIZES[0], B, T)
-        moves, shape, shapes = student.on(timeout=30).run(probe, SIZES, ids, layers, devices.split())
+        moves, shape, shapes, used = student.on(timeout=30).run(probe, SIZES, ids, layers, devices.split())
         check(shape, [B, T, SIZES[0]], what="the logits' shape")
+        check.that(used, "the logits are the same for all texts")
         moved.append(sum(count == B * T * D for count, _ in moves))
         weights += sum(shape in shapes for _, shape in moves)
     check(weights, 0, otherwise="weights move to where the activations are; the activations should move")
-    check(moved, [1, 3, 1], mistakes={
-        "activations go back to the first device after each stage; they should go on to the next": [1, 3, 5],
-        "activations cross the borders once for each layer: a stage should have neighbours": [3, 7, 3],
-        "activations go back to the first device after each layer; they should stay": [3, 7, 11],
+    check(moved, [1, 3, 1, 0], mistakes={
+        "activations go back to the first device after each stage; they should go on to the next": [1, 3, 5, 0],
+        "activations cross the borders once for each layer: a stage should have neighbours": [3, 7, 3, 0],
+        "activations go back to the first device after each layer; they should stay": [3, 7, 11, 0],
     }, what="how often x moves")  # fmt: skip
 
 

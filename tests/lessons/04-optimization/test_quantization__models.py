@@ -12,6 +12,7 @@ from shared import MANNERS, dtype_of, on_right_parts, randn
 LAYER = pytest.mark.question("QuantizedLinear")
 MODEL = pytest.mark.question("ModelQuantizer")
 WHOLE = pytest.mark.question("QuantizedTransformer, model_size_bytes")
+NOTHING = "quantized layers give the same for all inputs: is their weight zero?"
 
 # ---------------------------------------------------------------------------------------------- QuantizedLinear
 
@@ -30,7 +31,7 @@ def test_a_layer_multiplies_by_the_rounded_weight(student, check, rng, bits, siz
 
         def use():
             layer = QuantizedLinear.from_linear(inside.linear_with(weight, bias), bits, size)
-            return [*(layer(x) for x in xs), layer.weight]
+            return [*(inside.a_tensor(layer(x)) for x in xs), inside.weight_of(layer)]
 
         return inside.use_of(use, "quantization", "QuantizedLinear", right)
 
@@ -71,14 +72,16 @@ def test_a_layer_holds_no_weight_in_floating_point(student, check, bits, size):
             from quantization import QuantizedLinear
 
             layer = QuantizedLinear.from_linear(torch.nn.Linear(192, 128), bits, size)
-            first = inside.bytes_held(layer)
-            layer(torch.ones(2, 192)), layer.weight  # noqa: B018
-            return first, inside.bytes_held(layer)
+            first, used = inside.bytes_held(layer), [layer(torch.ones(2, 192)), inside.weight_of(layer)]
+            zeros = any(not inside.a_tensor(value).any() for value in used)
+            del used
+            return first, inside.bytes_held(layer), zeros
 
         return inside.use_of(use, "quantization", "QuantizedLinear", False)
 
-    first, used = student.run(probe, bits, size)
+    first, used, zeros = student.run(probe, bits, size)
 
+    check.that(not zeros, NOTHING)
     numbers, scales = 128 * 192, 4 * 128 * (192 // (size or 192))
     room = scales + 4 * 128 + 1024  # of scales, bias, and some more
     floating = "the weight is still there in floating point: no tensor that the layer holds should be so large"
@@ -104,14 +107,16 @@ def test_a_layer_is_saved_and_loaded(student, check, rng, bits):
             from quantization import QuantizedLinear
 
             one, other = (QuantizedLinear.from_linear(inside.linear_with(*pair), bits, 8) for pair in weights)
+            own = inside.weight_of(one)
             other.load_state_dict(one.state_dict())
-            return other(x), one(x), other.weight, one.weight
+            return *inside.listed([other(x), one(x)]), inside.weight_of(other), own
 
         return inside.use_of(use, "quantization", "QuantizedLinear", False)
 
     weights = [(randn(rng, 6, 20), randn(rng, 6)) for _ in range(2)]
     loaded, own, weight, own_weight = student.run(probe, weights, bits, randn(rng, 3, 20))
 
+    check.that(bool(own.any()), NOTHING)
     check(weight, own_weight, otherwise="the state_dict does not hold the codes and scales of the weight")
     check(loaded, own, otherwise="a layer that loads the state_dict of another gives something else")
 
@@ -127,11 +132,12 @@ def test_codes_stay_as_they_are_in_another_dtype(student, check, rng, bits):
             from quantization import QuantizedLinear
 
             layer = QuantizedLinear.from_linear(inside.linear_with(weight, bias), bits)
-            own, wide = layer.weight, layer(x.double())
+            own, wide = inside.weight_of(layer), inside.a_tensor(layer(x.double()))
             before = inside.bytes_held(layer)
-            doubled = layer.double().weight, layer(x.double())
+            doubled = inside.weight_of(layer.double()), inside.a_tensor(layer(x.double()))
             after = inside.bytes_held(layer)
-            return own, wide, doubled, layer.half().weight, layer.float()(x), after - before
+            half = inside.weight_of(layer.half())
+            return own, wide, doubled, half, inside.a_tensor(layer.float()(x)), after - before
 
         return inside.use_of(use, "quantization", "QuantizedLinear", False)
 
@@ -164,12 +170,13 @@ def test_gradients_reach_the_input_of_a_layer(student, check, rng):
 
             layer = QuantizedLinear.from_linear(inside.linear_with(weight, bias), 4, 8)
             x.requires_grad_()
-            return inside.gradients(layer(x), [x], [torch.ones(2, 3, 6)])[0], layer.weight
+            return inside.gradients(layer(x), [x], [torch.ones(2, 3, 6)])[0], inside.weight_of(layer)
 
         return inside.use_of(use, "quantization", "QuantizedLinear", False)
 
     grad, weight = student.run(probe, randn(rng, 6, 20), randn(rng, 6), randn(rng, 2, 3, 20))
 
+    check.that(bool(weight.any()), NOTHING)
     check(grad, weight.double().sum(0).expand(2, 3, 20), dtype=torch.float32, mistakes={
         "no gradient reaches x": torch.zeros(2, 3, 20),
     })  # fmt: skip
@@ -190,11 +197,12 @@ def test_a_layer_is_no_linear_and_shares_nothing_with_one(student, check, rng):
             kinds = isinstance(layer, torch.nn.Module), isinstance(layer, torch.nn.Linear)
             modes = layer.training, QuantizedLinear.from_linear(linear.train()).training
             sizes = [layer.in_features, layer.out_features]
-            own_bias, before = layer.bias.detach().clone(), layer(x)
+            own_bias, before = inside.a_tensor(layer.bias, "the bias").detach().clone(), inside.a_tensor(layer(x))
             with torch.no_grad():
                 linear.weight.zero_(), linear.bias.zero_()
             plain = QuantizedLinear.from_linear(torch.nn.Linear(5, 3, bias=False)).bias
-            return kinds, modes, sizes, same and linear.weight.requires_grad, own_bias, plain, (before, layer(x)), rude
+            after = inside.a_tensor(layer(x))
+            return kinds, modes, sizes, same and linear.weight.requires_grad, own_bias, plain, (before, after), rude
 
         return inside.use_of(use, "quantization", "QuantizedLinear", False)
 
@@ -254,12 +262,13 @@ def test_linears_are_replaced_wherever_they_are(student, check):
                 row=Sequential(Linear(4, 4), Sequential(ReLU(), Linear(4, 4))), deep=deep, kind=Narrow(4, 4), plain=Linear(4, 4, bias=False), end=Linear(4, 4),
             )  # fmt: skip
             new = inside.quantized(model)
-            itself = inside.quantized(Linear(4, 6))
-            return inside.linears_left(new), isinstance(new, inside.Parts), inside.linears_left(itself), list(itself(torch.ones(2, 4)).shape)  # fmt: skip
+            itself = inside.quantized(Linear(4, 6, bias=False))
+            result = inside.a_tensor(itself(torch.ones(2, 4))).detach()
+            return inside.linears_left(new), isinstance(new, inside.Parts), inside.linears_left(itself), result
 
         return inside.use_of(use, "quantization", "ModelQuantizer", False)
 
-    left, kind, itself, shape = student.run(probe)
+    left, kind, itself, result = student.run(probe)
 
     deeper = ["listed.0", "named.x", "row.0", "row.1.1", "deep.a.b.0.c"]
     check(left, [], what="the names of the Linears that are left", mistakes={
@@ -274,7 +283,8 @@ def test_linears_are_replaced_wherever_they_are(student, check):
     })  # fmt: skip
     check.that(kind is True, "the new model is not of the old one's class")
     check(itself, [], otherwise="a model that is a Linear itself is not replaced")
-    check(shape, [2, 6], what="the result of a model that is a Linear")
+    check(list(result.shape), [2, 6], what="the result of a model that is a Linear")
+    check.that(bool(result.any()), NOTHING)
 
 
 @MODEL
@@ -287,12 +297,13 @@ def test_a_linear_in_two_places_is_one_module_afterwards(student, check):
 
         one = Linear(4, 4)
         new = inside.quantized(inside.Parts(a=one, b=one, inner=inside.Parts(c=one)))
-        return inside.linears_left(new), new.a is new.b and new.a is new.inner.c
+        return inside.linears_left(new), new.a is new.b and new.a is new.inner.c, inside.tells_apart(new, torch.eye(4))
 
-    left, same = student.run(probe)
+    left, same, works = student.run(probe)
 
     check(left, [], otherwise="a Linear with several names is replaced under one of them only")
     check.that(same is True, "a Linear in several places becomes several modules; it should stay one")
+    check.that(works, NOTHING)
 
 
 @MODEL
@@ -310,9 +321,9 @@ def test_the_old_model_is_left_alone(student, check):
         new_tensors = {tensor.data_ptr() for tensor in (*new.parameters(), *new.buffers()) if tensor.numel()}
         shared = [name for name, at in old.items() if at in new_tensors]
         kept = all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items() if name in before)
-        return inside.linears_left(model), kept, shared, rude
+        return inside.linears_left(model), kept, shared, rude, inside.tells_apart(new.eval(), torch.arange(9))
 
-    left, kept, shared, rude = student.run(probe)
+    left, kept, shared, rude, works = student.run(probe)
 
     check(
         left, ["b", "d", "head"], otherwise="Linears of the old model are replaced; they should be replaced in a copy"
@@ -322,6 +333,7 @@ def test_the_old_model_is_left_alone(student, check):
         "the new model shares the biases of the old one": ["b.bias", "d.bias"],
     }, otherwise="the new model shares tensors with the old one")  # fmt: skip
     check(rude, "", mistakes=MANNERS)
+    check.that(works, NOTHING)
 
 
 @MODEL
@@ -346,7 +358,7 @@ def test_a_linear_that_is_tied_to_an_embedding_is_the_output_head(student, check
             kept = all(
                 getattr(new.inner, name).weight is new.embedding.weight for name in names if f"inner.{name}" in left
             )
-            return left, kept
+            return left, kept, inside.tells_apart(new.inner.layer, torch.eye(4))
 
         return [
             tied(["unembed"]),
@@ -357,8 +369,8 @@ def test_a_linear_that_is_tied_to_an_embedding_is_the_output_head(student, check
 
     found = student.run(probe)
 
-    left, kept = [names for names, _ in found], [tied for _, tied in found]
-    check(left, [["inner.unembed"], ["inner.unembed"], ["inner.a", "inner.b"], ["inner.unembed"]], what="the Linears that are left", mistakes={
+    left, kept, works = zip(*found, strict=True)
+    check(list(left), [["inner.unembed"], ["inner.unembed"], ["inner.a", "inner.b"], ["inner.unembed"]], what="the Linears that are left", mistakes={
         "a tied head is quantized if it is not at the top of the model": [[], ["lm_head"], [], []],
         "a tied head is quantized": [[], [], [], []],
         "a head with a usual name is left although another is tied": [
@@ -373,6 +385,7 @@ def test_a_linear_that_is_tied_to_an_embedding_is_the_output_head(student, check
         ],
     })  # fmt: skip
     check.that(all(kept), "the head is no longer tied to the embedding")
+    check.that(all(works), NOTHING)
 
 
 @MODEL
@@ -386,9 +399,8 @@ def test_without_a_tied_one_the_head_is_known_by_its_name(student, check):
         def left(with_embedding, names, inner):
             parts = {"embedding": Embedding(9, 4)} if with_embedding else {}
             parts["inner"] = inside.Parts(**{name: Linear(4, 4) for name in inner})
-            return inside.linears_left(
-                inside.quantized(inside.Parts(**parts, **{name: Linear(4, 9) for name in names}))
-            )
+            new = inside.quantized(inside.Parts(**parts, **{name: Linear(4, 9) for name in names}))
+            return inside.linears_left(new), inside.tells_apart(new.inner, torch.eye(4))
 
         return [left(*case) for case in cases]
 
@@ -401,12 +413,12 @@ def test_without_a_tied_one_the_head_is_known_by_its_name(student, check):
         (True, ("decoder", "classifier"), ("lm_head", "head", "output")): [],
         (False, ("lm_head", "head", "output"), ("a",)): [],
     }
-    found = student.run(probe, [list(case) for case in cases])
+    found, works = zip(*student.run(probe, [list(case) for case in cases]), strict=True)
 
     def each(one):
         return [one(*case, right) for case, right in cases.items()]
 
-    check(found, list(cases.values()), what="the Linears that are left", mistakes={
+    check(list(found), list(cases.values()), what="the Linears that are left", mistakes={
         "the head is quantized if it is not tied": each(lambda emb, top, inner, right: []),
         "only lm_head is known; head and output should be too": each(
             lambda emb, top, inner, right: ["lm_head"] if emb and "lm_head" in top else []
@@ -424,6 +436,7 @@ def test_without_a_tied_one_the_head_is_known_by_its_name(student, check):
             lambda emb, top, inner, right: right and [top[0]]
         ),
     })  # fmt: skip
+    check.that(all(works), NOTHING)
 
 
 @MODEL
@@ -482,7 +495,9 @@ def test_each_type_rounds_as_it_should(student, check, rng, kind):
             layers = [inside.linear_with(*pair) for pair in weights]
             # as soon as it is called int8, it is what is made without a name
             new = inside.quantized(torch.nn.Sequential(*layers), *([] if kind == "int8" else [kind]))
-            return [layer(one) for layer, one in zip(new, x, strict=True)] + [layer.weight for layer in new]
+            return inside.listed([layer(one) for layer, one in zip(new, x, strict=True)]) + [
+                inside.weight_of(layer) for layer in new
+            ]
 
         return inside.use_of(use, "quantization", "ModelQuantizer", right)
 
@@ -533,14 +548,15 @@ def test_a_model_is_as_small_as_it_should_be(student, check, kind):
             model = torch.nn.Sequential(torch.nn.Linear(128, 256), torch.nn.ReLU(), torch.nn.Linear(256, 128))
             new = inside.quantized(model, kind)
             first = inside.bytes_held(new)
-            new(torch.ones(2, 128))
-            return [bytes / inside.bytes_held(model) for bytes in (first, inside.bytes_held(new))]
+            works = inside.tells_apart(new, torch.eye(128)[:2])
+            return [bytes / inside.bytes_held(model) for bytes in (first, inside.bytes_held(new))], works
 
         return inside.use_of(use, "quantization", "ModelQuantizer", right)
 
     limit = LIMITS[kind]
-    first, used = on_right_parts(student, probe, kind, fine=lambda found: max(found) <= limit)
+    (first, used), works = on_right_parts(student, probe, kind, fine=lambda found: max(found[0]) <= limit)
 
+    check.that(works, NOTHING)
     check.that(first < 0.9, "the weights are still there in floating point")
     check.that(used < first + 0.05, "the model keeps dequantized weights when it was used")
     check.that(first < 0.24 or kind == "int8", f"codes of {kind} have a byte of their own; two should share one")
@@ -559,17 +575,18 @@ def test_attention_of_torch_works_when_it_is_quantized(student, check, rng):
             torch.nn.init.normal_(attention.out_proj.bias)
             new = inside.quantized(inside.Parts(attention=attention)).attention
             left = inside.linears_left(new)
-            outputs = [new(x, x, x)[0]]
+            outputs = [inside.a_tensor(new(x, x, x)[0])]
             with torch.no_grad():
                 outputs.append(new(x, x, x)[0])
-                attention.out_proj.weight.copy_(new.out_proj.weight)
-            return left, outputs, attention(x, x, x)[0]
+                attention.out_proj.weight.copy_(inside.weight_of(new.out_proj))
+            return left, outputs, attention(x, x, x)[0], inside.weight_of(new.out_proj)
 
         return inside.use_of(use, "quantization", "QuantizedLinear", False)
 
-    left, outputs, truth = student.run(probe, randn(rng, 2, 5, 16))
+    left, outputs, truth, weight = student.run(probe, randn(rng, 2, 5, 16))
 
     check(left, [], otherwise="out_proj of nn.MultiheadAttention is left; it is of a subclass of nn.Linear")
+    check.that(bool(weight.any()), NOTHING)
     check(outputs, [truth, truth], relative=1e-5)
 
 
@@ -586,12 +603,13 @@ def test_a_quantized_model_is_saved_and_loaded(student, check, rng, kind):
                 for _ in range(2)
             )
             other.load_state_dict(one.state_dict())
-            return other(x), one(x)
+            return inside.listed([other(x), one(x)]), inside.tells_apart(one, x)
 
         return inside.use_of(use, "quantization", "ModelQuantizer", False)
 
-    loaded, own = student.run(probe, kind, randn(rng, 3, 20))
+    (loaded, own), works = student.run(probe, kind, randn(rng, 3, 20))
 
+    check.that(works, NOTHING)
     check(loaded, own, otherwise="a model that loads the state_dict of another gives something else")
 
 
@@ -677,7 +695,7 @@ def test_lesson_2s_models_are_quantized(student, check, rng, kind):
                 (Transformer(40, 40, 32, 2, 4, 64), [ids, ids]),
             ):
                 wrapper = QuantizedTransformer(model.eval(), kind)
-                new, old = wrapper(*inputs).detach(), model(*inputs).detach()
+                new, old = (inside.a_tensor(each(*inputs)).detach() for each in (wrapper, model))
                 found.append((inside.linears_left(wrapper), list(new.shape), float((new - old).norm() / old.norm())))
             return found
 
