@@ -10,6 +10,8 @@ import torch
 
 from shared import nearly, on_right_parts
 
+NOTHING = "quantized layers give the same for all inputs: is their weight zero?"
+
 # ---------------------------------------------------------------------------------------------- inputs
 
 

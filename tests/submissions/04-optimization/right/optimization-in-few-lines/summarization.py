@@ -1,12 +1,3 @@
-"""Summaries: a Transformer that writes one, TextRank that picks sentences, and ROUGE that compares with a reference.
-
-    abstractive   the model says it in its own words, token by token      TransformerSummarizer
-    extractive    the most central sentences of the text itself           extractive_summary (TextRank)
-    evaluation    shared n-grams, or the longest common subsequence       rouge_n, rouge_l
-
-Letters in the shapes: B batch, T length of the text, L of the summary, D = d_model, V vocabulary, K beams.
-"""
-
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +14,6 @@ from transformer import Transformer
 
 @contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; then each module has its own mode again."""
     modes = [(part, part.training) for part in module.modules()]
     try:
         module.eval()
@@ -34,18 +24,6 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 class TransformerSummarizer(nn.Module):
-    """Lesson 2's Transformer (Vaswani et al. 2017), from a text to its summary in the same vocabulary.
-
-    Args:
-        vocab_size: V, of texts and of summaries.
-        d_model, num_layers, num_heads: as in the Transformer; there are num_layers in the encoder and in the decoder.
-        bos_id, eos_id: the tokens with which a summary begins and ends. They may be the same.
-        pad_id: the token that fills up texts and summaries.
-
-    Attributes:
-        model: the Transformer, model(text, summary) -> logits (B, L, V). A trainer of lesson 2 can train it.
-    """
-
     def __init__(
         self,
         vocab_size: int,
@@ -70,24 +48,6 @@ class TransformerSummarizer(nn.Module):
         )
 
     def summarize(self, text: torch.Tensor, max_summary_length: int, num_beams: int = 1) -> torch.Tensor:
-        """text (B, T) integers, filled up with pad_id on the right -> summaries (B, L), L <= max_summary_length.
-
-        Each row begins with bos_id, ends with its first eos_id after that, if one comes before the row is
-        max_summary_length long, and is filled up with pad_id to the longest row. No token is suppressed: bos_id and pad_id
-        may be generated. A text's padding changes nothing.
-
-        num_beams=1: each token is the argmax of model(text, row so far)[:, -1].
-        num_beams>1: beam search. The best of all summaries that it finished wins: those that got their eos_id, and those
-        that reached max_summary_length. Score: log-likelihood / number of tokens, eos_id included and bos_id not. When the
-        search may stop is up to you, as in lesson 3's translate: once num_beams are finished and the best beam, by its score
-        so far, is not better than the worst of them; or later.
-
-        All modules are in eval mode meanwhile, and each has its own mode again afterwards.
-
-        Raises:
-            ValueError: max_summary_length (bos included) leaves no room for a token, or is above the model's max_len (5000
-                as in lesson 2); or num_beams is less than 1. The message names the argument.
-        """
         if not 2 <= max_summary_length <= self.max_len:
             raise ValueError(
                 f"max_summary_length must be from 2 (bos and one token) to max_len={self.max_len}, not {max_summary_length}"
@@ -104,9 +64,7 @@ class TransformerSummarizer(nn.Module):
                 target[: len(row)] = row
             return result
 
-
     def _trim(self, text: torch.Tensor) -> torch.Tensor:
-        """text without the columns at its end that are padding in all rows; one column is left."""
         used = (text != self.pad_id).any(dim=0).nonzero()
         return text[:, : int(used[-1]) + 1 if len(used) else 1]
 
@@ -120,7 +78,6 @@ class TransformerSummarizer(nn.Module):
         return ids
 
     def _beam_search(self, text: torch.Tensor, max_length: int, num_beams: int) -> torch.Tensor:
-        """text (1, T) -> the best summary (L,)."""
         live = torch.full((1, 1), self.bos_id, dtype=torch.long, device=text.device)
         likelihood = torch.zeros(1, dtype=torch.float64, device=text.device)
         best, best_score = live[0], None
@@ -154,30 +111,6 @@ def _words(text: str) -> list[str]:
 
 
 def extractive_summary(sentences: list[str], num_sentences: int) -> list[str]:
-    """TextRank (Mihalcea & Tarau 2004, "TextRank: Bringing Order into Texts", sections 2.2 and 4.1).
-
-    A sentence is important if important sentences have much in common with it. It is a node of a graph, and two of them are
-    joined with the weight
-
-        w_ij = |S_i ∩ S_j| / (log |S_i| + log |S_j|),   S_i: the set of the words of sentence i
-
-    A word is a run of the letters a-z and digits 0-9 of the lower-cased text, as in rouge_n; no word is left out and none
-    is stemmed, and each counts once a sentence. w_ij is 0 if no word is in both, and if both have only one word. No
-    sentence is joined with itself. The scores solve PageRank's equation with d = 0.85:
-
-        score_i = (1 - d) + d · Σ_j  w_ji / (Σ_k w_jk) · score_j        the sum runs over the sentences j joined with i
-
-    Args:
-        sentences: in the order of the document; there may be none, and a sentence may have no words.
-        num_sentences: how many to choose; if there are fewer, all are returned.
-
-    Returns:
-        The num_sentences sentences with the greatest scores, in the order of the document. Between equal scores either is
-        right.
-
-    Raises:
-        ValueError: num_sentences is less than 1.
-    """
     if num_sentences < 1:
         raise ValueError(f"num_sentences must be at least 1, not {num_sentences}")
     if num_sentences >= len(sentences):
@@ -209,27 +142,6 @@ def extractive_summary(sentences: list[str], num_sentences: int) -> list[str]:
 
 
 def rouge_n(candidate: str, reference: str, n: int) -> tuple[float, float, float]:
-    """ROUGE-N (Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 2): the n-grams in common.
-
-        matches   = Σ over n-grams of min(count in the candidate, count in the reference)
-        precision = matches / n-grams of the candidate
-        recall    = matches / n-grams of the reference
-        f1        = 2 · precision · recall / (precision + recall)
-
-    As the package rouge-score computes it without a stemmer: words are runs of a-z and 0-9 of the lower-cased text, and
-    everything else separates words ("don't" is two of them, "naïve" too).
-
-    Args:
-        candidate: the summary to judge, any string.
-        reference: what it should be like.
-        n: at least 1.
-
-    Returns:
-        (precision, recall, f1), Python floats from 0 to 1; zeros if nothing is in common or a text has no n-gram.
-
-    Raises:
-        ValueError: n is less than 1.
-    """
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
     ours, theirs = (
@@ -246,18 +158,6 @@ def _precision_recall_f1(matches: int, candidate: int, reference: int) -> tuple[
 
 
 def rouge_l(candidate: str, reference: str) -> tuple[float, float, float]:
-    """ROUGE-L (Lin 2004, section 3.1): the longest common subsequence of the words (LCS), which may have gaps in both texts.
-
-        precision = LCS / words of the candidate,   recall = LCS / words of the reference,   f1 as in rouge_n
-
-    As rouge-score's "rougeL" without a stemmer: words as in rouge_n, the whole text is one sequence.
-
-    Args:
-        candidate, reference: any strings.
-
-    Returns:
-        (precision, recall, f1), Python floats from 0 to 1; zeros if nothing is in common or a text has no words.
-    """
     a, b = _words(candidate), _words(reference)
     # The table's row as the bits of one integer: bit i is 0 where c rises between columns i and i + 1 (Hyyrö 2004).
     places: dict[str, int] = {}

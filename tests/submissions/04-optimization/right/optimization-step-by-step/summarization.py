@@ -1,12 +1,3 @@
-"""Summaries: a Transformer that writes one, TextRank that picks sentences, and ROUGE that compares with a reference.
-
-    abstractive   the model says it in its own words, token by token      TransformerSummarizer
-    extractive    the most central sentences of the text itself           extractive_summary (TextRank)
-    evaluation    shared n-grams, or the longest common subsequence       rouge_n, rouge_l
-
-Letters in the shapes: B batch, T length of the text, L of the summary, D = d_model, V vocabulary, K beams.
-"""
-
 import math
 import re
 from collections import Counter
@@ -22,7 +13,6 @@ from transformer import Transformer
 
 @contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """All modules in eval mode; afterwards each has its own mode again."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -33,18 +23,6 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 class TransformerSummarizer(nn.Module):
-    """Lesson 2's Transformer (Vaswani et al. 2017), from a text to its summary in the same vocabulary.
-
-    Args:
-        vocab_size: V, of texts and of summaries.
-        d_model, num_layers, num_heads: as in the Transformer; there are num_layers in the encoder and in the decoder.
-        bos_id, eos_id: the tokens with which a summary begins and ends. They may be the same.
-        pad_id: the token that fills up texts and summaries.
-
-    Attributes:
-        model: the Transformer, model(text, summary) -> logits (B, L, V). A trainer of lesson 2 can train it.
-    """
-
     def __init__(
         self,
         vocab_size: int,
@@ -63,24 +41,6 @@ class TransformerSummarizer(nn.Module):
         )
 
     def summarize(self, text: torch.Tensor, max_summary_length: int, num_beams: int = 1) -> torch.Tensor:
-        """text (B, T) integers, filled up with pad_id on the right -> summaries (B, L), L <= max_summary_length.
-
-        Each row begins with bos_id, ends with its first eos_id after that, if one comes before the row is
-        max_summary_length long, and is filled up with pad_id to the longest row. No token is suppressed: bos_id and pad_id
-        may be generated. A text's padding changes nothing.
-
-        num_beams=1: each token is the argmax of model(text, row so far)[:, -1].
-        num_beams>1: beam search. The best of all summaries that it finished wins: those that got their eos_id, and those
-        that reached max_summary_length. Score: log-likelihood / number of tokens, eos_id included and bos_id not. When the
-        search may stop is up to you, as in lesson 3's translate: once num_beams are finished and the best beam, by its score
-        so far, is not better than the worst of them; or later.
-
-        All modules are in eval mode meanwhile, and each has its own mode again afterwards.
-
-        Raises:
-            ValueError: max_summary_length (bos included) leaves no room for a token, or is above the model's max_len (5000
-                as in lesson 2); or num_beams is less than 1. The message names the argument.
-        """
         if max_summary_length < 2 or max_summary_length > self.max_len:
             raise ValueError(f"max_summary_length must be from 2 to max_len={self.max_len}, not {max_summary_length}")
         if num_beams < 1:
@@ -99,9 +59,7 @@ class TransformerSummarizer(nn.Module):
             result[i, : len(row)] = torch.tensor(row, device=text.device)
         return result
 
-
     def _greedy(self, text: torch.Tensor, max_summary_length: int) -> torch.Tensor:
-        """The most probable token at each step, for all rows together."""
         ids = torch.full((len(text), 1), self.bos_id, dtype=torch.long, device=text.device)
         ended = torch.zeros(len(text), dtype=torch.bool, device=text.device)
         while ids.shape[1] < max_summary_length and not ended.all():
@@ -112,7 +70,6 @@ class TransformerSummarizer(nn.Module):
         return ids
 
     def _beam_search(self, text: torch.Tensor, max_summary_length: int, num_beams: int) -> list[int]:
-        """text (1, T) -> the best finished summary as a list of tokens."""
         beams = [([self.bos_id], 0.0)]  # tokens, log-likelihood
         finished = []  # score, tokens
         for length in range(2, max_summary_length + 1):  # the length after this step
@@ -159,7 +116,6 @@ def _similarity(a: set[str], b: set[str]) -> float:
 
 
 def _text_rank(word_sets: list[set[str]], d: float = 0.85) -> list[float]:
-    """The scores of all sentences: the solution of the linear system (I - d M) score = 1 - d."""
     n = len(word_sets)
     weights = [[0.0] * n for _ in range(n)]
     for i in range(n):
@@ -175,30 +131,6 @@ def _text_rank(word_sets: list[set[str]], d: float = 0.85) -> list[float]:
 
 
 def extractive_summary(sentences: list[str], num_sentences: int) -> list[str]:
-    """TextRank (Mihalcea & Tarau 2004, "TextRank: Bringing Order into Texts", sections 2.2 and 4.1).
-
-    A sentence is important if important sentences have much in common with it. It is a node of a graph, and two of them are
-    joined with the weight
-
-        w_ij = |S_i ∩ S_j| / (log |S_i| + log |S_j|),   S_i: the set of the words of sentence i
-
-    A word is a run of the letters a-z and digits 0-9 of the lower-cased text, as in rouge_n; no word is left out and none
-    is stemmed, and each counts once a sentence. w_ij is 0 if no word is in both, and if both have only one word. No
-    sentence is joined with itself. The scores solve PageRank's equation with d = 0.85:
-
-        score_i = (1 - d) + d · Σ_j  w_ji / (Σ_k w_jk) · score_j        the sum runs over the sentences j joined with i
-
-    Args:
-        sentences: in the order of the document; there may be none, and a sentence may have no words.
-        num_sentences: how many to choose; if there are fewer, all are returned.
-
-    Returns:
-        The num_sentences sentences with the greatest scores, in the order of the document. Between equal scores either is
-        right.
-
-    Raises:
-        ValueError: num_sentences is less than 1.
-    """
     if num_sentences < 1:
         raise ValueError(f"num_sentences must be at least 1, not {num_sentences}")
     if num_sentences >= len(sentences):
@@ -225,27 +157,6 @@ def _precision_recall_f1(matches: int, in_candidate: int, in_reference: int) -> 
 
 
 def rouge_n(candidate: str, reference: str, n: int) -> tuple[float, float, float]:
-    """ROUGE-N (Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 2): the n-grams in common.
-
-        matches   = Σ over n-grams of min(count in the candidate, count in the reference)
-        precision = matches / n-grams of the candidate
-        recall    = matches / n-grams of the reference
-        f1        = 2 · precision · recall / (precision + recall)
-
-    As the package rouge-score computes it without a stemmer: words are runs of a-z and 0-9 of the lower-cased text, and
-    everything else separates words ("don't" is two of them, "naïve" too).
-
-    Args:
-        candidate: the summary to judge, any string.
-        reference: what it should be like.
-        n: at least 1.
-
-    Returns:
-        (precision, recall, f1), Python floats from 0 to 1; zeros if nothing is in common or a text has no n-gram.
-
-    Raises:
-        ValueError: n is less than 1.
-    """
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
     candidate_counts = _count_ngrams(_words(candidate), n)
@@ -257,18 +168,6 @@ def rouge_n(candidate: str, reference: str, n: int) -> tuple[float, float, float
 
 
 def rouge_l(candidate: str, reference: str) -> tuple[float, float, float]:
-    """ROUGE-L (Lin 2004, section 3.1): the longest common subsequence of the words (LCS), which may have gaps in both texts.
-
-        precision = LCS / words of the candidate,   recall = LCS / words of the reference,   f1 as in rouge_n
-
-    As rouge-score's "rougeL" without a stemmer: words as in rouge_n, the whole text is one sequence.
-
-    Args:
-        candidate, reference: any strings.
-
-    Returns:
-        (precision, recall, f1), Python floats from 0 to 1; zeros if nothing is in common or a text has no words.
-    """
     candidate_words = _words(candidate)
     reference_words = _words(reference)
     previous = [0] * (len(reference_words) + 1)  # the row above in the table
