@@ -305,7 +305,8 @@ def gptq_quantize(
 
     Args:
         weight: (out, in).
-        inputs: (..., in) examples of the layer's input. There may be fewer of them than in, and features that are 0 in all.
+        inputs: (..., in) examples of the layer's input, not all 0. There may be fewer of them than in, and features that are
+            0 in all.
         bits: from 2 to 8.
         group_size: as in quantize_groupwise; None means one group a row.
 
@@ -325,7 +326,7 @@ def gptq_quantize(
     if inputs.shape[-1] != width:
         raise ValueError(f"inputs has {inputs.shape[-1]} features, but the weight has {width}")
 
-    W = weight.double()  # float32 is too coarse for the inverse of an H of correlated inputs
+    W = weight.double()  # inputs that are much alike make the inverse of H large: float64 costs little and is safe
     W = W.clone() if W is weight else W
     U = _inverse_factor(inputs.reshape(-1, width).double())
     q, scales = torch.empty_like(weight, dtype=torch.int8), []

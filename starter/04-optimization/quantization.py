@@ -238,7 +238,8 @@ def gptq_quantize(
 
     Args:
         weight: (out, in).
-        inputs: (..., in) examples of the layer's input. There may be fewer of them than in, and features that are 0 in all.
+        inputs: (..., in) examples of the layer's input, not all 0. There may be fewer of them than in, and features that are
+            0 in all.
         bits: from 2 to 8.
         group_size: as in quantize_groupwise; None means one group a row.
 

@@ -181,11 +181,14 @@ class Parts(nn.Module):
 
 
 class _Moves(TorchDispatchMode):
-    """Notes the (count of numbers, shape) of floating-point tensors that go to another device; from meta come zeros."""
+    """Notes the (count of numbers, shape) of floating-point tensors that go to another device; from meta come zeros.
+
+    mixed: the names of operations on tensors of several devices, which torch lets pass if one of them is meta.
+    """
 
     def __init__(self):
         super().__init__()
-        self.found = []
+        self.found, self.mixed = [], []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given = [item for item in tree_leaves((args, kwargs or {})) if isinstance(item, torch.Tensor)]
@@ -195,6 +198,8 @@ class _Moves(TorchDispatchMode):
         if name == "copy_" and len({item.device for item in given}) > 1:
             self._note(given[-1])
             return given[0].zero_() if given[-1].device.type == "meta" else func(*args, **(kwargs or {}))
+        if len({item.device for item in given if item.dim()}) > 1:
+            self.mixed.append(name)
         return func(*args, **(kwargs or {}))
 
     def _moved(self, func, tensor, device, args, kwargs):
@@ -211,6 +216,6 @@ class _Moves(TorchDispatchMode):
 
 @contextlib.contextmanager
 def noting_moves():
-    """The list of moves of floating-point tensors between devices meanwhile: how many numbers, and the shape."""
-    with _Moves() as mode:
-        yield mode.found
+    """`found`: the moves of floating-point tensors between devices meanwhile, how many numbers, and the shape; and `mixed`."""
+    with _Moves() as moves:
+        yield moves

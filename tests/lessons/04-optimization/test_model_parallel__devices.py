@@ -174,22 +174,32 @@ def test_activations_cross_each_border_once(student, check, rng):
         with inside.noting_moves() as moves, torch.no_grad():
             logits = model(ids)
         used = inside.tells_apart(model, ids) if "meta" not in devices else True
-        return moves, list(logits.shape), [list(weight.shape) for weight in model.parameters()], used
+        shapes = [list(weight.shape) for weight in model.parameters()]
+        return moves.found, list(logits.shape), shapes, used, moves.mixed
 
     B, T, D = 3, 5, SIZES[1]
     moved, weights = [], 0
-    for layers, devices in ((4, "cpu meta"), (8, "cpu meta cpu meta"), (8, "cpu meta meta meta"), (2, "cpu cpu")):
+    for layers, devices in (
+        (4, "cpu meta"),
+        (8, "cpu meta cpu meta"),
+        (8, "cpu meta meta meta"),
+        (2, "cpu cpu"),
+        (2, "meta meta"),
+    ):
         ids = tokens(rng, SIZES[0], B, T)
-        moves, shape, shapes, used = student.on(timeout=30).run(probe, SIZES, ids, layers, devices.split())
+        moves, shape, shapes, used, mixed = student.on(timeout=30).run(probe, SIZES, ids, layers, devices.split())
         check(shape, [B, T, SIZES[0]], what="the logits' shape")
         check.that(used, "the logits are the same for all texts")
+        first = "the ids are not moved to the first device, where the embeddings are"
+        check.that("embedding" not in mixed and "index" not in mixed, first)
+        check(mixed, [], otherwise="an operation gets tensors of two devices")
         moved.append(sum(count == B * T * D for count, _ in moves))
         weights += sum(shape in shapes for _, shape in moves)
     check(weights, 0, otherwise="weights move to where the activations are; the activations should move")
-    check(moved, [1, 3, 1, 0], mistakes={
-        "activations go back to the first device after each stage; they should go on to the next": [1, 3, 5, 0],
-        "activations cross the borders once for each layer: a stage should have neighbours": [3, 7, 3, 0],
-        "activations go back to the first device after each layer; they should stay": [3, 7, 11, 0],
+    check(moved, [1, 3, 1, 0, 0], mistakes={
+        "activations go back to the first device after each stage; they should go on to the next": [1, 3, 5, 0, 0],
+        "activations cross the borders once for each layer: a stage should have neighbours": [3, 7, 3, 0, 0],
+        "activations go back to the first device after each layer; they should stay": [3, 7, 11, 0, 0],
     }, what="how often x moves")  # fmt: skip
 
 

@@ -55,6 +55,7 @@ class Columns:
     error: object = lambda now, was: now
     reach: object = lambda i, width, size: width
     greatest: object = lambda bits: 2 ** (bits - 1) - 1
+    codes: object = None  # bits -> the least and the greatest code, where they are not ±greatest
     clamped: bool = True
 
     def _steps(self, weight, inputs, bits, size):
@@ -68,7 +69,8 @@ class Columns:
                 source = W if self.late else first
                 scales.append((source[:, i : i + size].abs().amax(1) / greatest).to(weight.dtype))
             steps = W[:, i] / scales[-1].double()
-            q = steps.round().clamp(-greatest, greatest) if self.clamped else steps.round()
+            codes = self.codes(bits) if self.codes else (-greatest, greatest)
+            q = steps.round().clamp(*codes) if self.clamped else steps.round()
             off = scales[-1].double() * q - self.error(W[:, i], first[:, i])
             if i + 1 < width:
                 end = self.reach(i, width, size)
@@ -123,6 +125,9 @@ COLUMNS = {  # sentence -> gptq_quantize with a mistake
     ),
     "bits is not used; 4 should only be its default": Columns(greatest=lambda bits: 7),
     "codes are not clamped to ±(2^(bits - 1) - 1)": Columns(clamped=False),
+    "the grid has 2^bits integers, one more below 0 than above; it should be symmetric": Columns(
+        greatest=lambda bits: (2**bits - 1) / 2, codes=lambda bits: (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    ),
     "the scale is max |w| / 2^(bits - 1); it should be max |w| / (2^(bits - 1) - 1)": Columns(
         greatest=lambda bits: 2 ** (bits - 1)
     ),

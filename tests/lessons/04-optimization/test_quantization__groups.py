@@ -350,8 +350,11 @@ def test_nf4_of_zeros_and_float64(student, check, rng):
     check(found, (codes, absmax), names=("codes", "absmax"), mistakes={
         "absmax of float64 is worked out in float32": (codes, absmax.float().double()),
         "absmax of float64 is float32; it should have the dtype of x": (codes, absmax.float()),
+        "absmax of a block of zeros is not 0; it should be": check.when(
+            nearly_right(found, codes, absmax) and torch.equal(found[0], codes) and float(found[1][1]) != 0
+        ),
         "a block of zeros does not get the code of 0.0": check.when(
-            nearly_right(found, codes, absmax)
+            nearly_right(found, codes, absmax) and not torch.equal(found[0], codes)
         ),
     })  # fmt: skip
     check.that(same, "x is changed")
@@ -379,7 +382,7 @@ def test_the_levels_are_those_of_the_paper(student, check):
         "the levels are not multiplied by absmax": LEVELS,
         "the levels are divided by absmax; they should be multiplied": LEVELS / 2,
         "the levels are equally far apart; they should be those of NF4": 2 * EQUAL_STEPS,
-    })  # fmt: skip
+    }, otherwise="some levels are not those of NF4_LEVELS")  # fmt: skip
 
 
 @NF4

@@ -203,6 +203,16 @@ def test_without_a_tied_one_the_head_is_known_by_its_name(student, check):
         "Linears with a head's name inside of other modules are left; only one at the top should be": each(
             lambda emb, top, inner, right: right + [f"inner.{name}" for name in inner if name != "a"]
         ),
+        "lm_head is left wherever it is, and no other head": each(
+            lambda emb, top, inner, right: [f"inner.{name}" for name in inner if name == "lm_head"] + [
+                name for name in top if name == "lm_head"
+            ]
+        ),
+        "lm_head, head and output are left wherever they are; only one at the top of a model with an embedding should be": each(
+            lambda emb, top, inner, right: [f"inner.{name}" for name in inner if name != "a"] + [
+                name for name in top if name in ("lm_head", "head", "output")
+            ]
+        ),
         "the last of output, head and lm_head is taken, in the order of the model; lm_head should come first": each(
             lambda emb, top, inner, right: right and [top[0]]
         ),
