@@ -51,7 +51,7 @@ INVERTED = {"the scale is 127 / max |x|; it should be max |x| / 127, so that sca
 
 @ABSMAX
 @pytest.mark.points(2)
-@pytest.mark.parametrize("shape", [(7, 9), (1, 50), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(7, 9), (1, 50), (2, 3, 5), (40, 50), ()], ids=str)
 def test_the_largest_magnitude_becomes_127(student, check, rng, shape):
     """With 8 bits and one scale: q in ±127, and scale · q is x but for half a step."""
     x = on_a_grid(rng, 1, torch.Size(shape).numel(), scale=0.03).view(shape)
@@ -78,7 +78,9 @@ def test_fewer_bits_have_fewer_integers(student, check, rng, bits):
 
 @ABSMAX
 @pytest.mark.points(2)
-@pytest.mark.parametrize(("shape", "dim"), [((5, 5), 1), ((4, 6), 0), ((3, 4), -1), ((2, 3, 4), 1)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dim"), [((5, 5), 1), ((4, 6), 0), ((3, 4), -1), ((2, 3, 4), 1), ((3, 2, 4), -3), ((2, 3, 4), 2)], ids=str
+)
 def test_each_slice_has_its_own_scale(student, check, rng, shape, dim):
     """With dim the maximum runs over dim, and scale keeps it with size 1."""
     last = [n for at, n in enumerate(shape) if at != dim % len(shape)]
@@ -116,26 +118,26 @@ def test_zeros_stay_zeros(student, check, rng, dim):
 @ABSMAX
 @pytest.mark.points(1)
 def test_tiny_numbers_have_a_tiny_scale(student, check, rng):
-    """Numbers of 1e-10 are quantized as well as others."""
-    x = on_a_grid(rng, 1, 30, scale=1e-12)
+    """Numbers of 1e-20 are quantized as well as others."""
+    x = on_a_grid(rng, 1, 30, scale=1e-22)
 
     found = student.call("quantization.quantize_absmax", x)
 
     q, scale = Absmax()(x)
     check(found, (q, scale), names=BOTH, mistakes={
         f"{least:g} is added to the scale, or it is at least that; only a scale of 0 should be changed": check.when(
-            nearly_least(found, scale, least)
+            nearly_least(found, least)
         )
         for least in (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
     })  # fmt: skip
 
 
-def nearly_least(found, scale, least):
-    """Whether the scale is `least`, or `least` more than it should be."""
+def nearly_least(found, least):
+    """Whether the scale is `least`, or that of a largest magnitude of `least`; beside them the right one is nothing."""
     value = found[1] if isinstance(found, (tuple, list)) and len(found) == 2 else None
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
         return False
-    return any(abs(float(value) - wrong) <= 1e-3 * wrong for wrong in (least, least + float(scale)))
+    return any(abs(float(value) - wrong) <= 1e-3 * wrong for wrong in (least, least / 127))
 
 
 @ABSMAX
@@ -162,15 +164,16 @@ def test_absmax_keeps_the_dtype_and_leaves_x_as_it_is(student, check, rng):
     x = on_a_grid(rng, 4, 6, scale=0.1, dtype=torch.float64)
 
     found = student.call("quantization.quantize_absmax", x, dim=1)
-    same, rude = conduct_of(student, "quantize_absmax", x, 8, 1)
+    conduct = [conduct_of(student, "quantize_absmax", x, *options) for options in [(8, 1), ()]]
 
     q, scale = Absmax()(x, 8, 1)
     check(found, (q, scale), names=BOTH, mistakes={
         "the scale of float64 is float32; it should have the dtype of x": (q, scale.float()),
         "the scale of float64 is worked out in float32": (q, scale.float().double()),
     })  # fmt: skip
-    check.that(same, "x is changed")
-    check(rude, "", mistakes=MANNERS)
+    for same, rude in conduct:
+        check.that(same, "x is changed")
+        check(rude, "", mistakes=MANNERS)
 
 
 @ABSMAX
@@ -298,15 +301,35 @@ def test_a_constant_comes_back(student, check, value):
     check((dtype_of(q), dtype_of(scale)), (torch.uint8, torch.float32), names=BOTH)
     check.that(type(zero_point) is int and 0 <= zero_point <= 255, "zero_point is not an integer from 0 to 255")
     check.that(bool(scale.isfinite().all()), "the scale of a constant is not finite")
+    if value:
+        check(scale, torch.tensor(3 / 255), what="the scale", mistakes={
+            "the scale of a constant is the constant; it should be (hi - lo) / 255 for a range that holds 0": torch.tensor(value),
+        })  # fmt: skip
     check((q.double() - zero_point) * scale.double(), torch.full((2, 3), value, dtype=torch.float64), within=1e-5, what="what comes back")  # fmt: skip
+
+
+@AFFINE
+@pytest.mark.points(1)
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_no_code_leaves_the_range(student, check, bits):
+    """Where -lo / scale is halfway between two integers, one end of the range is half a step outside: it is clamped."""
+    levels = 2**bits - 1
+    x = torch.linspace(-1, 1, 2 * levels + 1)
+
+    q, scale, zero_point = affine(student, x, bits)
+
+    errors = ((q.double() - zero_point) * float(scale) - x).abs()
+    check.that(int(q.max()) <= levels, "a code is above 2^bits - 1: clamp to the range")
+    check.that(float(errors.max()) < 0.5, "a code outside of the range wraps around: clamp to the range")
+    check.that(float(errors.max()) <= 0.501 * float(scale), "the error is larger than half a step")
 
 
 @AFFINE
 @pytest.mark.points(1)
 def test_affine_keeps_the_dtype_and_leaves_x_as_it_is(student, check, rng):
     """The error is at most half a step, in float64 too; x may have any layout and stays as it is. bits outside 2..8 is refused."""
-    for dtype in (torch.float32, torch.float64):
-        x = randn(rng, 8, 30, dtype=dtype) + 0.5
+    for dtype, size in ((torch.float32, 1), (torch.float64, 1), (torch.float32, 1e-20)):
+        x = (randn(rng, 8, 30, dtype=dtype) + 0.5) * size
         q, scale, zero_point = affine(student, x)
         check((dtype_of(q), dtype_of(scale)), (torch.uint8, dtype), names=BOTH, mistakes={
             "the scale of float64 is float32; it should have the dtype of x": (torch.uint8, torch.float32),
@@ -315,7 +338,7 @@ def test_affine_keeps_the_dtype_and_leaves_x_as_it_is(student, check, rng):
         check(scale, truth.to(dtype), what="scale")
         back = (q.double() - zero_point) * scale.double()
         # The ends of the range may be half a step outside of the integers, as 0.0 is exact.
-        check.that(bool(((back - x.double()).abs() <= 0.50001 * scale.double() + 8 * torch.finfo(dtype).eps).all()), "the error is larger than half a step")  # fmt: skip
+        check.that(bool(((back - x.double()).abs() <= 0.50001 * scale.double() + 8 * size * torch.finfo(dtype).eps).all()), "the error is larger than half a step")  # fmt: skip
     same, rude = conduct_of(student, "quantize_affine", x)
     check.that(same, "x is changed")
     check(rude, "", mistakes=MANNERS)
@@ -363,9 +386,10 @@ def test_the_way_back_is_in_the_dtype_of_scale(student, check, rng):
             "scale is used along the wrong dimension": partial(lambda s: q.double() * s.T.double(), scale),
         }
         check(found, truth.to(scale.dtype), mistakes=mistakes)
-    same, rude = conduct_of(student, "dequantize", q, scales, 3)
-    check.that(same, "q or scale is changed")
-    check(rude, "", mistakes=MANNERS)
+    for codes in (q, q.int(), q.long()):
+        same, rude = conduct_of(student, "dequantize", codes, scales, 3)
+        check.that(same, "q or scale is changed")
+        check(rude, "", mistakes=MANNERS)
 
 
 @pytest.mark.gpu

@@ -147,10 +147,10 @@ def mistaken(mistakes, *inputs, **options):
 
 @GPTQ
 @pytest.mark.points(3)
-@pytest.mark.parametrize(("width", "bits"), [(16, 4), (12, 3), (5, 8), (2, 2)])
-def test_each_column_makes_up_for_those_before_it(student, check, rng, width, bits):
+@pytest.mark.parametrize(("width", "bits", "count"), [(16, 4, 200), (12, 3, 200), (5, 8, 200), (2, 2, 200), (9, 4, 9)])
+def test_each_column_makes_up_for_those_before_it(student, check, rng, width, bits, count):
     """Codes and scales with one group a row, column by column; scale · q is as in quantize_groupwise."""
-    inputs = correlated(rng, 200, width)
+    inputs = correlated(rng, count, width)
     weight = sure_rows(rng, 120, inputs, bits)
     truth = Columns()(weight, inputs, bits)
 
@@ -213,7 +213,9 @@ def test_gptq_leaves_weight_and_inputs_as_they_are(student, check, rng):
 
         check(dtype_of(whole[1]), dtype, what="the scales", otherwise="scales do not have the dtype of weight")
         check(parts, whole, names=BOTH, otherwise="inputs of more dimensions give something else than their rows")
-        same, rude = conduct_of(student, "gptq_quantize", weight, inputs.to(dtype))
+        one, alone = (student.call("quantization.gptq_quantize", weight, x.to(dtype)) for x in (inputs[:1], inputs[0]))
+        check(alone, one, names=BOTH, otherwise="one input, of shape (in,), gives something else than (1, in)")
+        same, rude = conduct_of(student, "gptq_quantize", weight, inputs.to(dtype).view(3, 4, 5, 8))
         check.that(same, f"weight or inputs of {str(dtype)[6:]} are changed")
         check(rude, "", mistakes=MANNERS)
 
@@ -243,7 +245,8 @@ def test_gptq_refuses_what_does_not_fit(student):
     student.raises(ValueError, name, weight, inputs, 9, says=("bits", 9))
     student.raises(ValueError, name, weight, inputs, 1, says=("bits", 1))
     student.raises(ValueError, name, weight, inputs, 4, 0, says=("group_size", 0))
-    student.raises(ValueError, name, weight, torch.ones(9, 5), says=("inputs", "input", "features", 5))
+    for wrong in ((9, 5), (6, 9)):
+        student.raises(ValueError, name, weight, torch.ones(wrong), says=("inputs", "input", "features", wrong[1]))
 
 
 # ---------------------------------------------------------------------------------------------- int8_linear
@@ -452,10 +455,18 @@ def test_the_integers_are_summed_up_exactly(student, check, rng):
     q_weight = torch.randint(115, 128, (2, width), generator=rng).to(torch.int8)
     x, scale = 0.04 * steps, torch.tensor([[0.01], [0.3]], dtype=torch.float64)
     call = (x, q_weight, scale)
+    rising = steps.repeat(1, 8)
+    mirrored = torch.cat([rising, rising.flip(1)], dim=1)  # of which the second half takes back nearly all of the first
+    back = torch.cat([q_weight.repeat(1, 8), -q_weight.repeat(1, 8).flip(1)], dim=1)
+    back[:, 1] = 0
+    single = ((0.04 * mirrored).float(), back, scale.float())
     truth = [Int8()(*call)]
 
     found = worked_out(student, "int8_linear", [call], truth)
-    same, rude = conduct_of(student, "int8_linear", *call, 5.0)  # the first feature is an outlier
+    canceled = worked_out(student, "int8_linear", [single], [Int8()(*single)])
+    same, rude = conduct_of(
+        student, "int8_linear", x.view(2, 4, width), *call[1:], 5.0
+    )  # the first feature is an outlier
 
     check(found, truth, relative=1e-10, mistakes={
         "the integers are summed up in float32, which rounds sums above 2^24": check.when(
@@ -463,6 +474,9 @@ def test_the_integers_are_summed_up_exactly(student, check, rng):
         ),
         "the result is float32; it should have the dtype of x": [truth[0].float()],
     })  # fmt: skip
+    check(
+        canceled, [Int8()(*single).float()], relative=1e-4, otherwise="sums of float32 numbers are rounded on the way"
+    )
     check.that(same, "x, q_weight or scale is changed")
     check(rude, "", mistakes=MANNERS)
 

@@ -64,7 +64,10 @@ def test_a_layer_holds_no_weight_in_floating_point(student, check, bits, size):
             from quantization import QuantizedLinear
 
             layer = QuantizedLinear.from_linear(torch.nn.Linear(192, 128), bits, size)
-            first, used = inside.bytes_held(layer), [layer(torch.ones(2, 192)), inside.weight_of(layer)]
+            first, used = inside.bytes_held(layer), [inside.weight_of(layer)]
+            used += [layer.train(mode)(torch.ones(2, 192)) for mode in (True, False)]
+            with torch.no_grad():
+                used.append(layer(torch.ones(2, 192)))
             zeros = any(not inside.a_tensor(value).any() for value in used)
             del used
             return first, inside.bytes_held(layer), zeros
@@ -125,16 +128,16 @@ def test_codes_stay_as_they_are_in_another_dtype(student, check, rng, bits):
 
             layer = QuantizedLinear.from_linear(inside.linear_with(weight, bias), bits)
             own, wide = inside.weight_of(layer), inside.a_tensor(layer(x.double()))
-            before = inside.bytes_held(layer)
+            before, huge = inside.bytes_held(layer), inside.a_tensor(layer(1e60 * x.double()))
             doubled = inside.weight_of(layer.double()), inside.a_tensor(layer(x.double()))
             after = inside.bytes_held(layer)
             half = inside.weight_of(layer.half())
-            return own, wide, doubled, half, inside.a_tensor(layer.float()(x)), after - before
+            return own, wide, doubled, half, inside.a_tensor(layer.float()(x)), huge, after - before
 
         return inside.use_of(use, "quantization", "QuantizedLinear", False)
 
     weight, bias, x = in_groups(rng, 16, 64, 64, bits), randn(rng, 16), randn(rng, 3, 64)
-    own, wide, doubled, half, single, more = student.run(probe, weight, bias, bits, x)
+    own, wide, doubled, half, single, huge, more = student.run(probe, weight, bias, bits, x)
 
     truth = torch.nn.functional.linear(x.double(), own.double(), bias.double())
     dtypes = [dtype_of(value) for value in (own, wide, *doubled, half, single)]
@@ -146,6 +149,7 @@ def test_codes_stay_as_they_are_in_another_dtype(student, check, rng, bits):
     )
     check(wide, truth, relative=1e-6, what="the result for float64")
     check(doubled, (own.double(), truth), relative=1e-6, what="after .double()")
+    check(huge, 1e60 * (truth - bias.double()), relative=1e-6, what="the result for numbers that float32 does not have")
     check(half.double(), own.double(), within=4e-3 * float(own.abs().max()), what="the weight after .half()")
     check(single.double(), truth, relative=1e-2, what="the result after .half()")
     check.that(more <= 4 * 2 * 16 + 64, "codes become larger with .double(); they should be integers in a buffer")

@@ -30,7 +30,7 @@ def test_linears_are_replaced_wherever_they_are(student, check):
             deep = inside.Parts(a=inside.Parts(b=ModuleList([inside.Parts(c=Linear(4, 4)), ReLU()])))
             model = inside.Parts(
                 top=Linear(4, 4), listed=ModuleList([Linear(4, 4)]), named=ModuleDict({"x": Linear(4, 4)}),
-                row=Sequential(Linear(4, 4), Sequential(ReLU(), Linear(4, 4))), deep=deep, kind=Narrow(4, 4), plain=Linear(4, 4, bias=False), end=Linear(4, 4),
+                row=Sequential(Linear(4, 4), Sequential(ReLU(), Linear(4, 4))), deep=deep, kind=Narrow(4, 4), plain=Linear(4, 4, bias=False), frozen=Linear(4, 4).requires_grad_(False), end=Linear(4, 4),
             )  # fmt: skip
             new = inside.quantized(model)
             itself = inside.quantized(Linear(4, 6, bias=False))
@@ -44,11 +44,12 @@ def test_linears_are_replaced_wherever_they_are(student, check):
     deeper = ["listed.0", "named.x", "row.0", "row.1.1", "deep.a.b.0.c"]
     check(left, [], what="the names of the Linears that are left", mistakes={
         "only the Linears at the top of the model are replaced": deeper,
-        "no Linear is replaced": ["top", *deeper, "kind", "plain", "end"],
+        "no Linear is replaced": ["top", *deeper, "kind", "plain", "frozen", "end"],
         "Linears deep inside of modules are left": ["row.1.1", "deep.a.b.0.c"],
         "Linears in a ModuleDict are left": ["named.x"],
         "Linears of a subclass are left": ["kind"],
         "Linears without bias are left": ["plain"],
+        "Linears that do not learn are left": ["frozen"],
         "the last Linear of the model is left; a model without embeddings has no output head": ["end"],
         "the first Linear of the model is left": ["top"],
     })  # fmt: skip
@@ -108,6 +109,36 @@ def test_the_old_model_is_left_alone(student, check):
 
 
 @MODEL
+@pytest.mark.points(1)
+def test_each_call_makes_a_new_model(student, check):
+    """One quantizer, asked twice for a model whose weights have changed meanwhile, and for one like it."""
+
+    def probe():
+        from quantization import ModelQuantizer
+
+        quantizer = ModelQuantizer()
+        model, other = (inside.Parts(a=torch.nn.Linear(4, 4)) for _ in range(2))
+        first = quantizer.quantize_model(model)
+        with torch.no_grad():
+            model.a.weight.mul_(-3)
+        made = [first, quantizer.quantize_model(model), quantizer.quantize_model(other)]
+        x = torch.eye(4)
+        with torch.no_grad():
+            wanted = [inside.quantized(one)(x) for one in (model, other)]
+            return [inside.a_tensor(one(x)) for one in made], wanted, made[0] is made[1]
+
+    (first, second, other), (right, others_right), same = student.run(probe)
+
+    check.that(not same, "a second call returns the model of the first")
+    check.that(not torch.equal(first, second), "a second call does not see that weights have changed")
+    check(second, right, otherwise="a second call gives something else than a new quantizer does")
+    check(other, others_right, otherwise="another model gets what was made for the first")
+
+
+ONE = [["inner.unembed"]] * 2
+
+
+@MODEL
 @pytest.mark.points(2)
 def test_a_linear_that_is_tied_to_an_embedding_is_the_output_head(student, check):
     """Wherever it is, whatever its name: it stays, and stays tied. Then no name makes a head, and no equal weight."""
@@ -115,13 +146,16 @@ def test_a_linear_that_is_tied_to_an_embedding_is_the_output_head(student, check
     def probe():
         from torch.nn import Embedding, Linear
 
-        def tied(names, **others):
-            embedding = Embedding(9, 4)
+        class Own(Embedding):
+            pass
+
+        def tied(names, kind=Embedding, **others):
+            embedding = kind(9, 4)
             parts = {name: Linear(4, 9, bias=False) for name in names}
             for part in parts.values():
                 part.weight = embedding.weight
             inner = inside.Parts(**parts, layer=Linear(4, 4))
-            model = inside.Parts(embedding=embedding, inner=inner, **others)
+            model = inside.Parts(other=Embedding(3, 4), embedding=embedding, inner=inner, **others)
             if "twin" in others:
                 others["twin"].weight.data.copy_(embedding.weight)
             new = inside.quantized(model)
@@ -136,23 +170,25 @@ def test_a_linear_that_is_tied_to_an_embedding_is_the_output_head(student, check
             tied(["unembed"], lm_head=Linear(4, 9), output=Linear(4, 4)),
             tied(["a", "b"]),
             tied(["unembed"], twin=Linear(4, 9, bias=False)),
+            tied(["unembed"], Own),
         ]
 
     found = student.run(probe)
 
     left, kept, works = zip(*found, strict=True)
-    check(list(left), [["inner.unembed"], ["inner.unembed"], ["inner.a", "inner.b"], ["inner.unembed"]], what="the Linears that are left", mistakes={
-        "a tied head is quantized if it is not at the top of the model": [[], ["lm_head"], [], []],
-        "a tied head is quantized": [[], [], [], []],
+    check(list(left), [*ONE[:2], ["inner.a", "inner.b"], *ONE[:2]], what="the Linears that are left", mistakes={
+        "a tied head is quantized if it is not at the top of the model": [[], ["lm_head"], [], [], []],
+        "a tied head is quantized": [[], [], [], [], []],
+        "a head that is tied to an embedding of a subclass is quantized": [*ONE[:2], ["inner.a", "inner.b"], *ONE[:1], []],
         "a head with a usual name is left although another is tied": [
-            ["inner.unembed"], ["inner.unembed", "lm_head"], ["inner.a", "inner.b"], ["inner.unembed"]
+            *ONE[:1], ["inner.unembed", "lm_head"], ["inner.a", "inner.b"], *ONE[:2]
         ],
-        "only one of several tied Linears is left": [["inner.unembed"], ["inner.unembed"], ["inner.a"], ["inner.unembed"]],
+        "only one of several tied Linears is left": [*ONE[:2], ["inner.a"], *ONE[:2]],
         "a Linear whose weight equals that of an embedding is left although it is not tied": [
-            ["inner.unembed"], ["inner.unembed"], ["inner.a", "inner.b"], ["inner.unembed", "twin"]
+            *ONE[:2], ["inner.a", "inner.b"], ["inner.unembed", "twin"], *ONE[:1]
         ],
         "Linears of the size of the vocabulary are left; only a tied one should be": [
-            ["inner.unembed"], ["inner.unembed", "lm_head"], ["inner.a", "inner.b"], ["inner.unembed", "twin"]
+            *ONE[:1], ["inner.unembed", "lm_head"], ["inner.a", "inner.b"], ["inner.unembed", "twin"], *ONE[:1]
         ],
     })  # fmt: skip
     check.that(all(kept), "the head is no longer tied to the embedding")
@@ -222,13 +258,18 @@ def test_without_a_tied_one_the_head_is_known_by_its_name(student, check):
 
 @MODEL
 @pytest.mark.points(2)
-def test_all_else_of_a_model_stays_as_it_is(student, check):
-    """Embeddings, norms and loose parameters are the same; each module has its mode; what was shared is shared."""
+@pytest.mark.parametrize("kind", ["int8", "int4", "nf4"])
+def test_all_else_of_a_model_stays_as_it_is(student, check, kind):
+    """Embeddings, norms and loose parameters are the same, of any dtype; each module has its mode; what was shared is shared."""
 
-    def probe():
+    def probe(kind):
         from torch.nn import Dropout, Embedding, LayerNorm, Linear, Parameter
 
-        model = inside.Parts(a=Embedding(9, 4), b=Linear(4, 4), c=inside.Parts(d=Linear(4, 4), e=Dropout(0.5)), f=LayerNorm(4), g=Embedding(9, 4), h=Linear(4, 4))  # fmt: skip
+        model = inside.Parts(a=Embedding(9, 4), b=Linear(4, 4), c=inside.Parts(d=Linear(4, 4), e=Dropout(0.5)), f=LayerNorm(4), g=Embedding(9, 4), h=Linear(4, 4), i=LayerNorm(4))  # fmt: skip
+        torch.nn.init.normal_(model.f.weight), model.f.bias.data.add_(torch.rand(4))
+        model.i.weight = model.f.weight
+        if kind != "int8":
+            model.double()
         model.g.weight, model.loose = model.a.weight, Parameter(torch.randn(3))
         model.register_buffer("table", torch.arange(5.0))
         model.a.weight.requires_grad_(False)
@@ -236,24 +277,39 @@ def test_all_else_of_a_model_stays_as_it_is(student, check):
         for part in (model.b, model.c.e, model.f):
             part.eval()
         modes = {name: part.training for name, part in model.named_modules()}
-        old = {name: tensor.clone() for name, tensor in model.state_dict().items() if name[0] in "aflgt"}
-        new = inside.quantized(model)
+        old = {name: tensor.clone() for name, tensor in model.state_dict().items() if name[0] in "aflgti"}
+        new = inside.quantized(model, kind)
         kept = dict(new.named_parameters(remove_duplicate=False)) | dict(new.named_buffers())
-        changed = [name for name, tensor in old.items() if name not in kept or not torch.equal(kept[name], tensor)]
+        changed = [
+            name
+            for name, tensor in old.items()
+            if name not in kept or kept[name].dtype != tensor.dtype or not torch.equal(kept[name], tensor)
+        ]
         wrong = [name for name, mode in modes.items() if new.get_submodule(name).training != mode]
-        inner = [part.training for part in new.b.modules()]
-        return changed, wrong, inner, new.g.weight is new.a.weight, new.a.weight.requires_grad
+        inner = [part.training for part in new.b.modules()] + [inside.quantized(Linear(4, 4).eval(), kind).training]
+        if inside.weight_of(new.h).dtype != model.h.weight.dtype:
+            changed.append("the weight of a new layer")
+        tied = new.g.weight is new.a.weight and new.i.weight is new.f.weight
+        return changed, wrong, inner, tied, new.a.weight.requires_grad, new.f.weight.requires_grad
 
-    changed, wrong, inner, tied, learns = student.run(probe)
+    changed, wrong, inner, tied, learns, norms_learn = student.run(probe, kind)
 
-    check(changed, [], otherwise="embeddings, norms, loose parameters or buffers are changed or missing")
+    check(
+        changed,
+        [],
+        mistakes={
+            "the weight of a new layer does not have the dtype of the Linear": ["the weight of a new layer"],
+        },
+        otherwise="embeddings, norms, loose parameters or buffers are changed or missing",
+    )
     check(wrong, [], mistakes={
         "new layers are in train mode where the Linear was in eval mode": ["b"],
         "the new model is in train mode, with all its modules": ["b", "c.e", "f"],
         "the new model is in eval mode, with all its modules": ["", "a", "c", "c.d", "g", "h"],
     }, otherwise="some modules have the wrong mode afterwards")  # fmt: skip
     check.that(not any(inner), "a layer's own modules are not in its mode")
-    check.that(tied is True, "two embeddings that shared a weight no longer share it")
+    check.that(tied is True, "two embeddings or two norms that shared a weight no longer share it")
+    check.that(norms_learn is True, "a weight that learns does not learn in the new model")
     check.that(learns is False, "a weight that does not learn learns in the new model")
 
 
@@ -407,6 +463,10 @@ def test_an_unknown_type_is_refused(student):
 
         QuantizedTransformer(torch.nn.Sequential(torch.nn.Linear(4, 4)), kind)
 
+    def nothing(kind):
+        inside.quantized(torch.nn.ReLU(), kind)
+
+    student.raises(ValueError, nothing, "int3", says=("quantization_type", "int3"))
     for kind in ("int3", "fp4", ""):
         student.raises(ValueError, quantize, kind, says=("quantization_type", *([kind] if kind else [])))
     student.raises(ValueError, wrap, "int16", says=("quantization_type", "int16"))
@@ -418,7 +478,7 @@ def test_an_unknown_type_is_refused(student):
 @WHOLE
 @pytest.mark.points(2)
 def test_a_wrapper_is_called_as_the_model(student, check, rng):
-    """All arguments, by position and by name, go to the quantized model; what it returns comes back."""
+    """All arguments, by position and by name, go to the quantized model; what it returns comes back, all of it."""
 
     def probe(x):
         def use():
@@ -430,32 +490,64 @@ def test_a_wrapper_is_called_as_the_model(student, check, rng):
                     self.layer = torch.nn.Linear(4, 4)
 
                 def forward(self, x, mask=None, *, factor=1.0):
-                    return {"y": self.layer(x) * factor, "seen": [mask, factor]}
+                    return {"y": self.layer(x) * factor, "seen": [mask, factor]}, "more"
 
             model, seen, kinds = Model().eval(), [], []
             for kind in ([], ["int8"], ["int4"], ["nf4"]):
                 wrapper = QuantizedTransformer(model, *kind)
                 result = wrapper(x, True, factor=2.0)
-                seen.append([result["seen"], torch.equal(result["y"], 2 * wrapper.model.layer(x))])
+                whole = isinstance(result, tuple) and len(result) == 2 and result[1] == "more"
+                given = result[0] if whole else result
+                seen.append([given["seen"], whole, torch.equal(given["y"], 2 * wrapper.model.layer(x))])
                 name = kind[0] if kind else "int8"
                 kinds.append(torch.equal(inside.quantized(model, name).layer(x), wrapper.model.layer(x)))
             left = inside.linears_left(wrapper), inside.linears_left(model)
-            modes = [part.training for part in (wrapper, wrapper.model, QuantizedTransformer(model.train()))]
-            return isinstance(wrapper, torch.nn.Module), seen, kinds, left, modes, len(list(wrapper.buffers())) > 0
+            return isinstance(wrapper, torch.nn.Module), seen, kinds, left, len(list(wrapper.buffers())) > 0
 
         return inside.use_of(use, "quantization", "ModelQuantizer", False)
 
-    is_module, seen, kinds, left, modes, held = student.run(probe, randn(rng, 3, 4))
+    is_module, seen, kinds, left, held = student.run(probe, randn(rng, 3, 4))
 
     check.that(is_module is True, "a QuantizedTransformer is not an nn.Module")
-    check(seen, [[[True, 2.0], True]] * 4, otherwise="the model does not get all arguments, or its result is changed")
+    check(seen, [[[True, 2.0], True, True]] * 4, mistakes={
+        "of several results of the model only one comes back": [[[True, 2.0], False, True]] * 4,
+    }, otherwise="the model does not get all arguments, or its result is changed")  # fmt: skip
     check(kinds, [True] * 4, otherwise="`model` is not what ModelQuantizer makes for this quantization_type")
     check(left, ([], ["layer"]), mistakes={
         "the model that is wrapped is not quantized": (["model.layer"], ["layer"]),
         "the model that was given is changed": ([], []),
     })  # fmt: skip
-    check(modes, [False, False, True], otherwise="the mode is not that of the model")
     check.that(held is True, "the quantized model is not a part of the wrapper")
+
+
+@WHOLE
+@pytest.mark.points(1)
+def test_a_wrapper_adds_nothing_of_its_own(student, check):
+    """Modes are those of the model, also after a call; gradients reach the input; the model in floating point is gone."""
+
+    def probe():
+        def use():
+            from quantization import QuantizedTransformer
+
+            model = inside.Parts(a=torch.nn.Linear(128, 128), b=torch.nn.Linear(128, 128))
+            model.train().b.eval()
+            wrapper = QuantizedTransformer(model)
+            size = inside.bytes_held(wrapper) / inside.bytes_held(model)
+            x = torch.ones(1, 128, requires_grad=True)
+            modes = [[part.training for part in (wrapper, wrapper.model, wrapper.model.b)]]
+            learns = inside.a_tensor(wrapper(x)).requires_grad
+            modes.append([part.training for part in (wrapper, wrapper.model, wrapper.model.b)])
+            return modes, QuantizedTransformer(model.eval()).training, learns, size
+
+        return inside.use_of(use, "quantization", "ModelQuantizer", False)
+
+    (before, after), evaluating, learns, size = student.run(probe)
+
+    check(before, [True, True, False], otherwise="a mode is not that of the model, or of its part")
+    check.that(evaluating is False, "the mode is not that of the model")
+    check(after, before, otherwise="a call changes the mode")
+    check.that(learns, "no gradient goes through the wrapper")
+    check.that(size < 0.5, "the wrapper still holds the model in floating point")
 
 
 @WHOLE
@@ -507,25 +599,28 @@ def test_parameters_and_buffers_count_by_their_dtype(student, check):
         from quantization import model_size_bytes
 
         model = inside.Parts(a=torch.nn.Linear(5, 3).double(), b=inside.Parts(c=torch.nn.BatchNorm1d(7).half()))
-        model.register_buffer("codes", torch.zeros(11, dtype=torch.int8))
+        model.register_buffer("codes", torch.zeros(50, dtype=torch.int8)[:11])
         model.b.register_buffer("late", torch.zeros(13, dtype=torch.int16), persistent=False)
         model.frozen = torch.nn.Parameter(torch.zeros(17), requires_grad=False)
         model.far = torch.nn.Linear(10, 2, bias=False, device="meta")
+        model.farther = torch.nn.Linear(2, 5, bias=False, device="meta")
         return model_size_bytes(model), model_size_bytes(torch.nn.ReLU())
 
     size, nothing = student.run(probe)
 
-    parameters, saved, late, frozen, far = 8 * 18 + 2 * 14, 2 * 14 + 8 + 11, 26, 68, 80
+    parameters, saved, late, frozen, far = 8 * 18 + 2 * 14, 2 * 14 + 8 + 11, 26, 68, 120
     whole = parameters + saved + late + frozen + far
     check(size, whole, what="the size", mistakes={
         "buffers do not count": parameters + frozen + far,
         "buffers that are not saved do not count": whole - late,
-        "each number counts four bytes; its dtype should say how many": 4 * (18 + 14 + 14 + 1 + 11 + 13 + 17 + 20),
+        "each number counts four bytes; its dtype should say how many": 4 * (18 + 14 + 14 + 1 + 11 + 13 + 17 + 30),
         "weights that do not learn do not count": whole - frozen,
-        "numbers are counted, not bytes": 18 + 14 + 14 + 1 + 11 + 13 + 17 + 20,
+        "numbers are counted, not bytes": 18 + 14 + 14 + 1 + 11 + 13 + 17 + 30,
         "bits are counted, not bytes": 8 * whole,
+        "a tensor that is a part of a larger one counts as that one": whole + 39,
         "only the modules at the top count": whole - 2 * 14 - 2 * 14 - 8,
         "tensors on other devices do not count": whole - far,
+        "of the tensors without memory, on the meta device, one counts only": check.when(size in (whole - 80, whole - 40), size),
     })  # fmt: skip
     check(nothing, 0, what="the size of a model without tensors")
 
