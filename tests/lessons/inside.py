@@ -56,7 +56,7 @@ def manners(function, *inputs, **options):
 
     The last is "" or "changes torch", "prints", "changes torch, prints": `shared.MANNERS` has a sentence for each.
     """
-    inputs = [strided(item) if isinstance(item, torch.Tensor) else item for item in inputs]
+    inputs = [strided(item) if isinstance(item, torch.Tensor) else item for item in copies(inputs)]
     torch.manual_seed(20)  # not one that a function would set
     before, printed = torch_state(), io.StringIO()
     with contextlib.redirect_stdout(printed):
