@@ -568,7 +568,4 @@ def model_size_bytes(model: nn.Module) -> int:
     """The bytes of all parameters and buffers of model, whatever their dtypes and devices; a tensor that has several names
     (tied weights, a module in two places) counts once."""
     # student: numel · element_size
-    tensors = {
-        id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())
-    }  # a Parameter may be a buffer too
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in set(chain(model.parameters(), model.buffers())))
