@@ -391,6 +391,9 @@ def conduct_of_search(searcher, search, src, size):
             _, (after, *_), rude = manners(search, src, 5, beams)
             polite.append((torch.equal(after, src), rude))
             kept.append({name: module.training for name, module in searcher.named_modules()} == modes)
+    with torch.no_grad():
+        search(src, 5, 2)
+        polite.append((True, "changes torch" if torch.is_grad_enabled() else ""))
     grads = any(weight.grad is not None or not weight.requires_grad for weight in model.parameters())
     return any(seen), all(kept[:2]), all(kept[2:]), polite, grads
 

@@ -140,6 +140,16 @@ def bos_may_end(searcher):
     return greedily(searcher, BOS_ENDS, ids=(4, 4, 0), keep=lambda row: 0 not in row)
 
 
+def bos_may_end_beams(searcher):
+    """For `check(**…)`: whether by 3 beams something follows a bos that is eos."""
+
+    def judge(said, results):
+        return [result.shape[1] > 1 for result in results], [True] * len(results), {}
+
+    calls = [([row], 4, 3) for row in range(6)]
+    return searcher.telling(6, calls, judge, depth=1, spread=2.0, ids=(4, 4, 0)) | {"otherwise": next(iter(BOS_ENDS))}
+
+
 def zero_may_end(searcher):
     """For `check(**…)`: rows where eos is token 0."""
 
@@ -176,9 +186,9 @@ def in_batches(searcher):
 
 
 def padded_sources(rng):
-    """(15, 5): one in five is full, the others have 1 to 4 pads at the end."""
+    """(15, 5): one in five is full, and not the first; the others have 1 to 4 pads at the end."""
     src = sources(rng, 15, width=5)
-    src[torch.arange(5) >= torch.tensor([5, 1, 2, 3, 4] * 3)[:, None]] = PAD
+    src[torch.arange(5) >= torch.tensor([3, 5, 1, 2, 4] * 3)[:, None]] = PAD
     return src
 
 
@@ -409,11 +419,23 @@ def best_of_all(searcher):
     return searcher.telling(12, calls, judge, depth=2, spread=1.0, ends=NEVER)
 
 
+TOO_WIDE = "the result is as wide as the maximum length; it should be as wide as its longest row"
+
+
 def batch_by_more_beams_than_tokens(searcher):
-    """For `check(**…)`: rows by so many beams that nothing is lost, in a batch as they are alone."""
-    calls = [([row], 4, 80) for row in range(12)] + [(list(range(12)), 4, 80)]
+    """For `check(**…)`: rows by so many beams that nothing is lost, in batches as they are alone."""
+    batches = [[0, 1], [2, 3], [4, 5], [6, 7], list(range(12))]
+    calls = [([row], 4, 80) for row in range(12)] + [(rows, 4, 80) for rows in batches]
 
     def judge(said, results):
-        return results[-1], filled([until(result[0].tolist(), EOS) for result in results[:-1]]), {}
+        alone = [until(result[0].tolist(), EOS) for result in results[:12]]
+        by_rows = [[alone[row] for row in rows] for rows in batches]
+        return (
+            results[12:],
+            [filled(rows) for rows in by_rows],
+            {
+                TOO_WIDE: lambda: [filled(rows, width=4) for rows in by_rows],
+            },
+        )
 
-    return searcher.telling(12, calls, judge, depth=2, spread=1.0)
+    return searcher.telling(12, calls, judge, depth=2, spread=1.0, ends=1.0, hidden=[TOO_WIDE])

@@ -43,6 +43,7 @@ def test_a_translation_is_the_argmax_at_each_step(translator, check):
 def test_bos_may_be_the_token_that_ends(translator, check):
     """Where bos_id is eos_id, the bos at the beginning ends nothing."""
     check(**searching.bos_may_end(translator))
+    check(**searching.bos_may_end_beams(translator))
 
 
 @TRANSLATOR

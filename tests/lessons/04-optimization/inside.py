@@ -214,6 +214,18 @@ class _Moves(TorchDispatchMode):
             self.found.append((tensor.numel(), list(tensor.shape)))
 
 
+def leads_back(output, weights):
+    """Whether autograd's graph leads from the output to all weights, over whatever devices; nothing is worked out."""
+    seen, todo = set(), [output.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [before for before, _ in node.next_functions]
+    found = {id(node.variable) for node in seen if hasattr(node, "variable")}
+    return all(id(weight) in found for weight in weights)
+
+
 @contextlib.contextmanager
 def noting_moves():
     """`found`: the moves of floating-point tensors between devices meanwhile, how many numbers, and the shape; and `mixed`."""

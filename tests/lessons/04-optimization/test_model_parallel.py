@@ -24,6 +24,7 @@ SIZES = (V, D, LAYERS, H)
 # ---------------------------------------------------------------------------------------------- partition_layers
 
 GRID = [(layers, stages) for layers in range(13) for stages in range(1, 8)]
+GRID += [(49, 49), (98, 49), (103, 103), (1000, 3), (1000, 7)]  # where 1 / stages is not exact
 
 
 def stages_of(pairs):
@@ -232,13 +233,14 @@ def test_each_token_sees_all_before_it_and_none_after(student, check, rng):
 
         model = ModelParallelTransformer(*sizes, num_gpus=2).double().eval()
         inside.draw_weights(model)
+        one = model(ids[:, :1])  # the short one first: what is kept of it must not bother the longer one
         plain, changes = inside.a_tensor(model(ids)), []
         for place in range(ids.shape[1]):
             other = ids.clone()
             other[:, place] = (other[:, place] + 1) % sizes[0]
             changes.append((model(other) - plain).abs().amax((0, 2)).tolist())
         alone = torch.cat([model(row[None]) for row in ids])
-        return changes, plain.detach(), alone.detach(), torch.cat([model(ids[:, :1]), plain[:, 1:]], 1).detach()
+        return changes, plain.detach(), alone.detach(), torch.cat([one, plain[:, 1:]], 1).detach()
 
     changes, plain, alone, first = student.run(probe, SIZES, tokens(rng, V, 3, 6))
 
@@ -267,7 +269,8 @@ def test_weights_are_those_of_a_gpt(student, check):
         for sizes in calls:
             model = ModelParallelTransformer(*sizes, devices=["cpu", "cpu"])
             weights = list(model.parameters())
-            tables = [list(weight.shape) for weight in weights if {sizes[0], 1024} & set(weight.shape)]
+            large = [weight for weight in weights if weight.dim() > 1]  # whether the output has a bias is open
+            tables = [list(weight.shape) for weight in large if {sizes[0], 1024} & set(weight.shape)]
             matrices = [weight.numel() for weight in weights if weight.dim() > 1]
             found.append((sorted(map(sorted, tables)), sum(matrices), all(weight.requires_grad for weight in weights)))
         return found, inside.tells_apart(model.eval(), torch.arange(4)[:, None])
@@ -306,15 +309,21 @@ def test_gradients_reach_every_stage(student, check, rng):
 
         output = total()
         if not output.requires_grad:
-            return [False] * len(weights), [], []
+            return [False] * len(weights), [], [], True, True
+        unused = [grad is None for grad in torch.autograd.grad(output, list(model.parameters()), allow_unused=True)]
+        output = total()
+        far = ModelParallelTransformer(*sizes, devices=["cpu", "meta"])
+        cut = not inside.leads_back(inside.a_tensor(far(ids)), far.parameters())
         grads = torch.autograd.grad(output, weights, allow_unused=True, materialize_grads=True)
         along = [(grad * torch.arange(grad.numel()).cos().view_as(grad)).sum().item() for grad in grads]
-        return [bool(grad.any()) for grad in grads], along, inside.slopes_of(total, weights)
+        return [bool(grad.any()) for grad in grads], along, inside.slopes_of(total, weights), any(unused), cut
 
-    reached, grads, slopes = student.run(probe, SIZES, tokens(rng, V, 2, 5))
+    reached, grads, slopes, unused, cut = student.run(probe, SIZES, tokens(rng, V, 2, 5))
 
     check.that(any(reached), "no gradient comes back to the weights")
     check.that(all(reached), "no gradient comes back to the weights of some stages")
+    check.that(not cut, "no gradient comes back over the border between two devices")
+    check.that(not unused, "a weight, of a norm perhaps, has no part in the logits")
     scale = max(map(abs, slopes)) if slopes else 1.0
     check.that(nearly([torch.tensor(grads) / scale], [torch.tensor(slopes) / scale], 1e-4), "gradients are wrong")
 

@@ -72,9 +72,12 @@ def test_devices_and_num_gpus_are_told(student, check):
         made = [ModelParallelTransformer(11, 8, 2, 2, **options) for options in calls]
         made.append(ModelParallelTransformer(11, 8, 2, 2, 3, [torch.device("cpu"), torch.device("cpu")]))
         made += [ModelParallelTransformer(11, 8, 2, 2)]
+        given = ["cpu", torch.device("cpu")]
+        ModelParallelTransformer(11, 8, 2, 2, 0, given)
+        same = [type(each) for each in given] == [str, torch.device]
         kinds = all(isinstance(model.devices, list) for model in made)
         told = [(model.num_gpus, [(type(device).__name__, str(device)) for device in model.devices]) for model in made]
-        return told, kinds, inside.tells_apart(made[0].eval(), torch.arange(4)[:, None])
+        return told, kinds, inside.tells_apart(made[0].eval(), torch.arange(4)[:, None]), same
 
     asked = [
         {"num_gpus": 40},
@@ -82,7 +85,7 @@ def test_devices_and_num_gpus_are_told(student, check):
         {"devices": ("cpu", "cpu", "meta")},
         {"num_gpus": 5, "devices": ["cpu"] * 2},
     ]
-    told, kinds, used = student.run(probe, asked)
+    told, kinds, used, same = student.run(probe, asked)
 
     check.that(kinds, "devices is not a list")
     stages = [40, 1, 3, 2, 2, 2]
@@ -100,7 +103,53 @@ def test_devices_and_num_gpus_are_told(student, check):
         "devices holds strings; it should hold torch.device",
     )
     check(len(told[-1][1]), 2, what="the number of devices where nothing is said")
+    check.that(same, "the list of devices that is given is changed")
     check.that(used, "with 40 stages on the CPU the logits are the same for all tokens")
+
+
+@pytest.mark.points(1)
+def test_fewer_gpus_than_stages_leave_all_on_the_cpu(student, check):
+    """On a machine with one GPU two stages are on the CPU, both of them."""
+
+    def probe():
+        from model_parallel import ModelParallelTransformer
+
+        count, available = torch.cuda.device_count, torch.cuda.is_available
+        torch.cuda.device_count, torch.cuda.is_available = lambda: 1, lambda: True
+        try:
+            return [str(device) for device in ModelParallelTransformer(11, 8, 2, 2, 2).devices]
+        except (RuntimeError, AssertionError):  # torch has no GPU to put a layer on
+            return ["a GPU"]
+        finally:
+            torch.cuda.device_count, torch.cuda.is_available = count, available
+
+    check(student.run(probe), ["cpu", "cpu"], what="the devices of two stages where there is one GPU", mistakes={
+        "with fewer GPUs than stages some stages are on a GPU; all should be on the CPU": ["a GPU"],
+    })  # fmt: skip
+
+
+@pytest.mark.points(2)
+def test_the_stages_are_those_of_partition_layers(student, check):
+    """Also where they are not of one size: what is on a device is what partition_layers says."""
+
+    def probe(sizes, cases):
+        from model_parallel import ModelParallelTransformer, partition_layers
+
+        def numbers(layers, devices):
+            model = ModelParallelTransformer(*sizes[:2], layers, sizes[3], devices=devices)
+            return sum(weight.numel() for weight in model.parameters() if weight.device.type == "meta")
+
+        layer = numbers(2, ["meta"]) - numbers(1, ["meta"])
+        found = []
+        for layers, stages in cases:
+            for stage in range(1, stages - 1):  # the first and the last have the embeddings and the output besides
+                devices = ["meta" if stage == n else "cpu" for n in range(stages)]
+                found.append((numbers(layers, devices), len(partition_layers(layers, stages)[stage]) * layer))
+        return [held for held, _ in found], [right for _, right in found]
+
+    held, right = student.run(probe, SIZES, [(5, 3), (5, 4), (7, 4), (2, 4), (1, 3), (2, 3)])
+
+    check(held, right, otherwise="a device has other layers than partition_layers says")
 
 
 @pytest.mark.points(4)
@@ -185,6 +234,7 @@ def test_activations_cross_each_border_once(student, check, rng):
         (8, "cpu meta meta meta"),
         (2, "cpu cpu"),
         (2, "meta meta"),
+        (1, "cpu cpu meta"),
     ):
         ids = tokens(rng, SIZES[0], B, T)
         moves, shape, shapes, used, mixed = student.on(timeout=30).run(probe, SIZES, ids, layers, devices.split())
@@ -196,10 +246,10 @@ def test_activations_cross_each_border_once(student, check, rng):
         moved.append(sum(count == B * T * D for count, _ in moves))
         weights += sum(shape in shapes for _, shape in moves)
     check(weights, 0, otherwise="weights move to where the activations are; the activations should move")
-    check(moved, [1, 3, 1, 0, 0], mistakes={
-        "activations go back to the first device after each stage; they should go on to the next": [1, 3, 5, 0, 0],
-        "activations cross the borders once for each layer: a stage should have neighbours": [3, 7, 3, 0, 0],
-        "activations go back to the first device after each layer; they should stay": [3, 7, 11, 0, 0],
+    check(moved, [1, 3, 1, 0, 0, 1], mistakes={
+        "activations go back to the first device after each stage; they should go on to the next": [1, 3, 5, 0, 0, 1],
+        "activations cross the borders once for each layer: a stage should have neighbours": [3, 7, 3, 0, 0, 1],
+        "activations go back to the first device after each layer; they should stay": [3, 7, 11, 0, 0, 1],
     }, what="how often x moves")  # fmt: skip
 
 

@@ -45,6 +45,7 @@ def test_a_summary_is_the_argmax_at_each_step(summarizer, check):
 def test_bos_may_be_the_token_that_ends(summarizer, check):
     """Where bos_id is eos_id, the bos at the beginning ends nothing."""
     check(**searching.bos_may_end(summarizer))
+    check(**searching.bos_may_end_beams(summarizer))
 
 
 @SUMMARIZER
@@ -157,8 +158,13 @@ def test_the_model_is_a_transformer_of_these_sizes(student, check):
         given = next((given for one, given in made if one is first.model), {})
         other = TransformerSummarizer(**options).eval()
         seeded = torch.equal(first.model(text, summary), other.model(text, summary))
+        inside.draw_weights(first.model)
+        for summarizer in (first, other):
+            summarizer.summarize(text.expand(6, -1) + torch.arange(6)[:, None] % 4, 6)
         other.load_state_dict(first.state_dict())
+        summaries = [each.summarize(text.expand(6, -1) + torch.arange(6)[:, None] % 4, 6) for each in (first, other)]
         return {
+            "fresh": torch.equal(*map(inside.a_tensor, summaries)),
             "kind": isinstance(first, torch.nn.Module) and isinstance(first.model, Transformer),
             "given": {name: given.get(name) for name in ("src_vocab_size", "tgt_vocab_size", *options, "max_len")},
             "seeded": seeded,
@@ -179,6 +185,7 @@ def test_the_model_is_a_transformer_of_these_sizes(student, check):
         check(seen["given"][name], value, otherwise=f"{name} is not handed on to the model")
     check.that(not seen["seeded"], "all summarizers start with the same weights: do not set a seed")
     check.that(seen["same"], "a summarizer that loads the state_dict of another does not say what it says")
+    check.that(seen["fresh"], "a summary is that of weights which the summarizer had before")
     right = {"d_model": 512, "num_layers": 6, "num_heads": 8, "bos_id": 1, "eos_id": 2, "pad_id": 0}
     check({key: seen["defaults"].get(key, right[key]) for key in right}, right, what="the defaults")
 

@@ -129,10 +129,16 @@ def summarized(documents):
     return results, documents, sorted(set(rudeness))[-1] if rudeness else ""
 
 
+FAR_FROM_STILL = [  # where a few repetitions of the equation choose otherwise
+    (["d h.", "f j.", "a h.", "b g.", "g f.", "i g.", "i e.", "c d."], 1),
+    (["e b.", "i f.", "f c.", "b a.", "b h.", "i g.", "d h."], 1),
+]
+
+
 @pytest.mark.points(5)
 def test_the_sentences_with_the_greatest_scores_are_chosen(student, check, rng):
     """TextRank of 120 random documents, of which one, two or three sentences are taken in the document's order."""
-    asked = documents(rng, 120)
+    asked = documents(rng, 120) + FAR_FROM_STILL
     results, after, rude = student.run(summarized, asked)
 
     def by(scores):
@@ -249,7 +255,7 @@ def test_short_sentences_harm_nobody(student, check):
 @pytest.mark.points(1)
 def test_there_may_be_fewer_sentences_than_asked_for(student, check):
     """All sentences come back where num_sentences is their number or more; of no sentences, none."""
-    text = ["rain town.", "bridge river.", "rain river town.", "", "mayor."]
+    text = [" rain town. ", "bridge river.", "rain river town.", "", "mayor."]
     results, _, _ = student.run(summarized, [(text, 5), (text, 6), (text, 50), (text[:1], 1), (text[3:4], 2), ([], 3)])
 
     check(results, [text, text, text, text[:1], text[3:4], []])
@@ -273,14 +279,17 @@ def test_a_sentence_may_occur_twice(student, check):
     asked = [
         ([twice, "rain town bridge.", "night mayor.", twice, "school."], 3),
         (["night.", twice, "rain river town bridge flood.", twice, "school."], 3),
+        ([twice, "rain town bridge.", twice, "school."], 1),
     ]
     results, _, _ = student.run(summarized, asked)
 
-    check(results, [[twice, asked[0][0][1], twice], [twice, asked[1][0][2], twice]], mistakes={
-        "equal sentences come back once; each should count": [[twice, asked[0][0][1]], [twice, asked[1][0][2]]],
+    right = [[twice, asked[0][0][1], twice], [twice, asked[1][0][2], twice], [twice]]
+    check(results, right, mistakes={
+        "equal sentences come back once; each should count": [[twice, asked[0][0][1]], [twice, asked[1][0][2]], [twice]],
         "equal sentences are all put at the place of the first one": [
-            [twice, twice, asked[0][0][1]], [twice, twice, asked[1][0][2]],
+            [twice, twice, asked[0][0][1]], [twice, twice, asked[1][0][2]], [twice],
         ],
+        "all sentences that are equal to a chosen one come back": [*right[:2], [twice, twice]],
     })  # fmt: skip
 
 
