@@ -141,13 +141,14 @@ def bos_may_end(searcher):
 
 
 def bos_may_end_beams(searcher):
-    """For `check(**…)`: whether by 3 beams something follows a bos that is eos."""
+    """For `check(**…)`: the widths by 3 beams where bos is eos, which is never said again."""
 
     def judge(said, results):
-        return [result.shape[1] > 1 for result in results], [True] * len(results), {}
+        return [result.shape[1] for result in results], [4] * len(results), {}
 
     calls = [([row], 4, 3) for row in range(6)]
-    return searcher.telling(6, calls, judge, depth=1, spread=2.0, ids=(4, 4, 0)) | {"otherwise": next(iter(BOS_ENDS))}
+    asked = searcher.telling(6, calls, judge, depth=1, spread=2.0, ids=(4, 4, 0), ends=NEVER)
+    return asked | {"otherwise": next(iter(BOS_ENDS))}
 
 
 def zero_may_end(searcher):
