@@ -310,20 +310,17 @@ def test_gradients_reach_every_stage(student, check, rng):
 
         output = total()
         if not output.requires_grad:
-            return [False] * len(weights), [], [], True, True
+            return [False] * len(weights), [], [], True
         unused = [grad is None for grad in torch.autograd.grad(output, list(model.parameters()), allow_unused=True)]
         output = total()
-        far = ModelParallelTransformer(*sizes, devices=["cpu", "meta"])
-        cut = not inside.leads_back(inside.a_tensor(far(ids)), [each for each in far.parameters() if each.dim() > 1])
         grads = torch.autograd.grad(output, weights, allow_unused=True, materialize_grads=True)
         along = [(grad * torch.arange(grad.numel()).cos().view_as(grad)).sum().item() for grad in grads]
-        return [bool(grad.any()) for grad in grads], along, inside.slopes_of(total, weights), any(unused), cut
+        return [bool(grad.any()) for grad in grads], along, inside.slopes_of(total, weights), any(unused)
 
-    reached, grads, slopes, unused, cut = student.run(probe, SIZES, tokens(rng, V, 2, 5))
+    reached, grads, slopes, unused = student.run(probe, SIZES, tokens(rng, V, 2, 5))
 
     check.that(any(reached), "no gradient comes back to the weights")
     check.that(all(reached), "no gradient comes back to the weights of some stages")
-    check.that(not cut, "no gradient comes back over the border between two devices")
     check.that(not unused, "a weight, of a norm perhaps, has no part in the logits")
     scale = max(map(abs, slopes)) if slopes else 1.0
     check.that(nearly([torch.tensor(grads) / scale], [torch.tensor(slopes) / scale], 1e-4), "gradients are wrong")

@@ -253,6 +253,23 @@ def test_activations_cross_each_border_once(student, check, rng):
     }, what="how often x moves")  # fmt: skip
 
 
+@pytest.mark.points(1)
+def test_gradients_cross_the_borders(student, check, rng):
+    """Autograd's graph leads from logits on one device to the weights on the other."""
+
+    def probe(sizes, ids):
+        from model_parallel import ModelParallelTransformer
+
+        model = ModelParallelTransformer(*sizes, devices=["cpu", "meta"])
+        matrices = [weight for weight in model.parameters() if weight.dim() > 1]
+        return inside.leads_back(inside.a_tensor(model(ids)), matrices)
+
+    check.that(
+        student.run(probe, SIZES, tokens(rng, SIZES[0], 2, 5)),
+        "no gradient comes back over the border between two devices",
+    )
+
+
 @pytest.mark.gpu
 @pytest.mark.points(2)
 def test_stages_on_a_gpu_and_the_cpu_agree(student, check, rng, device):
