@@ -134,10 +134,14 @@ RIGHT["quantization"]["QuantizedLinear"] = RightQuantizedLinear
 def quantized(model, *kind):
     from quantization import ModelQuantizer
 
-    new = ModelQuantizer().quantize_model(model, *kind)
-    if isinstance(new, nn.Module):
-        return new
-    raise TypeError(f"the new model is {'None' if new is None else type(new).__name__}; it should be a module")
+    return a_module(ModelQuantizer().quantize_model(model, *kind))
+
+
+def a_module(value, what="the new model"):
+    """The value, if it is a module; as `a_tensor` does it for tensors."""
+    if isinstance(value, nn.Module):
+        return value
+    raise TypeError(f"{what} is {'None' if value is None else type(value).__name__}; it should be a module")
 
 
 def weight_of(layer):

@@ -475,9 +475,7 @@ def test_the_integers_are_summed_up_exactly(student, check, rng):
         ),
         "the result is float32; it should have the dtype of x": [truth[0].float()],
     })  # fmt: skip
-    check(
-        canceled, [Int8()(*single).float()], relative=1e-4, otherwise="sums of float32 numbers are rounded on the way"
-    )
+    check(canceled, [Int8()(*single).float()], relative=1e-4, what="the result of sums that cancel")
     check.that(same, "x, q_weight or scale is changed")
     check(rude, "", mistakes=MANNERS)
 

@@ -532,6 +532,7 @@ def test_a_wrapper_adds_nothing_of_its_own(student, check):
             model = inside.Parts(a=torch.nn.Linear(128, 128), b=torch.nn.Linear(128, 128))
             model.train().b.eval()
             wrapper = QuantizedTransformer(model)
+            inside.a_module(wrapper.model, "the attribute model")
             size = inside.bytes_held(wrapper) / inside.bytes_held(model)
             x = torch.ones(1, 128, requires_grad=True)
             modes = [[part.training for part in (wrapper, wrapper.model, wrapper.model.b)]]
