@@ -413,7 +413,7 @@ def test_the_levels_are_those_of_the_paper(student, check):
         "the levels are not multiplied by absmax": LEVELS,
         "the levels are divided by absmax; they should be multiplied": LEVELS / 2,
         "the levels are equally far apart; they should be those of NF4": 2 * EQUAL_STEPS,
-        "some of the levels are mistyped: they are nearly those of NF4_LEVELS": check.when(nearly(found, 2 * LEVELS, 0.1)),
+        "some of the levels are mistyped; they should be those of NF4_LEVELS": check.when(nearly(found, 2 * LEVELS, 0.1)),
     })  # fmt: skip
 
 
