@@ -451,25 +451,33 @@ def test_the_model_sees_the_style_and_the_text_does_not_hold_it(student, check, 
 
         def say(context):
             letters = styled if style.encode() in bytes(context) else plain
-            return ord(letters[len(context) % 26])
+            return ord(letters[(letters.find(chr(context[-1])) + 1) % 26])  # A, B, C, … while it sees what it said last
 
         model = inside.Speaker(say)
         if max_len is not None:
             model.max_len = max_len  # no window drops the style
         creative = CreativeTextGenerator(model)
         text = inside.with_sure_draws(creative.generate_with_style_transfer, prompt, style, max_length)
-        prompted = any(prompt.encode() in bytes(row) for row in model.contexts)
-        return inside.a_text(text), prompted, any(style.encode() in bytes(row) for row in model.contexts)
+        contexts = [bytes(row) for row in model.contexts if style.encode() in bytes(row)]
+        prompted = [prompt.encode() in context for context in contexts]
+        return inside.a_text(text), prompted, max(map(len, model.contexts), default=0)
 
-    text, prompted, styled = student.run(probe, "12 – 3", style, 30, STYLED, PLAIN, max_len)
+    text, prompted, longest = student.run(probe, "12 – 3", style, 30, STYLED, PLAIN, max_len)
 
     check.that(style not in text, "the text holds the style")
     for fact in text_facts(text, "12 – 3", len(text.encode()), 30):
         check.that(*fact)
-    check.that(styled, "the model does not see the style, letter for letter")
-    check.that(prompted, "the model does not see the prompt")
+    check.that(len(prompted) > 0, "the model does not see the style, letter for letter")
+    check.that(any(prompted), "the model does not see the prompt")
     check.that(not set(text[6:]).isdisjoint(STYLED + PLAIN), NOTHING_SAID)
     check.that(set(text).isdisjoint(PLAIN), "the model goes on without the style: generate each token after it")
+    if max_len is None:
+        check.that(all(prompted), "the model sees a part of the prompt only, though it has no max_len")
+    else:
+        check.that(longest <= max_len, "the model gets more tokens than its max_len: cut what follows the style")
+    check.that(
+        STYLED.startswith(text[6:]), "the model does not see the last token that it said: cut the context elsewhere"
+    )
 
 
 @CREATIVE
