@@ -56,8 +56,8 @@ class TransformerSummarizer(nn.Module):
         num_beams=1: each token is the argmax of model(text, row so far)[:, -1].
         num_beams>1: beam search. The best of all summaries that it finished wins: those that got their eos_id, and those
         that reached max_summary_length. Score: log-likelihood / number of tokens, eos_id included and bos_id not. When the
-        search may stop is up to you, as in lesson 3's translate: once num_beams are finished and the best beam, by its score
-        so far, is not better than the worst of them; or later.
+        search stops is up to you, as in lesson 3's translate: for example once num_beams are finished and the best beam, by
+        its score so far, is not better than the worst of them.
 
         All modules are in eval mode meanwhile, and each has its own mode again afterwards.
 

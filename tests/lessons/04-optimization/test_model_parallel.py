@@ -355,6 +355,7 @@ def test_a_text_may_have_1024_tokens(student, check, rng):
         model = ModelParallelTransformer(5, 4, 1, 1, devices=["cpu", "cpu"]).eval()
         inside.draw_weights(model)
         logits = inside.a_tensor(model(ids[:, :1024]))
+        inside.a_tensor(model(ids.T))  # as many texts of one token
         return list(logits.shape), model.max_len, (logits[0, -1] - logits[0, -2]).abs().max().item()
 
     def too_long(ids):

@@ -257,6 +257,8 @@ def test_the_shape_must_fit_the_bytes(student, check, rng):
         truth,
         otherwise="bytes that are not side by side in memory come back wrong",
     )
+    packed_nothing, nothing = student.run(there_and_back, torch.zeros(0, 5, dtype=torch.int8))
+    check((list(packed_nothing.shape), list(nothing.shape)), ([0], [0, 5]), what="the shapes of no integers")
     one = student.run(there_and_back, torch.tensor(-3, dtype=torch.int8))[1]
     check(one, torch.tensor(-3, dtype=torch.int8), what="one integer of shape ()")
     same, rude = conduct_of(student, "unpack_int4", packed, (3, 4))
