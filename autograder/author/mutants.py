@@ -71,6 +71,8 @@ def _sites(wrapper: MetadataWrapper) -> Iterator[tuple]:
                 if is_needless(operator, node, replacement, parents):
                     continue
                 text = wrapper.module.code_for_node(replacement) if replacement is not None else "pass"
+                if text.split() == wrapper.module.code_for_node(node).split():
+                    continue  # two equal arguments are swapped: only the lines are broken otherwise
                 yield operator, text, spans[node].start, spans[node].start + spans[node].length
 
 

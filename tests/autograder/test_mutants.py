@@ -105,6 +105,12 @@ def test_what_changes_nothing_by_its_text_is_not_made(source):
     assert made & NEEDLESS[source] == set()
 
 
+def test_two_equal_arguments_over_several_lines_are_not_swapped():
+    swapped = changes("def g(a, b):\n    y = f(\n        a,\n        a,\n        b,\n    )\n", "swap two arguments")
+
+    assert [(old.split(), new.split()) for old, new in swapped if old.split() == new.split()] == []
+
+
 @pytest.mark.parametrize("source", NEEDED)
 def test_what_only_looks_so_is_made(source):
     assert NEEDED[source] in made_of(source)
