@@ -224,6 +224,7 @@ def test_causal_masks_of_other_lengths_start_where_the_handout_says():
 # ---------------------------------------------------------------------------------------------- 04-optimization
 
 
+@pytest.mark.lesson("04-optimization")
 def test_sizes_are_those_of_the_sentence():
     gigabytes = [f"{7e9 * bits / 8 / 1e9:g}" for bits in (32, 16, 8, 4)]
     sentence = "{} GB in float32, {} GB in bfloat16, {} GB in int8 and {} GB in int4"
@@ -231,6 +232,7 @@ def test_sizes_are_those_of_the_sentence():
     assert sentence.format(*gigabytes) in text_of("04-optimization")
 
 
+@pytest.mark.lesson("04-optimization")
 def test_activations_are_small_beside_a_layer():
     D, bytes_each = 4096, 2
     activations = 1024 * D * bytes_each / 2**20
@@ -240,18 +242,21 @@ def test_activations_are_small_beside_a_layer():
             in text_of("04-optimization"))  # fmt: skip
 
 
+@pytest.mark.lesson("04-optimization")
 def test_the_bubble_of_four_stages():
     one, eight = (round(100 * (4 - 1) / (pieces + 4 - 1)) for pieces in (1, 8))
 
     assert f"With 4 stages and one piece that is {one} %, with 8 pieces {eight} %." in text_of("04-optimization")
 
 
+@pytest.mark.lesson("04-optimization")
 def test_a_scale_for_64_weights_is_half_a_bit_a_weight():
     _, scales = solution("04-optimization", "quantization").quantize_groupwise(torch.randn(10, 640))
 
     assert 8 * scales.nbytes / (10 * 640) == 0.5
 
 
+@pytest.mark.lesson("04-optimization")
 def test_rounding_errors_are_spread_as_the_handout_says():
     x = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
     q, scale = solution("04-optimization", "quantization").quantize_absmax(x)
@@ -259,12 +264,14 @@ def test_rounding_errors_are_spread_as_the_handout_says():
     assert (x - q * scale).std() == pytest.approx(float(scale) / math.sqrt(12), rel=0.02)
 
 
+@pytest.mark.lesson("04-optimization")
 def test_nf4_has_seven_levels_below_zero_and_eight_above():
     levels = solution("04-optimization", "quantization").NF4_LEVELS
 
     assert [sum(level < 0 for level in levels), sum(level > 0 for level in levels)] == [7, 8]
 
 
+@pytest.mark.lesson("04-optimization")
 def test_the_levels_of_nf4_are_used_about_equally_often():
     quantize_nf4 = solution("04-optimization", "quantization").quantize_nf4
     codes, absmax = quantize_nf4(torch.randn(64_000, generator=torch.Generator().manual_seed(0)))
@@ -274,6 +281,7 @@ def test_the_levels_of_nf4_are_used_about_equally_often():
     assert absmax.mean() == pytest.approx(2.6, abs=0.05)
 
 
+@pytest.mark.lesson("04-optimization")
 def test_the_hours_of_lesson_4_add_up():
     rows = re.findall(
         r"^\| `(\w+)\.py` \|(.+)\|$", (ROOT / "assignments/04-optimization/handout.md").read_text("utf-8"), re.M
