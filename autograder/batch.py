@@ -100,10 +100,10 @@ def _pool(lesson, jobs, processes, options):
     told_to_end, end = context.Pipe(duplex=False)
     executor = ProcessPoolExecutor(processes, context, _start, (lesson, options, cores, told_to_end))
     try:
-        with _ctrl_c_later():  # the processes inherit it, and would else be interrupted in their imports
+        with ctrl_c_later():  # the processes inherit it, and would else be interrupted in their imports
             hearing = _hearing(executor, jobs, options)
         heard = hearing.result() if hearing else None
-        with _ctrl_c_later():
+        with ctrl_c_later():
             futures = {executor.submit(_work, job, heard): index for index, job in enumerate(jobs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -128,15 +128,22 @@ def _hearing(executor, jobs, options):
 
 
 @contextmanager
-def _ctrl_c_later():
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+def ctrl_c_later():
+    """Ctrl-C waits until the end of the block. The mask is for the processes that start in it and inherit it; the handler
+    for this one: the system gives a signal to any thread that does not block it, and Python raises in the main one."""
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
         return
+    came = []
+    handler = signal.signal(signal.SIGINT, lambda *_: came.append(True))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 # ---------------------------------------------------------------------------------------------- in a process of the pool
@@ -163,7 +170,7 @@ def _listen(told_to_end):
     """Ctrl-C is not for this process: it ends when it is told to. A handler and no SIG_IGN, which the box would inherit."""
     signal.signal(signal.SIGINT, lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # _ctrl_c_later blocked it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # ctrl_c_later blocked it
     signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_end_with, args=(told_to_end,), daemon=True).start()
 

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from conftest import TOY_SOLUTION, write_lesson
 
+from autograder.batch import ctrl_c_later
 from autograder.grade import Grader
 from autograder.lesson import load
 from autograder.scorecard import Scorecard
@@ -148,3 +150,26 @@ def test_ctrl_c_while_a_hidden_test_runs_ends_the_grading(course, monkeypatch):
 
     with Grader(lesson) as grader, pytest.raises(KeyboardInterrupt):
         grader.grade(Submission("ada", "", lesson.solution_files()))
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Ctrl-C cannot wait here")
+def test_ctrl_c_waits_although_another_thread_would_take_it():
+    """A display has a thread of its own, which does not block the signal."""
+    done, steps = threading.Event(), []
+    other = threading.Thread(target=done.wait)
+    other.start()
+
+    def start():
+        with ctrl_c_later():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            steps.append("a process is started, and told what it needs")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        done.set()
+        other.join()
+
+    assert len(steps) == 1

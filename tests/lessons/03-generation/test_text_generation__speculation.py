@@ -146,7 +146,7 @@ SPECULATION_MISTAKES = {  # sentence -> what it makes of the first token, by (ta
 MISPLACED = [text for text in SPECULATION_MISTAKES if "one position too" in text]
 
 
-def far_apart(mistake, laws, prompt, rows):
+def laws_show(mistake, laws, prompt, rows):
     """Whether the first of so many tokens would show a mistake: of some contexts another one has nearly the same law."""
 
     def evidence(case):
@@ -164,7 +164,7 @@ def test_speculation_has_the_distribution_of_the_target(student, check, rng):
     for _ in range(50):
         orders = contexts(rng)
         laws = [(2, two_tables(orders, WANTED, PROPOSED)), (1, two_tables(orders, *TAILED))]
-        if all(far_apart(SPECULATION_MISTAKES[text], laws, prompt, rows) for text in MISPLACED):
+        if all(laws_show(SPECULATION_MISTAKES[text], laws, prompt, rows) for text in MISPLACED):
             break
 
     def probe(count, tables, prompt, rows):
