@@ -29,11 +29,12 @@ from .box.seam import Processes
 from .box.session import Session
 from .errors import GraderFault, NotSubmitted, StudentFault, UsageError
 from .in_process import InProcess
+from .intake.choose import is_the_starter
 from .lesson import Lesson
 from .options import ALL, AS_USUAL, Asked, GraderOptions
 from .plugin import GradingPlugin
 from .scorecard import FAILED, GRADER_ERROR, Digests, Measurements, Outcome, Scorecard
-from .submission import Submission
+from .submission import Submission, starters_of
 from .witness import Witness, settle
 
 _PYTEST = """-s --noconftest --continue-on-collection-errors --assert=plain --import-mode=importlib -p no:terminal
@@ -58,6 +59,7 @@ class Grader:
         self._allowed = Allowed(lesson.call_timeout_s, lesson.deadline_s, wall_s, TEST_S)
         self._needed: dict[Test, Cost] = {}  # what tests cost the solution
         self._measured: set[str] = set()  # modules of which all tests are among them
+        self._stubs = _stubs(lesson)
         self._suites = {module: lesson.suite_digest(module) for module in lesson.modules}
         self.witness = Witness(self._run_on_the_solution, self._import_of_the_solution)
         self._open()
@@ -91,7 +93,7 @@ class Grader:
         forbidden = self.lesson.forbidden
         with Session(lambda: self._slot(files, forbidden.names), self._allowed) as session:
             evidence = rules.scan(session, files, forbidden) if forbidden.names else []
-            connect = _Connect(session.processes, files, submission.problem, submission.missing)
+            connect = _Connect(session.processes, files, submission.problem, submission.missing, self._stubs)
             run = self._run(session, connect, seed, modules, tests, asked.stop_early)
         evidence += rules.at_run_time(session.used)
         everything = False if asked.stop_early else asked.in_a_class or None  # what the witness is asked
@@ -238,6 +240,12 @@ def without_prerequisites(submission: Submission, lesson: Lesson, options: Grade
     )
 
 
+def _stubs(lesson):
+    """The starters in which there is something to write: a module can also be handed out whole."""
+    solution = lesson.solution_files()
+    return {name: stub for name, stub in starters_of(lesson).items() if not is_the_starter(solution[name], stub)}
+
+
 def _all_ours(outcomes):
     """Whether there are grader errors, and no failure of the student's."""
     statuses = {row.status for row in outcomes}
@@ -351,20 +359,25 @@ class _Connect:
     Attributes:
         processes: of a test and a seed.
         problem: why nothing was submitted; missing: module -> why it is not among the files; both for the student.
+        stubs: "module.py" -> what was handed out. Nothing of a module that is still that is run: no test passes on it.
     """
 
     processes: Callable[[Test, int], Processes]
     files: dict[str, bytes]
     problem: str = ""
     missing: dict[str, str] = field(default_factory=dict)
+    stubs: dict[str, bytes] = field(default_factory=dict)
 
     def __call__(self, test: Test, seed: int) -> Processes:
         module, _ = test
         if self.problem:
             raise NotSubmitted(self.problem, cause="unreadable")
-        if f"{module}.py" not in self.files:
-            why = self.missing.get(module) or f"{module}.py is missing from the submission"
+        name = f"{module}.py"
+        if name not in self.files:
+            why = self.missing.get(module) or f"{name} is missing from the submission"
             raise NotSubmitted(why, cause="missing")
+        if is_the_starter(self.files[name], self.stubs.get(name)):
+            raise NotSubmitted(f"{name} is the unchanged starter: nothing in it is written yet", cause="unwritten")
         return self.processes(test, seed)
 
 
