@@ -99,7 +99,7 @@ def wanted_by(lesson: Lesson) -> Wanted:
 
 
 def starters_of(lesson: Lesson) -> dict[str, bytes]:
-    """"module.py" -> what students started from; empty for a lesson that is being written, or in a zip of before."""
+    """ "module.py" -> what students started from; empty for a lesson that is being written, or in a zip of before."""
     try:
         return lesson.starter_files()
     except LessonError:
