@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 from dataclasses import asdict
 
 from ..errors import BoxError
@@ -11,6 +12,7 @@ from .clock import Ended, Usage
 from .policy import Policy
 
 _DRAIN_S = 2.0
+_PATIENCE_S, _AGAIN_S = 60.0, 0.2
 
 
 class BoxedWorker:
@@ -25,11 +27,11 @@ class BoxedWorker:
         self.control, theirs = socket.socketpair()
         read, write = os.pipe()
         with theirs:
-            reply = sandbox.ask(b"S", asdict(policy), [theirs.fileno(), write])
+            reply = _started(sandbox, policy, [theirs.fileno(), write])
         os.close(write)
-        if "error" in reply:
+        if "busy" in reply:
             os.close(read)
-            raise BoxError(reply["error"])
+            raise BoxError(reply["busy"])
         self.pid = reply["pid"]
         self._drain = threading.Thread(target=_drain, args=(read, output, most_output), daemon=True)
         self._drain.start()
@@ -65,6 +67,16 @@ class BoxedWorker:
         self._drain.join(_DRAIN_S)  # its pipe has no writer any more
         self.control.close()
         return ended
+
+
+def _started(sandbox, policy, descriptors):
+    """The zygote's reply: a machine that has no process left, because something else fills it, is asked again."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        reply = sandbox.ask(b"S", asdict(policy), descriptors)
+        if "busy" not in reply or time.monotonic() > deadline:
+            return reply
+        time.sleep(_AGAIN_S)
 
 
 def _drain(pipe, output, most):

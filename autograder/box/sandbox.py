@@ -12,7 +12,6 @@ limit of time (clock.py). Whatever a slot did, closing it kills all of its proce
 """
 
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -24,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import BoxError
-from . import wire
+from . import users, wire
 from .boxed import BoxedWorker
 from .policy import DEFAULT, Policy
 from .slot import Slot, remove_tree
@@ -128,21 +127,11 @@ class Sandbox:
         return folder
 
     def take_uid(self) -> int:
-        """A user id that no other slot on this machine has; 0 where slots have none of their own."""
+        """A user id that nobody else on this machine has; 0 where slots have none of their own."""
         if "uid" not in self.layers:
             return 0
-        start = secrets.randbelow(confine.SLOTS)
-        for step in range(confine.SLOTS):
-            uid = confine.FIRST_UID + (start + step) % confine.SLOTS
-            lock = socket.socket(socket.AF_UNIX)
-            try:
-                lock.bind(f"\0llm-autograder-slot-{uid}")  # an abstract name is free again when its holder ends
-            except OSError:
-                lock.close()
-                continue
-            self._uid_locks[uid] = lock
-            return uid
-        raise BoxError(f"all {confine.SLOTS} slots are taken: are other graders running?")
+        uid, self._uid_locks[uid] = users.take()
+        return uid
 
     def free_uid(self, uid: int) -> None:
         if uid in self._uid_locks:

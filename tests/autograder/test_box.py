@@ -215,19 +215,40 @@ def dig():
     assert not folder.exists()
 
 
-def test_shared_memory_of_forks_counts(sandbox):
+def test_shared_memory_that_no_counter_shows_is_refused(sandbox):
     source = """
-import mmap, os, time
-def share():
-    for _ in range(4):
-        if not os.fork():
-            held = mmap.mmap(-1, 80 << 20)
-            held.write(b"x" * (80 << 20))
-            time.sleep(20)
-    time.sleep(20)
+import mmap
+def private(): return len(mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+def shared(): return len(mmap.mmap(-1, 4096))
 """
-    with slot_of(sandbox, source, memory_mb=150) as slot, pytest.raises(StudentDied, match="150 MB of memory"):
-        ask(slot, "work.share", timeout=15)
+    if "seccomp" not in sandbox.layers:
+        pytest.skip("seccomp refuses it")
+    with slot_of(sandbox, source) as slot:
+        assert ask(slot, "work.private") == {"value": 4096}
+        assert ask(slot, "work.shared")["error"]["types"][0] == "PermissionError"
+
+
+TOUCH = """
+import ctypes, gc, os, time
+def touch_all():
+    gc.unfreeze()
+    for address in {id(each) & -4096 for each in gc.get_objects()}:
+        ctypes.memmove(address, address, 1)
+def forks(count, touch):
+    for _ in range(count):
+        if not os.fork():
+            if touch: touch_all()
+            time.sleep(20)
+    time.sleep(3 if touch else 0.5)
+    return "done"
+"""
+
+
+def test_inherited_pages_that_forks_write_to_count(sandbox):
+    with slot_of(sandbox, TOUCH, memory_mb=400) as slot:
+        with pytest.raises(StudentDied, match="400 MB of memory"):
+            ask(slot, "work.forks", 12, True, timeout=15)
+        assert ask(slot, "work.forks", 12, False, timeout=15) == {"value": "done"}
 
 
 def test_deleted_files_count(sandbox):

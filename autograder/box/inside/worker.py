@@ -25,7 +25,7 @@ TEXT_CAP = 2000  # characters of an exception's text
 TRACEBACK_CAP = 6000
 
 
-def main(control: socket.socket, submission: str, used: list[str], join: Callable) -> None:
+def main(control: socket.socket, submission: str, used: list[str], join: Callable, fork: Callable[[], int]) -> None:
     """Serves one submission until the grader closes the control socket.
 
     The grader sends b"I", then a module's name: import it, reply. Or b"F" with a socket, then a fork's seed, rank and
@@ -35,6 +35,7 @@ def main(control: socket.socket, submission: str, used: list[str], join: Callabl
     Args:
         used: where tripwires note forbidden calls; what is in it goes with every reply.
         join: (socket, rank, world size) -> None: makes a process one of several ranks.
+        fork: os.fork, or one that waits for a machine that has no process left.
     """
     while True:
         command, request, descriptors = wire.receive_command(control, 2)
@@ -43,19 +44,13 @@ def main(control: socket.socket, submission: str, used: list[str], join: Callabl
         if command == b"I":
             _reply(control, answer({"import": request}, submission), used)
         elif command == b"F" and descriptors:
-            _fork(
-                control,
-                [socket.socket(fileno=descriptor) for descriptor in descriptors],
-                request,
-                submission,
-                used,
-                join,
-            )
+            connections = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+            _fork(control, connections, request, submission, used, join, fork)
 
 
-def _fork(control, connections, request, submission, used, join):
+def _fork(control, connections, request, submission, used, join, fork):
     _collect_children()
-    if os.fork():
+    if fork():
         for connection in connections:
             connection.close()
         return

@@ -4,7 +4,7 @@ It imports torch before any submission is there, forks a confined worker for eac
 kills a slot with everything that it started. Workers can read all of its memory, so nothing of a test ever comes here.
 One thread and no torch operation with more than one: a forked child hangs in OpenMP otherwise.
 
-    grader -> b"S", Policy, [control socket, output pipe]     -> {"pid": worker} or {"error": why there is none}
+    grader -> b"S", Policy, [control socket, output pipe]     -> {"pid": worker} or {"busy": why there is none now}
     grader -> b"U", pid                                       -> Usage
     grader -> b"K", pid                                       -> Ended
 
@@ -27,7 +27,7 @@ from .. import cpu, wire
 from ..clock import Ended, Usage
 from ..inside import group, tripwires, worker
 from ..policy import Policy
-from . import confine, libraries, processes, seccomp, warm
+from . import confine, libraries, memory, processes, seccomp, warm
 
 _POLL_S = 0.1
 
@@ -54,7 +54,7 @@ class Zygote:
         self._libraries = libraries.open_unreachable(sys.path) if "uid" in layers else {}
         libraries.read_through(self._libraries)
         self._slots: dict[int, Slot] = {}
-        self._baseline = processes.memory(os.getpid())
+        self._inherited = memory.at_most(os.getpid()).bytes
 
     def run(self) -> None:
         try:
@@ -83,9 +83,9 @@ class Zygote:
 
     def _spawn(self, policy: Policy, control: int, output: int) -> dict:
         try:
-            pid = processes.fork_patiently()
-        except OSError as error:
-            return {"error": f"no process could be started: {error}"}
+            pid = os.fork()
+        except OSError as error:  # not waited for here: who fills the machine may be a slot that this process watches
+            return {"busy": f"no process could be started: {error}"}
         if not pid:
             try:
                 self._become_worker(policy, control, output)
@@ -108,7 +108,7 @@ class Zygote:
         sys.path[:0] = [policy.submission, *policy.prerequisites]
         used = tripwires.lay(policy.forbidden, policy.submission)
         worker.prepare(policy.inside)
-        worker.main(socket.socket(fileno=control), policy.submission, used, group.join)
+        worker.main(socket.socket(fileno=control), policy.submission, used, group.join, processes.fork_patiently)
         os._exit(0)
 
     # ------------------------------------------------------------------------------------------ watch and kill
@@ -118,15 +118,28 @@ class Zygote:
             if slot.reason:
                 continue
             pids = self._read_meter(slot)
-            memory = sum(processes.memory(pid, self._baseline) for pid in pids) >> 20
-            disk = self._disk(slot, pids) >> 20
-            slot.peak_mb = max(slot.peak_mb, memory)
-            if memory > slot.policy.memory_mb:
-                slot.reason = f"more than {slot.policy.memory_mb} MB of memory"
-            elif disk > slot.policy.scratch_mb:
-                slot.reason = f"more than {slot.policy.scratch_mb} MB of files, or folders too deep"
+            slot.reason = self._too_much_of_the_machine(slot, pids) or self._too_much_disk(slot, pids)
             if slot.reason:
                 self._kill_processes(slot)
+
+    def _too_much_of_the_machine(self, slot, pids):
+        """What of memory and processes the slot has beyond its limit, or ""."""
+        limit, found = slot.policy.memory_mb, memory.together(pids, self._inherited)
+        used = found.bytes >> 20
+        if used > limit:  # at most: so look closer
+            walked = memory.walked(pids, self._inherited, slot.policy.uid)
+            used = used if walked is None else walked >> 20
+        slot.peak_mb = max(slot.peak_mb, used)
+        if used > limit:
+            return f"more than {limit} MB of memory"
+        if "uid" not in self._layers and found.threads > slot.policy.processes:  # elsewhere the kernel counts them
+            return f"more than {slot.policy.processes} processes and threads"
+        return ""
+
+    def _too_much_disk(self, slot, pids):
+        limit = slot.policy.scratch_mb
+        over = self._disk(slot, pids) >> 20 > limit
+        return f"more than {limit} MB of files, or folders too deep" if over else ""
 
     def _usage(self, slot: Slot) -> Usage:
         pids = self._read_meter(slot)
@@ -160,7 +173,7 @@ class Zygote:
         used, deadline = 0.0, time.monotonic() + 5
         while time.monotonic() < deadline:
             processes.kill_group(slot.pid)
-            if "uid" in self._layers:
+            if "uid" in self._layers and self._has_its_user_alone(slot):
                 processes.kill_user(slot.policy.uid)
             left = self._processes(slot)
             for pid in left:
@@ -172,18 +185,31 @@ class Zygote:
         return used
 
     def _processes(self, slot, ended=False):
-        """The slot's processes: those of its uid; where it has none, its descendants and the orphans of any slot."""
+        """The slot's processes: those of its user and of its group, which seccomp lets none leave.
+
+        Where there is neither: its descendants, and the orphans of any slot.
+        """
         table = processes.table(ended)
-        if "uid" in self._layers:
-            return [pid for pid, (_, uid) in table.items() if uid == slot.policy.uid]
+        if {"uid", "seccomp"} & set(self._layers):
+            return [pid for pid, entry in table.items() if self._is_of(slot, entry)]
         others = set(self._slots) - {slot.pid}
-        mine = {slot.pid} | {pid for pid, (parent, _) in table.items() if parent == os.getpid() and pid not in others}
+        mine = {slot.pid} | {pid for pid, entry in table.items() if entry.parent == os.getpid() and pid not in others}
         grown = True
         while grown:
-            children = {pid for pid, (parent, _) in table.items() if parent in mine}
+            children = {pid for pid, entry in table.items() if entry.parent in mine}
             grown = not children <= mine
             mine |= children
         return [pid for pid in mine if pid in table]
+
+    def _is_of(self, slot, entry):
+        """Whether a process is of the slot: what runs as its user, but was not started here, is left alone."""
+        same_user = "uid" not in self._layers or entry.uid == slot.policy.uid
+        return same_user and ("seccomp" not in self._layers or entry.group == slot.pid)
+
+    def _has_its_user_alone(self, slot):
+        """Whether all that runs as the slot's user was started here."""
+        as_user = [entry for entry in processes.table(ended=True).values() if entry.uid == slot.policy.uid]
+        return all(self._is_of(slot, entry) for entry in as_user)
 
 
 # ---------------------------------------------------------------------------------------------- a worker's first steps

@@ -8,19 +8,23 @@ import signal
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _BLOCK = 4096
 _DEEPEST = 100
 _ENDLESS = 1 << 50
 _FORK_TRIES = 50
 _FORK_AGAIN_S = 0.1
-_FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC
 _HELPER_S = 0.5
 _NAMELESS_S = 1.0
 _NAMELESS_MB = 8
-_STATUS = re.compile(rb"\nState:\t(?P<state>\w).*?\nPPid:\t(?P<parent>\d+).*?\nUid:\t(?P<uid>\d+)", re.DOTALL)
+_STATUS = re.compile(
+    rb"\nState:\t(?P<state>\w).*?\nPPid:\t(?P<parent>\d+).*?\nUid:\t(?P<uid>\d+).*?\nNSpgid:\t(?P<group>\d+)",
+    re.DOTALL,
+)
 _SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 
 
@@ -29,13 +33,23 @@ def fork_patiently() -> int:
     for _ in range(_FORK_TRIES):
         try:
             return os.fork()
-        except BlockingIOError:
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOMEM):
+                raise
             time.sleep(_FORK_AGAIN_S)
     return os.fork()
 
 
-def table(ended: bool = False) -> dict[int, tuple[int, int]]:
-    """pid -> (parent, real uid) of every process; with `ended` those too that nobody has collected yet (zombies)."""
+class Entry(NamedTuple):
+    """A process: its parent, its real user, the leader of its group."""
+
+    parent: int
+    uid: int
+    group: int
+
+
+def table(ended: bool = False) -> dict[int, Entry]:
+    """pid -> Entry of every process; with `ended` those too that nobody has collected yet (zombies)."""
     found = {}
     if not os.path.isdir("/proc/self"):
         return _table_of_ps(ended)
@@ -43,7 +57,7 @@ def table(ended: bool = False) -> dict[int, tuple[int, int]]:
         if name.isdigit():
             fields = _STATUS.search(_beginning(f"/proc/{name}/status"))
             if fields and (ended or fields["state"] not in b"ZX"):
-                found[int(name)] = int(fields["parent"]), int(fields["uid"])
+                found[int(name)] = Entry(int(fields["parent"]), int(fields["uid"]), int(fields["group"]))
     return found
 
 
@@ -63,9 +77,9 @@ def _beginning(path):
 
 def _table_of_ps(ended):
     """The same where there is no /proc (macOS)."""
-    rows = subprocess.run(["ps", "-axo", "pid=,ppid=,uid=,stat="], capture_output=True, text=True).stdout.splitlines()
+    rows = subprocess.run(["ps", "-axo", "pid=,ppid=,uid=,pgid=,stat="], capture_output=True, text=True).stdout.splitlines()
     fields = [row.split() for row in rows]
-    return {int(pid): (int(parent), int(uid)) for pid, parent, uid, state in fields if ended or state[0] != "Z"}
+    return {int(pid): Entry(*map(int, rest)) for pid, *rest, state in fields if ended or state[0] != "Z"}
 
 
 def kill(pid: int) -> None:
@@ -87,22 +101,6 @@ def collect(worker_pid: int) -> float:
                 cpu = usage.ru_utime + usage.ru_stime
     except ChildProcessError:
         return cpu
-
-
-def memory(pid: int, baseline: int = 0) -> int:
-    """Bytes that a process keeps resident for itself: what is anonymous, less what it inherited, and what is shared.
-
-    `baseline` is what the zygote has: a fork shares those pages, a program that was started afresh does not.
-    """
-    try:
-        with open(f"/proc/{pid}/status") as status:
-            fields = dict(line.split(":", 1) for line in status if line.startswith(("RssAnon", "RssShmem")))
-        with open(f"/proc/{pid}/stat") as stat_file:
-            flags = int(stat_file.read().rpartition(")")[2].split()[6])
-        anonymous, shared = (int(fields[name].split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
-    except (OSError, KeyError):
-        return 0
-    return max(0, anonymous - (baseline if flags & _FORKED_WITHOUT_EXEC else 0)) + shared
 
 
 def bytes_below(folder: str) -> int:
@@ -152,7 +150,7 @@ def deleted_bytes(pids: list[int], uid: int, folder: str, largest: int) -> int:
     `largest` is the size a file can have: what a process maps but has not open counts as that.
     """
     sizes: dict[int, int] = {}
-    with _acting_as(uid):
+    with acting_as(uid):
         for pid in pids:
             for inode in _deleted_and_mapped(pid, folder):
                 sizes.setdefault(inode, largest)
@@ -184,7 +182,7 @@ def _deleted_and_mapped(pid, folder):
 
 
 @contextmanager
-def _acting_as(uid):
+def acting_as(uid: int) -> Iterator[None]:
     """As root in a container one may not look at what another user's process has open: that user may. 0 changes nothing.
 
     Only what decides on files changes (setfsuid), so that nobody may signal, trace or limit this process meanwhile.

@@ -23,15 +23,26 @@ _DENIED = {
     "watching files of others": "inotify_init inotify_init1",
     "files that only a message on its way holds": "sendmsg sendmmsg",
 }
-# Landlock does not cover these. They say yes and do nothing, so that compilers and shutil do not fail.
+# Landlock does not cover these. They say yes and do nothing, so that compilers and shutil do not fail. Of them flock: what one
+# slot locks another could find locked, and so be told something; within a slot compilers write beside and rename anyway.
 _IGNORED = """chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat setxattr lsetxattr fsetxattr removexattr
-    lremovexattr fremovexattr utime utimes futimesat utimensat"""
+    lremovexattr fremovexattr utime utimes futimesat utimensat flock"""
 # setxattrat, removexattrat, open_tree_attr, file_setattr: too new for libseccomp's names, of one number everywhere.
 _DENIED_NUMBERS = (463, 466, 467, 469)
 # Their first argument is a process: 0 means oneself. A worker that shares the grader's uid could limit the grader.
 _SELF_ONLY = "prlimit64 sched_setaffinity sched_setscheduler sched_setparam sched_setattr"
 _OF_ONE_PROCESS = {"setpriority": 0, "ioprio_set": 1}  # PRIO_PROCESS, IOPRIO_WHO_PROCESS
 _NAMESPACE_FLAGS = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)  # CLONE_NEW*
+# Of fcntl: locks on ranges (their owners and offsets are data for whoever may read the file, and each takes memory that no
+# limit counts); signals that a descriptor sends to a process of the sender's choice; what stays with a file for others to see.
+_FCNTL = {
+    "locks": (5, 6, 7, 36, 37, 38, 1029),
+    "signals": (8, 10, 15),
+    "leases, notices, hints": (1024, 1026, *range(1035, 1039)),
+}
+_IOCTL_OWNER = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: the same as fcntl's signals
+_SHARED_WITHOUT_A_FILE = 0x21  # MAP_SHARED | MAP_ANONYMOUS: who unmaps a page of it keeps it, and no counter shows it
+_INT = 0xFFFFFFFF  # the kernel looks at the lower half of an argument that it takes as an int
 _SOCK_DGRAM, _SOCK_RAW, _SOCK_SEQPACKET = 2, 3, 5
 _PR_SET_SECCOMP, _PR_SET_DUMPABLE, _PR_SET_PTRACER = 22, 4, 0x59616D61
 
@@ -63,7 +74,12 @@ def build():
     _add(rules, pyseccomp.ERRNO(errno.ENOSYS), "clone3")  # glibc falls back to clone, whose flags a filter can see
     _add(rules, refused, "seccomp")  # a second filter could answer with a signal, and so forge clocks
     for option in (_PR_SET_SECCOMP, _PR_SET_DUMPABLE, _PR_SET_PTRACER):
-        _add(rules, refused, "prctl", pyseccomp.Arg(0, pyseccomp.EQ, option))
+        _add(rules, refused, "prctl", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _INT, option))
+    for call, commands in [*(("fcntl", commands) for commands in _FCNTL.values()), ("ioctl", _IOCTL_OWNER)]:
+        for command in commands:
+            _add(rules, refused, call, pyseccomp.Arg(1, pyseccomp.MASKED_EQ, _INT, command))
+    shared = pyseccomp.Arg(3, pyseccomp.MASKED_EQ, _SHARED_WITHOUT_A_FILE, _SHARED_WITHOUT_A_FILE)
+    _add(rules, refused, "mmap", shared)
 
     # No network of any family, and no Unix socket (a container's engine may listen on one); socketpair stays.
     _add(rules, refused, "socket")

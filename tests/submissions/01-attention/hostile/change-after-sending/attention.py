@@ -4,7 +4,10 @@ import os
 import torch
 from attack import *
 
-shared = mmap.mmap(-1, 1 << 16)
+with open("shared", "wb") as file:
+    file.write(bytes(1 << 16))
+with open("shared", "r+b") as file:
+    shared = mmap.mmap(file.fileno(), 1 << 16)
 view = torch.frombuffer(shared, dtype=torch.float32)
 if not os.fork():
     while True:

@@ -1,0 +1,82 @@
+"""What the processes of a slot keep in memory, read from outside.
+
+A fork shares the pages of its parent until one of them writes, and then has a page of its own that no counter of the kernel
+tells from a shared one, but for the fault that made it. So a look first adds up what a slot can have at most, which costs as
+good as nothing; only where that is too much are its pages walked, at some 5 ms a process, and shared ones counted once.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .processes import acting_as
+
+_FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_FLAGS, _FAULTS = 6, 7  # places in /proc/PID/stat behind the name
+_COUNTED = ("RssAnon", "RssShmem", "VmSwap", "VmPTE", "HugetlbPages", "Threads")
+_WALKED = ("Pss_Anon", "Pss_Shmem", "SwapPss", "Private_Hugetlb", "Shared_Hugetlb")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Of one process, or of all of a slot: bytes that it has at most, and its threads."""
+
+    bytes: int = 0
+    threads: int = 0
+
+
+def at_most(pid: int, inherited: int = 0) -> Reading:
+    """What a process has for itself: no less than it is; nothing, of a process that ended.
+
+    `inherited` are the bytes that the zygote has. A fork shares them, as far as it has not written to them: a page that it
+    wrote to was one fault. A program that was started afresh shares none.
+    """
+    fields, stat = _fields(f"/proc/{pid}/status", _COUNTED), _stat(pid)
+    if not fields or not stat:
+        return Reading()
+    own = fields.get("RssAnon", 0) + fields.get("VmSwap", 0)
+    if int(stat[_FLAGS]) & _FORKED_WITHOUT_EXEC:
+        written = min(inherited, own, int(stat[_FAULTS]) * _PAGE)
+        own = max(0, own - inherited) + written
+    others = sum(fields.get(name, 0) for name in ("RssShmem", "VmPTE", "HugetlbPages"))
+    return Reading(own + others, fields.get("Threads", 0))
+
+
+def together(pids: Iterable[int], inherited: int) -> Reading:
+    """at_most of all."""
+    readings = [at_most(pid, inherited) for pid in pids]
+    return Reading(sum(each.bytes for each in readings), sum(each.threads for each in readings))
+
+
+def walked(pids: Iterable[int], inherited: int, uid: int) -> int | None:
+    """Bytes of all these processes, shared pages counted once, less what the zygote has: None where nobody may look.
+
+    Of the pages that are still shared with the zygote a part counts as theirs, never more than the zygote has.
+    """
+    total, seen = 0, False
+    with acting_as(uid):
+        for pid in pids:
+            fields = _fields(f"/proc/{pid}/smaps_rollup", _WALKED)
+            seen = seen or bool(fields)
+            total += sum(fields.values())
+    return max(0, total - inherited) if seen else None
+
+
+def _fields(path, names):
+    """The lines "name: number kB", in bytes, and those without a unit; empty if the process is gone."""
+    try:
+        with open(path) as lines:
+            words = [line.replace(":", " ").split() for line in lines if line.startswith(names)]
+    except OSError:
+        return {}
+    return {name: int(number) << (10 if unit else 0) for name, number, *unit in words}
+
+
+def _stat(pid):
+    """The fields behind the name, which may hold anything."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()
+    except OSError:
+        return []
