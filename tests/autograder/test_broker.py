@@ -161,6 +161,14 @@ def test_traffic_lists_what_each_rank_gave():
     assert message.shapes == ((2, 3),)
 
 
+@pytest.mark.parametrize(("shape", "size"), [((0,), 8), ((20_261, 0), 16), ((), 4), ((1, 1), 4)])
+def test_sizes_are_what_a_tensor_without_elements_says(shape, size):
+    broker = Broker(2)
+    broker.handle(1, post("send", torch.ones(shape), peer=0))
+
+    assert broker.traffic[0].bytes == size
+
+
 # ---------------------------------------------------------------------------------------------- no way on
 
 
@@ -237,7 +245,8 @@ def test_a_rank_that_computes_may_still_come():
         post("barrier", "no tensor"),
         post("barrier", group=["0"]),
         post("barrier", group="0" * 1000),
-        post("all_reduce", torch.ones(1), reduction="sum" * 1000),
+        post("all_reduce", torch.ones(1), reduction="a word to rank 1"),
+        post("all_reduce", torch.ones(1), reduction=["sum"]),
         post("barrier") | {"id": "0"},
         post("barrier") | {"ranks": None},
     ],

@@ -52,6 +52,27 @@ def die_on_one():
     dist.barrier()
 
 
+def reduce_by_a_factor():
+    dist.all_reduce(torch.ones(2), op=dist._make_nccl_premul_sum(2.0))
+
+
+def lock_for_the_other(path):
+    # rank 0 holds a lock and tells so: what is rank 1 told of it?
+    import fcntl
+
+    with open(path) as stream:
+        if dist.get_rank() == 0:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        dist.barrier()
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return "locked"
+        finally:
+            dist.barrier()
+        return "free"
+
+
 def rubbish():
     from autograder.box import wire
 
@@ -230,7 +251,16 @@ def test_each_rank_has_a_user_of_its_own(boxed):
     assert len({user, other, os.getuid()}) == 3
 
 
+def test_a_lock_says_nothing_to_another_rank(boxed):
+    assert boxed.on(ranks=2).call("rank_work.lock_for_the_other", torch.__file__) == ["free", "free"]
+
+
 # ---------------------------------------------------------------------------------------------- faults
+
+
+def test_a_reduction_without_a_name_here_is_refused_where_it_is_called(student):
+    with pytest.raises(StudentRaised, match="the reduction .* is not supported here, only sum, avg"):
+        student.on(ranks=2).call("rank_work.reduce_by_a_factor")
 
 
 def test_the_rank_that_raised_first_speaks_for_all(student):

@@ -116,6 +116,26 @@ def graded(mode: str, names: tuple[str, ...]) -> tuple[dict, str]:
     }, f"exit {done.returncode}, {done.stderr[-2000:]}"
 
 
+# ---------------------------------------------------------------------------------------------- neighbours
+
+
+@pytest.mark.parametrize(
+    "mode", ["plain", *(pytest.param(mode, marks=(pytest.mark.hostile, pytest.mark.slow)) for mode in MODES[:2])]
+)
+def test_what_bombs_beside_it_costs_a_submission_nothing(mode, tmp_path):
+    tmp_path.chmod(0o755)
+    script = [sys.executable, "-B", str(HOSTILE_FOLDER / "neighbours.py")]
+    command = [sys.executable, "-B", str(HOSTILE_FOLDER / "launch.py"), mode, str(tmp_path), *script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode == CANNOT:
+        pytest.skip(done.stderr.strip())
+
+    found = json.loads(done.stdout)
+
+    assert found["answers"] == [{"value": 3}] * len(found["answers"])
+    assert found["bombs"], "no bomb went off"
+
+
 # ---------------------------------------------------------------------------------------------- the control
 
 

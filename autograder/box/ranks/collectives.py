@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-_REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "sum": torch.add,
     "avg": torch.add,
     "product": torch.mul,
@@ -32,7 +32,7 @@ def combine(name: str, given: Lists, ranks: Sequence[int], root: int | None, red
 
     Args:
         name: a key of COLLECTIVES. given: the tensors of each rank. ranks: their names, for messages.
-        root: place of the root among them. reduction: how tensors become one, a key of _REDUCTIONS.
+        root: place of the root among them. reduction: how tensors become one, a key of REDUCTIONS.
 
     Raises:
         Disagreement: the parts do not fit together.
@@ -61,9 +61,7 @@ class _Parts:
 
     def reduced(self, given: Lists) -> list[torch.Tensor]:
         """The tensors of all ranks as one list."""
-        reduction = _REDUCTIONS.get(self.reduction or "")
-        if reduction is None:
-            raise Disagreement(f"the reduction {self.reduction!r} is not supported here")
+        reduction = REDUCTIONS[self.reduction]
         for rank, tensors in zip(self.ranks, given, strict=True):
             if _kinds(tensors) != _kinds(given[0]):
                 first, other = _listed(given[0]), _listed(tensors)

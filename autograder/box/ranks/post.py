@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ...errors import BadReply
-from .collectives import COLLECTIVES, REDUCING, ROOTED
+from .collectives import COLLECTIVES, REDUCING, REDUCTIONS, ROOTED
 
 _LONGEST_NAME = 200  # of a group: the broker keeps it
 
@@ -81,7 +81,7 @@ def read(message: dict, rank: int, size: int) -> Post:
         and len(set(ranks)) == len(ranks)
         and _is_place(root, ranks, wanted=name in ROOTED)
         and _is_place(peer, ranks, wanted=name == "send")
-        and (_is_name(reduction) if name in REDUCING else reduction is None)
+        and (type(reduction) is str and reduction in REDUCTIONS if name in REDUCING else reduction is None)
     )
     if not good:
         raise BadReply("a rank sent something that is not a message between ranks")
@@ -93,9 +93,12 @@ def read(message: dict, rank: int, size: int) -> Post:
     return Post(name, message["id"], (group, tuple(ranks)), tensors, root, reduction, peer, message["tag"])
 
 
+_SIZE = 8  # bytes of one size of a shape, as the wire could send it
+
+
 def size_of(tensors) -> int:
-    """Bytes of tensors in all."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    """Bytes of tensors in all; of one without elements its sizes are what it says."""
+    return sum(tensor.numel() * tensor.element_size() or tensor.dim() * _SIZE for tensor in tensors)
 
 
 def _is_name(text):
