@@ -45,7 +45,7 @@ LAYERS = [
     "box.sandbox box.unconfined box.session",
     "box.slot box.boxed box.zygote.loop box.local box.seam",
     "box.ranks.team box.replies box.budget box.zygote.warm",
-    "box.ranks.broker box.zygote.confine box.inside.worker",
+    "box.ranks.broker box.zygote.confine box.zygote.memory box.users box.inside.worker",
     "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.uncompiled box.inside.scan box.inside.group",
     "box.wire box.ranks.collectives",
     "box.codec box.clock box.cpu",

@@ -4,7 +4,6 @@ neighbours.py FOLDER        prints a JSON line: what became of the calls of an h
 """
 
 import json
-import sys
 import threading
 import time
 

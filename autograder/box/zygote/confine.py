@@ -15,6 +15,7 @@ import glob
 import os
 import resource
 import sys
+import tempfile
 from collections.abc import Iterable
 
 from ..policy import Policy
@@ -53,6 +54,30 @@ def harden_zygote() -> None:
     if LINUX:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def close_all_but(kept: set[int]) -> None:
+    """Closes every descriptor but these."""
+    for name in os.listdir("/proc/self/fd" if LINUX else "/dev/fd"):
+        if int(name) not in kept:
+            try:
+                os.close(int(name))
+            except OSError:  # the descriptor that listed them
+                continue
+
+
+def clean_environment(scratch: str) -> None:
+    """The environment, working folder and arguments of a worker, whose only place is `scratch`."""
+    os.environ.clear()
+    os.environ.update(
+        PATH="/usr/bin:/bin", HOME=scratch, TMPDIR=scratch, LANG="C.UTF-8", PYTHONDONTWRITEBYTECODE="1",
+        OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", TORCHINDUCTOR_CACHE_DIR=f"{scratch}/inductor",
+        TRITON_CACHE_DIR=f"{scratch}/triton", MPLCONFIGDIR=f"{scratch}/matplotlib", HF_HUB_OFFLINE="1",
+    )  # fmt: skip
+    tempfile.tempdir = None  # forget where the zygote's own would be
+    os.chdir(scratch)
+    os.umask(0o077)
+    sys.argv = ["student"]
 
 
 def confine(policy: Policy, layers: list[str], rules, libraries: list[str]) -> None:
@@ -121,6 +146,7 @@ def _limit(policy: Policy) -> None:
 
 
 _ARENAS = 512 << 20  # malloc and threads map more than they use
+
 
 def _tasks_of(uid):
     """Threads that the user runs already: where the worker shares the grader's uid, the limit counts them too.

@@ -15,7 +15,6 @@ import os
 import select
 import socket
 import sys
-import tempfile
 import time
 import warnings
 from contextlib import suppress
@@ -102,8 +101,8 @@ class Zygote:
         null = os.open(os.devnull, os.O_RDONLY)
         for descriptor, target in ((null, 0), (output, 1), (output, 2)):
             os.dup2(descriptor, target)
-        _close_all_but({0, 1, 2, control, *self._libraries.values()})
-        _clean_environment(policy.scratch)
+        confine.close_all_but({0, 1, 2, control, *self._libraries.values()})
+        confine.clean_environment(policy.scratch)
         confine.confine(policy, self._layers, self._rules, self._library_folders)
         sys.path[:0] = [policy.submission, *policy.prerequisites]
         used = tripwires.lay(policy.forbidden, policy.submission)
@@ -210,31 +209,6 @@ class Zygote:
         """Whether all that runs as the slot's user was started here."""
         as_user = [entry for entry in processes.table(ended=True).values() if entry.uid == slot.policy.uid]
         return all(self._is_of(slot, entry) for entry in as_user)
-
-
-# ---------------------------------------------------------------------------------------------- a worker's first steps
-
-
-def _close_all_but(kept):
-    for name in os.listdir("/proc/self/fd" if confine.LINUX else "/dev/fd"):
-        if int(name) not in kept:
-            try:
-                os.close(int(name))
-            except OSError:  # the descriptor that listed them
-                continue
-
-
-def _clean_environment(scratch):
-    os.environ.clear()
-    os.environ.update(
-        PATH="/usr/bin:/bin", HOME=scratch, TMPDIR=scratch, LANG="C.UTF-8", PYTHONDONTWRITEBYTECODE="1",
-        OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", TORCHINDUCTOR_CACHE_DIR=f"{scratch}/inductor",
-        TRITON_CACHE_DIR=f"{scratch}/triton", MPLCONFIGDIR=f"{scratch}/matplotlib", HF_HUB_OFFLINE="1",
-    )  # fmt: skip
-    tempfile.tempdir = None  # forget where the zygote's own would be
-    os.chdir(scratch)
-    os.umask(0o077)
-    sys.argv = ["student"]
 
 
 # ---------------------------------------------------------------------------------------------- start

@@ -77,7 +77,9 @@ def _beginning(path):
 
 def _table_of_ps(ended):
     """The same where there is no /proc (macOS)."""
-    rows = subprocess.run(["ps", "-axo", "pid=,ppid=,uid=,pgid=,stat="], capture_output=True, text=True).stdout.splitlines()
+    rows = subprocess.run(
+        ["ps", "-axo", "pid=,ppid=,uid=,pgid=,stat="], capture_output=True, text=True
+    ).stdout.splitlines()
     fields = [row.split() for row in rows]
     return {int(pid): Entry(*map(int, rest)) for pid, *rest, state in fields if ended or state[0] != "Z"}
 
