@@ -83,10 +83,10 @@ class Grader:
         started = time.monotonic()
         forbidden = self.lesson.forbidden
         with Session(lambda: self._slot(files, forbidden.names), self._allowed) as session:
-            evidence = rules.scan(session, files, forbidden) if forbidden.names else []
+            evidence = rules.scan(session, files, forbidden, self.lesson.modules) if forbidden.names else []
             connect = _Connect(session.processes, files, submission.problem, submission.missing, self._stubs)
             run = self._run(session, connect, seed, modules, tests, asked.stop_early)
-        evidence += rules.at_run_time(session.used)
+        evidence += rules.at_run_time(session.used, forbidden)
         everything = False if asked.stop_early else asked.in_a_class or None  # what the witness is asked
         outcomes = rules.charge(
             [*settle(run.rows, self.witness, seed, everything), *_collection_outcomes(run)], evidence, forbidden

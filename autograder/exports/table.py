@@ -153,9 +153,14 @@ def _total_line(card):
 
 
 def _uses(card):
-    """A line for each use of what the lesson forbids."""
-    uses = list(dict.fromkeys(f"{use.name} ({use.where})" for use in card.evidence))
-    lines = [f"forbidden: {use}" for use in uses[:_MOST_USES]]
+    """A line for each use of what the lesson forbids, and for each file in which nobody looked for one."""
+    uses = list(
+        dict.fromkeys(
+            f"forbidden: {use.name} ({use.where})" if use.is_a_use else f"{use.name}: {use.where}"
+            for use in sorted(card.evidence, key=lambda use: not use.is_a_use)
+        )
+    )
+    lines = uses[:_MOST_USES]
     return [*lines, f"and {len(uses) - _MOST_USES} more"] if len(uses) > _MOST_USES else lines
 
 
