@@ -116,8 +116,9 @@ class _Scanner:
             return _Found()
 
         def probe(names, contents, forbidden):
-            texts = [bytes(content.tolist()) for content in (names, *contents)]
-            return inside.look(dict(zip(texts[0].decode().split("\n"), texts[1:])), forbidden)  # type: ignore[name-defined]  # it runs beside scan.py
+            files = zip(bytes(names.tolist()).decode().split("\n"), contents, strict=True)
+            contents = {name: bytes(content.tolist()) for name, content in files}
+            return inside.look(contents, forbidden)  # type: ignore[name-defined]  # it runs beside scan.py
 
         # As tensors: plain data may have a tenth of the size.
         contents = [_as_tensor(self._files[name]) for name in names]

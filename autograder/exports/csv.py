@@ -1,10 +1,10 @@
 """A spreadsheet of a class: one line a student, in RFC 4180.
 
 The columns are student, score, max_score, percent (of what was graded), pending_gpu_points, how many tests ended in each
-status, the forbidden calls that were found and the files in which nobody could look for them, what was graded if not the whole lesson, and then the points of each question; a
-cell is empty where nothing was graded, the score too where that was a fault of ours: a 0 would be a grade. A text that a
-spreadsheet would run as a formula (it begins with = + - @, behind blanks too, or with a control character) gets an
-apostrophe in front.
+status, the forbidden calls that were found and the files that were not scanned for them, what was graded if not the whole
+lesson, and then the points of each question; a cell is empty where nothing was graded, the score too where that was a fault
+of ours: a 0 would be a grade. A text that a spreadsheet would run as a formula (it begins with = + - @, behind blanks too, or
+with a control character) gets an apostrophe in front.
 """
 
 import csv

@@ -230,7 +230,7 @@ class _File:
                 self._defaults(node.kwonlyargs, node.kw_defaults)
 
     def _defaults(self, arguments, values):
-        for argument, value in zip(arguments, values):
+        for argument, value in zip(arguments, values, strict=True):
             self._assign(ast.Name(argument.arg), value)
 
     def _bases(self, node):
@@ -242,7 +242,7 @@ class _File:
 
     def _assign(self, target, value):
         if isinstance(target, (ast.Tuple, ast.List)) and isinstance(value, (ast.Tuple, ast.List)):
-            for each, part in zip(target.elts, value.elts):
+            for each, part in zip(target.elts, value.elts, strict=False):  # one of them may have a star
                 self._assign(each, part)
         elif isinstance(target, (ast.Name, ast.Attribute)) and value is not None:  # self.F = F: by its last part
             name = target.id if isinstance(target, ast.Name) else target.attr
