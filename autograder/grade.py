@@ -18,6 +18,7 @@ from . import __version__, digests, rules
 from .box.budget import TEST_S, Allowed, Budget, Cost, Test
 from .box.choose import open_box
 from .box.clock import WALL_FACTOR
+from .box.inside.scan import last_parts
 from .box.policy import Policy
 from .box.seam import Processes
 from .box.session import Session
@@ -120,6 +121,7 @@ class Grader:
         policy = Policy(
             prerequisites=tuple(map(str, self._shared)),
             forbidden=tuple(forbidden),
+            relatives=tuple(last_parts(forbidden).items()),
             inside=self.lesson.inside,
             gpu=self._options.gpu_device == "cuda",
             memory_mb=self.lesson.student_memory_mb,

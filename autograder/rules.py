@@ -18,7 +18,9 @@ from .lesson import Forbidden
 from .scorecard import AT_RUN_TIME, FAILED, GRADER_ERROR, IN_SOURCE, NOT_SCANNED, Evidence, Outcome
 from .student import Student
 
-_SCAN = (Path(__file__).parent / "box" / "inside" / "scan.py").read_text("utf-8")
+_INSIDE = Path(__file__).parent / "box" / "inside"
+_FROM_HERE = "from .reading import Names, Tangled, join, parsed\n"  # the two files travel as one text
+_SCAN = (_INSIDE / "reading.py").read_text("utf-8") + (_INSIDE / "scan.py").read_text("utf-8").replace(_FROM_HERE, "")
 _SCAN_S = 20.0  # of processor time, for one look at files
 _ALL_S = 60.0  # of processor time, for all looks at one submission
 _LONGEST_PLACE = 120  # characters

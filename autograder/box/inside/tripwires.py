@@ -1,7 +1,7 @@
 """Notes at run time who calls what a lesson forbids. Laid by the zygote in a worker before the student's code is there.
 
 Each forbidden function is replaced by one that notes the call and goes on, under every name that torch has for it, and so
-are its relatives (scan.py). An import of a forbidden package is noted, too. Honest code that never calls it must notice
+are its relatives (scan.py). Honest code that never calls it must notice
 nothing: one function has one replacement, with its name, signature and source, and an operator of torch stays the object
 that it is, overloads and all. The student's process can undo that, in source that an instructor can read: a note is
 evidence, its absence is none.
@@ -9,36 +9,39 @@ evidence, its absence is none.
 
 import functools
 import importlib
-import importlib.abc
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch._ops import HigherOrderOperator, OpOverloadPacket
 
-from .scan import last_parts
-
-_MOST_NOTES = 50
-_OF_THE_TEST = ("<probe>", "<inside>")
 _OPERATORS = ("torch", "torch._VF", "torch._C._nn", "torch.ops.aten", "torch.ops.higher_order")
 
 
-def lay(names: Sequence[str], submission: str) -> list[str]:
-    """Wires the functions and classes; returns the list that fills with "name (file.py:line)"."""
-    notes: list[str] = []
-    parts = last_parts(list(names))
+class Notes(Protocol):
+    """Who calls, callers.Notes: notes a call of what `called` is, or that a file's line gets a function of this name."""
+
+    def call(self, name: str, called: object) -> None: ...
+    def line(self, name: str, frame: types.FrameType) -> None: ...
+
+
+def lay(names: Sequence[str], parts: Mapping[str, str], notes: Notes) -> None:
+    """Wires the functions and classes.
+
+    Args:
+        parts: last part of one of torch's names -> the forbidden name that it stands for (scan.last_parts).
+    """
     replaced: dict = {}
     for name in names:
-        note = functools.partial(_note, notes, name, submission)
+        note = functools.partial(notes.call, name)
         doors = [*_doors(name), *(door for part, of in parts.items() if of == name for door in _operators(part))]
         for owner, attribute in doors:
             _wire(owner, attribute, note, replaced)
     if names:
         _guard_variable_functions(replaced)
-        _guard_raw_operators(notes, parts, submission)
-        sys.meta_path.insert(0, _Imports(notes, tuple(names), parts, submission))
-    return notes
+        _guard_raw_operators(notes, parts)
 
 
 def _doors(name) -> Iterator[tuple[object, str]]:
@@ -187,109 +190,25 @@ class _Guarded:
 
 def _guard_variable_functions(replaced):
     table = torch._C._VariableFunctions
-    torch._C._VariableFunctions = torch._VF.vf = _Guarded(table, replaced)  # type: ignore[assignment,misc]
+    guarded = _Guarded(table, replaced)
+    for owner, attribute in ((torch._C, "_VariableFunctions"), (torch._VF, "vf")):
+        setattr(owner, attribute, guarded)
 
 
-def _guard_raw_operators(notes, parts, submission):
+def _guard_raw_operators(notes, parts):
     """torch.ops is made with these: only who asks for an operator in the student's files is told of."""
     for door in ("_jit_get_operation", "_get_operation_overload"):
         original = getattr(torch._C, door, None)
         if original is not None:
-            setattr(torch._C, door, _told(original, notes, parts, submission))
+            setattr(torch._C, door, _told(original, notes, parts))
 
 
-def _told(original, notes, parts, submission):
+def _told(original, notes, parts):
     @functools.wraps(original)
     def told(operator, *args):
         name = parts.get(str(operator).rpartition("::")[2])
-        frame = sys._getframe(1)
-        if name is not None and frame.f_code.co_filename.startswith(submission):
-            _keep(notes, name, _line(frame, submission))
+        if name is not None:
+            notes.line(name, sys._getframe(1))
         return original(operator, *args)
 
     return told
-
-
-class _Imports(importlib.abc.MetaPathFinder):
-    """Finds nothing; notes which of the student's files imports a forbidden module for the first time."""
-
-    def __init__(self, notes, names, parts, submission):
-        self._notes, self._names, self._parts, self._submission = notes, names, parts, submission
-
-    def find_spec(self, fullname, path, target=None):
-        name = self._forbidden(fullname)
-        frame = sys._getframe(1) if name else None
-        while frame is not None and _imports(frame.f_code.co_filename):
-            frame = frame.f_back
-        if frame is not None and frame.f_code.co_filename.startswith(self._submission):
-            _keep(self._notes, name, _line(frame, self._submission))
-
-    def _forbidden(self, fullname):
-        if fullname.startswith("torch.") and fullname.rpartition(".")[2] in self._parts:
-            return self._parts[fullname.rpartition(".")[2]]
-        return next((name for name in self._names if fullname == name or fullname.startswith(f"{name}.")), None)
-
-
-def _imports(file):
-    return file.startswith("<frozen importlib") or file == importlib.__file__
-
-
-# ---------------------------------------------------------------------------------------------- whose call it was
-
-
-def _note(notes, name, submission, called):
-    """Notes a call that comes from the student's files, or from a name in them that is the function: a test's helper may
-    use what it likes."""
-    place = _place(submission, called)
-    if place:
-        _keep(notes, name, place)
-
-
-def _keep(notes, name, place):
-    note = f"{name} ({place})"
-    if note not in notes and len(notes) < _MOST_NOTES:
-        notes.append(note)
-
-
-def _place(submission, called):
-    frame: types.FrameType | None = sys._getframe(3)
-    made, of_the_test = "", False
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file.startswith(submission):
-            return _line(frame, submission)
-        of_the_test = of_the_test or file in _OF_THE_TEST
-        if not of_the_test and file.startswith("<") and not file.startswith("<frozen"):
-            made = "code that was made at run time"
-        frame = frame.f_back
-    return made or _holder(submission, called) or ("" if of_the_test else "called from outside the submission's files")
-
-
-def _line(frame, submission):
-    return f"{_short(frame.f_code.co_filename, submission)}:{frame.f_lineno}"
-
-
-def _short(file, submission):
-    return file[len(submission) :].lstrip("/")
-
-
-def _holder(submission, called):
-    """The student's file in which a name is what was called: `attend = F.scaled_dot_product_attention`."""
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None) or ""
-        if isinstance(file, str) and file.startswith(submission) and _holds(vars(module), called):
-            return _short(file, submission)
-    return ""
-
-
-def _holds(names, called):
-    for value in list(names.values()):
-        if value is called or (isinstance(value, functools.partial) and value.func is called):
-            return True
-        if isinstance(value, type) and any(_itself(inner) is called for inner in vars(value).values()):
-            return True
-    return False
-
-
-def _itself(value):
-    return value.__func__ if isinstance(value, staticmethod) else value

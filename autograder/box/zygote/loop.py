@@ -25,7 +25,7 @@ import torch
 
 from .. import cpu, wire
 from ..clock import Ended, Usage
-from ..inside import group, tripwires, worker
+from ..inside import callers, group, tripwires, worker
 from ..policy import Policy
 from . import confine, libraries, processes, seccomp, warm
 
@@ -106,7 +106,7 @@ class Zygote:
         _clean_environment(policy.scratch)
         confine.confine(policy, self._layers, self._rules, self._library_folders)
         sys.path[:0] = [policy.submission, *policy.prerequisites]
-        used = tripwires.lay(policy.forbidden, policy.submission)
+        used = _noted(policy)
         worker.prepare(policy.inside)
         worker.main(socket.socket(fileno=control), policy.submission, used, group.join)
         os._exit(0)
@@ -187,6 +187,14 @@ class Zygote:
 
 
 # ---------------------------------------------------------------------------------------------- a worker's first steps
+
+
+def _noted(policy):
+    """The list that fills with calls of what the lesson forbids."""
+    notes = callers.Notes(policy.submission)
+    tripwires.lay(policy.forbidden, dict(policy.relatives), notes)
+    callers.watch_imports(policy.forbidden, dict(policy.relatives), notes)
+    return notes.lines
 
 
 def _close_all_but(kept):
