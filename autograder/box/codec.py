@@ -22,7 +22,6 @@ MAX_HEADER = 1 << 20  # bytes; JSON grows some 25 times when parsed
 MAX_TENSORS = 4096
 MAX_DEPTH = 32
 MAX_TUPLE_KEYS = 1000
-_LONGEST_TYPE = 48  # characters of a type's name
 
 DTYPES = {
     name: getattr(torch, name)
@@ -51,7 +50,7 @@ class Opaque:
     """Stands for an object that is not plain data: all that is known is the name of its type."""
 
     def __init__(self, type_name: str):
-        self.type_name = "".join(char for char in type_name if char.isprintable())[:_LONGEST_TYPE]
+        self.type_name = "".join(char for char in type_name if char.isprintable())[:48]
 
     def __repr__(self) -> str:
         return f"<{self.type_name}>"
@@ -98,7 +97,7 @@ def _node(value, tensors, buffers, depth):
         return {"dict": [[_node(x, tensors, buffers, depth + 1) for x in item] for item in value.items()]}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
-    return {"opaque": value.type_name if isinstance(value, Opaque) else str(type(value).__name__)[:_LONGEST_TYPE]}
+    return {"opaque": value.type_name if isinstance(value, Opaque) else str(type(value).__name__)[:48]}
 
 
 def _tensor_node(tensor, tensors, buffers):

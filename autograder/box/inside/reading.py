@@ -3,6 +3,7 @@
 import ast
 import warnings
 from itertools import product
+from typing import Any
 
 _DEEPEST = 40  # parts of an expression
 _MOST_PATHS = 200  # that one name may stand for
@@ -37,7 +38,7 @@ class Names:
         self.alias = {}
         self._texts_of, self._stars, self._bound = {}, set(), set()
         self.known, self._depth = None, 0
-        self.nodes = list(ast.walk(tree))
+        self.nodes: list[Any] = list(ast.walk(tree))
         for node in tree.body:  # what hides a name of a star import
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 self._bound.add(node.name)
@@ -148,7 +149,7 @@ class Names:
             return self.project.expanded(self.alias.get(node.attr, set()))
         return self._join(self.paths(node.value), {node.attr})
 
-    def join(self, paths, names):
+    def _join(self, paths, names):
         return self.project.expanded({join(path, name) for path in paths for name in names})
 
     def _item(self, container, key):
