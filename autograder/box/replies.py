@@ -76,9 +76,9 @@ def _is_a_reply(reply):
 
 
 def _is_an_error(error):
-    if type(error) is not dict or set(error) != {"types", "text", "where", "traceback"}:
+    if type(error) is not dict or not {"types"} <= set(error) <= {"types", "text", "where", "traceback"}:
         return False
-    texts = [error[name] for name in ("text", "where", "traceback")]
+    texts = [text for name, text in error.items() if name != "types"]
     return _are_texts(texts) and _are_texts(error["types"]) and len(error["types"]) > 0
 
 
@@ -88,8 +88,8 @@ def _are_texts(values):
 
 def _raised(error):
     types = tuple(filter(None, map(class_name, error["types"][:_MOST_TYPES]))) or ("Exception",)
-    text, where = shown(error["text"], _TEXT_SHOWN), shown(error["where"], _TEXT_SHOWN)
-    return Raised(types, text, where, shown(error["traceback"], 6000, keep="\n"))
+    text, where = shown(error.get("text"), _TEXT_SHOWN), shown(error.get("where"), _TEXT_SHOWN)
+    return Raised(types, text, where, shown(error.get("traceback"), 6000, keep="\n"))
 
 
 def check_import(module: str, reply) -> None:
