@@ -2,7 +2,7 @@
 
 No observer can prove which function computed a right tensor (docs/security.md). So a use that is found is evidence in the
 scorecard, and the lesson says what it costs: nothing, the question in whose tests it was called, or the module. A use in a
-file that is no module is told of the modules that import the file. A file that could not be scanned is told too: that is
+helper file is told of the modules that import the file. A file that could not be scanned is told too: that is
 no use, and costs nothing.
 """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Policy:
     """Attributes:
     prerequisites: folders that it may read and import from.
-    forbidden: dotted names whose use is noted. relatives: (last part of another name, forbidden name that it stands for).
+    forbidden: dotted names whose use is noted. relatives: pairs of the last part of a related name and the forbidden one.
     inside: source of the helpers that most requests will bring: executed once, not in each test's process.
     gpu: whether it may open the GPU's devices.
     memory_mb, scratch_mb: of all its processes together; the watchdog reads them.
