@@ -114,6 +114,6 @@ def _imports(file):
 
 
 def watch_imports(names: Sequence[str], parts: Mapping[str, str], notes: Notes) -> None:
-    """From now on. Args: parts: those of tripwires.lay."""
+    """From now on. Args: parts: the ones that the tripwires get."""
     if names:
         sys.meta_path.insert(0, _Imports(notes, tuple(names), parts))
