@@ -20,6 +20,7 @@
 This file is copied into every handout: it imports the standard library only.
 """
 
+import builtins
 import difflib
 
 
@@ -35,6 +36,20 @@ def shown(text, most: int, keep: str = "") -> str:
     line = text if keep else " ".join(text.split())
     clean = "".join(char if char.isprintable() or char in keep else "?" for char in line)
     return clean if len(clean) <= most else clean[:most] + " …"
+
+
+def class_name(name: str) -> str:
+    """The name of a stranger's class made harmless: such as a class statement may have, and no longer than honest ones."""
+    return "".join(char if f"_{char}".isidentifier() else "_" for char in name[:_LONGEST_CLASS])
+
+
+_LONGEST_CLASS = 48  # characters
+
+
+def builtin_among(types) -> str:
+    """The first of an exception's types (most derived first) that is one of Python's own: what tables count."""
+    own = (name for name in types if isinstance(getattr(builtins, name, None), type))
+    return next((name for name in own if issubclass(getattr(builtins, name), BaseException)), "Exception")
 
 
 class AutograderError(Exception):

@@ -18,6 +18,7 @@ from . import __version__, digests, rules
 from .box.budget import TEST_S, Allowed, Budget, Cost, Test
 from .box.choose import open_box
 from .box.clock import WALL_FACTOR
+from .box.inside.scan import last_parts
 from .box.policy import Policy
 from .box.seam import Processes
 from .box.session import Session
@@ -83,10 +84,10 @@ class Grader:
         started = time.monotonic()
         forbidden = self.lesson.forbidden
         with Session(lambda: self._slot(files, forbidden.names), self._allowed) as session:
-            evidence = rules.scan(session, files, forbidden) if forbidden.names else []
+            evidence = rules.scan(session, files, forbidden, self.lesson.modules) if forbidden.names else []
             connect = _Connect(session.processes, files, submission.problem, submission.missing, self._stubs)
             run = self._run(session, connect, seed, modules, tests, asked.stop_early)
-        evidence += rules.at_run_time(session.used)
+        evidence += rules.at_run_time(session.used, forbidden)
         everything = False if asked.stop_early else asked.in_a_class or None  # what the witness is asked
         outcomes = rules.charge(
             [*settle(run.rows, self.witness, seed, everything), *_collection_outcomes(run)], evidence, forbidden
@@ -120,6 +121,7 @@ class Grader:
         policy = Policy(
             prerequisites=tuple(map(str, self._shared)),
             forbidden=tuple(forbidden),
+            relatives=tuple(last_parts(forbidden).items()),
             inside=self.lesson.inside,
             gpu=self._options.gpu_device == "cuda",
             memory_mb=self.lesson.student_memory_mb,

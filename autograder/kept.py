@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .errors import UsageError
 from .files import can_write, write
+from .intake.entries import Source
 from .joining import changed_suites, join, merge, same_work
 from .scorecard import FormatError, Scorecard
 
@@ -86,6 +87,19 @@ def ready(out: Path, students: Iterable[str], lesson: str) -> None:
             raise UsageError(
                 f"{card} is of {earlier.lesson}: keep {lesson} in a folder of its own, such as --out {out / lesson}"
             )
+
+
+def refuse_to_write_into(sources: Iterable[Source], out: Path) -> None:
+    """A card among what was handed in could be a file of the student's, or be taken for one of ours.
+
+    Raises:
+        UsageError: a card would be written into a submission.
+    """
+    for source in sources:
+        folder = (out / source.student).resolve()
+        for path in [path.resolve() for path, _ in source.paths]:
+            if folder == path or path in folder.parents:
+                raise UsageError(f"--out {out} would write into the submission {path}: name another folder")
 
 
 def keep(card: Scorecard, out: Path) -> str:

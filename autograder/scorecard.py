@@ -18,6 +18,7 @@ GRADER_ERROR = "grader_error"
 STATUSES = (PASSED, FAILED, NOT_REACHED, PENDING_GPU, GRADER_ERROR)
 UNCOUNTED = (PENDING_GPU, GRADER_ERROR)  # not in the total: no verdict yet, or none at all
 CAUSES = ("unreadable", "missing", "unwritten", "syntax", "import", "timeout", "died")  # why code gave no answer at all
+IN_SOURCE, AT_RUN_TIME, NOT_SCANNED = "source", "run", "not scanned"  # how evidence was found, or why there may be more
 FORMAT = 1  # of scorecard.json
 OUR_ERROR = "the grader made an error here, not you: the points of this test are not in the total"
 
@@ -73,11 +74,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A use of what the lesson forbids.
+    """A use of what the lesson forbids, or a file in which nobody looked for one.
 
     Attributes:
-        module: where. name: what was used. where: "file.py:line". how: "source" (it stands there) or "run" (it was called).
-        test: during which test it was called.
+        module: whose: it stands there, in a file that the module imports, or was called in the module's tests.
+        name: what was used. where: "file.py:line". test: during which test it was called.
+        how: IN_SOURCE (it stands there), AT_RUN_TIME (it was called) or NOT_SCANNED: name says no more, and where is
+            "file.py: why".
     """
 
     module: str
@@ -85,6 +88,10 @@ class Evidence:
     where: str
     how: str
     test: str = ""
+
+    @property
+    def is_a_use(self) -> bool:
+        return self.how != NOT_SCANNED
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from .box.codec import TooLarge
 from .box.ranks.post import Message
 from .box.replies import Raised, Reply
 from .box.seam import Processes
-from .errors import AuthorError, CheckFailed, StudentRaised, nearest
+from .errors import AuthorError, CheckFailed, StudentRaised, builtin_among, nearest
 from .probes import request_of, require_its_arguments
 
 DEFAULT_TIMEOUT = 10.0  # seconds of processor time that a call may take
@@ -168,8 +168,10 @@ def _expect(reply: Reply, error: type, names: tuple, call: str) -> None:
         if raised.types[0] == "NotImplementedError" and error is not NotImplementedError:
             raise
         if error.__name__ not in raised.types:
-            said = f" ({raised.text})" if raised.text else ""
-            raise _not_raised(f"your code raises {raised.types[0]}; {wanted}", call, said, raised.detail) from None
+            name, known = raised.types[0], builtin_among(raised.types)  # a class's table counts no free text
+            said = ": ".join(filter(None, ["" if name == known else name, raised.text]))
+            said = f" ({said})" if said else ""
+            raise _not_raised(f"your code raises {known}; {wanted}", call, said, raised.detail) from None
         if names and not any(_names(name, raised.text) for name in names):
             text = f"the message of the {error.__name__} should name `{names[0]}`"
             raise _not_raised(text, call, detail=raised.detail) from None

@@ -50,7 +50,7 @@ class Opaque:
     """Stands for an object that is not plain data: all that is known is the name of its type."""
 
     def __init__(self, type_name: str):
-        self.type_name = "".join(char for char in type_name if char.isprintable())[:80]
+        self.type_name = "".join(char for char in type_name if char.isprintable())[:48]
 
     def __repr__(self) -> str:
         return f"<{self.type_name}>"
@@ -97,7 +97,7 @@ def _node(value, tensors, buffers, depth):
         return {"dict": [[_node(x, tensors, buffers, depth + 1) for x in item] for item in value.items()]}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
-    return {"opaque": value.type_name if isinstance(value, Opaque) else type(value).__name__[:80]}
+    return {"opaque": value.type_name if isinstance(value, Opaque) else str(type(value).__name__)[:48]}
 
 
 def _tensor_node(tensor, tensors, buffers):

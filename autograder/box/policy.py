@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Policy:
     """Attributes:
     prerequisites: folders that it may read and import from.
-    forbidden: dotted names whose use is noted.
+    forbidden: dotted names whose use is noted. relatives: pairs of the last part of a related name and the forbidden one.
     inside: source of the helpers that most requests will bring: executed once, not in each test's process.
     gpu: whether it may open the GPU's devices.
     memory_mb, scratch_mb: of all its processes together; the watchdog reads them.
@@ -20,6 +20,7 @@ class Policy:
 
     prerequisites: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
+    relatives: tuple[tuple[str, str], ...] = ()
     inside: str = ""
     gpu: bool = False
     memory_mb: int = 1500

@@ -3,7 +3,7 @@
 import socket
 from dataclasses import dataclass
 
-from ..errors import BadReply, NotImported, StudentDied, StudentTimeout, cause_of, shown
+from ..errors import BadReply, NotImported, StudentDied, StudentTimeout, cause_of, class_name, shown
 from . import wire
 from .clock import Clock
 
@@ -30,6 +30,7 @@ def receive(connection: socket.socket, clock: Clock, doing: str, caps: wire.Caps
 
 _TEXT_SHOWN = 300  # characters of an exception's text in a message
 _MOST_NOTES = 200
+_MOST_TYPES = 20  # of an exception's class and its bases
 
 
 @dataclass(frozen=True)
@@ -57,23 +58,36 @@ def read(reply) -> Reply:
     Raises:
         BadReply: it is not of the form that box/inside/worker.py gives a reply.
     """
-    if type(reply) is not dict or len({"value", "error"} & set(reply)) != 1 or not set(reply) <= _FIELDS:
+    if not _is_a_reply(reply):
         raise BadReply("your code's process sent something that is not a reply")
-    used = reply.get("used")
-    notes = tuple(shown(note, 200) for note in used[:_MOST_NOTES]) if type(used) is list else ()
+    notes = tuple(shown(note, 200) for note in reply.get("used", [])[:_MOST_NOTES])
     if "value" in reply:
         return Reply(reply["value"], used=notes)
-    if type(reply["error"]) is not dict:
-        raise BadReply("your code's process sent something that is not a reply")
     return Reply(raised=_raised(reply["error"]), used=notes)
 
 
-_FIELDS = {"value", "error", "used"}
+def _is_a_reply(reply):
+    """Whether it has the fields of one, each of its type: what is read afterwards cannot fail."""
+    if type(reply) is not dict or set(reply) - {"used"} not in ({"value"}, {"error"}):
+        return False
+    if not _are_texts(reply.get("used", [])):
+        return False
+    return "value" in reply or _is_an_error(reply["error"])
+
+
+def _is_an_error(error):
+    if type(error) is not dict or not {"types"} <= set(error) <= {"types", "text", "where", "traceback"}:
+        return False
+    texts = [text for name, text in error.items() if name != "types"]
+    return _are_texts(texts) and _are_texts(error["types"]) and len(error["types"]) > 0
+
+
+def _are_texts(values):
+    return type(values) is list and all(type(value) is str for value in values)
 
 
 def _raised(error):
-    names = error.get("types") if type(error.get("types")) is list else []
-    types = tuple(filter(None, (shown(name, 80) for name in names[:20]))) or ("Exception",)
+    types = tuple(filter(None, map(class_name, error["types"][:_MOST_TYPES]))) or ("Exception",)
     text, where = shown(error.get("text"), _TEXT_SHOWN), shown(error.get("where"), _TEXT_SHOWN)
     return Raised(types, text, where, shown(error.get("traceback"), 6000, keep="\n"))
 

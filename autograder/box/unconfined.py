@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import BoxError
 from . import wire
 from .clock import Ended, Usage, total
-from .inside import tripwires, uncompiled
+from .inside import callers, tripwires, uncompiled
 from .local import LocalProcess
 from .policy import DEFAULT, Policy
 from .slot import Slot, remove_tree
@@ -68,7 +68,7 @@ class LocalWorker:
 
     def __init__(self, policy: Policy, output: bytearray, most_output: int):
         self._folders = [policy.submission, *policy.prerequisites]
-        self._prepare = functools.partial(_prepare, policy.forbidden, policy.submission)
+        self._prepare = functools.partial(_prepare, policy.forbidden, policy.relatives, policy.submission)
         self._printed, self._output, self._most = Path(policy.scratch, "output"), output, most_output
         self._read = 0  # bytes of what was printed
         self._process = self._start(0, 0, 0)
@@ -108,7 +108,10 @@ class LocalWorker:
                 self._read = printed.tell()
 
 
-def _prepare(forbidden, submission):
+def _prepare(forbidden, relatives, submission):
     """What the zygote of a box does before a worker is there; returns the notes of its tripwires."""
     uncompiled.lay()
-    return tripwires.lay(forbidden, submission)
+    notes = callers.Notes(submission)
+    tripwires.lay(forbidden, dict(relatives), notes)
+    callers.watch_imports(forbidden, dict(relatives), notes)
+    return notes.lines

@@ -64,6 +64,7 @@ def grade(
         refuse_one_student(submission, chosen)
         found = take_in_each(submission, chosen)
         jobs = jobs_of(found.sources, replace(asked, in_a_class=True))
+        kept.refuse_to_write_into(found.sources, out)
         kept.ready(out, [job.student for job in jobs], chosen.name)
         cards, said = _grade_each(chosen, jobs, out, processes or default_processes(), options)
         console.print(table.many(cards))
@@ -72,6 +73,7 @@ def grade(
     else:
         refuse_a_class(submission, chosen)
         job = Job(source_of(submission), asked)
+        kept.refuse_to_write_into([source_of(submission)], out)
         kept.ready(out, [job.student], chosen.name)
         cards = [card for _, card in run(chosen, [job], options=options)]
         said = [kept.keep(cards[0], out)]

@@ -120,5 +120,10 @@ def counted(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 def forbidden(card: Scorecard) -> list[str]:
     """What was used of that which the lesson forbids, and where: "name (file.py:line)", each once."""
-    uses = list(dict.fromkeys(f"{use.name} ({use.where})" for use in card.evidence))
+    uses = list(dict.fromkeys(f"{use.name} ({use.where})" for use in card.evidence if use.is_a_use))
     return [*uses[:_MOST_USES], f"and {len(uses) - _MOST_USES} more"] if len(uses) > _MOST_USES else uses
+
+
+def not_scanned(card: Scorecard) -> list[str]:
+    """The files in which nobody looked for it, and why: "not scanned (file.py: why)". No fault of the student's, and no use."""
+    return [f"{found.name} ({found.where})" for found in card.evidence if not found.is_a_use][:_MOST_USES]

@@ -1,10 +1,10 @@
 """A spreadsheet of a class: one line a student, in RFC 4180.
 
 The columns are student, score, max_score, percent (of what was graded), pending_gpu_points, how many tests ended in each
-status, the forbidden calls that were found, what was graded if not the whole lesson, and then the points of each question; a
-cell is empty where nothing was graded, the score too where that was a fault of ours: a 0 would be a grade. A text that a
-spreadsheet would run as a formula (it begins with = + - @, behind blanks too, or with a control character) gets an
-apostrophe in front.
+status, the forbidden calls that were found and the files that were not scanned for them, what was graded if not the whole
+lesson, and then the points of each question; a cell is empty where nothing was graded, the score too where that was a fault
+of ours: a 0 would be a grade. A text that a spreadsheet would run as a formula (it begins with = + - @, behind blanks too, or
+with a control character) gets an apostrophe in front.
 """
 
 import csv
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ..points import added
 from ..scorecard import STATUSES, Scorecard
-from . import by_question, by_student, counted, forbidden
+from . import by_question, by_student, counted, forbidden, not_scanned
 
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -39,7 +39,7 @@ def _line(card: Scorecard, questions: list[str]) -> list:
         round(100 * card.score / card.max_score, 2) if card.max_score else "",
         card.pending_gpu_points,
         *(card.count(status) for status in STATUSES),
-        _harmless("; ".join(forbidden(card))),
+        _harmless("; ".join([*forbidden(card), *not_scanned(card)])),
         _harmless(card.partial),
         *(points.get(name, "") for name in questions),
     ]

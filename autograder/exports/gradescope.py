@@ -100,7 +100,7 @@ def _summary(card):
         parts.append(
             f"Tests worth {pending} wait for a machine with a GPU. They are not part of this total until they have run."
         )
-    if card.evidence:
+    if forbidden(card):
         parts.append(
             "Found in your code, which this lesson asks you to write yourself: " + ", ".join(forbidden(card)) + "."
         )

@@ -19,6 +19,7 @@ from ..scorecard import CAUSES, FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDI
 
 _MOST_MISTAKES = 12
 _MOST_TITLES = 3  # of tests that failed with one message
+_MOST_PACKAGES, _LONGEST_PACKAGE = 3, 40  # that a submission misses, and characters of such a name: it can be any
 _MOST_USES = 8  # of what is forbidden, in one submission
 
 _LOOK = {
@@ -153,9 +154,14 @@ def _total_line(card):
 
 
 def _uses(card):
-    """A line for each use of what the lesson forbids."""
-    uses = list(dict.fromkeys(f"{use.name} ({use.where})" for use in card.evidence))
-    lines = [f"forbidden: {use}" for use in uses[:_MOST_USES]]
+    """A line for each use of what the lesson forbids, and for each file in which nobody looked for one."""
+    uses = list(
+        dict.fromkeys(
+            f"forbidden: {use.name} ({use.where})" if use.is_a_use else f"{use.name}: {use.where}"
+            for use in sorted(card.evidence, key=lambda use: not use.is_a_use)
+        )
+    )
+    lines = uses[:_MOST_USES]
     return [*lines, f"and {len(uses) - _MOST_USES} more"] if len(uses) > _MOST_USES else lines
 
 
@@ -199,8 +205,8 @@ def _with_places(card, cause):
     rows = [row for row in card.outcomes if row.cause == cause]
     modules = dict.fromkeys(row.module for row in rows)
     everywhere = len(modules) == len({row.module for row in card.outcomes})
-    packages = dict.fromkeys(name for row in rows for name in _PACKAGE.findall(row.message))
-    places = list(packages) if cause == "import" and packages else [] if everywhere else list(modules)
+    packages = dict.fromkeys(name[:_LONGEST_PACKAGE] for row in rows for name in _PACKAGE.findall(row.message))
+    places = list(packages)[:_MOST_PACKAGES] if cause == "import" and packages else [] if everywhere else list(modules)
     if not rows:
         return ""
     return f"{card.student} ({', '.join(places)})" if places else card.student

@@ -59,10 +59,21 @@ def choose(found: Gathered, wanted: Wanted) -> Chosen:
     chosen.files = _laid_out(python, found.files, homes, chosen.notes)
     for module in chosen.unusable:
         chosen.files.pop(f"{module}.py", None)
+    _refuse_other_encodings(chosen)
     unused = [path for path in found.files if path not in python and path not in homes.values()]
     if unused:
         chosen.notes.append(f"not used, because the name does not end in .py: {listed(unused)}")
     return chosen
+
+
+def _refuse_other_encodings(chosen):
+    """What is beside the modules and not UTF-8 says so to whoever imports it; to others it does not matter."""
+    for path, content in chosen.files.items():
+        why = kinds.trouble_with_encoding(content)
+        if why:
+            sentence = f"{shown_name(path)} cannot be used: {why}"
+            chosen.notes.append(sentence)
+            chosen.files[path] = f"raise SyntaxError({sentence!a})\n".encode()
 
 
 class _Choice:

@@ -130,7 +130,50 @@ def trouble_with_text(content: bytes) -> str:
         return f"it is {what}: submit the Python file itself"
     if content.startswith(_ARCHIVE_HEADS):
         return "it is an archive that cannot be opened: submit the Python file itself"
+    return trouble_with_encoding(content)
+
+
+def trouble_with_encoding(content: bytes) -> str:
+    """Why a file is not read as UTF-8, and what to do; empty if it is.
+
+    Python reads a file as a comment in its first lines says. In UTF-7 and its like what a person, a mail and our scan see as
+    a comment is code then: no file needs another encoding than UTF-8.
+    """
+    wide = _wide_encoding(content)
+    if wide:
+        return f"it is saved as {wide}: save it as UTF-8"
+    declared = _declared_encoding(content.removeprefix(codecs.BOM_UTF8))
+    if declared and not _is_utf8(declared, content):
+        return f"its encoding is {declared}, as its first lines say: save it as UTF-8, without the comment that names another"
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        return f"its encoding is not UTF-8 (line {line}): save it as UTF-8"
     return ""
+
+
+_CODING = re.compile(rb"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+_NO_CODE = re.compile(rb"[ \t\f]*(#.*)?")
+
+
+def _declared_encoding(content):
+    """What a comment in the first two lines says, found as Python's compiler does; "" if none does."""
+    for line in re.split(rb"\r\n|\r|\n", content, maxsplit=2)[:2]:
+        match = _CODING.match(line)
+        if match:
+            return match[1].decode("ascii", "replace")[:40]
+        if not _NO_CODE.fullmatch(line):
+            return ""
+    return ""
+
+
+def _is_utf8(declared, content):
+    """Also ASCII, if that is what it is. No codec is looked up by a stranger's name."""
+    name = declared.lower().replace("_", "-")
+    if name in ("ascii", "us-ascii"):
+        return content.isascii()
+    return name in ("utf-8", "utf8", "u8", "utf", "cp65001") or name.startswith("utf-8-")  # such as utf-8-unix
 
 
 def _wide_encoding(content):

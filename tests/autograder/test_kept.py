@@ -8,6 +8,7 @@ import pytest
 from autograder import kept
 from autograder.errors import UsageError
 from autograder.exports import render
+from autograder.intake.classes import source_of
 from autograder.joining import join
 from autograder.scorecard import FAILED, GRADER_ERROR, PASSED, PENDING_GPU, Digests, Measurements, Outcome, Scorecard
 
@@ -359,3 +360,15 @@ def test_a_file_and_a_folder_are_refused(tmp_path):
 
     with pytest.raises(UsageError, match="two folders"):
         kept.merged(ours, theirs / "ada" / "scorecard.json")
+
+
+def test_a_card_is_not_written_into_a_submission(tmp_path):
+    """A file of the student's there could be taken for an earlier card of ours."""
+    (tmp_path / "ada").mkdir()
+    source = source_of(tmp_path / "ada")
+
+    with pytest.raises(UsageError, match="would write into the submission"):
+        kept.refuse_to_write_into([source], tmp_path)
+    with pytest.raises(UsageError, match="would write into the submission"):
+        kept.refuse_to_write_into([source], tmp_path / "ada" / "out")
+    kept.refuse_to_write_into([source], tmp_path / "out")

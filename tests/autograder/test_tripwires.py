@@ -223,14 +223,49 @@ def python_function(q):
 """
 
 
+DOORS = """
+import functools, importlib, threading
+import torch
+import torch.nn.functional as F
+
+NAME = "_".join(["scaled", "dot", "product", "attention"])
+direct = getattr(F, NAME)
+part = functools.partial(getattr(F, NAME))
+own = {}
+exec(compile("import torch\\ndef made(q): return getattr(torch.nn.functional, '_'.join(['scaled', 'dot', 'product', 'attention']))(q, q, q)", "<own>", "exec"), own)
+made = own["made"]
+
+def private(q):
+    return getattr(torch, "_" + NAME + "_math")(q, q, q)[0]
+def table(q):
+    return getattr(torch._C._VariableFunctions, "_" + NAME + "_math")(q, q, q)[0]
+def vf(q):
+    return getattr(torch._VF, "_" + NAME + "_math")(q, q, q)[0]
+def operator(q):
+    return getattr(torch.ops.aten, "_" + NAME + "_math").default(q, q, q)[0]
+def flash(q):
+    return getattr(torch, "_" + NAME.replace("attention", "flash_attention_for_cpu"))(q[None], q[None], q[None])[0][0]
+def raw(q):
+    return torch._C._jit_get_operation("aten::_" + NAME + "_math")[0](q, q, q)[0]
+def in_a_thread(q):
+    results = []
+    thread = threading.Thread(target=results.append, args=(0,))
+    thread.run = functools.partial(getattr(F, NAME), q, q, q)
+    thread.start()
+    thread.join()
+def imports(q):
+    importlib.import_module(".".join(["torch", "nn", "atten" + "tion", "bias"]))
+"""
+
+
 def functions_of(text):
     """The functions of a submission that take nothing, and those that take a tensor."""
     functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
     return [node.name for node in functions if not node.args.args], [node.name for node in functions if node.args.args]
 
 
-def graded(root, text, suite):
-    settings = f'[forbidden]\nnames = {NAMES!r}\ncost = "nothing"\n'
+def graded(root, text, suite, more=()):
+    settings = f'[forbidden]\nnames = {[*NAMES, *more]!r}\ncost = "nothing"\n'
     write_lesson(root, solution=text, suite=suite, settings=settings)
     with Grader(load("99-toy", root)) as grader:
         return grader.grade(Submission("s", "", {"toy.py": textwrap.dedent(text).encode()}))
@@ -255,6 +290,42 @@ def test_torch_may_be_told_twice():
     twice = "import torch; from autograder.box.inside import uncompiled as u; u.lay(); u.lay(); torch.optim.SGD([torch.ones(1)])"
 
     subprocess.run([sys.executable, "-c", twice], check=True)
+
+
+def test_a_call_is_noted_at_each_of_the_functions_doors(tmp_path):
+    names = ["direct", "part", *functions_of(DOORS)[1], "made"]
+    test = """@pytest.mark.points(1)
+def test_{name}(student):
+    q = torch.ones(2, 3, 4)
+    student.call("toy.{name}", *[q] * {count})
+    def probe(q):
+        import toy
+        toy.{name}(*[q] * {count})
+    student.run(probe, q)
+"""
+    suite = "import pytest, torch\n" + "".join(
+        test.format(name=name, count=3 if name in ("direct", "part") else 1) for name in names
+    )
+    card = graded(tmp_path, DOORS, suite, ("torch.nn.attention",))
+
+    noted = {found.test.removeprefix("test_"): found.name for found in card.evidence if found.how == "run"}
+    assert card.grader_errors == ()
+    assert noted == {name: "torch.nn.attention" if name == "imports" else NAMES[0] for name in names}
+
+
+def test_what_a_tests_helper_calls_is_not_the_students(tmp_path):
+    suite = """
+import pytest, torch
+@pytest.mark.points(1)
+def test_helper(student):
+    def probe(q):
+        import toy
+        toy.twice(torch.nn.functional.scaled_dot_product_attention(q, q, q))
+    student.run(probe, torch.ones(2, 3, 4))
+"""
+    card = graded(tmp_path, "def twice(x):\n    return 2 * x\n", suite)
+
+    assert (card.evidence, card.score) == ((), 1)
 
 
 def test_calls_are_still_noted(tmp_path):

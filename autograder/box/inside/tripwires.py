@@ -1,41 +1,73 @@
 """Notes at run time who calls what a lesson forbids. Laid by the zygote in a worker before the student's code is there.
 
-Each forbidden function is replaced by one that notes the call and goes on, under every name that torch has for it. Honest
-code that never calls it must notice nothing: one function has one replacement, with its name, signature and source, and an
-operator of torch stays the object that it is, overloads and all. The student's process can undo that, in source that an
-instructor can read: a note is evidence, its absence is none.
+Each forbidden function is replaced by one that notes the call and goes on, under every name that torch has for it, and so
+are its relatives (scan.py). Honest code that never calls it must notice
+nothing: one function has one replacement, with its name, signature and source, and an operator of torch stays the object
+that it is, overloads and all. The student's process can undo that, in source that an instructor can read: a note is
+evidence, its absence is none.
 """
 
 import functools
 import importlib
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
-from torch._ops import OpOverloadPacket
+import torch
+from torch._ops import HigherOrderOperator, OpOverloadPacket
+
+_OPERATORS = ("torch", "torch._VF", "torch._C._nn", "torch.ops.aten", "torch.ops.higher_order")
 
 
-def lay(names: Sequence[str], submission: str) -> list[str]:
-    """Wires the functions and classes; returns the list that fills with "name (file.py:line)"."""
-    notes: list[str] = []
+class Notes(Protocol):
+    """Who calls, callers.Notes: notes a call of what `called` is, or that a file's line gets a function of this name."""
+
+    def call(self, name: str, called: object) -> None: ...
+    def line(self, name: str, frame: types.FrameType) -> None: ...
+
+
+def lay(names: Sequence[str], parts: Mapping[str, str], notes: Notes) -> None:
+    """Wires the functions and classes.
+
+    Args:
+        parts: last part of one of torch's names -> the forbidden name that it stands for (scan.last_parts).
+    """
+    replaced: dict = {}
     for name in names:
-        note = functools.partial(_note, notes, name, submission)
-        replaced: dict = {}
-        for owner, attribute in list(_doors(name)):
+        note = functools.partial(notes.call, name)
+        doors = [*_doors(name), *(door for part, of in parts.items() if of == name for door in _operators(part))]
+        for owner, attribute in doors:
             _wire(owner, attribute, note, replaced)
-    return notes
+    if names:
+        _guard_variable_functions(replaced)
+        _guard_raw_operators(notes, parts)
 
 
-def _doors(name):
-    """(object, attribute) of each way to the function: for one of torch's operators the raw ones too."""
+def _doors(name) -> Iterator[tuple[object, str]]:
+    """(object, attribute) of the function or class; of a module, those of its public functions."""
     module, _, attribute = name.rpartition(".")
-    owners = [module]
-    if module == "torch.nn.functional":
-        owners += ["torch._C._nn", "torch.ops.aten"]
-    for path in filter(None, owners):
+    owner = _resolve(module) if module else None
+    if owner is None or not hasattr(owner, attribute):
+        return
+    found = getattr(owner, attribute)
+    if not isinstance(found, types.ModuleType):
+        yield owner, attribute
+        return
+    for public in getattr(found, "__all__", ()):
+        if isinstance(vars(found).get(public), types.FunctionType):
+            yield found, public
+
+
+def _operators(part) -> Iterator[tuple[object, str]]:
+    """The operators of torch that are called so, at each place where they are."""
+    for path in _OPERATORS:
         owner = _resolve(path)
-        if owner is not None and hasattr(owner, attribute):
-            yield owner, attribute
+        if isinstance(getattr(owner, part, None), _CALLED):
+            yield owner, part
+
+
+_CALLED = (types.BuiltinFunctionType, types.FunctionType, OpOverloadPacket, HigherOrderOperator)
 
 
 def _resolve(path):
@@ -53,8 +85,12 @@ def _resolve(path):
 def _wire(owner, attribute, note, replaced):
     """`replaced` holds what was replaced and by what: two doors to one function lead to one function afterwards too."""
     original = getattr(owner, attribute)
+    if any(original is laid for laid in replaced.values()):
+        return
     if isinstance(original, OpOverloadPacket):
         _wire_operator(original, note)
+    elif isinstance(original, HigherOrderOperator):
+        _noted_overload(original, note)
     elif isinstance(original, type):
         _wire_class(original, note)
     elif callable(original):
@@ -65,14 +101,15 @@ def _wire(owner, attribute, note, replaced):
 
 def _noted(original, note):
     def noted(*args, **kwargs):
-        note()
+        note(laid)
         return original(*args, **kwargs)
 
     if isinstance(original, types.FunctionType):
         # torch.jit.script compiles the source of what is wrapped, and looks up its names in the wrapper's globals.
         noted = types.FunctionType(noted.__code__, original.__globals__, closure=noted.__closure__)
     _tell_torchscript(original, noted)
-    return functools.wraps(original)(noted)
+    laid = functools.wraps(original)(noted)
+    return laid
 
 
 def _tell_torchscript(original, noted):
@@ -95,7 +132,7 @@ def _wire_operator(packet, note):
             return found if name.startswith("__") else _noted_overload(found, note)
 
         def __call__(self, /, *args, **kwargs):
-            note()
+            note(self)
             return super().__call__(*args, **kwargs)
 
     _become(packet, Noted)
@@ -106,7 +143,7 @@ def _wire_operator(packet, note):
 def _noted_overload(overload, note):
     class Noted(type(overload)):  # type: ignore[misc]  # likewise
         def __call__(self, /, *args, **kwargs):
-            note()
+            note(self)
             return super().__call__(*args, **kwargs)
 
     return _become(overload, Noted)
@@ -128,20 +165,50 @@ def _wire_class(cls, note):
 
     @functools.wraps(original)
     def noted(self, *args, **kwargs):
-        note()
+        note(type(self))
         original(self, *args, **kwargs)
 
     cls.__init__ = noted
 
 
-def _note(notes, name, submission):
-    """Only a call that comes from the student's files counts: a test's helper may use what it likes."""
-    frame: types.FrameType | None = sys._getframe(2)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file.startswith(submission):
-            place = f"{name} ({file[len(submission) :].lstrip('/')}:{frame.f_lineno})"
-            if place not in notes and len(notes) < 50:
-                notes.append(place)
-            return
-        frame = frame.f_back
+# ---------------------------------------------------------------------------------------------- doors behind doors
+
+
+class _Guarded:
+    """Stands for torch's table of functions, which cannot be changed: all in it but what was replaced."""
+
+    def __init__(self, table, replaced):
+        self.__dict__.update(_table=table, _replaced=replaced)
+
+    def __getattr__(self, name):
+        found = getattr(self._table, name)
+        return self._replaced.get(id(found), found)
+
+    def __dir__(self):
+        return dir(self._table)
+
+
+def _guard_variable_functions(replaced):
+    table = torch._C._VariableFunctions
+    guarded = _Guarded(table, replaced)
+    for owner, attribute in ((torch._C, "_VariableFunctions"), (torch._VF, "vf")):
+        setattr(owner, attribute, guarded)
+
+
+def _guard_raw_operators(notes, parts):
+    """torch.ops is made with these: only who asks for an operator in the student's files is told of."""
+    for door in ("_jit_get_operation", "_get_operation_overload"):
+        original = getattr(torch._C, door, None)
+        if original is not None:
+            setattr(torch._C, door, _told(original, notes, parts))
+
+
+def _told(original, notes, parts):
+    @functools.wraps(original)
+    def told(operator, *args):
+        name = parts.get(str(operator).rpartition("::")[2])
+        if name is not None:
+            notes.line(name, sys._getframe(1))
+        return original(operator, *args)
+
+    return told

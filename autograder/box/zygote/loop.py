@@ -24,7 +24,7 @@ import torch
 
 from .. import cpu, wire
 from ..clock import Ended, Usage
-from ..inside import group, tripwires, worker
+from ..inside import callers, group, tripwires, worker
 from ..policy import Policy
 from . import confine, libraries, memory, processes, seccomp, warm
 
@@ -105,7 +105,7 @@ class Zygote:
         confine.clean_environment(policy.scratch)
         confine.confine(policy, self._layers, self._rules, self._library_folders)
         sys.path[:0] = [policy.submission, *policy.prerequisites]
-        used = tripwires.lay(policy.forbidden, policy.submission)
+        used = _noted(policy)
         worker.prepare(policy.inside)
         worker.main(socket.socket(fileno=control), policy.submission, used, group.join, processes.fork_patiently)
         os._exit(0)
@@ -209,6 +209,14 @@ class Zygote:
         """Whether all that runs as the slot's user was started here."""
         as_user = [entry for entry in processes.table(ended=True).values() if entry.uid == slot.policy.uid]
         return all(self._is_of(slot, entry) for entry in as_user)
+
+
+def _noted(policy):
+    """The list that fills with calls of what the lesson forbids."""
+    notes = callers.Notes(policy.submission)
+    tripwires.lay(policy.forbidden, dict(policy.relatives), notes)
+    callers.watch_imports(policy.forbidden, dict(policy.relatives), notes)
+    return notes.lines
 
 
 # ---------------------------------------------------------------------------------------------- start
