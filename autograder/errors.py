@@ -22,6 +22,24 @@ This file is copied into every handout: it imports the standard library only.
 
 import builtins
 import difflib
+from unicodedata import category
+
+
+def clean(text: str, keep: str = "") -> str:
+    """A stranger's text without what a terminal obeys, hides or turns around, each of which becomes "?".
+
+    Spaces of every width stay; a file name's bytes that another locale could not read are read as UTF-8.
+
+    Args:
+        keep: control characters that stay.
+    """
+    if text.isprintable():
+        return text
+    try:
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:  # halves of characters, which no file name gives
+        pass
+    return "".join(char if char.isprintable() or char in keep or category(char) == "Zs" else "?" for char in text)
 
 
 def shown(text, most: int, keep: str = "") -> str:
@@ -34,8 +52,8 @@ def shown(text, most: int, keep: str = "") -> str:
         return ""
     text = text[: 4 * most]
     line = text if keep else " ".join(text.split())
-    clean = "".join(char if char.isprintable() or char in keep else "?" for char in line)
-    return clean if len(clean) <= most else clean[:most] + " …"
+    line = clean(line, keep)
+    return line if len(line) <= most else line[:most] + " …"
 
 
 def class_name(name: str) -> str:

@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 
+from .errors import clean
 from .points import added, in_cents
 
 PASSED = "passed"
@@ -23,8 +24,23 @@ FORMAT = 1  # of scorecard.json
 OUR_ERROR = "the grader made an error here, not you: the points of this test are not in the total"
 
 
+class Printable:
+    """A record whose texts are clean, whoever made them: a message can quote what a submission is called, printed or returned.
+
+    All that is shown or exported is of such records, so nobody who shows it can forget it.
+    """
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]  # of the dataclasses below
+            value = getattr(self, each.name)
+            if isinstance(value, str):
+                object.__setattr__(self, each.name, clean(value, "\n\t"))
+            elif isinstance(value, tuple) and all(isinstance(item, str) for item in value):
+                object.__setattr__(self, each.name, tuple(clean(item, "\n\t") for item in value))
+
+
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Printable):
     """The verdict on one test function: all of its parametrized cases together.
 
     Attributes:
@@ -73,7 +89,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Evidence(Printable):
     """A use of what the lesson forbids, or a file in which nobody looked for one.
 
     Attributes:
@@ -125,7 +141,7 @@ class Measurements:
 
 
 @dataclass(frozen=True)
-class Scorecard:
+class Scorecard(Printable):
     """One submission, graded.
 
     Attributes:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import clean
+
 LEFT = b"O"  # beside reader.py's kinds: left out, for the reason that it carries
 
 
@@ -34,9 +36,8 @@ class Reading:
 
 def shown_name(name: str) -> str:
     """A stranger's file name for a sentence: printable, on one line, of a bearable length."""
-    clean = "".join(char if char.isprintable() else "?" for char in str(name))
-    clean = clean.encode("utf-8", "replace").decode()
-    return clean if len(clean) <= 120 else f"{clean[:60]}…{clean[-58:]}"
+    line = clean(str(name))
+    return line if len(line) <= 120 else f"{line[:60]}…{line[-58:]}"
 
 
 def listed(names: list[str], most: int = 3) -> str:

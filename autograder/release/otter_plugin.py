@@ -95,7 +95,7 @@ class OtterPlugin(AbstractOtterPlugin):
         lines += self.card.notes
         lines += [f"{use.module} uses {use.name} ({use.where}, seen in its {use.how})" for use in self.card.evidence]
         for row in self.card.grader_errors:
-            why = _printable(row.detail or row.message)
+            why = row.detail or row.message
             lines.append(f"GRADER ERROR, not the student's: {row.module} {row.test}: {why}")
         if self.card.grader_errors:
             lines.append("Their points are not in the total: fix the tests, then grade again.")
@@ -147,7 +147,7 @@ def _refuse_if_lost(card: Scorecard) -> None:
     """Raises GraderFault where the worth of what was not graded is unknown: no total would be honest."""
     for row in card.grader_errors:
         if card.is_lost or not row.is_a_test:
-            raise GraderFault(f"{row.module} {row.test}: {_printable(row.detail)}")
+            raise GraderFault(f"{row.module} {row.test}: {row.detail}")
 
 
 def _student(metadata: dict) -> str:
@@ -164,11 +164,6 @@ def _test_file(row: dict) -> OttrTestFile:
     for case, result in zip(file.test_cases, row["test_case_results"], strict=True):
         file.test_case_results.append(TestCaseResult(case, result["message"], result["passed"]))
     return file
-
-
-def _printable(text: str) -> str:
-    """A traceback may quote what the student's code returned: nothing for a terminal to obey."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
 def _contents(contents: dict, config) -> dict:

@@ -173,3 +173,19 @@ def test_a_grading_that_failed_is_a_card_without_a_score():
     assert not CARD.is_lost
     assert [(row.message, row.detail) for row in lost.outcomes] == [(OUR_ERROR, "the disk is full")]
     assert Scorecard.from_json(lost.to_json()) == lost
+
+
+def test_no_text_of_a_card_is_a_command_to_a_terminal():
+    evil = "red \x1b[31m, turned \u202e, half \ud800, back \x08"
+    row = Outcome("test_x", "attention", evil, evil, FAILED, 0.0, 1.0, evil, evil, detail=f"{evil}\n\tkept")
+    use = Evidence("attention", evil, f"{evil}.py:3", "source")
+    card = Scorecard(
+        "01-attention", evil, 1, (row,), submission=evil, notes=(evil,), evidence=(use,), student_output=evil
+    )
+
+    texts = json.dumps(json.loads(card.to_json()), ensure_ascii=False)
+
+    assert not set("\x1b\u202e\ud800\x08") & set(texts)
+    assert "red ?[31m, turned ?, half ?, back ?" in texts
+    assert card.outcomes[0].detail.endswith("\n\tkept")
+    assert Scorecard.from_json(card.to_json()) == card
