@@ -1,34 +1,487 @@
-"""Hidden tests of scaling_laws.py."""
+"""Hidden tests of scaling_laws: budgets, the law, and what models cost. Fits have a file of their own."""
 
 import pytest
 import torch
 
-pytestmark = pytest.mark.question("scale_rows")
+from shared import MANNERS, as_list, is_right, like_own, on_inputs, true_gradients
+
+BUDGET = pytest.mark.question("compute_optimal_scaling")
+LOSS = pytest.mark.question("chinchilla_loss")
+ESTIMATES = pytest.mark.question("estimate_data_requirements, estimate_compute_requirements")
+BYTES = pytest.mark.question("kv_cache_bytes, weight_bytes")
+
+NOT_POSITIVE = [0.0, -2.5]
 
 
-@pytest.mark.points(2)
-@pytest.mark.parametrize("shape", [(3,), (2, 5), (4, 2, 3)])
-def test_rows_sum_to_one(student, check, rng, shape):
-    """Each row is divided by its sum."""
-    x = torch.rand(shape, generator=rng) + 0.5
+def number(value):
+    """An int as a float: whether a number comes as one or the other is open."""
+    return float(value) if type(value) is int else value
 
-    scaled = student.call("scaling_laws.scale_rows", x)
 
-    truth = x.double()
+def numbers(values):
+    return [number(value) for value in as_list(values)]
+
+
+def uniform(rng, low, high, *shape):
+    return low + (high - low) * torch.rand(shape, generator=rng, dtype=torch.float64)
+
+
+def one(rng, low, high):
+    """A float between 10^low and 10^high."""
+    return 10 ** float(uniform(rng, low, high))
+
+
+# ---------------------------------------------------------------------------------------------- compute_optimal_scaling
+
+
+@BUDGET
+@pytest.mark.points(3)
+@pytest.mark.parametrize(("low", "high"), [(2, 3), (17, 20), (23, 25)])
+def test_a_budget_is_spent_with_20_tokens_a_parameter(student, check, rng, low, high):
+    """C = 6 N D with D = 20 N."""
+    budget = one(rng, low, high)
+
+    found = student.call("scaling_laws.compute_optimal_scaling", budget)
+
+    params, tokens = (budget / 120) ** 0.5, (budget / 6 * 20) ** 0.5
     check(
-        scaled,
-        truth / truth.sum(-1, keepdim=True),
-        dtype=torch.float32,
+        numbers(found),
+        [params, tokens],
+        names=("params", "tokens"),
         mistakes={
-            "the sum runs over the rows, not within each": truth / truth.sum(0, keepdim=True),
-            "everything is divided by one sum": truth / truth.sum(),
+            "tokens come before params; params should be first": [tokens, params],
+            "there are 20 parameters a token; there should be 20 tokens a parameter": [tokens, params],
+            "the 6 of C = 6 N D is missing": [(budget / 20) ** 0.5, (budget * 20) ** 0.5],
+            "C is taken for 2 N D, the forward pass alone; it should be 6 N D": [
+                (budget / 40) ** 0.5,
+                (budget * 10) ** 0.5,
+            ],
+            "the square root is missing in N = √(C / 120)": [budget / 120, budget / 6],
+            "N is the square root of C, divided by 120; C / 120 should be under the root": [
+                budget**0.5 / 120,
+                budget**0.5 / 6,
+            ],
+            "N and D are the same; D should be 20 N": [(budget / 6) ** 0.5] * 2,
+            "the numbers are rounded": check.when(budget < 1e4, [float(round(params)), float(round(tokens))]),
+            "the numbers are cut off at the point": check.when(budget < 1e4, [float(int(params)), float(int(tokens))]),
+            "params is rounded before tokens are worked out": [float(round(params)), 20.0 * round(params)],
+            "params is cut off at the point before tokens are worked out": [float(int(params)), 20.0 * int(params)],
+            "tokens are the whole budget divided by N; the 6 is missing there": [params, budget / params],
         },
     )
 
 
+@BUDGET
 @pytest.mark.points(1)
-def test_a_number_is_refused(student):
-    """A tensor without a dimension is a ValueError."""
-    x = torch.tensor(1.0)
+def test_a_budget_may_be_a_large_integer(student, check):
+    """6 · 10^24 FLOPs, as a Python int, which has more than 64 bits."""
 
-    student.raises(ValueError, "scaling_laws.scale_rows", x, says="x")
+    def probe():
+        from scaling_laws import compute_optimal_scaling
+
+        return compute_optimal_scaling(10**26), compute_optimal_scaling(1e26)
+
+    found, own = student.run(probe)
+
+    own = numbers(own)
+    truth = [(1e26 / 120) ** 0.5, (1e26 / 6 * 20) ** 0.5]
+    fine = len(own) == 2 and all(type(each) is float and each > 0 for each in own) and own[0] != own[1]
+    check(numbers(found), own if fine else truth, names=("params", "tokens"))
+
+
+@BUDGET
+@pytest.mark.points(1)
+@pytest.mark.parametrize("budget", NOT_POSITIVE)
+def test_a_budget_is_positive(student, budget):
+    """A budget of zero or less is a ValueError."""
+    student.raises(ValueError, "scaling_laws.compute_optimal_scaling", budget, says=("compute_budget", budget, "C"))
+
+
+# ---------------------------------------------------------------------------------------------- chinchilla_loss
+
+
+def law(params, tokens, *, entropy=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28):
+    return entropy + A / params**alpha + B / tokens**beta
+
+
+LAWS = {  # sentence -> the law with a mistake
+    "params and tokens are exchanged": lambda n, d: law(d, n),
+    "the exponents are exchanged: 0.34 belongs to params, 0.28 to tokens": lambda n, d: law(
+        n, d, alpha=0.28, beta=0.34
+    ),
+    "406.4 and 410.7 are exchanged: 406.4 belongs to params": lambda n, d: law(n, d, A=410.7, B=406.4),
+    "the entropy of text, 1.69, is missing": lambda n, d: law(n, d, entropy=0.0),
+    "the entropy is 1.61; it should be 1.69": lambda n, d: law(n, d, entropy=1.61),
+    "both exponents are 0.34; that of tokens should be 0.28": lambda n, d: law(n, d, beta=0.34),
+    "both exponents are 0.28; that of params should be 0.34": lambda n, d: law(n, d, alpha=0.28),
+    "the powers multiply; they should divide": lambda n, d: law(n, d, alpha=-0.34, beta=-0.28),
+    "params are taken in billions": lambda n, d: law(n / 1e9, d),
+    "params and tokens are taken in billions": lambda n, d: law(n / 1e9, d / 1e9),
+    "the two terms are multiplied; they should be added": lambda n, d: 1.69 + 406.4 / n**0.34 * 410.7 / d**0.28,
+    "the term of tokens is missing": lambda n, d: 1.69 + 406.4 / n**0.34,
+    "the term of params is missing": lambda n, d: 1.69 + 410.7 / d**0.28,
+    "the loss is in bits; it should be in nats": lambda n, d: law(n, d) / 0.6931471805599453,
+    "A and B are under the power too; only params and tokens should be": lambda n, d: (
+        1.69 + (406.4 / n) ** 0.34 + (410.7 / d) ** 0.28
+    ),
+}
+
+
+def law_of(own, n, d):
+    """The law with the mistake that these losses of the student have, where it is one of LAWS: it has tests of its own."""
+    return next((each for each in (law, *LAWS.values()) if is_right(own, each(n, d))), law)
+
+
+@LOSS
+@pytest.mark.points(3)
+@pytest.mark.parametrize(("low", "high"), [(5, 6), (9, 12)])
+def test_the_loss_of_two_numbers(student, check, rng, low, high):
+    """L = 1.69 + 406.4 / N^0.34 + 410.7 / D^0.28, a float."""
+    params, tokens = one(rng, low, high), one(rng, low + 0.5, high + 0.5)
+
+    loss = student.call("scaling_laws.chinchilla_loss", params, tokens)
+
+    check(loss, law(params, tokens), mistakes=on_inputs(LAWS, params, tokens))
+
+
+@LOSS
+@pytest.mark.points(2)
+def test_the_loss_of_tensors_is_elementwise(student, check, rng):
+    """Each loss is that of its own N and D, in float64 where these are."""
+    params, tokens = 10 ** uniform(rng, 3, 6, 3, 4), 10 ** uniform(rng, 3, 6, 3, 4)
+
+    losses = student.call("scaling_laws.chinchilla_loss", params, tokens)
+
+    truth = law(params, tokens)
+    check(
+        losses,
+        truth,
+        mistakes=on_inputs(LAWS, params, tokens)
+        | {
+            "the mean of the losses is returned; each should be": truth.mean(),
+            "the sum of the losses is returned; each should be": truth.sum(),
+            "the loss is worked out in float32; it should be in the dtype of the inputs": law(
+                params.float(), tokens.float()
+            ).double(),
+        },
+    )
+
+
+@LOSS
+@pytest.mark.points(1)
+def test_params_and_tokens_broadcast(student, check, rng):
+    """(3, 1) and (4,) give (3, 4); a number and a tensor give a tensor."""
+    params, tokens = 10 ** uniform(rng, 3, 6, 3, 1), 10 ** uniform(rng, 3, 6, 4)
+    path = "scaling_laws.chinchilla_loss"
+
+    own = student.call(path, params.expand(3, 4), tokens.expand(3, 4))
+    table, row, column = (student.call(path, *each) for each in ((params, tokens), (1e4, tokens), (params, 1e4)))
+    own_row, own_column = (
+        student.call(path, torch.full((4,), 1e4, dtype=torch.float64), tokens),
+        student.call(path, params, torch.full((3, 1), 1e4, dtype=torch.float64)),
+    )
+
+    check(table, like_own(own, law(params, tokens)), what="a table")
+    check(row, like_own(own_row, law(1e4, tokens)), what="the loss of one number and several tokens")
+    check(column, like_own(own_column, law(params, 1e4)), what="the loss of several params and one number")
+
+
+@LOSS
+@pytest.mark.points(1)
+def test_the_loss_of_float32_is_float32(student, check, rng):
+    """Tensors keep their dtype."""
+    params, tokens = 10 ** uniform(rng, 3, 6, 5), 10 ** uniform(rng, 3, 6, 5)
+
+    own = student.call("scaling_laws.chinchilla_loss", params, tokens)
+    losses = student.call("scaling_laws.chinchilla_loss", params.float(), tokens.float())
+
+    check(losses, like_own(own, law(params, tokens)), dtype=torch.float32)
+
+
+@LOSS
+@pytest.mark.points(1)
+def test_the_loss_of_arrays_is_an_array(student, check, rng):
+    """Arrays of numpy give an array."""
+    params, tokens = 10 ** uniform(rng, 3, 6, 5), 10 ** uniform(rng, 3, 6, 5)
+
+    def probe(params, tokens):
+        import numpy
+        from scaling_laws import chinchilla_loss
+
+        loss = chinchilla_loss(params.numpy(), tokens.numpy())
+        return torch.tensor(loss) if isinstance(loss, numpy.ndarray) else type(loss).__name__
+
+    own = student.call("scaling_laws.chinchilla_loss", params, tokens)
+    losses = student.run(probe, params, tokens)
+
+    check(
+        losses,
+        like_own(own, law(params, tokens)),
+        mistakes={"arrays give a tensor; they should give an array": check.when(losses == "Tensor")},
+    )
+
+
+@LOSS
+@pytest.mark.points(2)
+def test_the_loss_has_gradients(student, check, rng):
+    """The slopes along N and D, with which one can search for the best model."""
+
+    def probe(params, tokens):
+        from scaling_laws import chinchilla_loss
+
+        inputs = [params.requires_grad_(), tokens.requires_grad_()]
+        return inside.gradients(chinchilla_loss(*inputs), inputs)
+
+    params, tokens = uniform(rng, 1, 20, 4), uniform(rng, 1, 20, 4)
+
+    own = student.call("scaling_laws.chinchilla_loss", params, tokens)
+    grads = student.run(probe, params, tokens)
+
+    _, truth = true_gradients(law_of(own, params, tokens), params, tokens)
+    check(
+        grads,
+        truth,
+        names=("the gradient of params", "the gradient of tokens"),
+        mistakes={
+            "gradients do not flow through the loss": [torch.zeros_like(params), torch.zeros_like(tokens)],
+            "no gradient flows to params": [torch.zeros_like(params), truth[1]],
+            "no gradient flows to tokens": [truth[0], torch.zeros_like(tokens)],
+        },
+    )
+
+
+@LOSS
+@pytest.mark.points(1)
+@pytest.mark.parametrize("bad", NOT_POSITIVE)
+def test_params_and_tokens_are_positive(student, bad):
+    """A number of params or tokens that is zero or less is a ValueError."""
+    student.raises(ValueError, "scaling_laws.chinchilla_loss", bad, 1e9, says=("params", bad, "parameters", "N"))
+    student.raises(ValueError, "scaling_laws.chinchilla_loss", 1e9, bad, says=("tokens", bad, "D"))
+
+
+@LOSS
+@pytest.mark.points(1)
+@pytest.mark.parametrize("bad", NOT_POSITIVE)
+def test_all_params_and_tokens_of_a_tensor_are_positive(student, bad):
+    """One value that is not is enough."""
+    good, some = torch.full((3,), 1e3), torch.tensor([1e3, bad, 2e3])
+
+    student.raises(ValueError, "scaling_laws.chinchilla_loss", some, good, says=("params", bad, "parameters", "N"))
+    student.raises(ValueError, "scaling_laws.chinchilla_loss", good, some, says=("tokens", bad, "D"))
+
+
+@LOSS
+@pytest.mark.points(1)
+def test_the_loss_leaves_its_inputs_alone(student, check, rng):
+    """params and tokens are not changed in place, nothing is printed, and no setting of torch changes."""
+    params, tokens = 10 ** uniform(rng, 3, 6, 2, 3), 10 ** uniform(rng, 3, 6, 2, 3)
+
+    def probe(params, tokens):
+        from scaling_laws import chinchilla_loss
+
+        result, after, rude = inside.manners(chinchilla_loss, params, tokens)
+        return inside.a_tensor(result).shape == params.shape, after, rude
+
+    shaped, after, rude = student.run(probe, params, tokens)
+
+    check.that(shaped, "the losses do not have the shape of the inputs")
+    check(after, [params, tokens], names=("params", "tokens"), otherwise="an input is changed in place")
+    check(rude, "", mistakes=MANNERS)
+
+
+# ---------------------------------------------------------------------------------------------- estimates
+
+
+@ESTIMATES
+@pytest.mark.points(2)
+@pytest.mark.parametrize("size", [7.0, 0.117, 175.0])
+def test_the_text_that_a_model_needs(student, check, size):
+    """20 tokens a parameter, and how many epochs over 1.4e12 tokens that is, first."""
+    found = student.call("scaling_laws.estimate_data_requirements", size)
+
+    tokens = 20 * size * 1e9
+    epochs = tokens / 1.4e12
+    check(
+        numbers(found),
+        [epochs, tokens],
+        names=("epochs", "tokens"),
+        mistakes={
+            "tokens come before epochs; epochs should be first": [tokens, epochs],
+            "epochs are 1.4e12 / tokens; they should be tokens / 1.4e12": [1 / epochs, tokens],
+            "size_in_billions is not multiplied by 1e9": [20 * size / 1.4e12, 20 * size],
+            "tokens are in billions": [epochs, 20 * size],
+            "the 20 tokens a parameter are missing": [epochs / 20, tokens / 20],
+            "epochs are rounded up": [float(-(-tokens // 1.4e12)), tokens],
+            "epochs are cut off at the point": [float(tokens // 1.4e12), tokens],
+            "epochs are at least 1; they should not be cut": [max(epochs, 1.0), tokens],
+            "epochs are tokens / 1e12; the corpus has 1.4e12": [tokens / 1e12, tokens],
+            "tokens are 1.4e12 however large the model is": [epochs, 1.4e12],
+            "the corpus is 300e9 tokens; it should be 1.4e12": [tokens / 300e9, tokens],
+        },
+    )
+
+
+@ESTIMATES
+@pytest.mark.points(2)
+@pytest.mark.parametrize("size", [7.0, 0.117, 175.0])
+def test_what_training_takes(student, check, size):
+    """6 N FLOPs a token, and 16 bytes a parameter in GB of 1e9 bytes."""
+    found = student.call("scaling_laws.estimate_compute_requirements", size)
+
+    flops, memory = 6e9 * size, 16 * size
+    tokens = 20e9 * size
+    check(
+        numbers(found),
+        [flops, memory],
+        names=("FLOPs", "memory"),
+        mistakes={
+            "memory comes before FLOPs; FLOPs should be first": [memory, flops],
+            "the FLOPs are those of the whole training; they should be those of a token": [flops * tokens, memory],
+            "FLOPs are 2 N, of the forward pass alone; training takes 6 N": [flops / 3, memory],
+            "size_in_billions is not multiplied by 1e9 for the FLOPs": [6 * size, memory],
+            "memory is in bytes; it should be in GB": [flops, memory * 1e9],
+            "memory is in GiB, of 2^30 bytes; GB should be 1e9 bytes": [flops, memory * 1e9 / 2**30],
+            "memory is divided by 1e9 twice": [flops, memory / 1e9],
+            "memory is that of float32 weights, 4 bytes a parameter; it should be 16": [flops, 4 * size],
+            "memory is that of 16-bit weights, 2 bytes a parameter; it should be 16": [flops, 2 * size],
+            "memory is 12 bytes a parameter, for weight and moments in float32; it should be 16": [flops, 12 * size],
+            "memory is 18 bytes a parameter, with gradients in float32; it should be 16": [flops, 18 * size],
+            "memory is 20 bytes a parameter; it should be 16": [flops, 20 * size],
+            "16 bytes are taken for 16 bits": [flops, memory / 8],
+            "memory is rounded": [flops, float(round(memory))],
+        },
+    )
+
+
+@ESTIMATES
+@pytest.mark.points(1)
+@pytest.mark.parametrize("size", NOT_POSITIVE)
+def test_the_text_is_of_a_model_that_has_a_size(student, size):
+    """estimate_data_requirements: a size of zero or less is a ValueError."""
+    student.raises(ValueError, "scaling_laws.estimate_data_requirements", size, says=("size_in_billions", size))
+
+
+@ESTIMATES
+@pytest.mark.points(1)
+@pytest.mark.parametrize("size", NOT_POSITIVE)
+def test_training_is_of_a_model_that_has_a_size(student, size):
+    """estimate_compute_requirements: a size of zero or less is a ValueError."""
+    student.raises(ValueError, "scaling_laws.estimate_compute_requirements", size, says=("size_in_billions", size))
+
+
+# ---------------------------------------------------------------------------------------------- bytes
+
+
+@BYTES
+@pytest.mark.points(3)
+@pytest.mark.parametrize(
+    "sizes", [(3, 5, 7, 11, 13, 4), (2, 3, 1, 1, 1, 1), (126, 8, 128, 131072, 64, 2)], ids=["primes", "one", "large"]
+)
+def test_the_cache_of_keys_and_values(student, check, sizes):
+    """A key and a value for each layer, head, token and row."""
+    found = student.call("scaling_laws.kv_cache_bytes", *sizes)
+
+    layers, heads, width, length, batch, each = map(float, sizes)
+    truth = 2 * layers * heads * width * length * batch * each
+    check(
+        number(found),
+        truth,
+        mistakes={
+            "the 2 for keys and values is missing": truth / 2,
+            "the cache is counted in bits": truth * 8,
+            "the cache is counted in GB; it should be in bytes": truth / 1e9,
+            "batch is not used": truth / batch,
+            "bytes_per_value is not used": truth / each,
+            "bytes_per_value is not used; 2 should only be its default": truth / each * 2,
+            "length is squared; that would be the scores": truth * length,
+            "num_kv_heads is squared: head_dim is already that of one head": truth * heads,
+            "num_kv_heads is missing": truth / heads,
+            "num_layers is missing": truth / layers,
+            "head_dim is missing": truth / width,
+            "length is missing": truth / length,
+            "bytes_per_value is taken for bits": truth / 8,
+        },
+    )
+
+
+@BYTES
+@pytest.mark.points(1)
+def test_the_cache_is_of_one_row_in_16_bits_if_nothing_is_said(student, check):
+    """batch is 1 and bytes_per_value is 2 by default; both have these names."""
+    path, sizes = "scaling_laws.kv_cache_bytes", (3, 5, 7, 11)
+
+    found = student.call(path, *sizes)
+    own = student.call(path, *sizes, 1, 2)
+    named = student.call(path, *sizes, bytes_per_value=8, batch=3)
+    own_named = student.call(path, *sizes, 3, 8)
+
+    for value, same, factor, which in ((found, own, 4, "by default"), (named, own_named, 48, "with names")):
+        truth = factor * 3.0 * 5 * 7 * 11
+        same = number(same)
+        check(number(value), same if type(same) is float and same > 0 else truth, what=f"the bytes {which}")
+
+
+@BYTES
+@pytest.mark.points(1)
+def test_a_value_may_have_half_a_byte(student, check):
+    """bytes_per_value = 0.5 is int4; bytes are not rounded."""
+    found = student.call("scaling_laws.kv_cache_bytes", 3, 5, 7, 11, 1, 0.25)
+
+    own = number(student.call("scaling_laws.kv_cache_bytes", 3, 5, 7, 11, 1, 4.0))
+    truth = own / 16 if type(own) is float and own > 0 else 2 * 3 * 5 * 7 * 11 * 0.25
+    check(
+        number(found),
+        truth,
+        mistakes={
+            "the bytes are rounded": float(round(truth)),
+            "the bytes are cut off at the point": float(int(truth)),
+            "the bytes are rounded up": float(int(truth) + 1),
+            "bytes_per_value is made an integer": 0.0,
+            "a value has at least one byte; bytes_per_value may be less": truth * 4,
+        },
+    )
+
+
+@BYTES
+@pytest.mark.points(2)
+@pytest.mark.parametrize("name", ["num_layers", "num_kv_heads", "head_dim", "length", "batch", "bytes_per_value"])
+def test_sizes_of_a_cache_are_positive(student, name):
+    """An argument of kv_cache_bytes that is zero or less is a ValueError."""
+    sizes = {"num_layers": 2, "num_kv_heads": 3, "head_dim": 4, "length": 5, "batch": 6, "bytes_per_value": 7}
+
+    for bad in (0, -1):
+        student.raises(ValueError, "scaling_laws.kv_cache_bytes", kwargs=sizes | {name: bad}, says=(name, bad))
+
+
+@BYTES
+@pytest.mark.points(2)
+@pytest.mark.parametrize(("params", "bits"), [(7e9, 16), (3, 4), (7, 3), (1000, 4.5), (1e9, 1.58)])
+def test_the_bytes_of_weights(student, check, params, bits):
+    """params · bits / 8, not rounded."""
+    found = student.call("scaling_laws.weight_bytes", params, bits)
+
+    truth = params * bits / 8
+    check(
+        number(found),
+        truth,
+        mistakes={
+            "the weights are counted in bits; it should be in bytes": truth * 8,
+            "bits are taken for bytes and multiplied by 8": truth * 64,
+            "the bytes are in GB": truth / 1e9,
+            "the bytes are cut off at the point": float(int(truth)),
+            "the bytes are rounded up": float(-(-params * bits // 8)),
+            "the bytes are rounded": float(round(truth)),
+            "bits / 8 is cut off at the point": float(params * (bits // 8)),
+            "bits / 8 is rounded up: each weight has whole bytes": float(params * -(-bits // 8)),
+            "bits are made an integer": params * int(bits) / 8,
+        },
+    )
+
+
+@BYTES
+@pytest.mark.points(1)
+@pytest.mark.parametrize("bad", [0, -1])
+def test_params_and_bits_are_positive(student, bad):
+    """params or bits of zero or less are a ValueError."""
+    student.raises(ValueError, "scaling_laws.weight_bytes", bad, 4, says=("params", bad, "parameters"))
+    student.raises(ValueError, "scaling_laws.weight_bytes", 100, bad, says=("bits", bad))

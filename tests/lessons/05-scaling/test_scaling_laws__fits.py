@@ -1,0 +1,405 @@
+"""Hidden tests of scaling_laws: laws that are fitted to measured losses."""
+
+import math
+
+import pytest
+import torch
+
+from shared import MANNERS, randn, shuffled
+
+FIT = pytest.mark.question("fit_chinchilla")
+VERTEX = pytest.mark.question("isoflop_optimum")
+
+NAMES = ("E", "A", "B", "alpha", "beta")
+PUBLISHED = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
+POINTS = (
+    "params",
+    "tokens",
+    "losses",
+    "points",
+    "runs",
+    "measurements",
+    "data",
+    "length",
+    "sizes",
+)  # what a message may name
+
+
+def uniform(rng, low, high):
+    return low + (high - low) * float(torch.rand((), generator=rng, dtype=torch.float64))
+
+
+# ---------------------------------------------------------------------------------------------- fit_chinchilla
+
+
+def a_law(rng, larger="alpha"):
+    """The five numbers of a law; `larger` is the greater exponent. A and B differ."""
+    exponents = {"alpha": uniform(rng, 0.24, 0.28), "beta": uniform(rng, 0.24, 0.28)}
+    exponents[larger] = uniform(rng, 0.34, 0.4)
+    sizes = uniform(rng, 150, 400), uniform(rng, 600, 1500)
+    A, B = sizes if larger == "alpha" else sizes[::-1]
+    return {"E": uniform(rng, 1.2, 2.5), "A": A, "B": B, **exponents}
+
+
+def runs_of(rng, law, places):
+    """params, tokens and losses, as lists in random order, for these (log10 N, log10 D)."""
+    sizes = [(10.0**n, 10.0**d) for n, d in shuffled(rng, places)]
+    losses = [law["E"] + law["A"] / n ** law["alpha"] + law["B"] / d ** law["beta"] for n, d in sizes]
+    return [n for n, _ in sizes], [d for _, d in sizes], losses
+
+
+GRID = [(n, d) for n in (7.0, 8.0, 9.0, 10.0) for d in (9.0, 10.0, 11.0, 12.0)]
+CROSS = [(7.0, 9.0), (8.5, 9.0), (10.0, 9.0), (7.0, 10.5), (7.0, 12.0)]
+
+
+def wrong_fits(law):
+    """Sentence -> a law that a mistake gives."""
+    E, A, B, alpha, beta = (law[name] for name in NAMES)
+    return {
+        "the numbers of the paper are returned; they should be fitted to the losses": PUBLISHED,
+        "A and B are exchanged": law | {"A": B, "B": A},
+        "alpha and beta are exchanged": law | {"alpha": beta, "beta": alpha},
+        "A and alpha are those of tokens; they should be those of params": law
+        | {"A": B, "B": A, "alpha": beta, "beta": alpha},
+        "the logarithms of A and B are returned": law | {"A": math.log(A), "B": math.log(B)},
+        "the logarithms of E, A and B are returned": law | {"E": math.log(E), "A": math.log(A), "B": math.log(B)},
+        "A and B are those for params and tokens in billions": law | {"A": A / 1e9**alpha, "B": B / 1e9**beta},
+        "A and B are those for params in millions and tokens in billions": law
+        | {"A": A / 1e6**alpha, "B": B / 1e9**beta},
+        "the exponents are negative; the law divides by the powers": law | {"alpha": -alpha, "beta": -beta},
+    }
+
+
+def own_or(law, own):
+    """What a fit of the same losses should give again: the student's own law where it has the right numbers, or wrong ones
+    that a known mistake gives; else the right one."""
+    return next((each for each in (law, *list(wrong_fits(law).values())[1:]) if near(own, each)), law)
+
+
+def near(found, law):
+    if not isinstance(found, dict) or found.keys() != law.keys():
+        return False
+    return all(is_near(found[name], law[name], 0.01) for name in law)
+
+
+@FIT
+@pytest.mark.points(4)
+@pytest.mark.parametrize("larger", ["alpha", "beta"])
+def test_a_law_is_found_from_runs_on_a_grid(student, check, rng, larger):
+    """Each of the five numbers is within 1 %; the runs are in random order."""
+    law = a_law(rng, larger)
+
+    found = student.call("scaling_laws.fit_chinchilla", *runs_of(rng, law, GRID))
+
+    check(found, law, relative=0.01, mistakes=wrong_fits(law))
+
+
+@FIT
+@pytest.mark.points(2)
+def test_a_law_is_found_from_five_runs(student, check, rng):
+    """Three sizes with one text, and three texts with one size, are enough."""
+    law = a_law(rng)
+
+    found = student.call("scaling_laws.fit_chinchilla", *runs_of(rng, law, CROSS))
+    own = student.call("scaling_laws.fit_chinchilla", *runs_of(rng, law, GRID))
+
+    check(found, own_or(law, own), relative=0.01, mistakes=wrong_fits(law))
+
+
+@FIT
+@pytest.mark.points(2)
+@pytest.mark.parametrize(("n", "d"), [((6.0, 7.5, 9.0), (8.0, 9.5, 11.0)), ((8.0, 10.0, 12.0), (10.0, 11.5, 13.0))])
+def test_the_law_may_be_one_of_small_or_large_models(student, check, rng, n, d):
+    """The sizes of the runs are not those of a certain paper."""
+    law = a_law(rng, "beta")
+
+    found = student.call("scaling_laws.fit_chinchilla", *runs_of(rng, law, [(a, b) for a in n for b in d]))
+    own = student.call("scaling_laws.fit_chinchilla", *runs_of(rng, law, GRID))
+
+    check(found, own_or(law, own), relative=0.01, mistakes=wrong_fits(law))
+
+
+@FIT
+@pytest.mark.points(1)
+def test_a_fit_takes_lists_arrays_and_tensors(student, check, rng):
+    """Lists of ints, tuples, arrays of numpy and tensors give the same law, as floats."""
+    law = a_law(rng)
+    runs = runs_of(rng, law, GRID)
+
+    def probe(params, tokens, losses):
+        import numpy
+        from scaling_laws import fit_chinchilla
+
+        return {
+            "lists": fit_chinchilla([int(n) for n in params], [int(d) for d in tokens], losses),
+            "tuples": fit_chinchilla(tuple(params), tuple(tokens), tuple(losses)),
+            "arrays": fit_chinchilla(*(numpy.array(each) for each in (params, tokens, losses))),
+            "tensors": fit_chinchilla(*(torch.tensor(each, dtype=torch.float64) for each in (params, tokens, losses))),
+        }
+
+    found = student.run(probe, *runs)
+    own = student.call("scaling_laws.fit_chinchilla", *runs)
+
+    for kind in ("lists", "tuples", "arrays", "tensors"):
+        check(found[kind], own_or(law, own), relative=0.01, what=f"the law from {kind}")
+
+
+@FIT
+@pytest.mark.points(1)
+def test_a_fit_needs_five_runs_of_one_length(student, rng):
+    """ValueError for fewer than 5 runs, or for lists of different lengths."""
+    params, tokens, losses = runs_of(rng, a_law(rng), GRID)
+    path = "scaling_laws.fit_chinchilla"
+
+    student.raises(ValueError, path, params[:4], tokens[:4], losses[:4], says=(*POINTS, 4))
+    student.raises(ValueError, path, params[:-1], tokens, losses, says=(*POINTS, 15))
+    student.raises(ValueError, path, params, tokens, losses[:-1], says=(*POINTS, 15))
+
+
+@FIT
+@pytest.mark.points(1)
+@pytest.mark.parametrize("bad", [0.0, -2.5])
+def test_the_runs_of_a_fit_are_positive(student, rng, bad):
+    """ValueError where one of params, tokens or losses is zero or less."""
+    for place, name in enumerate(("params", "tokens", "losses")):
+        runs = runs_of(rng, a_law(rng), GRID)
+        runs[place][3] = bad
+        student.raises(ValueError, "scaling_laws.fit_chinchilla", *runs, says=(name, bad, "parameters", "N", "D"))
+
+
+def conduct(path, *lists):
+    """A probe: (arrays after the call, tensors after it, what the call did besides)."""
+    import importlib
+
+    import numpy
+
+    module, _, name = path.partition(".")
+    function = getattr(importlib.import_module(module), name)
+    arrays = [numpy.array(each) for each in lists]
+    function(*arrays)
+    _, after, rude = inside.manners(function, *(torch.tensor(each, dtype=torch.float64) for each in lists))
+    return [torch.tensor(each) for each in arrays], after, rude
+
+
+@FIT
+@pytest.mark.points(1)
+def test_a_fit_leaves_its_inputs_alone(student, check, rng):
+    """Arrays and tensors are not changed in place, nothing is printed, and no setting of torch changes."""
+    runs = runs_of(rng, a_law(rng), GRID)
+
+    arrays, tensors, rude = student.run(conduct, "scaling_laws.fit_chinchilla", *runs)
+
+    given = [torch.tensor(each, dtype=torch.float64) for each in runs]
+    check(arrays, given, otherwise="an array that was given is changed in place")
+    check(tensors, given, otherwise="a tensor that was given is changed in place")
+    check(rude, "", mistakes=MANNERS)
+
+
+# ---------------------------------------------------------------------------------------------- isoflop_optimum
+
+
+def parabola(log_sizes, losses):
+    """The least-squares parabola c0 + c1 x + c2 x² through losses, in float64: (c0, c1, c2)."""
+    x, y = (torch.tensor(each, dtype=torch.float64) for each in (log_sizes, losses))
+    return torch.linalg.lstsq(torch.stack([torch.ones_like(x), x, x * x], dim=1), y[:, None]).solution[:, 0].tolist()
+
+
+def vertex(sizes, losses, *, of=math.log, back=math.exp, loss=lambda y: y, factor=0.5, sign=-1.0):
+    """Where the parabola of loss(losses) in of(sizes) is least; the mean of x is subtracted first."""
+    x = [of(size) for size in sizes]
+    middle = sum(x) / len(x)
+    _, slope, curvature = parabola([each - middle for each in x], [loss(each) for each in losses])
+    return back(middle + sign * factor * slope / curvature)
+
+
+def nearest_three(sizes, losses):
+    """The vertex of the parabola through the best size and both of its neighbours."""
+    rows = sorted(zip(sizes, losses, strict=True))
+    best = min(range(1, len(rows) - 1), key=lambda at: rows[at][1])
+    return vertex(*zip(*rows[best - 1 : best + 2], strict=True))
+
+
+def ends_and_middle(sizes, losses):
+    rows = sorted(zip(sizes, losses, strict=True))
+    return vertex(*zip(rows[0], rows[len(rows) // 2], rows[-1], strict=True))
+
+
+def best_measured(sizes, losses):
+    return min(zip(losses, sizes, strict=True))[1]
+
+
+def lowest_loss(sizes, losses):
+    x = [math.log(size) for size in sizes]
+    c0, c1, c2 = parabola(x, losses)
+    return c0 - c1 * c1 / (4 * c2)
+
+
+VERTICES = {  # sentence -> isoflop_optimum with a mistake
+    "the best measured size is returned; it should be the vertex of the parabola": best_measured,
+    "the parabola is one in N; it should be in log N": lambda n, y: vertex(
+        n, y, of=lambda size: size / 1e9, back=lambda x: x * 1e9
+    ),
+    "the logarithm of the best size is returned": lambda n, y: math.log(vertex(n, y)),
+    "the decimal logarithm of the best size is returned": lambda n, y: math.log10(vertex(n, y)),
+    "the binary logarithm of the best size is returned": lambda n, y: math.log2(vertex(n, y)),
+    "the parabola is one in log10 N, and the way back is exp; it should be a power of 10": lambda n, y: math.exp(
+        math.log10(vertex(n, y))
+    ),
+    "the parabola is one of log loss; it should be of the loss": lambda n, y: vertex(n, y, loss=math.log),
+    "the vertex has the wrong sign; it is at -c1 / (2 c2)": lambda n, y: vertex(n, y, sign=1.0),
+    "the 2 is missing in -c1 / (2 c2)": lambda n, y: vertex(n, y, factor=1.0),
+    "the vertex has the wrong sign; it is at -c1 / (2 c2), of log N as it is": lambda n, y: 1 / vertex(n, y),
+    "the 2 is missing in -c1 / (2 c2), of log N as it is": lambda n, y: vertex(n, y) ** 2,
+    "the loss at the vertex is returned; it should be the size": lowest_loss,
+    "the parabola runs through the best size and its neighbours; it should be fitted to all": nearest_three,
+    "the parabola runs through three of the sizes; it should be fitted to all": ends_and_middle,
+    "the vertex is not allowed outside of the measured sizes": lambda n, y: min(max(vertex(n, y), min(n)), max(n)),
+    "losses count by their place in the list, not by their size": lambda n, y: vertex(sorted(n), y),
+}
+
+
+def around(rng, best, places, noise=0.0):
+    """Sizes at these distances in ln N from the best, in random order, and losses near a parabola, as lists."""
+    curvature, least = uniform(rng, 0.03, 0.08), uniform(rng, 2.0, 3.0)
+    x = shuffled(rng, places)
+    errors = (noise * randn(rng, len(x), dtype=torch.float64)).tolist()
+    losses = [least + curvature * each * each + error for each, error in zip(x, errors, strict=True)]
+    return [best * math.exp(each) for each in x], losses
+
+
+@VERTEX
+@pytest.mark.points(3)
+@pytest.mark.parametrize(("low", "high"), [(8.0, 8.5), (10.5, 11.0)])
+def test_the_best_size_is_the_vertex_of_the_parabola_in_log_n(student, check, rng, low, high):
+    """Losses on a parabola in log N: its vertex is between the sizes."""
+    best = 10 ** uniform(rng, low, high)
+    sizes, losses = around(rng, best, [-1.7, -0.6, 0.5, 1.9, 2.8])
+
+    found = student.call("scaling_laws.isoflop_optimum", sizes, losses)
+
+    check(found, best, mistakes=mistakes_of(sizes, losses))
+
+
+def mistakes_of(sizes, losses):
+    return {sentence: lambda wrong=wrong: wrong(sizes, losses) for sentence, wrong in VERTICES.items()}
+
+
+@VERTEX
+@pytest.mark.points(2)
+def test_the_parabola_is_fitted_by_least_squares(student, check, rng):
+    """Losses that are a little off, and sizes that occur twice: all runs count, and all count the same."""
+    sizes, losses = around(rng, 10 ** uniform(rng, 8, 9), [-2, -2, -1.2, -0.5, 0.3, 1.1, 1.1, 2.4, 3.0], noise=0.02)
+
+    found = student.call("scaling_laws.isoflop_optimum", sizes, losses)
+
+    check(found, vertex(sizes, losses), mistakes=mistakes_of(sizes, losses))
+
+
+@VERTEX
+@pytest.mark.points(2)
+@pytest.mark.parametrize("side", [-1, 1])
+def test_the_vertex_may_be_outside_of_the_measured_sizes(student, check, rng, side):
+    """All sizes are too small, or all too large; three are enough."""
+    best = 10 ** uniform(rng, 9, 9.5)
+    sizes, losses = around(rng, best, [side * 0.7, side * 1.5, side * 2.6])
+
+    found = student.call("scaling_laws.isoflop_optimum", sizes, losses)
+    own_sizes, own_losses = around(rng, best, [-1.7, -0.6, 0.5, 1.9, 2.8])
+    own = student.call("scaling_laws.isoflop_optimum", own_sizes, own_losses)
+
+    check(found, like_own_vertex(own, own_sizes, own_losses)(sizes, losses), mistakes=mistakes_of(sizes, losses))
+
+
+FORMULAS = [  # mistakes of what the vertex is, which another test is about
+    sentence for sentence in VERTICES if "logarithm" in sentence or "log loss" in sentence or "log10" in sentence
+]
+
+
+def like_own_vertex(own, sizes, losses):
+    """vertex, with the mistake that the student's own result for these losses has, where it is one of FORMULAS."""
+    formulas = (VERTICES[sentence] for sentence in FORMULAS)
+    return next((each for each in formulas if is_near(own, each(sizes, losses))), vertex)
+
+
+def is_near(value, truth, within=1e-5):
+    return type(value) is float and abs(value - truth) <= within * abs(truth)
+
+
+@VERTEX
+@pytest.mark.points(1)
+def test_the_optimum_takes_lists_arrays_and_tensors(student, check, rng):
+    """Lists of ints, tuples, arrays of numpy and tensors give the same size, as a float."""
+    best = 10 ** uniform(rng, 9, 9.5)
+    sizes, losses = around(rng, best, [-1.7, -0.6, 0.5, 1.9, 2.8])
+    sizes = [float(round(size)) for size in sizes]
+
+    def probe(sizes, losses):
+        import numpy
+        from scaling_laws import isoflop_optimum
+
+        return {
+            "lists": isoflop_optimum([int(size) for size in sizes], losses),
+            "tuples": isoflop_optimum(tuple(sizes), tuple(losses)),
+            "arrays": isoflop_optimum(numpy.array(sizes), numpy.array(losses)),
+            "tensors": isoflop_optimum(*(torch.tensor(each, dtype=torch.float64) for each in (sizes, losses))),
+        }
+
+    found = student.run(probe, sizes, losses)
+    own = student.call("scaling_laws.isoflop_optimum", sizes, losses)
+
+    known = (vertex, *VERTICES.values())
+    expected = next((each(sizes, losses) for each in known if is_near(own, each(sizes, losses))), vertex(sizes, losses))
+    for kind in ("lists", "tuples", "arrays", "tensors"):
+        check(found[kind], expected, what=f"the best size from {kind}")
+
+
+@VERTEX
+@pytest.mark.points(1)
+def test_a_parabola_needs_three_runs_of_one_length(student, rng):
+    """ValueError for fewer than 3 runs, or for lists of different lengths."""
+    sizes, losses = around(rng, 1e9, [-1.7, -0.6, 0.5, 1.9])
+    path = "scaling_laws.isoflop_optimum"
+
+    student.raises(ValueError, path, sizes[:2], losses[:2], says=(*POINTS, 2))
+    student.raises(ValueError, path, sizes[:-1], losses, says=(*POINTS, 3))
+    student.raises(ValueError, path, sizes, losses[:-1], says=(*POINTS, 3))
+
+
+@VERTEX
+@pytest.mark.points(1)
+def test_a_parabola_that_opens_downwards_has_no_minimum(student, rng):
+    """ValueError where the largest loss is in the middle."""
+    sizes, losses = around(rng, 1e9, [-1.7, -0.6, 0.5, 1.9, 2.8])
+
+    student.raises(
+        ValueError,
+        "scaling_laws.isoflop_optimum",
+        sizes,
+        [6 - loss for loss in losses],
+        says=(*POINTS, "minimum", "parabola", "curvature", "convex", "concave", "opens", "vertex", "optimum"),
+    )
+
+
+@VERTEX
+@pytest.mark.points(1)
+@pytest.mark.parametrize("bad", [0.0, -2.5])
+def test_the_runs_of_a_parabola_are_positive(student, rng, bad):
+    """ValueError where one of params or losses is zero or less."""
+    for place, name in enumerate(("params", "losses")):
+        runs = around(rng, 1e9, [-1.7, -0.6, 0.5, 1.9, 2.8])
+        runs[place][1] = bad
+        student.raises(ValueError, "scaling_laws.isoflop_optimum", *runs, says=(name, bad, "parameters", "N"))
+
+
+@VERTEX
+@pytest.mark.points(1)
+def test_the_optimum_leaves_its_inputs_alone(student, check, rng):
+    """Arrays and tensors are not changed in place, nothing is printed, and no setting of torch changes."""
+    runs = around(rng, 1e9, [-1.7, -0.6, 0.5, 1.9, 2.8])
+
+    arrays, tensors, rude = student.run(conduct, "scaling_laws.isoflop_optimum", *runs)
+
+    given = [torch.tensor(each, dtype=torch.float64) for each in runs]
+    check(arrays, given, otherwise="an array that was given is changed in place")
+    check(tensors, given, otherwise="a tensor that was given is changed in place")
+    check(rude, "", mistakes=MANNERS)
