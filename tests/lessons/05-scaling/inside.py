@@ -1,10 +1,15 @@
 """Helpers for the probes of this lesson: they run in the student's process, with torch and the standard library only."""
 
+import contextlib
+import os
+import sys
+import tempfile
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..inside import RIGHT
+from ..inside import RIGHT, a_tensor
 
 # ---------------------------------------------------------------------------------------------- llm_architectures
 
@@ -32,6 +37,11 @@ class RightSwiGLU(nn.Module):
 RIGHT["llm_architectures"] = {"RMSNorm": RightRMSNorm, "SwiGLU": RightSwiGLU}
 
 
+LLAMA_SIZES = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+)  # fmt: skip
+
+
 def llama_like(config, weights=None):
     """A LlamaForCausalLM of transformers with weights by name, in eval mode; what is not named stays as it starts."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -47,3 +57,160 @@ def matrices(model):
     """Its parameters of two dimensions or more, and how many numbers all of its parameters have."""
     weights = list(model.parameters())
     return [weight for weight in weights if weight.dim() > 1], sum(weight.numel() for weight in weights)
+
+
+# ---------------------------------------------------------------------------------------------- training_techniques
+
+
+class Tagger(nn.Module):
+    """A model(inputs) -> logits, place by place: out(dropout(tanh(table[inputs]))). It keeps its calls, and in which order
+    they and their backward passes came.
+
+    Args:
+        weights: "table" (V, D), "weight" (V, D) and "bias" (V,) of the last layer; dtype becomes theirs.
+        dropout: its rate.
+    """
+
+    def __init__(self, weights, dropout=0.0):
+        super().__init__()
+        self.table = nn.Embedding(*weights["table"].shape)
+        self.out = nn.Linear(*reversed(weights["weight"].shape))
+        self.dropout = nn.Dropout(dropout)
+        self.inner = nn.Sequential(nn.Dropout(0.0), nn.Identity())  # parts that have modes of their own
+        self.to(weights["table"])
+        for name, parameter in self.named_weights():
+            parameter.data.copy_(weights[name])
+        self.calls, self.events = [], []
+
+    def named_weights(self):
+        return [("table", self.table.weight), ("weight", self.out.weight), ("bias", self.out.bias)]
+
+    def weights(self):
+        """Copies of them, by name."""
+        return {name: parameter.detach().clone() for name, parameter in self.named_weights()}
+
+    def forward(self, inputs):
+        logits = self.out(self.dropout(torch.tanh(self.inner(self.table(inputs)))))
+        self.events.append("forward")
+        if logits.requires_grad:
+            logits.register_hook(lambda _: self.events.append("backward"))
+        in_training = [part.training for part in self.modules()]
+        self.calls.append({
+            "inputs": inputs.detach().clone(), "logits": logits.detach().clone(), "all": all(in_training), "any": any(in_training),
+            "recorded": logits.requires_grad, "dtypes": [str(parameter.dtype) for _, parameter in self.named_weights()],
+        })  # fmt: skip
+        return logits
+
+
+def noting_updates(model, optimizer):
+    """A list that gets of each step of the optimizer the Tagger's gradients (None where there is none), weights before and after."""
+    updates = []
+
+    def before(*_):
+        found = {name: parameter.grad for name, parameter in model.named_weights()}
+        grads = {name: None if grad is None else grad.clone() for name, grad in found.items()}
+        updates.append({"grads": grads, "before": model.weights()})
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(lambda *_: updates[-1].update(after=model.weights()))
+    return updates
+
+
+class Items:
+    """(inputs (T,), targets (T,)) by number, and nothing else: it cannot be sliced, and a list of numbers is none."""
+
+    def __init__(self, inputs, targets):
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, place):
+        if not 0 <= place < len(self.inputs):
+            raise IndexError(place)
+        return self.inputs[place], self.targets[place]
+
+
+def a_trainer(weights, train, val, config, dropout=0.0):
+    """The student's LLMTrainer of a Tagger; train and val: (inputs (N, T), targets (N, T)). (trainer, model)."""
+    from training_techniques import LLMTrainer
+
+    model = Tagger(weights, dropout)
+    return LLMTrainer(model, Items(*train), Items(*val), config), model
+
+
+def watched_epochs(trainer, model, epochs):
+    """Of each call of train_epoch: its loss, calls of the model and updates; the model was in eval mode before."""
+    updates, rows = noting_updates(model, trainer.optimizer), []
+    for _ in range(epochs):
+        updates.clear()
+        model.calls.clear()
+        model.eval()
+        loss = trainer.train_epoch()
+        rows.append({"loss": loss, "calls": list(model.calls), "updates": list(updates)})
+    return rows
+
+
+def saved_bytes(trainer):
+    """What the student's save writes to a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "run.pt")
+        trainer.save(path)
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def load_bytes(trainer, content):
+    """What becomes of the student's load of a file with this content: "loaded", "ValueError" or the name of another error."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "run.pt")
+        with open(path, "wb") as file:
+            file.write(content)
+        try:
+            trainer.load(path)
+        except Exception as error:
+            return type(error).__name__
+    return "loaded"
+
+
+def state_of(trainer):
+    """Copies of the weights, of the tensors and numbers in the optimizer's state, and the epoch."""
+    weights = [weight.detach().clone() for weight in trainer.model.state_dict().values()]
+    moments = [torch.as_tensor(value).clone() for part in trainer.optimizer.state.values() for value in part.values()]
+    return weights, moments, trainer.epoch
+
+
+def packed(model, ids):
+    """Bytes of all that autograd packs while model(ids) runs, each piece of memory once, without parameters; and the logits."""
+    own, found = {weight.untyped_storage().data_ptr() for weight in model.parameters()}, {}
+    held = []  # so that no other tensor gets the place in memory of one that is counted
+
+    def pack(tensor):
+        held.append(tensor)
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits = a_tensor(model(ids))
+    return sum(found.values()), logits
+
+
+@contextlib.contextmanager
+def at_most(megabytes):
+    """While it is entered the process gets no more memory than it has and this: the kernel refuses it, and torch raises."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        mapped = int(file.read().split()[0]) * resource.getpagesize()
+    limit = mapped + (megabytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit if before[0] < 0 else min(limit, before[0]), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
