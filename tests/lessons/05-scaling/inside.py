@@ -214,3 +214,26 @@ def at_most(megabytes):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def experts_with(router, experts, top_k):
+    """A MixtureOfExperts with these weights: of the router, and (gate, up, down) of each expert."""
+    from llm_architectures import MixtureOfExperts
+
+    layer = MixtureOfExperts(router.shape[1], experts[0][0].shape[0], len(router), top_k).to(router.dtype)
+    layer.router.weight.data = router.clone()
+    for expert, weights in zip(layer.experts, experts, strict=True):
+        for part, weight in zip((expert.gate, expert.up, expert.down), weights, strict=True):
+            part.weight.data = weight.clone()
+    return layer
+
+
+# ---------------------------------------------------------------------------------------------- pretraining_objectives
+
+
+def right_prefix_mask(length, prefix_length, *_, **__):
+    place = torch.arange(length)
+    return (place <= place[:, None]) | (place < prefix_length)
+
+
+RIGHT["pretraining_objectives"] = {"prefix_mask": right_prefix_mask}
