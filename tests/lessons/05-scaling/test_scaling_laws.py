@@ -1,5 +1,7 @@
 """Hidden tests of scaling_laws: budgets, the law, and what models cost. Fits have a file of their own."""
 
+import math
+
 import pytest
 import torch
 
@@ -16,6 +18,10 @@ NOT_POSITIVE = [0.0, -2.5]
 def number(value):
     """An int as a float: whether a number comes as one or the other is open."""
     return float(value) if type(value) is int else value
+
+
+def positive(value):
+    return type(value) in (int, float) and value > 0
 
 
 def numbers(values):
@@ -36,14 +42,14 @@ def one(rng, low, high):
 
 @BUDGET
 @pytest.mark.points(3)
-@pytest.mark.parametrize(("low", "high"), [(2, 3), (17, 20), (23, 25)])
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (8, 9), (10, 11)])
 def test_a_budget_is_spent_with_20_tokens_a_parameter(student, check, rng, low, high):
     """C = 6 N D with D = 20 N."""
-    budget = one(rng, low, high)
+    params = math.floor(one(rng, low, high)) + 0.73  # which is rounded up and cut off to other numbers
+    tokens, budget = 20 * params, 120 * params**2
 
     found = student.call("scaling_laws.compute_optimal_scaling", budget)
 
-    params, tokens = (budget / 120) ** 0.5, (budget / 6 * 20) ** 0.5
     check(
         numbers(found),
         [params, tokens],
@@ -292,64 +298,89 @@ def test_the_loss_leaves_its_inputs_alone(student, check, rng):
 # ---------------------------------------------------------------------------------------------- estimates
 
 
+SIZES = [7.0, 0.117, 175.0]  # in billions; 0.1, 0.002 and 2.5 epochs
+
+
+def epochs_and_tokens(size, *, each=20e9, corpus=1.4e12):
+    return each * size / corpus, each * size
+
+
+TEXTS = {  # sentence -> estimate_data_requirements with a mistake
+    "tokens come before epochs; epochs should be first": lambda size: epochs_and_tokens(size)[::-1],
+    "epochs are 1.4e12 / tokens; they should be tokens / 1.4e12": lambda size: (1.4e12 / (20e9 * size), 20e9 * size),
+    "size_in_billions is not multiplied by 1e9": lambda size: epochs_and_tokens(size, each=20),
+    "tokens are in billions": lambda size: epochs_and_tokens(size, each=20, corpus=1.4e3),
+    "the 20 tokens a parameter are missing": lambda size: epochs_and_tokens(size, each=1e9),
+    "epochs are rounded up": lambda size: (math.ceil(20e9 * size / 1.4e12), 20e9 * size),
+    "epochs are cut off at the point": lambda size: (20e9 * size // 1.4e12, 20e9 * size),
+    "epochs are at least 1; they should not be cut": lambda size: (max(1, 20e9 * size / 1.4e12), 20e9 * size),
+    "epochs are tokens / 1e12; the corpus has 1.4e12": lambda size: epochs_and_tokens(size, corpus=1e12),
+    "tokens are 1.4e12 however large the model is": lambda size: (20e9 * size / 1.4e12, 1.4e12),
+    "the corpus is 300e9 tokens; it should be 1.4e12": lambda size: epochs_and_tokens(size, corpus=300e9),
+}
+
+
+def flops_and_memory(size, *, flops=6e9, memory=16.0):
+    return flops * size, memory * size
+
+
+TRAININGS = {  # sentence -> estimate_compute_requirements with a mistake
+    "memory comes before FLOPs; FLOPs should be first": lambda size: flops_and_memory(size)[::-1],
+    "the FLOPs are those of the whole training; they should be those of a token": lambda size: (
+        6e9 * size * 20e9 * size,
+        16 * size,
+    ),
+    "FLOPs are 2 N, of the forward pass alone; training takes 6 N": lambda size: flops_and_memory(size, flops=2e9),
+    "size_in_billions is not multiplied by 1e9 for the FLOPs": lambda size: flops_and_memory(size, flops=6),
+    "memory is in bytes; it should be in GB": lambda size: flops_and_memory(size, memory=16e9),
+    "memory is in GiB, of 2^30 bytes; GB should be 1e9 bytes": lambda size: flops_and_memory(size, memory=16e9 / 2**30),
+    "memory is divided by 1e9 twice": lambda size: flops_and_memory(size, memory=16e-9),
+    "memory is that of float32 weights, 4 bytes a parameter; it should be 16": lambda size: flops_and_memory(
+        size, memory=4
+    ),
+    "memory is that of 16-bit weights, 2 bytes a parameter; it should be 16": lambda size: flops_and_memory(
+        size, memory=2
+    ),
+    "memory is 12 bytes a parameter, for weight and moments in float32; it should be 16": lambda size: flops_and_memory(
+        size, memory=12
+    ),
+    "memory is 18 bytes a parameter, with gradients in float32; it should be 16": lambda size: flops_and_memory(
+        size, memory=18
+    ),
+    "memory is 20 bytes a parameter; it should be 16": lambda size: flops_and_memory(size, memory=20),
+    "memory is rounded": lambda size: (6e9 * size, round(16 * size)),
+}
+
+
+def for_all_sizes(formula):
+    return [list(map(float, formula(size))) for size in SIZES]
+
+
 @ESTIMATES
 @pytest.mark.points(2)
-@pytest.mark.parametrize("size", [7.0, 0.117, 175.0])
-def test_the_text_that_a_model_needs(student, check, size):
+def test_the_text_that_a_model_needs(student, check):
     """20 tokens a parameter, and how many epochs over 1.4e12 tokens that is, first."""
-    found = student.call("scaling_laws.estimate_data_requirements", size)
+    found = [student.call("scaling_laws.estimate_data_requirements", size) for size in SIZES]
 
-    tokens = 20 * size * 1e9
-    epochs = tokens / 1.4e12
     check(
-        numbers(found),
-        [epochs, tokens],
-        names=("epochs", "tokens"),
-        mistakes={
-            "tokens come before epochs; epochs should be first": [tokens, epochs],
-            "epochs are 1.4e12 / tokens; they should be tokens / 1.4e12": [1 / epochs, tokens],
-            "size_in_billions is not multiplied by 1e9": [20 * size / 1.4e12, 20 * size],
-            "tokens are in billions": [epochs, 20 * size],
-            "the 20 tokens a parameter are missing": [epochs / 20, tokens / 20],
-            "epochs are rounded up": [float(-(-tokens // 1.4e12)), tokens],
-            "epochs are cut off at the point": [float(tokens // 1.4e12), tokens],
-            "epochs are at least 1; they should not be cut": [max(epochs, 1.0), tokens],
-            "epochs are tokens / 1e12; the corpus has 1.4e12": [tokens / 1e12, tokens],
-            "tokens are 1.4e12 however large the model is": [epochs, 1.4e12],
-            "the corpus is 300e9 tokens; it should be 1.4e12": [tokens / 300e9, tokens],
-        },
+        [numbers(each) for each in found],
+        for_all_sizes(epochs_and_tokens),
+        names=[f"epochs and tokens for {size:g} billion parameters" for size in SIZES],
+        mistakes={sentence: for_all_sizes(wrong) for sentence, wrong in TEXTS.items()},
     )
 
 
 @ESTIMATES
 @pytest.mark.points(2)
-@pytest.mark.parametrize("size", [7.0, 0.117, 175.0])
-def test_what_training_takes(student, check, size):
+def test_what_training_takes(student, check):
     """6 N FLOPs a token, and 16 bytes a parameter in GB of 1e9 bytes."""
-    found = student.call("scaling_laws.estimate_compute_requirements", size)
+    found = [student.call("scaling_laws.estimate_compute_requirements", size) for size in SIZES]
 
-    flops, memory = 6e9 * size, 16 * size
-    tokens = 20e9 * size
     check(
-        numbers(found),
-        [flops, memory],
-        names=("FLOPs", "memory"),
-        mistakes={
-            "memory comes before FLOPs; FLOPs should be first": [memory, flops],
-            "the FLOPs are those of the whole training; they should be those of a token": [flops * tokens, memory],
-            "FLOPs are 2 N, of the forward pass alone; training takes 6 N": [flops / 3, memory],
-            "size_in_billions is not multiplied by 1e9 for the FLOPs": [6 * size, memory],
-            "memory is in bytes; it should be in GB": [flops, memory * 1e9],
-            "memory is in GiB, of 2^30 bytes; GB should be 1e9 bytes": [flops, memory * 1e9 / 2**30],
-            "memory is divided by 1e9 twice": [flops, memory / 1e9],
-            "memory is that of float32 weights, 4 bytes a parameter; it should be 16": [flops, 4 * size],
-            "memory is that of 16-bit weights, 2 bytes a parameter; it should be 16": [flops, 2 * size],
-            "memory is 12 bytes a parameter, for weight and moments in float32; it should be 16": [flops, 12 * size],
-            "memory is 18 bytes a parameter, with gradients in float32; it should be 16": [flops, 18 * size],
-            "memory is 20 bytes a parameter; it should be 16": [flops, 20 * size],
-            "16 bytes are taken for 16 bits": [flops, memory / 8],
-            "memory is rounded": [flops, float(round(memory))],
-        },
+        [numbers(each) for each in found],
+        for_all_sizes(flops_and_memory),
+        names=[f"FLOPs and memory for {size:g} billion parameters" for size in SIZES],
+        mistakes={sentence: for_all_sizes(wrong) for sentence, wrong in TRAININGS.items()},
     )
 
 
@@ -375,7 +406,7 @@ def test_training_is_of_a_model_that_has_a_size(student, size):
 @BYTES
 @pytest.mark.points(3)
 @pytest.mark.parametrize(
-    "sizes", [(3, 5, 7, 11, 13, 4), (2, 3, 1, 1, 1, 1), (126, 8, 128, 131072, 64, 2)], ids=["primes", "one", "large"]
+    "sizes", [(3, 5, 7, 11, 13, 6), (2, 3, 1, 1, 1, 1), (126, 8, 128, 131072, 64, 2)], ids=["primes", "one", "large"]
 )
 def test_the_cache_of_keys_and_values(student, check, sizes):
     """A key and a value for each layer, head, token and row."""
@@ -410,34 +441,41 @@ def test_the_cache_is_of_one_row_in_16_bits_if_nothing_is_said(student, check):
     """batch is 1 and bytes_per_value is 2 by default; both have these names."""
     path, sizes = "scaling_laws.kv_cache_bytes", (3, 5, 7, 11)
 
-    found = student.call(path, *sizes)
-    own = student.call(path, *sizes, 1, 2)
-    named = student.call(path, *sizes, bytes_per_value=8, batch=3)
-    own_named = student.call(path, *sizes, 3, 8)
+    found = (
+        student.call(path, *sizes),
+        student.call(path, *sizes, 3),
+        student.call(path, *sizes, bytes_per_value=8, batch=3),
+    )
+    own = student.call(path, *sizes, 1, 2), student.call(path, *sizes, 3, 2), student.call(path, *sizes, 3, 8)
 
-    for value, same, factor, which in ((found, own, 4, "by default"), (named, own_named, 48, "with names")):
-        truth = factor * 3.0 * 5 * 7 * 11
-        same = number(same)
-        check(number(value), same if type(same) is float and same > 0 else truth, what=f"the bytes {which}")
+    truth = [factor * 3.0 * 5 * 7 * 11 for factor in (4, 12, 48)]
+    for value, same, right, which in zip(
+        found, own, truth, ("by default", "with a batch", "with both by name"), strict=True
+    ):
+        check(number(value), number(same) if positive(same) else right, what=f"the bytes {which}")
 
 
 @BYTES
 @pytest.mark.points(1)
-def test_a_value_may_have_half_a_byte(student, check):
+def test_a_value_may_have_less_than_a_byte(student, check):
     """bytes_per_value = 0.5 is int4; bytes are not rounded."""
-    found = student.call("scaling_laws.kv_cache_bytes", 3, 5, 7, 11, 1, 0.25)
+    path, sizes, each = "scaling_laws.kv_cache_bytes", (3, 5, 7, 11, 1), (0.125, 0.375)
 
-    own = number(student.call("scaling_laws.kv_cache_bytes", 3, 5, 7, 11, 1, 4.0))
-    truth = own / 16 if type(own) is float and own > 0 else 2 * 3 * 5 * 7 * 11 * 0.25
+    found = [student.call(path, *sizes, size) for size in each]
+    own = student.call(path, *sizes, 4.0)
+
+    whole = number(own) / 4 if positive(own) else 2.0 * 3 * 5 * 7 * 11
+    truth = [whole * size for size in each]
     check(
-        number(found),
+        numbers(found),
         truth,
+        names=("the bytes", "the bytes"),
         mistakes={
-            "the bytes are rounded": float(round(truth)),
-            "the bytes are cut off at the point": float(int(truth)),
-            "the bytes are rounded up": float(int(truth) + 1),
-            "bytes_per_value is made an integer": 0.0,
-            "a value has at least one byte; bytes_per_value may be less": truth * 4,
+            "the bytes are rounded": [float(round(size)) for size in truth],
+            "the bytes are cut off at the point": [float(math.floor(size)) for size in truth],
+            "the bytes are rounded up": [float(math.ceil(size)) for size in truth],
+            "bytes_per_value is made an integer": [0.0, 0.0],
+            "a value has at least one byte; bytes_per_value may be less": [whole, whole],
         },
     )
 
@@ -455,26 +493,28 @@ def test_sizes_of_a_cache_are_positive(student, name):
 
 @BYTES
 @pytest.mark.points(2)
-@pytest.mark.parametrize(("params", "bits"), [(7e9, 16), (3, 4), (7, 3), (1000, 4.5), (1e9, 1.58)])
-def test_the_bytes_of_weights(student, check, params, bits):
+def test_the_bytes_of_weights(student, check):
     """params · bits / 8, not rounded."""
-    found = student.call("scaling_laws.weight_bytes", params, bits)
+    weights = [(7e9, 16), (3, 4), (7, 3), (3, 3), (1000, 4.5), (1e9, 1.58)]
 
-    truth = params * bits / 8
+    found = [student.call("scaling_laws.weight_bytes", *each) for each in weights]
+
+    formulas = {  # sentence -> the bytes
+        "the weights are counted in bits; it should be in bytes": lambda n, bits: n * bits,
+        "bits are taken for bytes and multiplied by 8": lambda n, bits: n * bits * 8,
+        "the bytes are in GB": lambda n, bits: n * bits / 8 / 1e9,
+        "the bytes are cut off at the point": lambda n, bits: math.floor(n * bits / 8),
+        "the bytes are rounded up": lambda n, bits: math.ceil(n * bits / 8),
+        "the bytes are rounded": lambda n, bits: round(n * bits / 8),
+        "bits / 8 is cut off at the point": lambda n, bits: n * (bits // 8),
+        "bits / 8 is rounded up: each weight has whole bytes": lambda n, bits: n * math.ceil(bits / 8),
+        "bits are made an integer": lambda n, bits: n * int(bits) / 8,
+    }
     check(
-        number(found),
-        truth,
-        mistakes={
-            "the weights are counted in bits; it should be in bytes": truth * 8,
-            "bits are taken for bytes and multiplied by 8": truth * 64,
-            "the bytes are in GB": truth / 1e9,
-            "the bytes are cut off at the point": float(int(truth)),
-            "the bytes are rounded up": float(-(-params * bits // 8)),
-            "the bytes are rounded": float(round(truth)),
-            "bits / 8 is cut off at the point": float(params * (bits // 8)),
-            "bits / 8 is rounded up: each weight has whole bytes": float(params * -(-bits // 8)),
-            "bits are made an integer": params * int(bits) / 8,
-        },
+        numbers(found),
+        [n * bits / 8 for n, bits in weights],
+        names=[f"the bytes of {n:g} weights of {bits} bits" for n, bits in weights],
+        mistakes={sentence: [float(wrong(*each)) for each in weights] for sentence, wrong in formulas.items()},
     )
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from shared import MANNERS, randn, shuffled
+from shared import MANNERS, on_inputs, randn, shuffled
 
 FIT = pytest.mark.question("fit_chinchilla")
 VERTEX = pytest.mark.question("isoflop_optimum")
@@ -253,8 +253,6 @@ VERTICES = {  # sentence -> isoflop_optimum with a mistake
     "the loss at the vertex is returned; it should be the size": lowest_loss,
     "the parabola runs through the best size and its neighbours; it should be fitted to all": nearest_three,
     "the parabola runs through three of the sizes; it should be fitted to all": ends_and_middle,
-    "the vertex is not allowed outside of the measured sizes": lambda n, y: min(max(vertex(n, y), min(n)), max(n)),
-    "losses count by their place in the list, not by their size": lambda n, y: vertex(sorted(n), y),
 }
 
 
@@ -277,22 +275,18 @@ def test_the_best_size_is_the_vertex_of_the_parabola_in_log_n(student, check, rn
 
     found = student.call("scaling_laws.isoflop_optimum", sizes, losses)
 
-    check(found, best, mistakes=mistakes_of(sizes, losses))
-
-
-def mistakes_of(sizes, losses):
-    return {sentence: lambda wrong=wrong: wrong(sizes, losses) for sentence, wrong in VERTICES.items()}
+    check(found, best, mistakes=on_inputs(VERTICES, sizes, losses))
 
 
 @VERTEX
 @pytest.mark.points(2)
 def test_the_parabola_is_fitted_by_least_squares(student, check, rng):
     """Losses that are a little off, and sizes that occur twice: all runs count, and all count the same."""
-    sizes, losses = around(rng, 10 ** uniform(rng, 8, 9), [-2, -2, -1.2, -0.5, 0.3, 1.1, 1.1, 2.4, 3.0], noise=0.02)
+    sizes, losses = around(rng, 10 ** uniform(rng, 8, 9), [-2, -1.2, -1.2, -0.5, 0.3, 1.1, 1.1, 2.4, 3.0], noise=0.02)
 
     found = student.call("scaling_laws.isoflop_optimum", sizes, losses)
 
-    check(found, vertex(sizes, losses), mistakes=mistakes_of(sizes, losses))
+    check(found, vertex(sizes, losses), mistakes=on_inputs(VERTICES, sizes, losses))
 
 
 @VERTEX
@@ -307,7 +301,12 @@ def test_the_vertex_may_be_outside_of_the_measured_sizes(student, check, rng, si
     own_sizes, own_losses = around(rng, best, [-1.7, -0.6, 0.5, 1.9, 2.8])
     own = student.call("scaling_laws.isoflop_optimum", own_sizes, own_losses)
 
-    check(found, like_own_vertex(own, own_sizes, own_losses)(sizes, losses), mistakes=mistakes_of(sizes, losses))
+    inside_only = {"the vertex is not allowed outside of the measured sizes": min(max(best, min(sizes)), max(sizes))}
+    check(
+        found,
+        like_own_vertex(own, own_sizes, own_losses)(sizes, losses),
+        mistakes=inside_only | on_inputs(VERTICES, sizes, losses),
+    )
 
 
 FORMULAS = [  # mistakes of what the vertex is, which another test is about
