@@ -584,6 +584,6 @@ class MixtureOfExperts(nn.Module):
             output = output.index_add(0, rows, part.to(output.dtype))
 
         experts = len(self.experts)
-        share = F.one_hot(chosen, experts).sum(dim=(0, 1)) / len(tokens)  # f
-        loss = experts * (share.to(probs.dtype) * probs.mean(dim=0)).sum()
+        share = F.one_hot(chosen, experts).sum(dim=(0, 1)).to(probs.dtype) / len(tokens)  # f
+        loss = experts * (share * probs.mean(dim=0)).sum()
         return output.view(x.shape), loss
