@@ -83,7 +83,7 @@ def near(found, law):
 
 
 @FIT
-@pytest.mark.points(4)
+@pytest.mark.points(3)
 @pytest.mark.parametrize("larger", ["alpha", "beta"])
 def test_a_law_is_found_from_runs_on_a_grid(student, check, rng, larger):
     """Each of the five numbers is within 1 %; the runs are in random order."""
@@ -95,7 +95,7 @@ def test_a_law_is_found_from_runs_on_a_grid(student, check, rng, larger):
 
 
 @FIT
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_a_law_is_found_from_five_runs(student, check, rng):
     """Three sizes with one text, and three texts with one size, are enough."""
     law = a_law(rng)
@@ -107,7 +107,7 @@ def test_a_law_is_found_from_five_runs(student, check, rng):
 
 
 @FIT
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize(("n", "d"), [((6.0, 7.5, 9.0), (8.0, 9.5, 11.0)), ((8.0, 10.0, 12.0), (10.0, 11.5, 13.0))])
 def test_the_law_may_be_one_of_small_or_large_models(student, check, rng, n, d):
     """The sizes of the runs are not those of a certain paper."""
@@ -266,7 +266,7 @@ def around(rng, best, places, noise=0.0):
 
 
 @VERTEX
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize(("low", "high"), [(8.0, 8.5), (10.5, 11.0)])
 def test_the_best_size_is_the_vertex_of_the_parabola_in_log_n(student, check, rng, low, high):
     """Losses on a parabola in log N: its vertex is between the sizes."""
@@ -290,7 +290,7 @@ def test_the_parabola_is_fitted_by_least_squares(student, check, rng):
 
 
 @VERTEX
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize("side", [-1, 1])
 def test_the_vertex_may_be_outside_of_the_measured_sizes(student, check, rng, side):
     """All sizes are too small, or all too large; three are enough."""
