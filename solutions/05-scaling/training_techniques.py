@@ -384,6 +384,8 @@ class LLMTrainer:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": self.epoch}
 
     def _take(self, state: dict) -> None:  # solution only
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
         model, optimizer, epoch = state["model"], state["optimizer"], state["epoch"]
         if type(epoch) is not int:
             raise TypeError(f"the epoch is {epoch!r}")

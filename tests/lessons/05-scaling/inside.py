@@ -1,6 +1,7 @@
 """Helpers for the probes of this lesson: they run in the student's process, with torch and the standard library only."""
 
 import contextlib
+import mmap
 import os
 import sys
 import tempfile
@@ -206,9 +207,7 @@ def at_most(megabytes):
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm") as file:
-        mapped = int(file.read().split()[0]) * resource.getpagesize()
-    limit = mapped + (megabytes << 20)
+    limit = _mapped(before[0]) + (megabytes << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit if before[0] < 0 else min(limit, before[0]), before[1]))
     try:
         yield
@@ -237,3 +236,19 @@ def right_prefix_mask(length, prefix_length, *_, **__):
 
 
 RIGHT["pretraining_objectives"] = {"prefix_mask": right_prefix_mask}
+
+
+def _mapped(limit):
+    """Bytes of addresses that the process has. In the box /proc is closed, but there is a limit: what is left of it can be had."""
+    if limit < 0:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * mmap.PAGESIZE
+    least, most = 0, limit
+    while most - least > 1 << 20:
+        middle = (least + most) // 2
+        try:
+            mmap.mmap(-1, middle, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()  # nothing is written to it
+            least = middle
+        except (OSError, MemoryError):
+            most = middle
+    return limit - least

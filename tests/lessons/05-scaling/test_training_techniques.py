@@ -59,7 +59,7 @@ def one_update(row):
 
 
 @MIXED
-@pytest.mark.points(4)
+@pytest.mark.points(3)
 @pytest.mark.parametrize("case", ["(B, T)", "(B,)", "one target"])
 def test_a_mixed_step_has_the_gradients_of_the_mean_loss(student, check, rng, case):
     """Logits are compared with targets at the same place; -100 does not count; the mean loss is returned, and no more is done."""
@@ -109,7 +109,7 @@ def test_a_mixed_step_has_the_gradients_of_the_mean_loss(student, check, rng, ca
 
 
 @MIXED
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_products_are_in_bfloat16_and_weights_in_float32(student, check, rng):
     """The model's Linear gives bfloat16 while it is trained, and float32 outside; its weights are float32 all the time."""
     weights, batches = tagger_weights(rng, torch.float32), [labelled(rng, (4, 4), 4) for _ in range(2)]
@@ -153,7 +153,7 @@ def tagged_logits(weights, inputs):
 
 
 @MIXED
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_each_mixed_step_has_its_own_gradients(student, check, rng):
     """Gradients that were there before do not count, in the first step and in later ones."""
     weights = tagger_weights(rng, torch.float32)
@@ -395,7 +395,7 @@ def test_batches_weigh_as_much_as_their_targets_that_count(student, check, rng):
 
 
 @ACCUMULATED
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize(("steps", "number"), [(3, 7), (4, 6), (5, 2), (2, 3)])
 def test_the_last_group_may_be_shorter(student, check, rng, steps, number):
     """Its update is that of one batch of the targets that it has; here all batches have equally many."""
@@ -418,7 +418,7 @@ def test_the_last_group_may_be_shorter(student, check, rng, steps, number):
 
 
 @ACCUMULATED
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize("sizes", ["rows in full", "-100 in uneven numbers"])
 def test_the_mean_loss_of_all_targets_is_returned(student, check, rng, sizes):
     """Each target that counts has the same weight, with the loss from before its group's update."""
@@ -482,7 +482,7 @@ def test_a_group_without_targets_makes_no_update(student, check, rng):
 
 
 @ACCUMULATED
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_a_batch_runs_backward_before_the_next_one(student, check, rng):
     """The model gets one batch at a time, in their order, and each goes backward before the next is in memory."""
     batches = [labelled(rng, *sizes) for sizes in FULL]
