@@ -54,7 +54,7 @@ NORMS = {
 
 
 @NORM
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize("shape", [(3, 6), (2, 5, 7), (4,)])
 def test_rows_are_divided_by_their_root_mean_square(student, check, rng, shape):
     """Each row is divided by the root of the mean of its squares, and multiplied by the weight."""
@@ -166,7 +166,7 @@ def test_the_gate_decides_what_passes(student, check, rng, shape):
 
 
 @GATED
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_there_are_three_matrices_without_biases(student, check, rng):
     """gate and up (d_ff, D), down (D, d_ff), no bias; all of them and x get their gradients."""
 
@@ -218,7 +218,7 @@ V, MAX_LEN, TYPES = 11, 6, 3
 
 
 @BERT
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_a_place_sees_all_real_tokens_on_both_sides(student, check, rng):
     """Logits (B, T, V); each depends on every real token and every type; what attention_mask hides changes nothing."""
 
@@ -339,7 +339,7 @@ def test_sizes_that_do_not_fit_bert_are_refused(student, heads, length, words):
 
 
 @BERT
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_all_of_bert_learns(student, check, rng):
     """Every matrix of the encoder and of the output gets a gradient from the logits, and all are parameters."""
 

@@ -193,7 +193,7 @@ def test_no_token_is_left_out(student, check, rng):
     })  # fmt: skip
 
 
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_an_expert_works_for_those_who_chose_it(student, check, rng):
     """An expert gets the tokens that chose it and no others; one that is full of NaN harms only them."""
 
