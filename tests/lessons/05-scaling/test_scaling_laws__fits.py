@@ -167,7 +167,7 @@ def test_the_runs_of_a_fit_are_positive(student, rng, bad):
         student.raises(ValueError, "scaling_laws.fit_chinchilla", *runs, says=(name, bad, "parameters", "N", "D"))
 
 
-def conduct(path, *lists):
+def conduct_of_a_fit(path, *lists):
     """A probe: (arrays after the call, tensors after it, what the call did besides)."""
     import importlib
 
@@ -187,7 +187,7 @@ def test_a_fit_leaves_its_inputs_alone(student, check, rng):
     """Arrays and tensors are not changed in place, nothing is printed, and no setting of torch changes."""
     runs = runs_of(rng, a_law(rng), GRID)
 
-    arrays, tensors, rude = student.run(conduct, "scaling_laws.fit_chinchilla", *runs)
+    arrays, tensors, rude = student.run(conduct_of_a_fit, "scaling_laws.fit_chinchilla", *runs)
 
     given = [torch.tensor(each, dtype=torch.float64) for each in runs]
     check(arrays, given, otherwise="an array that was given is changed in place")
@@ -396,7 +396,7 @@ def test_the_optimum_leaves_its_inputs_alone(student, check, rng):
     """Arrays and tensors are not changed in place, nothing is printed, and no setting of torch changes."""
     runs = around(rng, 1e9, [-1.7, -0.6, 0.5, 1.9, 2.8])
 
-    arrays, tensors, rude = student.run(conduct, "scaling_laws.isoflop_optimum", *runs)
+    arrays, tensors, rude = student.run(conduct_of_a_fit, "scaling_laws.isoflop_optimum", *runs)
 
     given = [torch.tensor(each, dtype=torch.float64) for each in runs]
     check(arrays, given, otherwise="an array that was given is changed in place")
