@@ -21,10 +21,11 @@ FLOPS_PER_PARAMETER_AND_TOKEN = 6  # 2 in the forward pass, 4 in the backward pa
 CORPUS_TOKENS = 1.4e12  # what Chinchilla was trained on
 BYTES_PER_TRAINED_PARAMETER = 16  # weight and gradient in 16 bits, and in float32: weight, Adam's two moments
 
+Values = float | np.ndarray | torch.Tensor
 Numbers = Sequence[float] | np.ndarray | torch.Tensor
 
 
-def _check_positive(**arguments) -> None:  # solution only
+def _check_positive(**arguments: Values) -> None:  # solution only
     for name, value in arguments.items():
         positive = value > 0  # of an array or a tensor: one bool a number
         if not (positive if isinstance(positive, bool) else positive.all()):
@@ -55,7 +56,7 @@ def compute_optimal_scaling(compute_budget: float) -> tuple[float, float]:
     return params, TOKENS_PER_PARAMETER * params
 
 
-def chinchilla_loss(params: float | np.ndarray | torch.Tensor, tokens: float | np.ndarray | torch.Tensor):
+def chinchilla_loss(params: Values, tokens: Values) -> Values:
     """The loss in nats a token that Hoffmann et al. 2022, appendix D.3, predict for N parameters and D tokens.
 
         L(N, D) = 1.69 + 406.4 / N^0.34 + 410.7 / D^0.28
