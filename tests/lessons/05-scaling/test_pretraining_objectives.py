@@ -229,8 +229,10 @@ def test_each_chosen_token_has_draws_of_its_own(student, check):
     ((masked, _),) = student.run(masked_by, [size, mask, 1.0], torch.full((rows, length), own))
 
     fate = torch.where(masked == mask, 0, torch.where(masked == own, 1, 2))
-    check.that(not (fate == fate[:, :1]).all(), "all chosen tokens of a row become the same: hidden, random or kept")
-    check.that(not (fate == fate[:1]).all(), "the same becomes of the tokens in all rows of a batch")
+    if int(fate.flatten().bincount().max()) < 0.95 * fate.numel():  # where all are hidden, no two differ
+        alike = float((fate == fate[:, :1]).double().mean()), float((fate == fate[:1]).double().mean())
+        check.that(alike[0] < 0.95, "all chosen tokens of a row become the same: hidden, random or kept")
+        check.that(alike[1] < 0.95, "the same becomes of the tokens in all rows of a batch")
     drawn, in_rows = masked[fate == 2], [row[kinds == 2].unique() for row, kinds in zip(masked, fate, strict=True)]
     if len(drawn):
         check.that(
@@ -290,7 +292,7 @@ def test_tokens_that_are_not_chosen_stay(student, check, rng):
         "tokens that were not chosen become 0": torch.zeros_like(ids[rest]),
         "tokens that were not chosen become -100": torch.full_like(ids[rest], IGNORED),
         "tokens that were not chosen are hidden": torch.full_like(ids[rest], 999),
-        "some tokens that were not chosen are changed": check.when(0 < int((masked[rest] != ids[rest]).sum()) < rest.sum() / 2),
+        "some tokens that were not chosen are changed": check.when(0 < int((masked[rest] != ids[rest]).sum()) < int(rest.sum()) / 2),
     }, what="tokens that were not chosen")  # fmt: skip
 
 
@@ -339,7 +341,9 @@ def test_any_shape_is_masked(student, check, rng, shape):
     ((masked, labels),) = student.run(masked_by, [1000, 999, 1.0], ids)
 
     check([list(masked.shape), list(labels.shape)], [list(shape)] * 2, names=("masked", "labels"), what="the shapes")
-    check([masked.dtype, labels.dtype], [torch.int64] * 2, names=("masked", "labels"), what="the dtypes")
+    check([masked.dtype, labels.dtype], [torch.int64] * 2, names=("masked", "labels"), what="the dtypes", mistakes={
+        "labels are floating point; they should have the dtype of input_ids": [torch.int64, torch.float32],
+    })  # fmt: skip
 
 
 @MLM

@@ -4,6 +4,8 @@ The law of their places is open: each place at which a span finds room should be
 each other. A place that is drawn once in a hundred rows is missed here less than once in 1e8 times.
 """
 
+import math
+
 import pytest
 import torch
 
@@ -63,9 +65,9 @@ SPARSE = [  # length, mask_prob, span_length; round and no other way gives the r
     (40, 0.15, 3),  # 2.0
     (33, 0.15, 3),  # 1.65
     (46, 0.15, 3),  # 2.3
-    (64, 0.3, 5),  # 3.84
+    (64, 0.15, 5),  # 1.92
     (100, 0.21, 1),  # 21.0
-    (36, 0.34, 4),  # 3.06
+    (36, 0.12, 4),  # 1.08
 ]
 
 
@@ -83,7 +85,7 @@ def test_the_number_of_spans_is_rounded(student, check):
 
     check(numbers, all_rows(lambda share, _: round(share)), mistakes={
         "the number of spans is rounded down; it should be rounded to the nearest": all_rows(lambda share, _: int(share + 1e-9)),
-        "the number of spans is rounded up; it should be rounded to the nearest": all_rows(lambda share, _: -int(-share + 1e-9)),
+        "the number of spans is rounded up; it should be rounded to the nearest": all_rows(lambda share, _: math.ceil(share - 1e-9)),
         "there are round(T · mask_prob) spans; divide by span_length": all_rows(lambda share, width: round(share * width)),
         "there is always one span": all_rows(lambda *_: 1),
         "there is one span too many": all_rows(lambda share, _: round(share) + 1),
@@ -130,7 +132,7 @@ def test_a_span_is_span_length_long(student, check):
     widths = [width for *_, width in cases]
     check(lengths, [[width] for width in widths], mistakes={
         "spans at the end of the text are cut off; they should begin early enough": [[*range(1, width + 1)] for width in widths],
-        "spans are one token too long": [[width + 1] for width in widths],
+        "spans are one token too long": [[width, width + 1] for width in widths],  # but at the end of the text
         "spans are one token too short": [[width - 1] for width in widths],
         "spans have one token": [[1]] * len(cases),
         "spans have 3 tokens whatever span_length is": [[3]] * len(cases),
@@ -221,9 +223,9 @@ def test_a_span_may_begin_anywhere(student, check, length, prob, width):
         "spans begin at multiples of span_length + 1; each place should be possible": [*range(0, length - width + 1, width + 1)],
         "spans are at the beginning of the text; their places should be random": [0],
         "spans are at the end of the text; their places should be random": [length - width],
-        "each span stays in its own part of the text; each place should be possible": [
-            place for place in range(length - width + 1) if place % (length // 2) <= length // 2 - width
-        ] if length == 12 else None,
+        "each span stays in its own part of the text; each place should be possible": check.when(
+            length == 12, [0, 1, 2, 6, 7, 8, 9]
+        ),
         "spans are at the same places in all texts": check.when(length != 12 and len(starts(hidden)) == 1),
     })  # fmt: skip
 
@@ -254,7 +256,9 @@ def test_each_call_draws_anew(student, check):
     found = student.run(probe, [40] * 20 + [20, 60])
 
     check.that(len({str(hidden.tolist()) for hidden in found[:20]}) > 1, "each call hides the same places")
-    check([int(hidden.sum()) for hidden in found], [6] * 20 + [3, 9], what="the number of hidden tokens")
+    check([int(hidden.sum()) for hidden in found], [6] * 20 + [3, 9], what="the number of hidden tokens", mistakes={
+        "the number of spans is that of the first text; each length has its own": [6] * 22,
+    })  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- masks and labels
@@ -477,7 +481,7 @@ def test_inputs_and_targets_restore_the_text(student, check, rng):
         [token for kept in row for token in (told[kept - FIRST, 1:].tolist() if kept >= FIRST else [kept])]
         for row, told in zip(inputs.tolist(), spans, strict=True)
     ]
-    check(restored, ids.tolist(), what="the text that inputs and targets give")
+    check(restored, ids.tolist(), otherwise="inputs and targets together do not give the text")
 
 
 @SENTINELS
