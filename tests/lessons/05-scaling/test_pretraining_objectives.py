@@ -143,7 +143,7 @@ def test_tokens_are_chosen_independently(student, check, rng):
     wrong = wrong_law([
         (of_rows, right, {sentence: laws[0] for sentence, laws in mistakes.items()}),
         (of_calls, right_small, {sentence: laws[1] for sentence, laws in mistakes.items()}),
-    ], "the number of chosen tokens in a row does not follow the binomial law: each token should have a draw of its own")  # fmt: skip
+    ], "the number of chosen tokens in a row does not follow the binomial law; each token should have a draw of its own")  # fmt: skip
     check.that(not wrong, wrong)
     product = law(p * p, p * (1 - p), (1 - p) * p, (1 - p) ** 2)
     for pairs, sentence in (

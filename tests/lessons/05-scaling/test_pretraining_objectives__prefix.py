@@ -360,7 +360,7 @@ def test_a_prefix_model_does_nothing_else(student, check, rng):
     check(after, ids, what="input_ids after the call", otherwise="input_ids are changed in place")
     check(rude, "", mistakes=MANNERS)
     check(short, logits, terms=4096, otherwise="the logits depend on whether ids have 32 or 64 bits")
-    check(dtype, torch.float64, otherwise="the logits of a model in float64 have another dtype")
+    check(dtype, torch.float64, otherwise="the logits of a model in float64 have the wrong dtype")
 
 
 @pytest.mark.gpu
