@@ -49,7 +49,7 @@ def one_at_least(numbers):
 
 
 @MLM
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize("options", [[0.15], [0.4], []])
 def test_tokens_are_chosen_with_mask_prob(student, check, rng, options):
     """About mask_prob of the tokens have a label; 15 % if it is not given."""
@@ -82,7 +82,7 @@ def test_none_or_all_may_be_chosen(student, check, rng, prob):
 
 
 @MLM
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_every_token_may_be_chosen(student, check, rng):
     """Wherever it is in the text and whatever it is: also 0, the first ids and the mask itself."""
     p, size, rows, length = 0.4, 10, 4000, 6
@@ -115,7 +115,7 @@ def test_every_token_may_be_chosen(student, check, rng):
 
 
 @MLM
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_tokens_are_chosen_independently(student, check, rng):
     """The number of chosen tokens is binomial; neighbours, and rows of a batch, have nothing to do with each other."""
     p, rows, length, calls = 0.4, 4000, 8, 400
@@ -164,7 +164,7 @@ def test_tokens_are_chosen_independently(student, check, rng):
 
 
 @MLM
-@pytest.mark.points(4)
+@pytest.mark.points(3)
 def test_eight_in_ten_are_hidden(student, check):
     """80 % become mask_token_id, 10 % any id of the vocabulary, 10 % stay."""
     size, mask, own = 6, 3, 2
@@ -222,7 +222,7 @@ def test_random_ids_are_uniform(student, check):
 
 
 @MLM
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_each_chosen_token_has_draws_of_its_own(student, check):
     """What becomes of one token says nothing about its neighbour or about the next row; nor does its random id."""
     size, mask, own, rows, length = 1000, 999, 500, 400, 40
@@ -257,7 +257,7 @@ def test_each_chosen_token_has_draws_of_its_own(student, check):
 
 
 @MLM
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_labels_are_the_original_ids(student, check, rng):
     """Chosen tokens have their original id as label, those that stay too; all others have -100."""
     size, mask = 1000, 999
@@ -280,7 +280,7 @@ def test_labels_are_the_original_ids(student, check, rng):
 
 
 @MLM
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_tokens_that_are_not_chosen_stay(student, check, rng):
     """The model reads a token without a label as it is."""
     ids = tokens(rng, 998, 100, 60) + 1
@@ -315,7 +315,7 @@ def test_mlm_draws_from_the_generator(student, check, rng):
 
 
 @MLM
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_mlm_leaves_input_ids_alone(student, check, rng):
     """input_ids, which need not be contiguous, stay as they are; nothing is printed, torch is not seeded."""
 
@@ -440,7 +440,7 @@ def some_labels(rng, size):
 
 
 @MLM
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_mlm_loss_is_the_mean_over_the_labels(student, check, rng, dtype):
     """Cross-entropy, over the labels that are not -100, in the dtype of the logits."""
@@ -452,7 +452,7 @@ def test_mlm_loss_is_the_mean_over_the_labels(student, check, rng, dtype):
 
 
 @CLM
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_clm_loss_does_not_shift(student, check, rng, dtype):
     """Cross-entropy of logits and targets at the same place, over the targets that are not -100."""
@@ -476,7 +476,7 @@ def test_clm_loss_leaves_ignored_targets_out(student, check, rng):
 
 
 @pytest.mark.question("all trainers")
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize(("kind", "shape"), [("mlm", (3, 5)), ("clm", (3, 5)), ("mlm", (6,)), ("clm", (1, 1))])
 def test_losses_have_gradients(student, check, rng, kind, shape):
     """(softmax - one-hot) / number of labels; the logits may be (T, V) or of one place."""

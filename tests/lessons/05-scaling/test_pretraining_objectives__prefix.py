@@ -41,7 +41,7 @@ def wrong_masks(length, prefix):
 
 
 @MASK
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize(("length", "prefix"), [(7, 3), (9, 4), (5, 1), (6, 5)])
 def test_all_positions_see_the_prefix(student, check, length, prefix):
     """True where j <= i or j < prefix_length."""
@@ -58,7 +58,7 @@ def test_all_positions_see_the_prefix(student, check, length, prefix):
 
 
 @MASK
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize(("length", "prefix"), [(5, 0), (5, 5), (5, 6), (4, 30), (1, 0), (1, 3)])
 def test_a_prefix_may_be_empty_or_longer_than_the_text(student, check, length, prefix):
     """0 gives the causal mask; as long as the text or longer gives True everywhere."""
@@ -128,7 +128,7 @@ def places_seen(student, prefix, *texts):
 
 
 @MODEL
-@pytest.mark.points(5)
+@pytest.mark.points(4)
 @pytest.mark.parametrize(("length", "prefix"), [(7, 3), (8, 5)])
 def test_logits_depend_on_what_the_mask_lets_them_see(student, check, rng, length, prefix):
     """On the whole prefix and on all tokens up to their own, and on nothing else."""
@@ -225,7 +225,7 @@ def test_the_order_of_the_prefix_counts(student, check, rng):
 
 
 @MODEL
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_there_are_num_layers_layers(student, check):
     """Logits are (B, T, V), also of one token; each layer has weights of its own, which learn."""
 
@@ -251,7 +251,7 @@ def test_there_are_num_layers_layers(student, check):
 
 
 @MODEL
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize(("length", "prefix"), [(6, 3), (3, 5)])
 def test_gradients_reach_all_matrices(student, check, rng, length, prefix):
     """Every matrix has a part in the logits, and its gradient is that of the logits."""

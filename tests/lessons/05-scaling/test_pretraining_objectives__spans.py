@@ -72,7 +72,7 @@ SPARSE = [  # length, mask_prob, span_length; round and no other way gives the r
 
 
 @SPANS
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_the_number_of_spans_is_rounded(student, check):
     """round(T · mask_prob / span_length) spans, told by the number of hidden tokens."""
     found = student.run(hidden_by, [(*case, 5) for case in SPARSE])
@@ -110,7 +110,7 @@ def test_halves_are_rounded_as_python_does(student, check):
 
 
 @SPANS
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_there_is_at_least_one_span(student, check):
     """max(1, …): also a text of 5 tokens has one, and a mask_prob of 0 changes nothing about that."""
     found = student.run(hidden_by, [(5, 0.15, 3, 4), (3, 0.15, 1, 4), (9, 0.0, 2, 4)])
@@ -142,7 +142,7 @@ def test_a_span_is_span_length_long(student, check):
 
 
 @SPANS
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @both_ways
 def test_a_token_is_kept_between_two_spans(student, check, probe):
     """No two spans touch or overlap."""
@@ -159,7 +159,7 @@ def test_a_token_is_kept_between_two_spans(student, check, probe):
 
 
 @SPANS
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize(
     ("length", "prob", "width", "kept"), [(11, 9 / 11, 3, [3, 7]), (5, 0.6, 1, [1, 3]), (7, 6 / 7, 3, [3])]
 )
@@ -187,7 +187,7 @@ def test_there_are_as_many_spans_as_find_room(student, check):
 
 
 @SPANS
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize(("length", "width"), [(3, 3), (2, 3), (1, 3), (4, 9), (1, 1)])
 def test_a_text_shorter_than_a_span_is_one_span(student, check, length, width):
     """All of its tokens are hidden."""
@@ -209,7 +209,7 @@ def test_a_text_shorter_than_a_span_is_one_span(student, check, length, width):
 
 
 @SPANS
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize(("length", "prob", "width"), [(8, 0.375, 3), (4, 0.25, 1), (12, 0.5, 3)])
 def test_a_span_may_begin_anywhere(student, check, length, prob, width):
     """Each place from which span_length tokens fit is the beginning of a span in some of 4000 texts."""
@@ -272,7 +272,7 @@ def targets_of_spans(ids, prob):
 
 
 @SPANS
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_labels_are_the_hidden_ids(student, check, rng):
     """Hidden tokens become mask_token_id and have their id as label; all others stay and have -100."""
     ids = tokens(rng, 998, 20, 60) + 1
@@ -400,7 +400,7 @@ def targets_of(spans, sentinels):
 
 
 @SENTINELS
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_each_span_becomes_one_sentinel(student, check, rng):
     """The inputs are what is kept, with sentinel_start_id + i for span i from the left."""
     ids, _ = only_way(rng)
@@ -430,7 +430,7 @@ def inputs_of_each(ids, marks):
 
 
 @SENTINELS
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_targets_are_sentinels_and_spans(student, check, rng):
     """sentinel, span, sentinel, span, … without a closing sentinel."""
     ids, spans = only_way(rng)
@@ -456,7 +456,7 @@ def test_targets_are_sentinels_and_spans(student, check, rng):
 
 
 @SENTINELS
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_inputs_and_targets_restore_the_text(student, check, rng):
     """Spans at random places: with those of the targets in the place of the sentinels, the inputs are the text."""
     ids = tokens(rng, 900, 50, 60)
@@ -500,7 +500,7 @@ def test_a_sentinel_may_be_anywhere(student, check, length, prob, width):
 
 
 @SENTINELS
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize(("shape", "width"), [((2, 3), 3), ((2, 2), 3), ((1, 1), 3), ((2,), 5), ((1,), 1)])
 def test_a_short_text_is_one_sentinel(student, check, rng, shape, width):
     """All tokens of a text that is not longer than a span are in the targets."""
