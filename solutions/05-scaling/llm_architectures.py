@@ -419,7 +419,7 @@ class LlamaModel(nn.Module):
         _check_heads(d_model, num_heads)
         if num_heads % num_kv_heads != 0:
             raise ValueError(f"num_heads={num_heads} must be divisible by num_kv_heads={num_kv_heads}")
-        self.max_len, self.num_heads, self.num_kv_heads = max_len, num_heads, num_kv_heads
+        self.max_len, self.num_heads = max_len, num_heads
         self.token = nn.Embedding(vocab_size, d_model)
         self.layers = nn.ModuleList(_LlamaLayer(d_model, num_heads, num_kv_heads, d_ff) for _ in range(num_layers))
         self.norm = RMSNorm(d_model)
@@ -490,12 +490,9 @@ class LlamaModel(nn.Module):
         layers = len(model.model.layers)
         if layers != len(self.layers):
             raise ValueError(f"num_layers is {len(self.layers)} here, but {layers} in the model to load")
-        for name, ours, theirs in (  # the shape of a matrix does not show into how many heads it is cut
-            ("num_heads", self.num_heads, config.num_attention_heads),
-            ("num_kv_heads", self.num_kv_heads, config.num_key_value_heads),
-        ):
-            if ours != theirs:
-                raise ValueError(f"{name} is {ours} here, but {theirs} in the model to load")
+        heads = config.num_attention_heads  # no matrix shows by its shape into how many heads it is cut
+        if heads != self.num_heads:
+            raise ValueError(f"num_heads is {self.num_heads} here, but {heads} in the model to load")
         if config.hidden_act not in ("silu", "swish"):
             raise ValueError(f"the model to load has hidden_act={config.hidden_act!r}; here it is silu")
         biases = [name for name, _ in model.named_parameters() if name.endswith("bias")]

@@ -545,7 +545,7 @@ def test_loading_copies_and_keeps_the_rest(student, check, rng):
         from llm_architectures import LlamaModel
 
         sizes = [config[name] for name in inside.LLAMA_SIZES]
-        ours, theirs = LlamaModel(*sizes, max_len=40).double(), inside.llama_like(config, state)
+        ours, theirs = LlamaModel(*sizes, max_len=40), inside.llama_like(config, state)
         before = {name: weight.detach().clone() for name, weight in theirs.named_parameters()}
         names = [name for name, _ in ours.named_parameters()]
         result, _, rude = inside.manners(ours.train().load_huggingface, theirs)
@@ -561,21 +561,26 @@ def test_loading_copies_and_keeps_the_rest(student, check, rng):
         learns = [name for name, _ in ours.named_parameters()] == names and all(
             w.requires_grad for w in ours.parameters()
         )
+        wide = LlamaModel(*sizes).double()
+        wide.load_huggingface(inside.llama_like(config, state))
+        dtypes = {str(weight.dtype) for weight in wide.parameters()}
         lengths = []
         for length in (40, 41):
             try:
                 lengths.append(ours(torch.zeros(1, length, dtype=torch.int64)).shape[1])
             except ValueError:
                 lengths.append("a ValueError")
-        return returns, plain, again, same, kept, learns, lengths, rude
+        return returns, sorted(dtypes), plain, again, same, kept, learns, lengths, rude
 
     state = llama_state(rng)
-    returns, plain, again, same, kept, learns, lengths, rude = student.run(probe, CONFIG, state, tokens(rng, 19, 2, 6))
+    returns, dtypes, plain, again, same, kept, learns, lengths, rude = student.run(
+        probe, CONFIG, state, tokens(rng, 19, 2, 6)
+    )
 
     check.that(returns[0], "load_huggingface does not return the LlamaModel itself")
     check.that(returns[1], "loading puts the LlamaModel into eval mode; it should leave the mode alone")
     check.that(not returns[2], "loading puts the loaded model into train mode")
-    check(plain.dtype, torch.float64, mistakes={"a float64 model becomes float32 by loading": torch.float32})
+    check(dtypes, ["torch.float64"], mistakes={"a float64 model becomes float32 by loading": ["torch.float32"]})
     shared_weight = "a weight is shared with the loaded model; it should be copied"
     check(again, plain, terms=4096, otherwise=shared_weight)
     check.that(same, "loading changes the model that is loaded")
@@ -619,7 +624,8 @@ def refusals(config, changes, right):
                 answer = "ValueError" if isinstance(error, ValueError) else "another error"
             after = model.state_dict()
             same = set(after) == set(before) and all(torch.equal(after[name], before[name]) for name in before)
-            found.append((answer, same, torch.equal(model(ids).detach(), logits), model.training))
+            alike = answer == "loaded" or torch.equal(model(ids).detach(), logits)
+            found.append((answer, same, alike, model.training))
         return found
 
     return inside.use_of(use, "llm_architectures", "LlamaModel", right)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.question("T5Model")
 
 D, H, V, LAYERS = 24, 3, 13, 2  # inside.with_known_weights needs heads that are 8 wide
 SIZES = (V, D, LAYERS, H)
-GAIN = 8.0  # what with_known_weights makes of the norms' weights
+GAIN = torch.linspace(4, 12, D, dtype=torch.float64)[torch.arange(D) * 7 % D]  # of all norms: no two numbers are equal
 
 # ---------------------------------------------------------------------------------------------- the buckets of a distance
 
@@ -92,7 +92,7 @@ class T5:
     shift: int = 0
 
     def encode(self, tables, ids, mask=None):
-        token, table = tables
+        token, table, _ = tables
         length = ids.shape[1]
         see = torch.ones(len(ids), 1, 1, length) if mask is None or not self.hidden_in_encoder else mask[:, None, None]
         bias, x = self.bias(table, length, length, True), token[ids] * self.size
@@ -102,7 +102,7 @@ class T5:
         return self.last_norm(x, GAIN)
 
     def decode(self, tables, ids, memory, mask=None):
-        token, table = tables
+        token, table, _ = tables
         ids = torch.cat([torch.zeros_like(ids[:, : self.shift]), ids], 1)[:, : ids.shape[1]]
         length, keys = ids.shape[1], memory.shape[1]
         see = torch.ones(len(ids), 1, 1, keys) if mask is None or not self.hidden_in_memory else mask[:, None, None]
@@ -190,8 +190,8 @@ STYLES = STEPS | OF_DECODER
 
 
 def made_from(rng):
-    """(table of tokens, table of buckets, which both stacks get)."""
-    return [randn(rng, V, D, dtype=torch.float64), 3 * randn(rng, 32, H, dtype=torch.float64)]
+    """(table of tokens, table of buckets, which both stacks get, gain of all norms)."""
+    return [randn(rng, V, D, dtype=torch.float64), 3 * randn(rng, 32, H, dtype=torch.float64), GAIN]
 
 
 def real_ones(states, mask):
@@ -353,6 +353,7 @@ def test_masked_inputs_change_nothing(student, check, rng, dtype):
             model = T5Model(*sizes).double().eval()
             inside.draw_weights(model)
             results = [[model(x, None, mask), model(x, targets, mask)] for x in (ids, other)]
+            results.append([model(ids, None, mask.bool()), model(ids, targets, mask.bool())])
             none = [model(ids, *call, torch.zeros_like(mask)) for call in ((None,), (targets,))]
             return [[one.detach() for one in pair] for pair in results], [one.detach() for one in none]
 
@@ -360,11 +361,12 @@ def test_masked_inputs_change_nothing(student, check, rng, dtype):
 
     ids, targets, mask = some_texts(rng)
     other = torch.where(mask == 1, ids, (ids + 1) % V)
-    (one, two), none = student.run(probe, SIZES, ids, other, targets, mask.to(dtype), False)
+    (one, two, plain), none = student.run(probe, SIZES, ids, other, targets, mask.to(dtype), False)
 
     check(real_ones(two[0], mask), real_ones(one[0], mask), terms=4096,
           otherwise="what attention_mask hides is attended to in the encoder")  # fmt: skip
     check(two[1], one[1], terms=4096, otherwise="what attention_mask hides is attended to by the decoder")
+    check(one[1], plain[1], terms=4096, otherwise="a mask of 1 and 0 differs from one of True and False")
     check.that(not shared.has_nan(none), "an input that is hidden altogether gives NaN; it should give a sum of zero")
 
 
