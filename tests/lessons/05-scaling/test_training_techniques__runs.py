@@ -43,12 +43,11 @@ def batch_of(places, data):
     return data[0][places], data[1][places]
 
 
-def epochs(student, weights, train, config, number=1, val=None, seed=None, dropout=0.0):
-    """inside.watched_epochs of a new trainer; `seed` is set for torch before, whose state is noted before and after."""
+def epochs(student, weights, train, config, number=1, val=None, seed=1, dropout=0.0):
+    """inside.watched_epochs of a new trainer; torch has this seed before."""
 
     def probe(weights, train, val, config, number, seed, dropout):
-        if seed is not None:
-            torch.manual_seed(seed)
+        torch.manual_seed(seed)
         trainer, model = inside.a_trainer(weights, train, val, config, dropout)
         return inside.watched_epochs(trainer, model, number)
 
@@ -340,7 +339,8 @@ def test_validate_trains_nothing(student, check, rng):
     def probe(weights, data, often):
         trainer, model = inside.a_trainer(weights, data, data, {"batch_size": 2, "lr": 0.05}, dropout=0.5)
         losses, same, recorded = [], [], []
-        for _ in range(2):
+        for number in range(2):
+            torch.manual_seed(number)
             losses.append(trainer.train_epoch())
             before, grads = inside.state_of(trainer), [w.grad is None or w.grad.clone() for w in model.parameters()]
             model.calls.clear()
@@ -372,11 +372,15 @@ def test_train_tells_the_losses_of_each_further_epoch(student, check, rng):
         counted = [trainer.epoch]
         histories = []
         for number in (2, 0, 1):
+            torch.manual_seed(number)
             histories.append(trainer.train(number))
             counted.append(trainer.epoch)
         other, _ = inside.a_trainer(weights, train, val, config)
         by_hand = [[other.validate()]]
-        by_hand += [[other.train_epoch(), other.validate()] for _ in range(3)]
+        for seed in (2, None, 1):
+            if seed:
+                torch.manual_seed(seed)
+            by_hand.append([other.train_epoch(), other.validate()])
         return histories, counted, by_hand
 
     config = {"batch_size": 4, "lr": 0.05}
@@ -493,7 +497,8 @@ def test_save_leaves_the_run_as_it_is(student, check, rng):
         history, texts = [], []
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "run.pt"
-            for _ in range(3):
+            for number in range(3):
+                torch.manual_seed(number)
                 history += trainer.train(1)
                 if saves:
                     trainer.save(path)
@@ -545,13 +550,18 @@ def broken(student, rng, spoil, **other):
         rows = []
         for content in contents:
             trainer, twin = (inside.a_trainer(weights, data, data, config, 0.3)[0] for _ in range(2))
-            trainer.train(1)
-            twin.train(1)
+            for each in (trainer, twin):
+                torch.manual_seed(1)
+                each.train(1)
             before = inside.state_of(trainer)
             loaded = inside.load_bytes(trainer, content)
             after = inside.state_of(trainer)
             same = len(before[1]) == len(after[1]) and all(map(torch.equal, before[0] + before[1], after[0] + after[1]))
-            rows.append((loaded, same and before[2] == after[2], trainer.train(1) == twin.train(1)))
+            histories = []
+            for each in (trainer, twin):
+                torch.manual_seed(2)
+                histories.append(each.train(1))
+            rows.append((loaded, same and before[2] == after[2], histories[0] == histories[1]))
         return rows
 
     return student.on(timeout=20).run(probe, tagger_weights(rng), full(rng, 6), RUN, spoil, other)
