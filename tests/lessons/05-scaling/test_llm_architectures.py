@@ -117,7 +117,9 @@ def test_the_norm_has_one_weight_that_learns(student, check, rng):
     x, weight = 2 * randn(rng, 2, 3, 6, dtype=torch.float64), randn(rng, 6, dtype=torch.float64)
     state, grads = student.run(probe, x, weight)
 
-    check(state, {"weight": torch.ones(6, dtype=torch.float64)}, what="the parameters at the start")
+    check(state, {"weight": torch.ones(6, dtype=torch.float64)}, what="the parameters at the start", mistakes={
+        "the weight starts with zeros; it should start with ones": {"weight": torch.zeros(6, dtype=torch.float64)},
+    })  # fmt: skip
     _, (of_x, of_weight) = true_gradients(lambda x: rms(x, weight), x, weights=[weight])
     check(grads, [of_x, of_weight], relative=1e-5, names=("the gradient of x", "the gradient of weight"), mistakes={
         "no gradient goes through the mean of the squares": [

@@ -73,6 +73,9 @@ WEIGHTS = {  # sentence -> how the weights come from logits and top_k
         -1, y.topk(k, -1).indices, scaled(softmax(y).topk(k, -1).values).flip(-1)
     ),
     "the softmax goes over the tokens; it should go over the experts": lambda y, k: scaled(best(y.softmax(0), k)),
+    "an expert's part replaces that of the one before it; they should be added": lambda y, k: (
+        scaled(best(softmax(y), k)) * torch.nn.functional.one_hot(((best(softmax(y), k) > 0) * torch.arange(1, E + 1)).argmax(-1), E)
+    ),
     "the experts one after the chosen ones are used": lambda y, k: scaled(best(softmax(y), k)).roll(1, -1),
 }  # fmt: skip
 
@@ -169,7 +172,7 @@ def test_the_loss_measures_the_balance(student, check, rng):
 
 @pytest.mark.points(2)
 def test_no_token_is_left_out(student, check, rng):
-    """There is no limit to the tokens of an expert: all 60 may choose the same two."""
+    """All 60 tokens may choose the same two experts: there is no capacity."""
     (_, experts), x = drawn(rng), randn(rng, 60, D, dtype=torch.float64).abs() + 0.1
     router = torch.tensor([[0.1], [2.0], [-1.0], [1.0]], dtype=torch.float64).expand(E, D).contiguous()
 

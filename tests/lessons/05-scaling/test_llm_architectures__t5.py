@@ -35,6 +35,12 @@ def bucket(distance, count, farthest=128):
     return near + k
 
 
+def nearest(distance, count):
+    near = count // 2
+    steps = math.log(max(distance, 1) / near) / math.log(128 / near) * (count - near)
+    return distance if distance < near else min(near + round(steps), count - 1)
+
+
 def buckets(distance, both_sides):
     """Of key - query: in the encoder 16 for the keys that come later, behind 16 for the others; in the decoder 32 for the past."""
     if both_sides:
@@ -62,6 +68,9 @@ BUCKETS = {  # sentence -> buckets(distance, both_sides)
     "the encoder counts the key itself among those that come later": lambda d, both: (
         16 * (d >= 0) + bucket(abs(d), 16) if both else buckets(d, False)
     ),
+    "the steps of the logarithm are rounded to the nearest; they should be rounded down": lambda d, both: (
+        16 * (d > 0) + nearest(abs(d), 16) if both else nearest(max(0, -d), 32)
+    ),
     "all distances have bucket 0": lambda d, both: 0,
 }  # fmt: skip
 
@@ -78,13 +87,17 @@ class T5:
     norm: Callable = rms
     style: Callable = lambda x, f, norm: x + f(norm(x))
     act: Callable = torch.relu
+    attention_style: Callable | None = None  # where they differ
+    feed_style: Callable | None = None
     scale: float = 1.0  # by which scores are divided
+    adds_mask: bool = False
     heads: int = H
     biased: Callable = lambda layer: True  # whether a layer adds the numbers of the buckets
     cross_bias: bool = False
     last_norm: Callable = rms  # of a stack
     last_of_decoder: Callable = rms
     visible: Callable = past  # in the decoder
+    source: Callable = lambda memory: memory  # what the cross-attention reads
     hidden_in_encoder: bool = True
     hidden_in_memory: bool = True
     order: Callable = lambda steps: steps
@@ -111,7 +124,7 @@ class T5:
         for layer in range(LAYERS):
             steps = [
                 lambda x, layer=layer: self.attend(x, None, self.visible(length), bias if self.biased(layer) else 0.0),
-                lambda x: self.attend(x, memory, see, over),
+                lambda x: self.attend(x, self.source(memory), see, over),
                 self.feed,
             ]
             for step in self.order(steps):
@@ -126,12 +139,16 @@ class T5:
         def attention(y):
             q, k, v = (split_heads(spread(part, D), self.heads) for part in (y, *[y if memory is None else memory] * 2))
             scores = q @ k.mT / self.scale + bias
-            return spread(join_heads(weigh(scores, (see == 0).expand(scores.shape)) @ v), D)
+            added = self.adds_mask and see.shape[-2] == 1
+            weights = (scores + see).softmax(-1) if added else weigh(scores, (see == 0).expand(scores.shape))
+            return spread(join_heads(weights @ v), D)
 
-        return self.style(x, attention, lambda y: self.norm(y, GAIN))
+        return (self.attention_style or self.style)(x, attention, lambda y: self.norm(y, GAIN))
 
     def feed(self, x):
-        return self.style(x, lambda y: spread(self.act(spread(y, 4 * D)), D), lambda y: self.norm(y, GAIN))
+        return (self.feed_style or self.style)(
+            x, lambda y: spread(self.act(spread(y, 4 * D)), D), lambda y: self.norm(y, GAIN)
+        )
 
 
 def spread(x, width):
@@ -156,6 +173,12 @@ STEPS = {  # sentence -> the steps that it replaces, of the encoder and the deco
     "the norm follows the residual connection, and there is none at the end of a stack": {
         "style": lambda x, f, norm: norm(x + f(x)), "last_norm": lambda x, w: x, "last_of_decoder": lambda x, w: x,
     },
+    "the attention has no norm before it": {"attention_style": lambda x, f, norm: x + f(x)},
+    "the feed-forward has no norm before it": {"feed_style": lambda x, f, norm: x + f(x)},
+    "the norm follows the residual connection of the feed-forward; it should come before": {
+        "feed_style": lambda x, f, norm: norm(x + f(x)),
+    },
+    "attention_mask is added to the scores; what it hides should not be attended to": {"adds_mask": True},
     "the residual connections are missing": {"style": lambda x, f, norm: f(norm(x))},
     "the sub-layers have no norm before them": {"style": lambda x, f, norm: x + f(x)},
     "the residual connection begins after the norm": {"style": lambda x, f, norm: norm(x) + f(norm(x))},
@@ -179,6 +202,9 @@ OF_DECODER = {
     "no target sees itself": {"visible": lambda length: past(length).tril(-1)},
     "the cross-attention adds the numbers of the buckets; it should add none": {"cross_bias": True},
     "attention_mask has no effect in the cross-attention": {"hidden_in_memory": False},
+    "the cross-attention norms the encoder's states once more; it should read them as they are": {
+        "source": lambda memory: rms(memory, GAIN),
+    },
     "the cross-attention comes before the self-attention": {"order": lambda steps: [steps[1], steps[0], steps[2]]},
     "the cross-attention comes after the feed-forward": {"order": lambda steps: [steps[0], steps[2], steps[1]]},
     "the decoder has no cross-attention": {"order": lambda steps: steps[::2]},
@@ -200,13 +226,17 @@ def real_ones(states, mask):
     return states * mask[..., None] if fits else states
 
 
-def results_of(sizes, tables, calls, right):
+def results_of(sizes, given, calls, right):
     """A probe: what a model with known weights makes of the calls, in eval mode."""
 
     def use():
         from llm_architectures import T5Model
 
+        *tables, gain = given
         model = inside.with_known_weights(T5Model(*sizes), tables)
+        for weight in model.parameters():
+            if (weight == inside.GAIN).all():
+                weight.data.copy_(gain)
         return [inside.a_tensor(model(*call)).detach() for call in calls]
 
     return inside.use_of(use, "llm_architectures", "T5Model", right)
@@ -537,7 +567,7 @@ def test_t5_drops_nothing_and_changes_nothing_else(student, check, rng):
         logits,
         plain,
         terms=4096,
-        otherwise="train mode gives other logits than eval mode: T5 should have no dropout here",
+        otherwise="the logits of train mode differ from those of eval mode: T5 should have no dropout here",
     )
     check(short, plain, terms=4096, otherwise="the logits depend on whether ids have 32 or 64 bits")
     check(dtype, torch.bfloat16, mistakes={"a bfloat16 model gives float32": torch.float32})
