@@ -135,7 +135,11 @@ LAWS = {  # sentence -> the law with a mistake
 
 def law_of(own, n, d):
     """The law with the mistake that these losses of the student have, where it is one of LAWS: it has tests of its own."""
-    return next((each for each in (law, *LAWS.values()) if is_right(own, each(n, d))), law)
+    return next((each for each in (law, *LAWS.values()) if is_right(as_tensor(own), as_tensor(each(n, d)))), law)
+
+
+def as_tensor(value):
+    return torch.tensor(value, dtype=torch.float64) if type(value) is float else value
 
 
 @LOSS
@@ -148,6 +152,18 @@ def test_the_loss_of_two_numbers(student, check, rng, low, high):
     loss = student.call("scaling_laws.chinchilla_loss", params, tokens)
 
     check(loss, law(params, tokens), mistakes=on_inputs(LAWS, params, tokens))
+
+
+@LOSS
+@pytest.mark.points(1)
+def test_the_loss_of_two_integers(student, check):
+    """Integers give a float, too: 7 billion parameters, 140 billion tokens."""
+    path, sizes = "scaling_laws.chinchilla_loss", (7_000_000_000, 140_000_000_000)
+
+    loss = student.call(path, *sizes)
+    own = student.call(path, *map(float, sizes))
+
+    check(loss, law_of(own, *map(float, sizes))(*map(float, sizes)))
 
 
 @LOSS
@@ -298,7 +314,7 @@ def test_the_loss_leaves_its_inputs_alone(student, check, rng):
 # ---------------------------------------------------------------------------------------------- estimates
 
 
-SIZES = [7.0, 0.117, 175.0]  # in billions; 0.1, 0.002 and 2.5 epochs
+SIZES = [7.0, 0.117, 175.0, 70]  # in billions; 0.1, 0.002, 2.5 and 1 epochs
 
 
 def epochs_and_tokens(size, *, each=20e9, corpus=1.4e12):
@@ -525,3 +541,33 @@ def test_params_and_bits_are_positive(student, bad):
     """params or bits of zero or less are a ValueError."""
     student.raises(ValueError, "scaling_laws.weight_bytes", bad, 4, says=("params", bad, "parameters"))
     student.raises(ValueError, "scaling_laws.weight_bytes", 100, bad, says=("bits", bad))
+
+
+# ---------------------------------------------------------------------------------------------- names of arguments
+
+
+@pytest.mark.question("All functions")
+@pytest.mark.points(1)
+def test_arguments_have_their_names(student, check):
+    """All functions can be called with the names that their signatures have."""
+    sizes = [1e7, 1e8, 1e9, 1e10]
+    losses = [3.0, 2.5, 2.6, 3.5]
+    runs = {
+        "params": [n for n in sizes for _ in range(3)],
+        "tokens": [1e9, 1e10, 1e11] * 4,
+        "losses": [2 + 300 / n**0.3 + 500 / d**0.25 for n in sizes for d in (1e9, 1e10, 1e11)],
+    }
+    calls = {
+        "compute_optimal_scaling": {"compute_budget": 1e20},
+        "chinchilla_loss": {"params": 1e8, "tokens": 1e10},
+        "fit_chinchilla": runs,
+        "isoflop_optimum": {"params": sizes, "losses": losses},
+        "estimate_data_requirements": {"size_in_billions": 3.0},
+        "estimate_compute_requirements": {"size_in_billions": 3.0},
+        "weight_bytes": {"params": 100, "bits": 4},
+    }
+
+    for name, arguments in calls.items():
+        positional = student.call(f"scaling_laws.{name}", *arguments.values())
+        named = student.call(f"scaling_laws.{name}", **arguments)
+        check(named, positional, relative=1e-5, otherwise=f"{name} gives another result when its arguments are named")

@@ -152,6 +152,7 @@ def test_a_fit_needs_five_runs_of_one_length(student, rng):
     path = "scaling_laws.fit_chinchilla"
 
     student.raises(ValueError, path, params[:4], tokens[:4], losses[:4], says=(*POINTS, 4))
+    student.raises(ValueError, path, [], [], [], says=(*POINTS, 0))
     student.raises(ValueError, path, params[:-1], tokens, losses, says=(*POINTS, 15))
     student.raises(ValueError, path, params, tokens, losses[:-1], says=(*POINTS, 15))
 
@@ -360,6 +361,7 @@ def test_a_parabola_needs_three_runs_of_one_length(student, rng):
     path = "scaling_laws.isoflop_optimum"
 
     student.raises(ValueError, path, sizes[:2], losses[:2], says=(*POINTS, 2))
+    student.raises(ValueError, path, [], [], says=(*POINTS, 0))
     student.raises(ValueError, path, sizes[:-1], losses, says=(*POINTS, 3))
     student.raises(ValueError, path, sizes, losses[:-1], says=(*POINTS, 3))
 
