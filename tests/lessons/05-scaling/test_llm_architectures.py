@@ -17,7 +17,7 @@ BERT = pytest.mark.question("BERTForMaskedLM")
 # ---------------------------------------------------------------------------------------------- RMSNorm
 
 
-def normed(x, weight, *eps):
+def rms_normed(x, weight, *eps):
     """A probe: the result of an RMSNorm with this weight and eps, if there is one."""
     from llm_architectures import RMSNorm
 
@@ -59,7 +59,7 @@ NORMS = {
 def test_rows_are_divided_by_their_root_mean_square(student, check, rng, shape):
     """Each row is divided by the root of the mean of its squares, and multiplied by the weight."""
     x, weight = 2 * randn(rng, *shape, dtype=torch.float64) + 0.9, randn(rng, shape[-1], dtype=torch.float64)
-    result = student.run(normed, x, weight)
+    result = student.run(rms_normed, x, weight)
 
     check(result, rms(x, weight), relative=1e-5, mistakes=on_inputs(NORMS, x, weight))
 
@@ -71,7 +71,7 @@ def test_eps_is_added_to_the_mean_of_the_squares(student, check, rng, eps):
     """eps, 1e-6 by default, stands below the root; a row of zeros stays one."""
     x, weight = 2e-3 * randn(rng, 5, 6, dtype=torch.float64), randn(rng, 6, dtype=torch.float64)
     x[0], x[2] = 0.2 * x[0], 0.0
-    result = student.run(normed, x, weight, *eps)
+    result = student.run(rms_normed, x, weight, *eps)
 
     mean, used = x.square().mean(-1, keepdim=True), (*eps, 1e-6)[0]
     others = {f"eps is {other}; by default it should be 1e-6": rms(x, weight, other) for other in (1e-5, 1e-8, 1e-12)}
@@ -92,7 +92,7 @@ def test_eps_is_added_to_the_mean_of_the_squares(student, check, rng, eps):
 def test_16_bits_are_computed_in_float32(student, check, rng, dtype, relative, wide):
     """float16 does not overflow where the squares would; the result has the dtype of x, whatever that of the weight is."""
     x, weight = (400 * (randn(rng, 3, 8) + 1)).to(dtype), randn(rng, 8).to(dtype)
-    result = student.run(normed, x, weight.float() if wide else weight)
+    result = student.run(rms_normed, x, weight.float() if wide else weight)
 
     check(dtype_of(result), dtype, mistakes={"the result is float32; it should have the dtype of x": torch.float32})
     check(result.float(), rms(x.double(), weight.double()).float(), relative=relative, mistakes={

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.question("MixtureOfExperts")
 D, FF, E = 6, 5, 4
 
 
-def drawn(rng, experts=E, size=1.5):
+def random_experts(rng, experts=E, size=1.5):
     """The router's weight, and (gate, up, down) of each expert: float64, so large that all of them show."""
     router = size * randn(rng, experts, D, dtype=torch.float64)
     shapes = ((D, FF), (D, FF), (FF, D))
@@ -22,13 +22,13 @@ def drawn(rng, experts=E, size=1.5):
 # ---------------------------------------------------------------------------------------------- the steps
 
 
-def best(probs, k):
+def kept_best(probs, k):
     """(N, E) the probabilities of the k largest in each row, 0 elsewhere."""
     values, places = probs.topk(k, dim=-1)
     return torch.zeros_like(probs).scatter(-1, places, values)
 
 
-def scaled(kept):
+def to_one(kept):
     return kept / kept.sum(-1, keepdim=True)
 
 
@@ -47,36 +47,34 @@ def mixed(x, router, experts, weigh):
 def balance(x, router, k):
     """(f, P): calls of each expert a token, its mean probability."""
     probs = softmax(x.reshape(-1, D) @ router.T)
-    return (best(probs, k) > 0).double().mean(0), probs.mean(0)
+    return (kept_best(probs, k) > 0).double().mean(0), probs.mean(0)
 
 
-def loss_of(x, router, k):
+def balance_loss(x, router, k):
     calls, probs = balance(x, router, k)
     return len(router) * (calls * probs).sum()
 
 
 WEIGHTS = {  # sentence -> how the weights come from logits and top_k
-    "the weights of the chosen experts do not sum to 1; they should be scaled": lambda y, k: best(softmax(y), k),
+    "the weights of the chosen experts do not sum to 1; they should be scaled": lambda y, k: kept_best(softmax(y), k),
     "all experts are used; a token should use top_k": lambda y, k: softmax(y),
-    "only the best expert is used; a token should use top_k": lambda y, k: scaled(best(softmax(y), 1)),
-    "only the best expert is used, with its probability": lambda y, k: best(softmax(y), 1),
-    "the chosen experts have equal weights": lambda y, k: scaled((best(softmax(y), k) > 0).double()),
-    "the chosen experts are added without weights": lambda y, k: (best(softmax(y), k) > 0).double(),
-    "the experts of the smallest probabilities are chosen": lambda y, k: scaled(best(softmax(-y), k) * 0 + (
-        (best(softmax(-y), k) > 0) * softmax(y)
-    )),
+    "only the best expert is used; a token should use top_k": lambda y, k: to_one(kept_best(softmax(y), 1)),
+    "only the best expert is used, with its probability": lambda y, k: kept_best(softmax(y), 1),
+    "the chosen experts have equal weights": lambda y, k: to_one((kept_best(softmax(y), k) > 0).double()),
+    "the chosen experts are added without weights": lambda y, k: (kept_best(softmax(y), k) > 0).double(),
+    "the experts of the smallest probabilities are chosen": lambda y, k: to_one((kept_best(softmax(-y), k) > 0) * softmax(y)),
     "the weights are scaled by another softmax, of the probabilities": lambda y, k: (
-        best(softmax(y), k).masked_fill(best(softmax(y), k) == 0, -torch.inf).softmax(-1)
+        kept_best(softmax(y), k).masked_fill(kept_best(softmax(y), k) == 0, -torch.inf).softmax(-1)
     ),
-    "the router has a sigmoid; it should have a softmax": lambda y, k: scaled(best(y.sigmoid(), k)),
+    "the router has a sigmoid; it should have a softmax": lambda y, k: to_one(kept_best(y.sigmoid(), k)),
     "the weights are those of the chosen experts in the wrong order": lambda y, k: torch.zeros_like(y).scatter(
-        -1, y.topk(k, -1).indices, scaled(softmax(y).topk(k, -1).values).flip(-1)
+        -1, y.topk(k, -1).indices, to_one(softmax(y).topk(k, -1).values).flip(-1)
     ),
-    "the softmax goes over the tokens; it should go over the experts": lambda y, k: scaled(best(y.softmax(0), k)),
+    "the softmax goes over the tokens; it should go over the experts": lambda y, k: to_one(kept_best(y.softmax(0), k)),
     "an expert's part replaces that of the one before it; they should be added": lambda y, k: (
-        scaled(best(softmax(y), k)) * torch.nn.functional.one_hot(((best(softmax(y), k) > 0) * torch.arange(1, E + 1)).argmax(-1), E)
+        to_one(kept_best(softmax(y), k)) * torch.nn.functional.one_hot(((kept_best(softmax(y), k) > 0) * torch.arange(1, E + 1)).argmax(-1), E)
     ),
-    "the experts one after the chosen ones are used": lambda y, k: scaled(best(softmax(y), k)).roll(1, -1),
+    "the experts one after the chosen ones are used": lambda y, k: to_one(kept_best(softmax(y), k)).roll(1, -1),
 }  # fmt: skip
 
 
@@ -97,10 +95,10 @@ def outputs_of(layers, calls, right):
 @pytest.mark.parametrize("shape", [(2, 7, D), (9, D), (D,), (2, 2, 3, D)])
 def test_each_token_uses_its_best_experts(student, check, rng, shape):
     """The top_k experts of a softmax over all, with weights that are scaled to sum to 1."""
-    layer, x = drawn(rng), randn(rng, *shape, dtype=torch.float64)
+    layer, x = random_experts(rng), randn(rng, *shape, dtype=torch.float64)
     counts = (2, 1, 3, E)
 
-    def truth(weigh=lambda y, k: scaled(best(softmax(y), k))):
+    def truth(weigh=lambda y, k: to_one(kept_best(softmax(y), k))):
         return [mixed(x, *layer, lambda y, k=k: weigh(y, k)) for k in counts]
 
     def fine(found):
@@ -118,22 +116,22 @@ def test_each_token_uses_its_best_experts(student, check, rng, shape):
 
 
 LOSSES = {  # sentence -> the loss of x, router, k
-    "the loss is not multiplied by the number of experts": lambda x, r, k: loss_of(x, r, k) / E,
-    "f is divided by the calls; it should be calls divided by tokens": lambda x, r, k: loss_of(x, r, k) / k,
-    "f counts the best expert alone; it should count all top_k": lambda x, r, k: loss_of(x, r, 1),
-    "f is not divided by the number of tokens": lambda x, r, k: loss_of(x, r, k) * x.numel() / D,
-    "P is the sum of the probabilities; it should be their mean": lambda x, r, k: loss_of(x, r, k) * x.numel() / D,
+    "the loss is not multiplied by the number of experts": lambda x, r, k: balance_loss(x, r, k) / E,
+    "f is divided by the calls; it should be calls divided by tokens": lambda x, r, k: balance_loss(x, r, k) / k,
+    "f counts the best expert alone; it should count all top_k": lambda x, r, k: balance_loss(x, r, 1),
+    "f is not divided by the number of tokens": lambda x, r, k: balance_loss(x, r, k) * x.numel() / D,
+    "P is the sum of the probabilities; it should be their mean": lambda x, r, k: balance_loss(x, r, k) * x.numel() / D,
     "P has only the probabilities of the chosen experts": lambda x, r, k: E * (
-        balance(x, r, k)[0] * best(softmax(x.reshape(-1, D) @ r.T), k).mean(0)
+        balance(x, r, k)[0] * kept_best(softmax(x.reshape(-1, D) @ r.T), k).mean(0)
     ).sum(),
     "P has the scaled weights of the chosen experts; it should have the probabilities": lambda x, r, k: E * (
-        balance(x, r, k)[0] * scaled(best(softmax(x.reshape(-1, D) @ r.T), k)).mean(0)
+        balance(x, r, k)[0] * to_one(kept_best(softmax(x.reshape(-1, D) @ r.T), k)).mean(0)
     ).sum(),
     "the loss is that of f alone, without the probabilities": lambda x, r, k: E * balance(x, r, k)[0].square().sum(),
     "the loss is that of P alone, without the calls": lambda x, r, k: E * balance(x, r, k)[1].square().sum(),
-    "the loss is the mean over the experts; it should be E times the sum": lambda x, r, k: loss_of(x, r, k) / E**2,
-    "the loss is smaller by top_k: it should be top_k in balance, not 0": lambda x, r, k: loss_of(x, r, k) - k,
-    "the loss of each row is computed alone": lambda x, r, k: torch.stack([loss_of(row, r, k) for row in x]).mean(),
+    "the loss is the mean over the experts; it should be E times the sum": lambda x, r, k: balance_loss(x, r, k) / E**2,
+    "the loss is smaller by top_k: it should be top_k in balance, not 0": lambda x, r, k: balance_loss(x, r, k) - k,
+    "the loss of each row is computed alone": lambda x, r, k: torch.stack([balance_loss(row, r, k) for row in x]).mean(),
     "the loss is 0": lambda x, r, k: torch.tensor(0.0, dtype=torch.float64),
 }  # fmt: skip
 
@@ -141,7 +139,7 @@ LOSSES = {  # sentence -> the loss of x, router, k
 @pytest.mark.points(3)
 def test_the_loss_measures_the_balance(student, check, rng):
     """E · Σ f P, with f the calls of an expert by tokens and P its mean probability: a tensor without dimensions."""
-    layer, x = drawn(rng), randn(rng, 3, 5, D, dtype=torch.float64)
+    layer, x = random_experts(rng), randn(rng, 3, 5, D, dtype=torch.float64)
     even = torch.zeros(E, D, dtype=torch.float64), layer[1]
     calls = [(x, 2), (x, 3), (x, 1), (x, 2)]
 
@@ -149,7 +147,7 @@ def test_the_loss_measures_the_balance(student, check, rng):
         return [loss(x, layer[0], k) for k in (2, 3, 1)]
 
     def fine(found):
-        return nearly([loss for _, loss in found[:3]], truth(loss_of), 1e-5)
+        return nearly([loss for _, loss in found[:3]], truth(balance_loss), 1e-5)
 
     found = on_right_parts(student, outputs_of, [layer] * 3 + [even], calls, fine=fine)
 
@@ -157,7 +155,7 @@ def test_the_loss_measures_the_balance(student, check, rng):
     values = {sentence: lambda wrong=wrong: truth(wrong) for sentence, wrong in LOSSES.items()}
     check(
         losses[:3],
-        truth(loss_of),
+        truth(balance_loss),
         relative=1e-5,
         mistakes=values,
         names=[f"the loss with top_k={k}" for k in (2, 3, 1)],
@@ -173,11 +171,11 @@ def test_the_loss_measures_the_balance(student, check, rng):
 @pytest.mark.points(2)
 def test_no_token_is_left_out(student, check, rng):
     """All 60 tokens may choose the same two experts: there is no capacity."""
-    (_, experts), x = drawn(rng), randn(rng, 60, D, dtype=torch.float64).abs() + 0.1
+    (_, experts), x = random_experts(rng), randn(rng, 60, D, dtype=torch.float64).abs() + 0.1
     router = torch.tensor([[0.1], [2.0], [-1.0], [1.0]], dtype=torch.float64).expand(E, D).contiguous()
 
     def truth(rows):
-        output = mixed(x, router, experts, lambda y: scaled(best(softmax(y), 2)))
+        output = mixed(x, router, experts, lambda y: to_one(kept_best(softmax(y), 2)))
         return torch.where(rows[:, None], output, 0.0)
 
     everybody = torch.ones(60, dtype=torch.bool)
@@ -213,8 +211,8 @@ def test_an_expert_works_for_those_who_chose_it(student, check, rng):
 
         return inside.use_of(use, "llm_architectures", "MixtureOfExperts", right)
 
-    layer, x, broken = drawn(rng), randn(rng, 3, 8, D, dtype=torch.float64), 1
-    chosen = best(softmax(x.reshape(-1, D) @ layer[0].T), 2) > 0
+    layer, x, broken = random_experts(rng), randn(rng, 3, 8, D, dtype=torch.float64), 1
+    chosen = kept_best(softmax(x.reshape(-1, D) @ layer[0].T), 2) > 0
     seen, output = student.run(probe, *layer, x, 2, broken, False)
 
     check.that(
@@ -239,22 +237,25 @@ def test_gradients_reach_router_and_experts(student, check, rng):
 
         return inside.use_of(use, "llm_architectures", "MixtureOfExperts", right)
 
-    (router, experts), x = drawn(rng), randn(rng, 2, 6, D, dtype=torch.float64)
+    (router, experts), x = random_experts(rng), randn(rng, 2, 6, D, dtype=torch.float64)
     downs = [down for *_, down in experts]
 
     def output(x):
-        return mixed(x, router, experts, lambda y: scaled(best(softmax(y), 2)))
+        return mixed(x, router, experts, lambda y: to_one(kept_best(softmax(y), 2)))
 
     def without_router(x):
-        return mixed(x, router, experts, lambda y: scaled(best(softmax(y), 2)).detach())
+        return mixed(x, router, experts, lambda y: to_one(kept_best(softmax(y), 2)).detach())
 
     def half_scaled(x):  # the sum by which it is scaled is detached
         return mixed(
-            x, router, experts, lambda y: best(softmax(y), 2) / best(softmax(y), 2).sum(-1, keepdim=True).detach()
+            x,
+            router,
+            experts,
+            lambda y: kept_best(softmax(y), 2) / kept_best(softmax(y), 2).sum(-1, keepdim=True).detach(),
         )
 
     def of_loss(x):
-        return loss_of(x, router, 2)
+        return balance_loss(x, router, 2)
 
     truths = [
         true_gradients(function, x.clone(), weights=weights)[1]

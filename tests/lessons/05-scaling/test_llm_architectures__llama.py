@@ -30,7 +30,7 @@ def in_neighbours(x, cos, sin):
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
 
-def theta(width, base=10000.0):
+def rotary_theta(width, base=10000.0):
     return base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
 
 
@@ -43,7 +43,7 @@ class Llama:
     turn: Callable = in_halves
     turn_k: Callable | None = None
     turn_v: Callable = lambda x, cos, sin: x
-    frequencies: Callable = theta
+    frequencies: Callable = rotary_theta
     factor: float = 1.0  # of cosines and sines
     eps: float = 1e-6
     norm: Callable = rms
@@ -106,7 +106,7 @@ EITHER = {  # sentence -> the steps that it replaces, whatever the weights are
     "queries and keys are not turned": {"turn": not_turned},
     "only the queries are turned; the keys should be turned too": {"turn_k": not_turned},
     "the values are turned; only queries and keys should be": {"turn_v": in_halves},
-    "the frequencies are base^(-i / Dh); they should be base^(-2i / Dh)": {"frequencies": lambda width: theta(width) ** 0.5},
+    "the frequencies are base^(-i / Dh); they should be base^(-2i / Dh)": {"frequencies": lambda width: rotary_theta(width) ** 0.5},
     "the scores are not divided by the root of a head's width": {"scale": lambda width, d_model: 1.0},
     "the scores are divided by the root of d_model; it should be that of a head's width": {
         "scale": lambda width, d_model: math.sqrt(d_model),
@@ -179,7 +179,7 @@ def test_a_new_model_is_a_llama(student, check, rng, base):
 
     table, ids = randn(rng, V, D, dtype=torch.float64), tokens(rng, V, 2, 9)
     state, used = known_state(table), base or 10000.0
-    do = Llama(H, KV, frequencies=lambda width: theta(width, used))
+    do = Llama(H, KV, frequencies=lambda width: rotary_theta(width, used))
 
     def fine(found):
         return shared.is_right(found, do.logits(state, ids))
@@ -188,11 +188,11 @@ def test_a_new_model_is_a_llama(student, check, rng, base):
 
     others = {
         "the frequencies are those of d_model; they should be those of a head's width": {
-            "frequencies": lambda width: theta(D, used)[: width // 2],
+            "frequencies": lambda width: rotary_theta(D, used)[: width // 2],
         },
-        "rope_base is not used": {"frequencies": theta} if base else None,
+        "rope_base is not used": {"frequencies": rotary_theta} if base else None,
         "the positions are scaled by the wrong base; by default it should be 10000": None if base else {
-            "frequencies": lambda width: theta(width, 500000.0),
+            "frequencies": lambda width: rotary_theta(width, 500000.0),
         },
     }  # fmt: skip
     mistakes = {sentence: steps for sentence, steps in (others | EITHER).items() if steps}
@@ -378,7 +378,7 @@ def llama_state(rng, kv_heads=2):
     return state | {"lm_head.weight": linear_weights(rng, d, 19, False)[0]}
 
 
-def loaded(calls, ids, right):
+def logits_after_loading(calls, ids, right):
     """A probe: the logits of a student's model that has loaded one of transformers, for each (configuration, weights)."""
 
     def use():
@@ -409,7 +409,7 @@ def test_loaded_logits_are_those_of_transformers(student, check, rng, kv_heads):
         return shared.is_right(found[0], do.logits(state, ids))
 
     config = {**CONFIG, "num_key_value_heads": kv_heads}
-    logits, *_ = on_right_parts(student, loaded, [(config, state)], ids, fine=fine)
+    logits, *_ = on_right_parts(student, logits_after_loading, [(config, state)], ids, fine=fine)
 
     values = {
         sentence: lambda steps=steps: with_steps(do, state, ids, steps) for sentence, steps in (LOADED | EITHER).items()
@@ -427,7 +427,7 @@ def test_the_eps_of_the_norms_comes_along(student, check, rng):
     def fine(found):
         return shared.is_right(found[1], replace(do, eps=0.7).logits(state, ids))
 
-    plain, logits = on_right_parts(student, loaded, calls, ids, fine=fine)
+    plain, logits = on_right_parts(student, logits_after_loading, calls, ids, fine=fine)
     own = agreeing(plain, lambda steps: with_steps(do, state, ids, steps), LOADED | EITHER, shared.is_right)
 
     own = {key: step for key, step in own.items() if key != "eps"}
@@ -443,18 +443,18 @@ def test_the_eps_of_the_norms_comes_along(student, check, rng):
     check(logits, do.logits(state, ids), dtype=torch.float32, within=1e-4, mistakes=values)
 
 
-def llama3(width, factor=8.0, low=1.0, high=4.0, length=24):
+def llama3_theta(width, factor=8.0, low=1.0, high=4.0, length=24):
     """Llama 3.1: frequencies of fewer than `low` turns in `length` tokens are divided by factor, above `high` they stay."""
-    stays = ((length * theta(width) / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
-    return theta(width) * (stays + (1 - stays) / factor)
+    stays = ((length * rotary_theta(width) / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+    return rotary_theta(width) * (stays + (1 - stays) / factor)
 
 
-def yarn(width, factor=4.0, fast=32.0, slow=1.0, length=16):
+def yarn_theta(width, factor=4.0, fast=32.0, slow=1.0, length=16):
     """YaRN (Peng et al. 2023): a ramp over the pairs, from those of `fast` turns in `length` tokens to those of `slow`."""
     first, last = (width * math.log(length / (2 * math.pi * turns)) / (2 * math.log(10000.0)) for turns in (fast, slow))
     first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)
     ramp = ((torch.arange(width // 2, dtype=torch.float64) - first) / max(last - first, 0.001)).clamp(0, 1)
-    return theta(width) * (1 - ramp + ramp / factor)
+    return rotary_theta(width) * (1 - ramp + ramp / factor)
 
 
 LLAMA3 = {
@@ -462,9 +462,9 @@ LLAMA3 = {
     "original_max_position_embeddings": 24, "rope_theta": 10000.0,
 }  # fmt: skip
 KINDS = {  # rope_parameters, the frequencies that they mean
-    "a base of 50": ({"rope_type": "default", "rope_theta": 50.0}, lambda width: theta(width, 50.0)),
-    "linear": ({"rope_type": "linear", "factor": 3.0, "rope_theta": 10000.0}, lambda width: theta(width) / 3.0),
-    "llama3": (LLAMA3, llama3),
+    "a base of 50": ({"rope_type": "default", "rope_theta": 50.0}, lambda width: rotary_theta(width, 50.0)),
+    "linear": ({"rope_type": "linear", "factor": 3.0, "rope_theta": 10000.0}, lambda width: rotary_theta(width) / 3.0),
+    "llama3": (LLAMA3, llama3_theta),
 }
 
 
@@ -481,15 +481,15 @@ def test_the_rotary_frequencies_come_along(student, check, rng, kind):
     def fine(found):
         return shared.is_right(found[1], right.logits(state, ids))
 
-    plain, logits = on_right_parts(student, loaded, calls, ids, fine=fine)
+    plain, logits = on_right_parts(student, logits_after_loading, calls, ids, fine=fine)
     own = agreeing(plain, lambda steps: with_steps(do, state, ids, steps), LOADED | EITHER, shared.is_right)
 
     if "frequencies" not in own:
         right = replace(right, **own)
     check(logits, right.logits(state, ids), dtype=torch.float32, within=1e-4, mistakes={
-        "the rotary frequencies of the model are not taken over": lambda: replace(right, frequencies=theta).logits(state, ids),
+        "the rotary frequencies of the model are not taken over": lambda: replace(right, frequencies=rotary_theta).logits(state, ids),
         "the positions are multiplied by the factor; they should be divided": lambda: (
-            replace(right, frequencies=lambda width: 3.0 * theta(width)).logits(state, ids)
+            replace(right, frequencies=lambda width: 3.0 * rotary_theta(width)).logits(state, ids)
         ),
     })  # fmt: skip
 
@@ -501,12 +501,12 @@ def test_the_factor_of_yarn_comes_along(student, check, rng):
     state, ids, do = llama_state(rng), tokens(rng, 19, 2, 30), Llama(4, 2)
     parameters = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
     calls = [(CONFIG, state), ({**CONFIG, "rope_parameters": parameters}, state)]
-    right = replace(do, frequencies=yarn, factor=0.1 * math.log(4.0) + 1)
+    right = replace(do, frequencies=yarn_theta, factor=0.1 * math.log(4.0) + 1)
 
     def fine(found):
         return shared.is_right(found[1], right.logits(state, ids))
 
-    plain, logits = on_right_parts(student, loaded, calls, ids, fine=fine)
+    plain, logits = on_right_parts(student, logits_after_loading, calls, ids, fine=fine)
     own = agreeing(plain, lambda steps: with_steps(do, state, ids, steps), LOADED | EITHER, shared.is_right)
 
     if "frequencies" not in own:
@@ -517,8 +517,8 @@ def test_the_factor_of_yarn_comes_along(student, check, rng):
         "attention_scaling multiplies the scores; it should multiply cosines and sines, of queries and of keys": {
             "factor": right.factor**0.5,
         },
-        "the rotary frequencies of YaRN are not taken over": {"frequencies": theta},
-        "neither frequencies nor attention_scaling are taken over": {"frequencies": theta, "factor": 1.0},
+        "the rotary frequencies of YaRN are not taken over": {"frequencies": rotary_theta},
+        "neither frequencies nor attention_scaling are taken over": {"frequencies": rotary_theta, "factor": 1.0},
     }  # fmt: skip
     values = {sentence: lambda steps=steps: with_steps(right, state, ids, steps) for sentence, steps in kept.items()}
     check(logits, right.logits(state, ids), dtype=torch.float32, within=1e-4, mistakes=values)
@@ -536,7 +536,7 @@ def test_tied_heads_are_loaded(student, check, rng):
     def fine(found):
         return shared.is_right(found[1], do.logits(tied, ids))
 
-    plain, logits = on_right_parts(student, loaded, calls, ids, fine=fine)
+    plain, logits = on_right_parts(student, logits_after_loading, calls, ids, fine=fine)
     own = agreeing(plain, lambda steps: with_steps(do, state, ids, steps), LOADED | EITHER, shared.is_right)
 
     check(logits, replace(do, **own).logits(tied, ids), dtype=torch.float32, within=1e-4)
@@ -609,7 +609,7 @@ OTHERS = {  # name: what the configuration has instead
 }
 
 
-def refusals(config, changes, right):
+def refusals_of(config, changes, right):
     """A probe: for each change of the configuration what loading does: "ValueError", "another error" or "loaded"; and
     whether the student's model then has the same weights, logits and mode as before."""
 
@@ -644,7 +644,7 @@ def refusals(config, changes, right):
 def test_models_of_another_shape_are_refused(student, check):
     """A model with another V, D, d_ff, number of layers, heads or heads of keys, or width of a head, is a ValueError."""
     changes = [(name, change) for name, found in OTHERS.items() for change in found]
-    answers = [answer for answer, *_ in student.run(refusals, CONFIG, [change for _, change in changes], False)]
+    answers = [answer for answer, *_ in student.run(refusals_of, CONFIG, [change for _, change in changes], False)]
 
     for (name, _), answer in zip(changes, answers, strict=True):
         check(answer, "ValueError", mistakes={
@@ -658,7 +658,7 @@ def test_models_of_another_shape_are_refused(student, check):
 @pytest.mark.parametrize("name", ["attention_bias", "mlp_bias"])
 def test_biases_are_refused(student, check, name):
     """A model with biases in its attention or its feed-forward is a ValueError."""
-    ((answer, *_),) = student.run(refusals, CONFIG, [{name: True}], False)
+    ((answer, *_),) = student.run(refusals_of, CONFIG, [{name: True}], False)
 
     where = {"attention_bias": "attention", "mlp_bias": "feed-forward"}[name]
     check(answer, "ValueError", mistakes={
@@ -671,7 +671,7 @@ def test_biases_are_refused(student, check, name):
 @pytest.mark.points(1)
 def test_another_activation_is_refused(student, check):
     """A model whose hidden_act is not silu is a ValueError."""
-    ((answer, *_),) = student.run(refusals, CONFIG, [{"hidden_act": "gelu"}], False)
+    ((answer, *_),) = student.run(refusals_of, CONFIG, [{"hidden_act": "gelu"}], False)
 
     check(answer, "ValueError", mistakes={
         "a model with another activation is loaded; it should be refused": "loaded",
@@ -685,7 +685,7 @@ def test_what_is_refused_leaves_the_model_as_it_was(student, check):
     """After an error weights, eps, rotary frequencies and mode are those from before: all is checked before the first copy."""
     changes = [{"intermediate_size": 21}, {"vocab_size": 20}, {"num_hidden_layers": 3}, {"num_hidden_layers": 1}]
     changes += [{"num_key_value_heads": 1}, {"attention_bias": True}]
-    found = [row for row in student.run(refusals, CONFIG, changes, False) if row[0] != "loaded"]
+    found = [row for row in student.run(refusals_of, CONFIG, changes, False) if row[0] != "loaded"]
 
     check.that(len(found) > 0, "models that do not fit are all loaded; they should be refused")
     for _, same, alike, training in found:

@@ -35,7 +35,7 @@ def bucket(distance, count, farthest=128):
     return near + k
 
 
-def nearest(distance, count):
+def rounded_bucket(distance, count):
     near = count // 2
     steps = math.log(max(distance, 1) / near) / math.log(128 / near) * (count - near)
     return distance if distance < near else min(near + round(steps), count - 1)
@@ -69,7 +69,7 @@ BUCKETS = {  # sentence -> buckets(distance, both_sides)
         16 * (d >= 0) + bucket(abs(d), 16) if both else buckets(d, False)
     ),
     "the steps of the logarithm are rounded to the nearest; they should be rounded down": lambda d, both: (
-        16 * (d > 0) + nearest(abs(d), 16) if both else nearest(max(0, -d), 32)
+        16 * (d > 0) + rounded_bucket(abs(d), 16) if both else rounded_bucket(max(0, -d), 32)
     ),
     "all distances have bucket 0": lambda d, both: 0,
 }  # fmt: skip
