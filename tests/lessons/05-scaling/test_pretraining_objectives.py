@@ -25,7 +25,7 @@ def masked_by(sizes, *texts):
     return [inside.listed(trainer.create_mlm_targets(ids)) for ids in texts]
 
 
-def labelled(labels):
+def has_label(labels):
     """Which places have a label, whatever the others have: it is what most places have."""
     return labels != labels.flatten().mode().values
 
@@ -57,7 +57,7 @@ def test_tokens_are_chosen_with_mask_prob(student, check, rng, options):
     ((_, labels),) = student.run(masked_by, [1000, 999, *options], ids)
 
     p = options[0] if options else 0.15
-    wrong = wrong_share(int(labelled(labels).sum()), ids.numel(), p, "the wrong share of tokens is chosen", {
+    wrong = wrong_share(int(has_label(labels).sum()), ids.numel(), p, "the wrong share of tokens is chosen", {
         "a share of 1 - mask_prob is chosen; it should be mask_prob": 1 - p,
         "tokens that stay as they are have no label; they should have one": 0.9 * p,
         "only hidden tokens have a label; all that were chosen should have one": 0.8 * p,
@@ -78,6 +78,7 @@ def test_none_or_all_may_be_chosen(student, check, rng, prob):
         check(masked, ids, otherwise="tokens are changed although mask_prob is 0")
         check.that(not (labels == ids).any(), "tokens have a label although mask_prob is 0")
     else:
+        check.that(bool(labels.any()), "all labels are zero")
         check.that(not (labels == IGNORED).any(), "some tokens have no label although mask_prob is 1")
 
 
@@ -89,7 +90,7 @@ def test_every_token_may_be_chosen(student, check, rng):
     ids = tokens(rng, size, rows, length)
     ((_, labels),) = student.run(masked_by, [size, size - 1, p], ids)
 
-    chosen = labelled(labels)
+    chosen = has_label(labels)
     by_place = torch.stack([chosen.sum(0), rows - chosen.sum(0)], dim=1)
     by_id = torch.stack([ids[kind].bincount(minlength=size) for kind in (chosen, ~chosen)], dim=1)
 
@@ -286,7 +287,7 @@ def test_tokens_that_are_not_chosen_stay(student, check, rng):
     ids = tokens(rng, 998, 100, 60) + 1
     ((masked, labels),) = student.run(masked_by, [1000, 999, 0.3], ids)
 
-    rest = ~labelled(labels)
+    rest = ~has_label(labels)
     check.that(bool((masked != ids).any()), "no token is changed")
     check(masked[rest], ids[rest], mistakes={
         "tokens that were not chosen become 0": torch.zeros_like(ids[rest]),
@@ -322,12 +323,13 @@ def test_mlm_leaves_input_ids_alone(student, check, rng):
     def probe(ids):
         from pretraining_objectives import MLMTrainer
 
-        _, (after, *_), rude = inside.manners(MLMTrainer(None, 1000, 999, 0.5).create_mlm_targets, ids)
-        return after, rude
+        pair, (after, *_), rude = inside.manners(MLMTrainer(None, 1000, 999, 0.5).create_mlm_targets, ids)
+        return after, rude, bool(inside.listed(pair)[0].any())
 
     ids = tokens(rng, 998, 20, 30)
-    after, rude = student.run(probe, ids)
+    after, rude, some = student.run(probe, ids)
 
+    check.that(some, "the result is all zeros")
     check(after, ids, what="input_ids after the call", otherwise="input_ids are changed in place")
     check(rude, "", mistakes=MANNERS)
 
@@ -341,6 +343,7 @@ def test_any_shape_is_masked(student, check, rng, shape):
     ((masked, labels),) = student.run(masked_by, [1000, 999, 1.0], ids)
 
     check([list(masked.shape), list(labels.shape)], [list(shape)] * 2, names=("masked", "labels"), what="the shapes")
+    check(labels.long(), ids, what="labels")
     check([masked.dtype, labels.dtype], [torch.int64] * 2, names=("masked", "labels"), what="the dtypes", mistakes={
         "labels are floating point; they should have the dtype of input_ids": [torch.int64, torch.float32],
     })  # fmt: skip
@@ -530,9 +533,11 @@ def test_clm_targets_are_one_place_ahead(student, check, rng, shape):
 @CLM
 @pytest.mark.points(1)
 def test_a_text_of_one_token_has_no_target(student, check):
-    """(B, 1) gives two tensors (B, 0)."""
+    """(B, 1) gives two tensors (B, 0), where (B, 2) gives two (B, 1)."""
+    two, _, _ = student.run(clm_targets, torch.tensor([[3, 5], [4, 6]]))
     pair, _, _ = student.run(clm_targets, torch.tensor([[3], [4]]))
 
+    check.that(bool(two[0].any()), "inputs are all zeros")
     check(pair, [torch.zeros(2, 0, dtype=torch.int64)] * 2, names=("inputs", "targets"))
 
 
@@ -541,8 +546,9 @@ def test_a_text_of_one_token_has_no_target(student, check):
 def test_clm_leaves_input_ids_alone(student, check, rng):
     """input_ids, which need not be contiguous, stay as they are; nothing is printed."""
     ids = tokens(rng, 50, 4, 6)
-    _, after, rude = student.run(clm_targets, ids)
+    pair, after, rude = student.run(clm_targets, ids)
 
+    check.that(bool(pair[0].any()), "inputs are all zeros")
     check(after, ids, what="input_ids after the call", otherwise="input_ids are changed in place")
     check(rude, "", mistakes=MANNERS)
 

@@ -339,11 +339,13 @@ def test_spans_leave_input_ids_alone(student, check, rng):
 
         trainer = SpanCorruptionTrainer(None, 1000, 999)
         called = [inside.manners(trainer.create_span_targets, ids) for ids in texts]
-        return [after for _, (after, *_), _ in called], [rude for *_, rude in called]
+        some = all(bool(inside.listed(pair)[0].any()) for pair, *_ in called)
+        return [after for _, (after, *_), _ in called], [rude for *_, rude in called], some
 
     texts = tokens(rng, 998, 5, 30), tokens(rng, 998, 30)
-    after, rude = student.run(probe, *texts)
+    after, rude, some = student.run(probe, *texts)
 
+    check.that(some, "the result is all zeros")
     check(after, list(texts), what="input_ids after the call", otherwise="input_ids are changed in place")
     check(rude[0], "", mistakes=MANNERS)
 
@@ -391,11 +393,11 @@ NUMBERS = {  # sentence -> the sentinels of 4 rows
 }  # fmt: skip
 
 
-def inputs_of(ids, sentinels):
+def sentinel_inputs(ids, sentinels):
     return torch.stack([sentinels[:, 0], ids[:, 2], sentinels[:, 1], ids[:, 5], sentinels[:, 2]], dim=1)
 
 
-def targets_of(spans, sentinels):
+def sentinel_targets(spans, sentinels):
     return torch.cat([sentinels[..., None], spans], dim=2).flatten(1)
 
 
@@ -409,8 +411,8 @@ def test_each_span_becomes_one_sentinel(student, check, rng):
     numbers = torch.arange(COUNT).expand(4, -1)
     marks = FIRST + numbers
     doubled = marks.repeat_interleave(WIDTH, 1)
-    check(inputs, inputs_of(ids, marks), what="inputs", mistakes={
-        **{sentence: inputs_of(ids, change(numbers)) for sentence, change in NUMBERS.items()},
+    check(inputs, sentinel_inputs(ids, marks), what="inputs", mistakes={
+        **{sentence: sentinel_inputs(ids, change(numbers)) for sentence, change in NUMBERS.items()},
         "each hidden token becomes a sentinel; a span should become one": inputs_of_each(ids, doubled),
         "each hidden token becomes a sentinel of its own; a span should become one": inputs_of_each(
             ids, FIRST + torch.arange(COUNT * WIDTH).expand(4, -1)
@@ -438,9 +440,9 @@ def test_targets_are_sentinels_and_spans(student, check, rng):
 
     numbers = torch.arange(COUNT).expand(4, -1)
     marks = FIRST + numbers
-    right, closing = targets_of(spans, marks), torch.full((4, 1), FIRST + COUNT)
+    right, closing = sentinel_targets(spans, marks), torch.full((4, 1), FIRST + COUNT)
     check(targets, right, what="targets", mistakes={
-        **{sentence: targets_of(spans, change(numbers)) for sentence, change in NUMBERS.items()},
+        **{sentence: sentinel_targets(spans, change(numbers)) for sentence, change in NUMBERS.items()},
         "targets end with a closing sentinel; they should end with the last span": torch.cat([right, closing], 1),
         "targets are the spans without sentinels": spans.flatten(1),
         "each sentinel stands behind its span; it should stand before it": torch.cat([spans, marks[..., None]], 2).flatten(1),
@@ -448,9 +450,9 @@ def test_targets_are_sentinels_and_spans(student, check, rng):
         "targets hold the kept tokens; they should hold the spans": torch.stack(
             [marks[:, 0], ids[:, 2], marks[:, 1], ids[:, 5], marks[:, 2]], 1
         ),
-        "only the first token of each span is in the targets": targets_of(spans[..., :1], marks),
-        "the tokens of each span are in reverse order": targets_of(spans.flip(2), marks),
-        "the spans are in the targets from right to left": targets_of(spans.flip(1), marks.flip(1)),
+        "only the first token of each span is in the targets": sentinel_targets(spans[..., :1], marks),
+        "the tokens of each span are in reverse order": sentinel_targets(spans.flip(2), marks),
+        "the spans are in the targets from right to left": sentinel_targets(spans.flip(1), marks.flip(1)),
         "each token of a span has a sentinel": torch.stack([marks.repeat_interleave(2, 1), spans.flatten(1)], 2).flatten(1),
     })  # fmt: skip
 
@@ -521,6 +523,7 @@ def test_a_single_text_has_sentinels(student, check, rng):
     """(T,) gives two tensors of one dimension."""
     inputs, targets = student.run(with_sentinels, tokens(rng, 900, 41), 3, 0.15)
 
+    check.that(bool(inputs.any()), "inputs are all zeros")
     check([list(inputs.shape), list(targets.shape)], [[41 - 6 + 2], [8]], names=("inputs", "targets"), what="the shapes", mistakes={
         "a text without a batch gets one; (T,) should give 1-D": [[1, 37], [1, 8]],
     })  # fmt: skip
@@ -551,10 +554,12 @@ def test_sentinels_leave_input_ids_alone(student, check, rng):
 
         trainer = SpanCorruptionTrainer(None, 1000, 999)
         called = [inside.manners(trainer.create_sentinel_targets, ids, 2000) for ids in texts]
-        return [after for _, (after, *_), _ in called], [rude for *_, rude in called]
+        some = all(bool(inside.listed(pair)[0].any()) for pair, *_ in called)
+        return [after for _, (after, *_), _ in called], [rude for *_, rude in called], some
 
     texts = tokens(rng, 900, 5, 30), tokens(rng, 900, 30)
-    after, rude = student.run(probe, *texts)
+    after, rude, some = student.run(probe, *texts)
 
+    check.that(some, "the result is all zeros")
     check(after, list(texts), what="input_ids after the call", otherwise="input_ids are changed in place")
     check(rude[0], "", mistakes=MANNERS)
