@@ -148,7 +148,8 @@ def watched_epochs(trainer, model, epochs):
         model.calls.clear()
         model.eval()
         loss = trainer.train_epoch()
-        rows.append({"loss": loss, "calls": list(model.calls), "updates": list(updates)})
+        calls = [call for call in model.calls if call["recorded"]]  # what is not trained on does not count
+        rows.append({"loss": loss, "calls": calls, "updates": list(updates)})
     return rows
 
 

@@ -88,10 +88,11 @@ def test_the_order_is_new_in_each_epoch(student, check, rng):
     first, second, third = (batches_of(row["calls"], train) for row in rows)
     check.that(sorted(sum(first, [])) == list(range(40)), "an epoch does not have each item once")
     check.that(sum(first, []) != list(range(40)), "the training data are not shuffled")
-    check.that(first != second and second != third and first != third, "all epochs have the same order")
+    check.that(first != second or second != third, "all epochs have the same order")
     in_sets = [sorted(map(sorted, batches)) for batches in (first, second)]
     check.that(in_sets[0] != in_sets[1], "only the batches change places; their items should be shuffled too")
     check.that(any(batch != sorted(batch) for batch in first), "the items of a batch are in the order of the dataset")
+    check.that(first != second and second != third and first != third, "two epochs have the same order")
     order = sum(first, [])
     turned = {tuple(order[k:] + order[:k]) for k in range(40)}
     check.that(tuple(range(40)) not in turned, "the order only begins at another item; it should be random")
@@ -337,20 +338,22 @@ def test_validate_trains_nothing(student, check, rng):
     """Weights, gradients and optimizer stay as they are, no graph is made, and training goes on as without it."""
 
     def probe(weights, data, often):
+        def gradients(model):  # an empty tensor where there is none
+            return [torch.empty(0) if w.grad is None else w.grad.clone() for w in model.parameters()]
+
         trainer, model = inside.a_trainer(weights, data, data, {"batch_size": 2, "lr": 0.05}, dropout=0.5)
         losses, same, recorded = [], [], []
         for number in range(2):
             torch.manual_seed(number)
             losses.append(trainer.train_epoch())
-            before, grads = inside.state_of(trainer), [w.grad is None or w.grad.clone() for w in model.parameters()]
+            before, grads = inside.state_of(trainer), gradients(model)
             model.calls.clear()
             for _ in range(often):
                 trainer.validate()
             recorded += [call["recorded"] for call in model.calls]
             after = inside.state_of(trainer)
             same.append(all(map(torch.equal, before[0] + before[1], after[0] + after[1])) and before[2] == after[2])
-            now = [w.grad is None or w.grad for w in model.parameters()]
-            same.append(all(a is b if a is True else a.equal(b) for a, b in zip(grads, now, strict=True)))
+            same.append(all(map(torch.equal, grads, gradients(model))))
         return losses, same, any(recorded)
 
     weights, data = tagger_weights(rng), full(rng, 9)
@@ -558,10 +561,10 @@ def broken(student, rng, spoil, **other):
             after = inside.state_of(trainer)
             same = len(before[1]) == len(after[1]) and all(map(torch.equal, before[0] + before[1], after[0] + after[1]))
             histories = []
-            for each in (trainer, twin):
+            for each in (trainer, twin) if loaded != "loaded" else ():
                 torch.manual_seed(2)
                 histories.append(each.train(1))
-            rows.append((loaded, same and before[2] == after[2], histories[0] == histories[1]))
+            rows.append((loaded, same and before[2] == after[2], histories[:1] == histories[1:]))
         return rows
 
     return student.on(timeout=20).run(probe, tagger_weights(rng), full(rng, 6), RUN, spoil, other)
@@ -569,11 +572,10 @@ def broken(student, rng, spoil, **other):
 
 def refusals(rows, what):
     """Facts: a file is refused with a ValueError, and changes nothing."""
-    kinds = sorted({kind for kind, *_ in rows} - {"ValueError"})
-    raised = f"load raises {kinds[0]} for {what}; it should be a ValueError" if kinds else ""
+    kinds = {kind for kind, *_ in rows} - {"ValueError"}
     return [
         ("loaded" not in kinds, f"load accepts {what}; it should raise a ValueError"),
-        (not kinds, raised),
+        (not kinds, f"the error that load raises for {what} is not a ValueError"),
         (all(same for _, same, _ in rows), f"load changes the trainer although it refuses {what}"),
         (all(goes_on for *_, goes_on in rows), f"training does not go on as before after load refused {what}"),
     ]
@@ -659,6 +661,8 @@ def test_the_callers_random_state_stays(student, check, rng):
             return result
 
         trainer, model = inside.a_trainer(weights, data, data, config, 0.3)
+        torch.manual_seed(20)
+        torch.rand(3)
         noting("making a trainer", lambda: type(trainer)(model, inside.Items(*data), inside.Items(*data), config))
         noting("train_epoch", trainer.train_epoch)
         noting("validate", trainer.validate)
