@@ -257,7 +257,7 @@ def test_there_are_num_layers_layers(student, check):
 @pytest.mark.points(1)
 @pytest.mark.parametrize(("length", "prefix"), [(6, 3), (3, 5)])
 def test_gradients_reach_all_matrices(student, check, rng, length, prefix):
-    """Every matrix has a part in the logits, and its gradient is that of the logits."""
+    """Every matrix has a part in the logits, so that it gets a gradient."""
 
     def probe(ids, prefix):
         from pretraining_objectives import PrefixLanguageModel
@@ -265,20 +265,12 @@ def test_gradients_reach_all_matrices(student, check, rng, length, prefix):
         model = PrefixLanguageModel(13, 16, 2, 4, prefix).double().eval()
         inside.draw_weights(model)
         weights = [weight for weight in model.parameters() if weight.dim() > 1 and weight.requires_grad]
+        return [bool(grad.any()) for grad in inside.gradients(model(ids), weights)]
 
-        def total():
-            return inside.total(model(ids))
-
-        grads = inside.gradients(model(ids), weights)
-        along = [(grad * torch.arange(grad.numel()).cos().view_as(grad)).sum().item() for grad in grads]
-        return [bool(grad.any()) for grad in grads], along, inside.slopes_of(total, weights)
-
-    reached, grads, slopes = student.run(probe, tokens(rng, V, 2, length), prefix)
+    reached = student.run(probe, tokens(rng, V, 2, length), prefix)
 
     check.that(any(reached), "no gradient flows back to the weights")
     check.that(all(reached), "no gradient flows back to some of the weights")
-    scale = max(map(abs, slopes))
-    check(torch.tensor(grads).double() / scale, torch.tensor(slopes).double() / scale, within=1e-4, what="gradients")
 
 
 @MODEL
