@@ -216,6 +216,12 @@ def at_most(megabytes):
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+def says_something(output):
+    """Whether a result is a tensor of more than one number."""
+    output = a_tensor(output)
+    return bool((output != output.flatten()[0]).any())
+
+
 def experts_with(router, experts, top_k):
     """A MixtureOfExperts with these weights: of the router, and (gate, up, down) of each expert."""
     from llm_architectures import MixtureOfExperts

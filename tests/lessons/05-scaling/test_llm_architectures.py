@@ -307,11 +307,11 @@ def test_all_arguments_reach_the_encoder(student, check):
         with inside.noting_instances(BERTModel) as made:
             model = BERTForMaskedLM(**sizes).eval()
         seen = [arguments for _, arguments in made]
-        model(torch.zeros(1, sizes["max_len"], dtype=torch.int64), torch.full((1, sizes["max_len"]), 2))
-        return named and [[p.name, p.default] for p in named[1:]], seen
+        logits = model(torch.zeros(1, sizes["max_len"], dtype=torch.int64), torch.full((1, sizes["max_len"]), 2))
+        return named and [[p.name, p.default] for p in named[1:]], seen, inside.says_something(logits)
 
     names = ("vocab_size", "d_model", "num_layers", "num_heads", "d_ff", "max_len", "dropout", "type_vocab_size")
-    named, seen = student.run(probe, dict(zip(names, SIZES, strict=True)))
+    named, seen, used = student.run(probe, dict(zip(names, SIZES, strict=True)))
 
     defaults = [768, 12, 12, 3072, 512, 0.1, 2]
     if named:
@@ -319,6 +319,7 @@ def test_all_arguments_reach_the_encoder(student, check):
         check(
             named, right, otherwise="the arguments have the wrong names or defaults; they should be those of BERTModel"
         )
+    check.that(used, "the logits are the same everywhere")
     for arguments in seen[:1]:
         for name, size in zip(names, SIZES, strict=True):
             check(arguments.get(name), size, otherwise=f"{name} does not reach BERTModel")
@@ -403,13 +404,15 @@ def test_the_parts_change_nothing_else(student, check, rng, name):
 
         layer = getattr(llm_architectures, name)(*sizes).eval()
         result, (after, *_), rude = inside.manners(layer, x)
-        return inside.a_tensor(result).detach(), layer(x).detach(), after, rude
+        plain = inside.a_tensor(layer(x))
+        return inside.a_tensor(result).detach(), plain.detach(), after, rude, inside.says_something(plain)
 
     x = tokens(rng, V, 4, MAX_LEN) if name == "BERTForMaskedLM" else randn(rng, 4, 3, 8)
     sizes = {"RMSNorm": (8,), "SwiGLU": (8, 12), "BERTForMaskedLM": SIZES}[name]
-    result, plain, after, rude = student.run(probe, name, sizes, x)
+    result, plain, after, rude, used = student.run(probe, name, sizes, x)
 
     check(after, x, otherwise="the input is changed in place")
     check(rude, "", mistakes=MANNERS)
     check(dtype_of(result), torch.float32)
+    check.that(used, "the result is the same everywhere")
     check(result, plain, terms=4096, otherwise="an input that is not contiguous gives another result")

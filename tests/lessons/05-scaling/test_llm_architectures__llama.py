@@ -250,11 +250,13 @@ def test_the_weights_are_those_of_llama(student, check):
 
         models = [LlamaModel(*sizes) for sizes in calls]
         with_token = [list(weight.shape) for weight in models[0].parameters() if calls[0][0] in weight.shape]
-        return [inside.matrices(model)[1] for model in models], with_token
+        used = inside.says_something(models[0](torch.arange(6).view(2, 3)))
+        return [inside.matrices(model)[1] for model in models], with_token, used
 
     v, d, heads, kv, ff = 71, 16, 4, 2, 20
-    (one, two), with_token = student.run(probe, [(v, d, 1, heads, kv, ff), (v, d, 2, heads, kv, ff)])
+    (one, two), with_token, used = student.run(probe, [(v, d, 1, heads, kv, ff), (v, d, 2, heads, kv, ff)])
 
+    check.that(used, "the logits are the same everywhere")
     check(with_token, [[v, d], [v, d]], mistakes={
         "the output is tied to the embedding; it should have a weight of its own": [[v, d]],
         "the output has a bias; it should have none": [[v, d], [v, d], [v]],
@@ -292,7 +294,7 @@ def test_sizes_that_do_not_fit_llama_are_refused(student, check, sizes, length, 
     def probe(sizes, length):
         from llm_architectures import LlamaModel
 
-        return list(LlamaModel(*sizes).eval()(torch.zeros(2, length, dtype=torch.int64)).shape)
+        return list(inside.a_tensor(LlamaModel(*sizes).eval()(torch.zeros(2, length, dtype=torch.int64))).shape)
 
     student.raises(ValueError, probe, sizes, length, says=words)
     check(student.run(probe, (V, 24, 1, 3, 1, FF, 6), 6), [2, 6, V])
@@ -560,7 +562,7 @@ def test_loading_copies_and_keeps_the_rest(student, check, rng):
         same = all(torch.equal(weight, before[name]) for name, weight in theirs.named_parameters())
         for weight in theirs.parameters():
             weight.data.mul_(-2.0)
-        again = ours(ids).detach()
+        again = inside.a_tensor(ours(ids)).detach()
         for weight in ours.parameters():
             weight.data.mul_(3.0)
         kept = all(torch.equal(weight, -2.0 * before[name]) for name, weight in theirs.named_parameters())
@@ -573,7 +575,7 @@ def test_loading_copies_and_keeps_the_rest(student, check, rng):
         lengths = []
         for length in (40, 41):
             try:
-                lengths.append(ours(torch.zeros(1, length, dtype=torch.int64)).shape[1])
+                lengths.append(inside.a_tensor(ours(torch.zeros(1, length, dtype=torch.int64))).shape[1])
             except ValueError:
                 lengths.append("a ValueError")
         return returns, sorted(dtypes), plain, again, same, kept, learns, lengths, rude

@@ -382,17 +382,18 @@ def test_masked_inputs_change_nothing(student, check, rng, dtype):
 
             model = T5Model(*sizes).double().eval()
             inside.draw_weights(model)
-            results = [[model(x, None, mask), model(x, targets, mask)] for x in (ids, other)]
-            results.append([model(ids, None, mask.bool()), model(ids, targets, mask.bool())])
-            none = [model(ids, *call, torch.zeros_like(mask)) for call in ((None,), (targets,))]
-            return [[one.detach() for one in pair] for pair in results], [one.detach() for one in none]
+            calls = [(ids, mask), (other, mask), (ids, mask.bool()), (ids, torch.zeros_like(mask))]
+            pairs = [inside.listed([model(x, None, see), model(x, targets, see)]) for x, see in calls]
+            *results, none = [[one.detach() for one in pair] for pair in pairs]
+            return results, none, inside.says_something(results[0][1])
 
         return inside.use_of(use, "llm_architectures", "T5Model", right)
 
     ids, targets, mask = some_texts(rng)
     other = torch.where(mask == 1, ids, (ids + 1) % V)
-    (one, two, plain), none = student.run(probe, SIZES, ids, other, targets, mask.to(dtype), False)
+    (one, two, plain), none, used = student.run(probe, SIZES, ids, other, targets, mask.to(dtype), False)
 
+    check.that(used, "the logits are the same everywhere")
     check(real_ones(two[0], mask), real_ones(one[0], mask), terms=4096,
           otherwise="what attention_mask hides is attended to in the encoder")  # fmt: skip
     check(two[1], one[1], terms=4096, otherwise="what attention_mask hides is attended to by the decoder")
@@ -418,26 +419,41 @@ def test_a_hidden_input_adds_nothing(student, check, rng):
     ids, targets, _ = some_texts(rng)
     one, two = student.run(probe, SIZES, ids, (ids + 1) % V, targets, False)
 
+    check.that(shared.is_own(one, torch.zeros(3, 7, V)), "the logits are the same everywhere")
     check(two, one, terms=4096, otherwise="inputs that are all hidden are attended to; the sum should be zero")
 
 
 # ---------------------------------------------------------------------------------------------- weights
 
 
-@pytest.mark.points(3)
+@pytest.mark.points(4)
 def test_the_weights_are_those_of_t5(student, check, rng):
     """One embedding for all, one table of buckets a stack, matrices and norms of the layers, and no biases."""
 
     def probe(calls):
+        import inspect
+
         from llm_architectures import T5Model
 
+        parameters = list(inspect.signature(T5Model).parameters.values())
+        named = [parameter.name for parameter in parameters], [parameter.default for parameter in parameters[1:]]
         counts = [inside.matrices(T5Model(*sizes))[1] for sizes in calls]
         with_embedding = [w for w in T5Model(*calls[0]).parameters() if calls[0][0] in w.shape]
-        return counts, len(with_embedding)
+        ids = torch.arange(6).view(2, 3)
+        return counts, len(with_embedding), named, inside.says_something(T5Model(*calls[0])(ids, ids))
 
-    (one, two, wide), tables = student.run(probe, [(71, 8, 1, 2), (71, 8, 2, 2), (72, 8, 1, 2)])
+    (one, two, wide), tables, (names, defaults), used = student.run(
+        probe, [(71, 8, 1, 2), (71, 8, 2, 2), (72, 8, 1, 2)]
+    )
 
     d = 8
+    check.that(used, "the logits are the same everywhere")
+    check(
+        names,
+        ["vocab_size", "d_model", "num_layers", "num_heads", "max_len"],
+        otherwise="the arguments have the wrong names",
+    )
+    check(defaults, [768, 12, 12, 512], what="the defaults")
     check(tables, 1, mistakes={
         "the output has a weight of its own; it should be the embedding": 2,
         "encoder, decoder and output have three weights; they should share one embedding": 3,
@@ -516,32 +532,10 @@ def test_sizes_that_do_not_fit_t5_are_refused(student, check, sizes, lengths, wo
         from llm_architectures import T5Model
 
         ids = [torch.zeros(2, length, dtype=torch.int64) for length in lengths]
-        return list(T5Model(*sizes).eval()(*ids).shape)
+        return list(inside.a_tensor(T5Model(*sizes).eval()(*ids)).shape)
 
     student.raises(ValueError, probe, sizes, lengths, says=words)
     check(student.run(probe, (V, D, 1, H, 6), (6, 6)), [2, 6, V])
-
-
-@pytest.mark.points(1)
-def test_t5_has_the_defaults_of_its_base(student, check):
-    """d_model 768, 12 layers, 12 heads, max_len 512."""
-
-    def probe():
-        import inspect
-
-        from llm_architectures import T5Model
-
-        parameters = list(inspect.signature(T5Model).parameters.values())
-        return [parameter.name for parameter in parameters], [parameter.default for parameter in parameters[1:]]
-
-    names, defaults = student.run(probe)
-
-    check(
-        names,
-        ["vocab_size", "d_model", "num_layers", "num_heads", "max_len"],
-        otherwise="the arguments have the wrong names",
-    )
-    check(defaults, [768, 12, 12, 512], what="the defaults")
 
 
 @pytest.mark.points(1)
