@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from shared import tokens
-from training_techniques_helpers import D, V, gradients_of, labelled, plus, tagged, tagger_weights
+from training_techniques_helpers import D, V, gradients_found, labelled, plus, tagged, tagger_weights
 
 MIXED = pytest.mark.question("MixedPrecisionTrainer")
 ACCUMULATED = pytest.mark.question("train_with_gradient_accumulation")
@@ -50,7 +50,7 @@ def mixed_steps(student, weights, batches, momentum=0.0, stale=False):
 
 def one_update(row):
     """Facts: a call makes one update, in which the optimizer finds gradients."""
-    found = [gradients_of(update) for update in row["updates"]]
+    found = [gradients_found(update) for update in row["updates"]]
     return [
         (bool(found), "the optimizer takes no step: call its step()"),
         (len(found) < 2, "the optimizer takes more than one step in one call"),
@@ -98,7 +98,7 @@ def test_a_mixed_step_has_the_gradients_of_the_mean_loss(student, check, rng, ca
             "the mean is taken of each sequence first; all targets should have the same weight": made(counts="sequences"),
             "the sum of the losses is divided by the number of sequences; it should be by the number of targets": made(counts="rows"),
         }  # fmt: skip
-    value = row["loss"], gradients_of(row["updates"][0])
+    value = row["loss"], gradients_found(row["updates"][0])
     # bfloat16 rounds to 2⁻⁸: how precise the loss is has a test of its own.
     check(value[0], loss, relative=0.004, mistakes={
         sentence: (lambda wrong=wrong: wrong()[0]) for sentence, wrong in mistakes.items()
@@ -167,7 +167,7 @@ def test_each_mixed_step_has_its_own_gradients(student, check, rng):
     for row, own, pair in zip(rows, alone, batches, strict=True):
         for fact in [*one_update(row), *one_update(own)]:
             check.that(*fact)
-        found, right = gradients_of(row["updates"][0]), gradients_of(own["updates"][0])
+        found, right = gradients_found(row["updates"][0]), gradients_found(own["updates"][0])
         true = tagged(row["updates"][0]["before"], [pair], mixed=True)[1]
         check(found, right, relative=0.01, scale=0.5, what="the gradients", mistakes={
             "gradients of earlier steps are still there: call zero_grad before backward": plus(earlier, true),
@@ -275,7 +275,7 @@ def accumulated(student, weights, batches, steps=None, as_generator=False, stale
     return student.run(probe, weights, batches, steps, as_generator, stale)
 
 
-def in_groups(batches, size):
+def groups_of(batches, size):
     return [batches[start : start + size] for start in range(0, len(batches), size)]
 
 
@@ -332,20 +332,20 @@ def test_a_group_makes_the_update_of_one_batch(student, check, rng, steps, numbe
     weights, batches = tagger_weights(rng, sure=4.0), [labelled(rng, *sizes) for sizes in FULL[:number]]
     seen = accumulated(student, weights, batches, steps)
 
-    groups = in_groups(batches, steps or 4)
-    for fact in counted(seen, groups, batches, steps or 4):
+    groups = groups_of(batches, steps or 4)
+    for fact in updates_made(seen, groups, batches, steps or 4):
         check.that(*fact)
     earlier = zeros(weights)
     for update, group in zip(seen["updates"], groups, strict=True):
         truth = tagged(update["before"], group)[1]
         mistakes = group_mistakes(update["before"], group, steps or 4, earlier)
-        check(gradients_of(update), truth, scale=1.0, mistakes=mistakes, what="the gradients")
+        check(gradients_found(update), truth, scale=1.0, mistakes=mistakes, what="the gradients")
         exact = [grad.dtype for grad in update["grads"].values()]
         check(exact, [torch.float64] * 3, otherwise="the gradients of a float64 model are not float64")
         earlier = plus(earlier, truth)
 
 
-def counted(seen, groups, batches, steps):
+def updates_made(seen, groups, batches, steps):
     """Facts about how many updates there are."""
     found = len(seen["updates"])
     return [
@@ -364,13 +364,17 @@ def test_targets_that_do_not_count_have_no_weight_in_a_group(student, check, rng
     batches[1][1][0][batches[1][1][0] != -100] = 0  # a class like others
     seen = accumulated(student, weights, batches, 2)
 
-    groups = in_groups(batches, 2)
-    for fact in counted(seen, groups, batches, 2):
+    groups = groups_of(batches, 2)
+    for fact in updates_made(seen, groups, batches, 2):
         check.that(*fact)
     for update, group in zip(seen["updates"], groups, strict=True):
         mistakes = group_mistakes(update["before"], group, 2, zeros(weights))
         check(
-            gradients_of(update), tagged(update["before"], group)[1], scale=1.0, mistakes=mistakes, what="the gradients"
+            gradients_found(update),
+            tagged(update["before"], group)[1],
+            scale=1.0,
+            mistakes=mistakes,
+            what="the gradients",
         )
 
 
@@ -381,15 +385,19 @@ def test_batches_weigh_as_much_as_their_targets_that_count(student, check, rng):
     weights, batches = tagger_weights(rng, sure=4.0), [labelled(rng, counts, 6) for counts in UNEVEN]
     seen = accumulated(student, weights, batches, 3)
 
-    groups = in_groups(batches, 3)
-    for fact in counted(seen, groups, batches, 3):
+    groups = groups_of(batches, 3)
+    for fact in updates_made(seen, groups, batches, 3):
         check.that(*fact)
     for update, group in zip(seen["updates"], groups, strict=True):
-        has_nan = any(grad.isnan().any().item() for grad in gradients_of(update).values())
+        has_nan = any(grad.isnan().any().item() for grad in gradients_found(update).values())
         mistakes = {"a batch without targets makes the gradients NaN": check.when(has_nan)}
         mistakes |= group_mistakes(update["before"], group, 3, zeros(weights))
         check(
-            gradients_of(update), tagged(update["before"], group)[1], scale=1.0, mistakes=mistakes, what="the gradients"
+            gradients_found(update),
+            tagged(update["before"], group)[1],
+            scale=1.0,
+            mistakes=mistakes,
+            what="the gradients",
         )
 
 
@@ -401,14 +409,14 @@ def test_the_last_group_may_be_shorter(student, check, rng, steps, number):
     weights, batches = tagger_weights(rng, sure=4.0), [labelled(rng, (3, 3), 3) for _ in range(number)]
     seen = accumulated(student, weights, batches, steps)
 
-    groups = in_groups(batches, steps)
+    groups = groups_of(batches, steps)
     check(len(seen["updates"]), len(groups), what="the number of updates", mistakes={
         "a last group that is shorter makes no update; it should make one": len(batches) // steps,
         "every batch makes an update; only every group should": len(batches),
-        "accumulation_steps is always 4; that should only be its default": len(in_groups(batches, 4)),
+        "accumulation_steps is always 4; that should only be its default": len(groups_of(batches, 4)),
     })  # fmt: skip
     before, last = seen["updates"][-1]["before"], groups[-1]
-    check(gradients_of(seen["updates"][-1]), tagged(before, last)[1], scale=1.0, what="the last gradients", mistakes={
+    check(gradients_found(seen["updates"][-1]), tagged(before, last)[1], scale=1.0, what="the last gradients", mistakes={
         "the last group is divided by accumulation_steps, though it has fewer batches": lambda: tagged(
             before, last, factor=len(last) / steps
         )[1],
@@ -426,7 +434,7 @@ def test_the_mean_loss_of_all_targets_is_returned(student, check, rng, sizes):
     batches = [labelled(rng, *size) for size in FULL] if full else [labelled(rng, counts, 6) for counts in UNEVEN]
     seen = accumulated(student, weights, batches, 3)
 
-    loss, groups, updates = seen["loss"], in_groups(batches, 3), seen["updates"]
+    loss, groups, updates = seen["loss"], groups_of(batches, 3), seen["updates"]
     check.that(type(loss) is float, "the loss is not a float")
     check.that(len(updates) == len(groups), "the number of updates is wrong; there should be one for each group")
     count = [sum(int((targets != -100).sum()) for _, targets in group) for group in groups]
@@ -494,7 +502,7 @@ def test_a_batch_runs_backward_before_the_next_one(student, check, rng):
     check([call["inputs"] for call in seen["calls"]], [inputs for inputs, _ in batches], what="what the model gets")
     check(seen["events"], ["forward", "backward"] * len(batches), mistakes={
         "the losses of a group run backward together; each batch should before the next runs forward": [
-            kind for group in in_groups(batches, 3) for kind in ["forward"] * len(group) + ["backward"] * len(group)
+            kind for group in groups_of(batches, 3) for kind in ["forward"] * len(group) + ["backward"] * len(group)
         ],
     }, what="the order of forward and backward")  # fmt: skip
 
@@ -508,8 +516,11 @@ def test_gradients_from_before_do_not_count_in_a_group(student, check, rng):
     own = accumulated(student, weights, batches[:2], 2)
 
     check.that(len(seen["updates"]) == 2 and len(own["updates"]) == 1, "the number of updates is wrong")
-    first, earlier = gradients_of(seen["updates"][0]), {name: torch.ones_like(w).float() for name, w in weights.items()}
-    check(first, gradients_of(own["updates"][0]), what="the gradients", mistakes={
+    first, earlier = (
+        gradients_found(seen["updates"][0]),
+        {name: torch.ones_like(w).float() for name, w in weights.items()},
+    )
+    check(first, gradients_found(own["updates"][0]), what="the gradients", mistakes={
         "gradients from before are still there: call zero_grad for each group": lambda: plus(earlier, tagged(weights, batches[:2])[1]),
     }, otherwise="gradients from before the call change the first update")  # fmt: skip
 

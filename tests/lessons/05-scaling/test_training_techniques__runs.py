@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 
-from training_techniques_helpers import V, gradients_of, labelled, plus, tagged, tagger_weights
+from training_techniques_helpers import V, gradients_found, labelled, plus, tagged, tagger_weights
 
 pytestmark = pytest.mark.question("LLMTrainer")
 
@@ -147,7 +147,7 @@ def test_a_batch_gives_the_gradients_of_its_mean_loss(student, check, rng, case)
             return lambda: tagged(update["before"], [pair], **wrong)[1]
 
         truth = made()()
-        check(gradients_of(update), truth, scale=1.0, what="the gradients", mistakes={
+        check(gradients_found(update), truth, scale=1.0, what="the gradients", mistakes={
             "gradients from earlier batches are still there: call zero_grad before backward": plus(earlier, truth),
             "the losses are added; it should be their mean": made(counts="sum"),
             "targets of -100 count in the number of targets; they should not": made(counts="all"),
@@ -174,7 +174,7 @@ def test_gradients_are_clipped_together(student, check, rng, longest):
     longest = longest or 1.0
 
     check.that(len(own["updates"]) == len(row["updates"]) == len(short["updates"]) == 3, "there are not three updates")
-    raw = gradients_of(own["updates"][0])
+    raw = gradients_found(own["updates"][0])
     check.that(len(raw) == 3 and bool(raw["bias"].any()), "the optimizer finds no gradients")
     norms = {name: float(grad.norm()) for name, grad in raw.items()}
     total = math.hypot(*norms.values())
@@ -182,14 +182,14 @@ def test_gradients_are_clipped_together(student, check, rng, longest):
     lengths = {name: float(grad.norm()) for name, grad in true.items()}
     length = math.hypot(*lengths.values())
     factor = min(1.0, longest / total)
-    found = gradients_of(row["updates"][0])
+    found = gradients_found(row["updates"][0])
     check(found, {name: grad * factor for name, grad in raw.items()}, relative=1e-4, what="the gradients", mistakes={
         "the gradients are not clipped": true,
         "max_grad_norm is always 1; that should only be its default": {n: g * min(1.0, 1.0 / length) for n, g in true.items()},
         "each gradient is clipped by itself; all of them should get the same factor": {n: g * min(1.0, longest / lengths[n]) for n, g in true.items()},
         "every value is clipped; the length of all gradients together should be": {n: g.clamp(-longest, longest) for n, g in true.items()},
     })  # fmt: skip
-    kept = gradients_of(short["updates"][0])
+    kept = gradients_found(short["updates"][0])
     length = math.hypot(*(float(grad.norm()) for grad in kept.values()))
     check.that(length < 8.9, "short gradients are made longer; they should stay as they are")
 
