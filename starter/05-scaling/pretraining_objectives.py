@@ -38,9 +38,7 @@ class MLMTrainer:
         ValueError: mask_prob is not from 0 to 1.
     """
 
-    def __init__(
-        self, model: nn.Module | None, vocab_size: int, mask_token_id: int, mask_prob: float = 0.15
-    ) -> None:
+    def __init__(self, model: nn.Module | None, vocab_size: int, mask_token_id: int, mask_prob: float = 0.15) -> None:
         # TODO(student): refuse a mask_prob that is not a probability, keep the rest
         raise NotImplementedError("MLMTrainer.__init__ is not implemented yet")
 
