@@ -299,7 +299,8 @@ class T5Model(nn.Module):
             target_ids: what the decoder reads. It is not shifted here: whoever trains begins it with a start token. The
                 decoder is causal. Without target_ids the result is the encoder's states (B, T, D) after its last norm.
             attention_mask: (B, T), true (1) at real tokens of input_ids: the others are attended to neither in the encoder
-                nor by the decoder. None means that all are real. What the encoder's states are at the others is open.
+                nor by the decoder. None means that all are real. What the encoder's states are at the others is open. An input
+                that is hidden altogether gives no NaN.
 
         Raises:
             ValueError: T or Tt is more than max_len.

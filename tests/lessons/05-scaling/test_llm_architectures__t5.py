@@ -19,7 +19,7 @@ pytestmark = pytest.mark.question("T5Model")
 
 D, H, V, LAYERS = 24, 3, 13, 2  # inside.with_known_weights needs heads that are 8 wide
 SIZES = (V, D, LAYERS, H)
-GAIN = torch.linspace(4, 12, D, dtype=torch.float64)[torch.arange(D) * 7 % D]  # of all norms: no two numbers are equal
+GAIN = torch.linspace(2, 6, D).double()[torch.arange(D) * 7 % D]  # of all norms: no two numbers are equal
 
 # ---------------------------------------------------------------------------------------------- the buckets of a distance
 
@@ -151,10 +151,13 @@ class T5:
         )
 
 
+SIZE = float(torch.tensor(0.02))  # of a weight, as float32 has it
+
+
 def spread(x, width):
     """What a Linear without bias makes of x with the weights of with_known_weights."""
     signs = torch.tensor([1, 1, 1, 1, 1, -1, 1, -1], dtype=torch.float64).repeat(12)
-    return 0.02 * (x @ signs[: x.shape[-1]])[..., None] * signs[:width]
+    return SIZE * (x @ signs[: x.shape[-1]])[..., None] * signs[:width]
 
 
 def layer_norm(x, weight):
@@ -217,7 +220,11 @@ STYLES = STEPS | OF_DECODER
 
 def made_from(rng):
     """(table of tokens, table of buckets, which both stacks get, gain of all norms)."""
-    return [randn(rng, V, D, dtype=torch.float64), 3 * randn(rng, 32, H, dtype=torch.float64), GAIN]
+    return [
+        (3 * randn(rng, V, D)).double(),
+        (3 * randn(rng, 32, H)).double(),
+        GAIN,
+    ]  # exact in float32, as which they arrive
 
 
 def real_ones(states, mask):
@@ -263,13 +270,13 @@ def test_the_states_are_those_of_t5s_encoder(student, check, rng):
         return [real_ones(do.encode(tables, ids, mask), mask), do.encode(tables, ids)]
 
     def fine(found):
-        return nearly([real_ones(found[0], mask), found[1]], truth({}), 1e-4)
+        return nearly([real_ones(found[0], mask), found[1]], truth({}), 1e-3)
 
     found = on_right_parts(student, results_of, SIZES, tables, calls, fine=fine)
 
     with_mask, without = found
     values = {sentence: lambda wrong=wrong: truth(wrong) for sentence, wrong in (STEPS | BUCKET_STEPS).items()}
-    check([real_ones(with_mask, mask), without], truth({}), relative=1e-4, mistakes=values)
+    check([real_ones(with_mask, mask), without], truth({}), relative=1e-3, mistakes=values)
 
 
 @pytest.mark.points(2)
@@ -281,13 +288,13 @@ def test_far_keys_share_buckets_in_the_encoder(student, check, rng):
         return replace(T5(), **changes).encode(tables, far)
 
     def fine(found):
-        return nearly(found[1], truth({}), 1e-4)
+        return nearly(found[1], truth({}), 1e-3)
 
     plain, found = on_right_parts(student, results_of, SIZES, tables, [(ids,), (far,)], fine=fine)
     own = agreeing(plain, lambda changes: replace(T5(), **changes).encode(tables, ids), STEPS, shared.is_right)
 
     values = {sentence: lambda wrong=wrong: truth(own | wrong) for sentence, wrong in BUCKET_STEPS.items()}
-    check(found, truth(own), relative=1e-4, mistakes=values)
+    check(found, truth(own), relative=1e-3, mistakes=values)
 
 
 @pytest.mark.points(4)
@@ -310,7 +317,7 @@ def test_the_logits_are_those_of_t5s_decoder(student, check, rng):
     values = {
         sentence: lambda wrong=wrong: truth(wrong) for sentence, wrong in (OF_DECODER | STEPS | BUCKET_STEPS).items()
     }
-    check(logits, truth({}), relative=1e-4, mistakes=values)
+    check(logits, truth({}), relative=1e-3, mistakes=values)
 
 
 @pytest.mark.points(2)
@@ -332,7 +339,7 @@ def test_far_targets_share_buckets_in_the_decoder(student, check, rng):
         sentence: lambda wrong=wrong: replace(T5(), **own | wrong).decode(tables, far, of_far)
         for sentence, wrong in BUCKET_STEPS.items()
     }
-    check(logits, replace(T5(), **own).decode(tables, far, of_far), relative=1e-4, mistakes=values)
+    check(logits, replace(T5(), **own).decode(tables, far, of_far), relative=1e-3, mistakes=values)
 
 
 # ---------------------------------------------------------------------------------------------- what is seen
@@ -371,7 +378,7 @@ def test_a_target_sees_the_input_and_the_targets_before_it(student, check, rng):
     check(first, plain[:, :1], terms=4096, otherwise="a first target has different logits if others follow it")
 
 
-@pytest.mark.points(2)
+@pytest.mark.points(3)
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
 def test_masked_inputs_change_nothing(student, check, rng, dtype):
     """What attention_mask hides changes neither states nor logits, on whichever side it is; a row without input has no NaN."""
@@ -398,29 +405,7 @@ def test_masked_inputs_change_nothing(student, check, rng, dtype):
           otherwise="what attention_mask hides is attended to in the encoder")  # fmt: skip
     check(two[1], one[1], terms=4096, otherwise="what attention_mask hides is attended to by the decoder")
     check(one[1], plain[1], terms=4096, otherwise="a mask of 1 and 0 differs from one of True and False")
-    check.that(not shared.has_nan(none), "an input that is hidden altogether gives NaN; it should give a sum of zero")
-
-
-@pytest.mark.points(1)
-def test_a_hidden_input_adds_nothing(student, check, rng):
-    """Where no input is real, the cross-attention adds zeros: the logits are those of any other hidden input."""
-
-    def probe(sizes, ids, other, targets, right):
-        def use():
-            from llm_architectures import T5Model
-
-            model = T5Model(*sizes).double().eval()
-            inside.draw_weights(model)
-            nothing = torch.zeros_like(ids)
-            return [inside.a_tensor(model(x, targets, nothing)).detach() for x in (ids, other)]
-
-        return inside.use_of(use, "llm_architectures", "T5Model", right)
-
-    ids, targets, _ = some_texts(rng)
-    one, two = student.run(probe, SIZES, ids, (ids + 1) % V, targets, False)
-
-    check.that(shared.is_own(one, torch.zeros(3, 7, V)), "the logits are the same everywhere")
-    check(two, one, terms=4096, otherwise="inputs that are all hidden are attended to; the sum should be zero")
+    check.that(not shared.has_nan(none), "an input that is hidden altogether gives NaN")
 
 
 # ---------------------------------------------------------------------------------------------- weights
