@@ -27,7 +27,7 @@ def test_a_position_sees_the_past_and_itself(student, check, rng, T):
     def probe(sizes, ids):
         from training_techniques import MemoryEfficientLLM
 
-        model = MemoryEfficientLLM(*sizes).double()
+        model = MemoryEfficientLLM(*sizes).double().eval()
         inside.draw_weights(model)
         with torch.no_grad():
             logits, changed = inside.a_tensor(model(ids)), []
@@ -73,7 +73,7 @@ def test_all_layers_and_heads_are_there(student, check, rng):
         def numbers(layers):
             return sum(weight.numel() for weight in MemoryEfficientLLM(V, D, layers, H).parameters())
 
-        model = MemoryEfficientLLM(*sizes).double()
+        model = MemoryEfficientLLM(*sizes).double().eval()
         inside.draw_weights(model)
         with torch.no_grad():
             logits, idle = inside.a_tensor(model(ids)), 0
@@ -85,7 +85,7 @@ def test_all_layers_and_heads_are_there(student, check, rng):
                     weight.copy_(before)
             by_heads = []
             for heads in ((4,), (1,), (16,), ()):
-                other = MemoryEfficientLLM(V, D, layers, *heads).double()
+                other = MemoryEfficientLLM(V, D, layers, *heads).double().eval()
                 try:
                     other.load_state_dict(model.state_dict())
                     by_heads.append(other(ids))
@@ -326,7 +326,7 @@ def test_without_gradients_nothing_is_saved(student, check, rng):
     def probe(sizes, ids):
         from training_techniques import MemoryEfficientLLM
 
-        model = MemoryEfficientLLM(*sizes)
+        model = MemoryEfficientLLM(*sizes).eval()
         inside.draw_weights(model)
         logits = inside.a_tensor(model(ids)).detach()
         with torch.no_grad():

@@ -43,15 +43,18 @@ def batch_of(places, data):
     return data[0][places], data[1][places]
 
 
-def epochs(student, weights, train, config, number=1, val=None, seed=1, dropout=0.0):
+def epochs(student, weights, train, config, number=1, seed=1, dropout=0.0, order_only=False):
     """inside.watched_epochs of a new trainer; torch has this seed before."""
 
-    def probe(weights, train, val, config, number, seed, dropout):
+    def probe(weights, train, config, number, seed, dropout, order_only):
         torch.manual_seed(seed)
-        trainer, model = inside.a_trainer(weights, train, val, config, dropout)
-        return inside.watched_epochs(trainer, model, number)
+        trainer, model = inside.a_trainer(weights, train, train, config, dropout)
+        rows = inside.watched_epochs(trainer, model, number)
+        for row in rows if order_only else ():  # a reply holds so many tensors and no more
+            row |= {"calls": [{"inputs": call["inputs"]} for call in row["calls"]], "updates": []}
+        return rows
 
-    return student.run(probe, weights, train, val or train, config, number, seed, dropout)
+    return student.run(probe, weights, train, config, number, seed, dropout, order_only)
 
 
 # ---------------------------------------------------------------------------------------------- which items, in which order
@@ -82,8 +85,8 @@ def test_an_epoch_has_each_item_once(student, check, rng, number, size):
 def test_the_order_is_new_in_each_epoch(student, check, rng):
     """Items are shuffled, not batches; another epoch has another order, and so has another seed."""
     train, weights = full(rng, 40), tagger_weights(rng)
-    rows = epochs(student, weights, train, {"batch_size": 10}, 3)
-    (other,) = epochs(student, weights, train, {"batch_size": 10, "seed": 5})
+    rows = epochs(student, weights, train, {"batch_size": 10}, 3, order_only=True)
+    (other,) = epochs(student, weights, train, {"batch_size": 10, "seed": 5}, order_only=True)
 
     first, second, third = (batches_of(row["calls"], train) for row in rows)
     check.that(sorted(sum(first, [])) == list(range(40)), "an epoch does not have each item once")
