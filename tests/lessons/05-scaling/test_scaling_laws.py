@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from shared import MANNERS, as_list, is_right, like_own, on_inputs, true_gradients
+from shared import MANNERS, as_list, dtype_of, is_right, like_own, on_inputs, true_gradients
 
 BUDGET = pytest.mark.question("compute_optimal_scaling")
 LOSS = pytest.mark.question("chinchilla_loss")
@@ -151,7 +151,8 @@ def test_the_loss_of_two_numbers(student, check, rng, low, high):
 
     loss = student.call("scaling_laws.chinchilla_loss", params, tokens)
 
-    check(loss, law(params, tokens), mistakes=on_inputs(LAWS, params, tokens))
+    a_tensor = {"two numbers give a tensor; they should give a float": check.when(isinstance(loss, torch.Tensor))}
+    check(loss, law(params, tokens), mistakes=a_tensor | on_inputs(LAWS, params, tokens))
 
 
 @LOSS
@@ -180,6 +181,7 @@ def test_the_loss_of_tensors_is_elementwise(student, check, rng):
         truth,
         mistakes=on_inputs(LAWS, params, tokens)
         | {
+            "the losses are flattened; they should have the shape of the inputs": truth.flatten(),
             "the mean of the losses is returned; each should be": truth.mean(),
             "the sum of the losses is returned; each should be": truth.sum(),
             "the loss is worked out in float32; it should be in the dtype of the inputs": law(
@@ -217,7 +219,13 @@ def test_the_loss_of_float32_is_float32(student, check, rng):
     own = student.call("scaling_laws.chinchilla_loss", params, tokens)
     losses = student.call("scaling_laws.chinchilla_loss", params.float(), tokens.float())
 
-    check(losses, like_own(own, law(params, tokens)), dtype=torch.float32)
+    wide = check.when(dtype_of(losses) == torch.float64)
+    check(
+        losses,
+        like_own(own, law(params, tokens)),
+        dtype=torch.float32,
+        mistakes={"the losses of float32 are float64; they should have the dtype of the inputs": wide},
+    )
 
 
 @LOSS
@@ -468,7 +476,17 @@ def test_the_cache_is_of_one_row_in_16_bits_if_nothing_is_said(student, check):
     for value, same, right, which in zip(
         found, own, truth, ("by default", "with a batch", "with both by name"), strict=True
     ):
-        check(number(value), number(same) if positive(same) else right, what=f"the bytes {which}")
+        check(
+            number(value),
+            number(same) if positive(same) else right,
+            what=f"the bytes {which}",
+            mistakes={
+                "bytes_per_value is 4 by default; it should be 2": 2 * right,
+                "bytes_per_value comes before batch; batch should be first": check.when(
+                    which == "with a batch", right / 2
+                ),
+            },
+        )
 
 
 @BYTES
