@@ -5,6 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 READY := .venv/.ready
 LESSON ?=
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
 export PYTHONDONTWRITEBYTECODE := 1
 
 .PHONY: help setup lock starter handouts zips release grade check test test-fast mutants costs flaky idle test-gpu test-thorough test-hostile fuzz lint format bench clean
@@ -41,8 +42,8 @@ release: handouts zips  ## every handout and gradable zip
 grade: zips  ## grade solution, stub and a wrong sample of every lesson through the zips
 	$(BIN)/autograder rehearse $(LESSON)
 
-test: setup  ## all tests
-	$(BIN)/python -m pytest -q
+test: setup  ## all tests, file by file, on JOBS= cores
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 check: setup  ## all that must hold of LESSON=, public tests and handout included
 	@$(BIN)/python tests/check_lesson.py $(LESSON)

@@ -4,20 +4,14 @@ A Grader holds a warm sandbox for one lesson. It hands the submission's files to
 plugin in this process, lets the solution bear witness (witness.py), and reads the outcomes off.
 """
 
-import bdb
-import io
-import os
 import platform
 import secrets
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pytest
 import torch
 
 from . import __version__, digests, rules
@@ -27,18 +21,16 @@ from .box.clock import WALL_FACTOR
 from .box.policy import Policy
 from .box.seam import Processes
 from .box.session import Session
-from .errors import GraderFault, NotSubmitted, StudentFault, UsageError
+from .errors import NotSubmitted, StudentFault, UsageError
 from .in_process import InProcess
+from .intake.choose import is_the_starter
 from .lesson import Lesson
 from .options import ALL, AS_USUAL, Asked, GraderOptions
 from .plugin import GradingPlugin
 from .scorecard import FAILED, GRADER_ERROR, Digests, Measurements, Outcome, Scorecard
-from .submission import Submission
+from .submission import Submission, starters_of
+from .suite import importing_from, run_suite
 from .witness import Witness, settle
-
-_PYTEST = """-s --noconftest --continue-on-collection-errors --assert=plain --import-mode=importlib -p no:terminal
-    -p no:cacheprovider -p no:unraisableexception -p no:threadexception -p no:logging -p no:faulthandler -p no:doctest
-    -p no:junitxml""".split()
 
 
 class Grader:
@@ -58,6 +50,7 @@ class Grader:
         self._allowed = Allowed(lesson.call_timeout_s, lesson.deadline_s, wall_s, TEST_S)
         self._needed: dict[Test, Cost] = {}  # what tests cost the solution
         self._measured: set[str] = set()  # modules of which all tests are among them
+        self._stubs = _stubs(lesson)
         self._suites = {module: lesson.suite_digest(module) for module in lesson.modules}
         self.witness = Witness(self._run_on_the_solution, self._import_of_the_solution)
         self._open()
@@ -91,7 +84,7 @@ class Grader:
         forbidden = self.lesson.forbidden
         with Session(lambda: self._slot(files, forbidden.names), self._allowed) as session:
             evidence = rules.scan(session, files, forbidden) if forbidden.names else []
-            connect = _Connect(session.processes, files, submission.problem, submission.missing)
+            connect = _Connect(session.processes, files, submission.problem, submission.missing, self._stubs)
             run = self._run(session, connect, seed, modules, tests, asked.stop_early)
         evidence += rules.at_run_time(session.used)
         everything = False if asked.stop_early else asked.in_a_class or None  # what the witness is asked
@@ -238,6 +231,12 @@ def without_prerequisites(submission: Submission, lesson: Lesson, options: Grade
     )
 
 
+def _stubs(lesson):
+    """The starters in which there is something to write: a module can also be handed out whole."""
+    solution = lesson.solution_files()
+    return {name: stub for name, stub in starters_of(lesson).items() if not is_the_starter(solution[name], stub)}
+
+
 def _all_ours(outcomes):
     """Whether there are grader errors, and no failure of the student's."""
     statuses = {row.status for row in outcomes}
@@ -255,92 +254,6 @@ def _module_of(file):
     return Path(file).stem.removeprefix("test_").partition("__")[0]
 
 
-def run_suite(
-    plugin: GradingPlugin,
-    lesson: Lesson,
-    modules: Iterable[str],
-    tests: Iterable[str] | None = None,
-    options: Sequence[str] = (),
-    aloud: bool = False,
-) -> None:
-    """Runs pytest in this process on the modules' hidden suites, with nothing but `plugin`, which has the verdicts then.
-
-    Args:
-        aloud: leave the terminal to the tests, which then print and may stop in a debugger.
-    """
-    files = [path for module in modules for path in lesson.hidden_tests(module)]
-    args = [*_PYTEST, *options, "-c", os.devnull, "--rootdir", str(lesson.tests), *map(str, files)]
-    plugins = [plugin] if tests is None else [plugin, _Only(set(tests))]
-    if aloud:  # Python's own debugger: pytest's needs pytest's terminal reporter
-        args, plugins = ["-p", "no:debugging", *args], [*plugins, _Quitting()]
-    said = io.StringIO()
-    with (
-        _only_our_plugins(),
-        _importing_from(lesson.tests.parent, lesson.tests),
-        nullcontext() if aloud else redirect_stdout(said),
-        nullcontext() if aloud else redirect_stderr(said),
-    ):
-        code = pytest.main(args, plugins=plugins)
-    if plugin.interrupted:
-        raise KeyboardInterrupt
-    if code in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):
-        raise GraderFault(f"pytest could not run {files[0]}: {said.getvalue()[-2000:]}")
-
-
-class _Only:
-    """Leaves the named test functions of the suite."""
-
-    def __init__(self, tests):
-        self._tests = tests
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items):
-        items[:] = [item for item in items if (item.originalname or item.name) in self._tests]
-
-
-class _Quitting:
-    """Who quits the debugger wants no more, and no verdict of it."""
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_pyfunc_call(self, pyfuncitem):
-        try:
-            return (yield)
-        except bdb.BdbQuit:
-            raise KeyboardInterrupt from None
-
-
-@contextmanager
-def _importing_from(*folders):
-    """Parts of a suite find what they share. Afterwards all is forgotten: the next suite may have others of the same names."""
-    places = [str(folder) for folder in folders]
-    sys.path[:0] = places
-    try:
-        yield
-    finally:
-        for place in places:
-            sys.path.remove(place)
-        for name, module in list(sys.modules.items()):
-            if os.path.dirname(getattr(module, "__file__", None) or "") in places:
-                del sys.modules[name]
-
-
-@contextmanager
-def _only_our_plugins():
-    """Without the plugins that happen to be installed here, and without options from the environment."""
-    before = {
-        name: os.environ.pop(name, None)
-        for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-    }
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-
-
 # ---------------------------------------------------------------------------------------------- connections
 
 
@@ -351,20 +264,25 @@ class _Connect:
     Attributes:
         processes: of a test and a seed.
         problem: why nothing was submitted; missing: module -> why it is not among the files; both for the student.
+        stubs: "module.py" -> what was handed out. Nothing of a module that is still that is run: no test passes on it.
     """
 
     processes: Callable[[Test, int], Processes]
     files: dict[str, bytes]
     problem: str = ""
     missing: dict[str, str] = field(default_factory=dict)
+    stubs: dict[str, bytes] = field(default_factory=dict)
 
     def __call__(self, test: Test, seed: int) -> Processes:
         module, _ = test
         if self.problem:
             raise NotSubmitted(self.problem, cause="unreadable")
-        if f"{module}.py" not in self.files:
-            why = self.missing.get(module) or f"{module}.py is missing from the submission"
+        name = f"{module}.py"
+        if name not in self.files:
+            why = self.missing.get(module) or f"{name} is missing from the submission"
             raise NotSubmitted(why, cause="missing")
+        if is_the_starter(self.files[name], self.stubs.get(name)):
+            raise NotSubmitted(f"{name} is the unchanged starter: nothing in it is written yet", cause="unwritten")
         return self.processes(test, seed)
 
 
@@ -378,7 +296,7 @@ def grade_in_process(
     """
     files, _ = without_prerequisites(submission, lesson, options)
     used = [each.solution for each in lesson.prerequisites()]
-    with tempfile.TemporaryDirectory() as name, _importing_from(Path(name).resolve(), *used):
+    with tempfile.TemporaryDirectory() as name, importing_from(Path(name).resolve(), *used):
         replace(submission, files=files).write(Path(name))
         processes = lambda _, seed: InProcess(Path(name), seed, used)  # noqa: E731
         connect = _Connect(processes, files, submission.problem, submission.missing)

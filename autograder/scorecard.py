@@ -17,7 +17,7 @@ PENDING_GPU = "pending_gpu"
 GRADER_ERROR = "grader_error"
 STATUSES = (PASSED, FAILED, NOT_REACHED, PENDING_GPU, GRADER_ERROR)
 UNCOUNTED = (PENDING_GPU, GRADER_ERROR)  # not in the total: no verdict yet, or none at all
-CAUSES = ("unreadable", "missing", "syntax", "import", "timeout", "died")  # why code gave no answer at all
+CAUSES = ("unreadable", "missing", "unwritten", "syntax", "import", "timeout", "died")  # why code gave no answer at all
 FORMAT = 1  # of scorecard.json
 OUR_ERROR = "the grader made an error here, not you: the points of this test are not in the total"
 
@@ -32,8 +32,8 @@ class Outcome:
         points: earned, of max_points. message: why, for the student; empty if passed.
         mistake: the known mistake that was recognised, or None. seconds: wall time of all cases.
         detail: more for the instructor: tracebacks, the grader's own error. Never shown to students.
-        cause: one of CAUSES where the code gave no answer (the submission or the module cannot be read, is missing, is no
-            Python, needs a package that is not there, took too long, or its process ended); else "".
+        cause: one of CAUSES where the code gave no answer (the submission or the module cannot be read, is missing, is the
+            unchanged starter, is no Python, needs a package that is not there, took too long, or its process ended); else "".
     """
 
     test: str

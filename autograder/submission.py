@@ -95,11 +95,15 @@ def take_in_each(folder: Path, lesson: Lesson | Sequence[str] = ()) -> ClassFold
 
 def wanted_by(lesson: Lesson) -> Wanted:
     """What a lesson asks for: its modules, what they looked like at the start, and the modules of other lessons."""
+    return Wanted(lesson.modules, starters_of(lesson), _elsewhere(lesson))
+
+
+def starters_of(lesson: Lesson) -> dict[str, bytes]:
+    """ "module.py" -> what students started from; empty for a lesson that is being written, or in a zip of before."""
     try:
-        starters = lesson.starter_files()
-    except LessonError:  # a lesson that is being written, or a zip of before
-        starters = {}
-    return Wanted(lesson.modules, starters, _elsewhere(lesson))
+        return lesson.starter_files()
+    except LessonError:
+        return {}
 
 
 def _elsewhere(lesson):

@@ -22,9 +22,9 @@ from autograder.box.caps import REPLY
 from autograder.box.codec import DTYPES, Opaque
 from autograder.cases import case_of
 from autograder.errors import BadReply
-from autograder.grade import run_suite
 from autograder.plugin import GradingPlugin
 from autograder.scorecard import GRADER_ERROR
+from autograder.suite import run_suite
 
 LESSONS = all_lessons()
 MODULES = [(lesson, module) for lesson in LESSONS for module in lesson.modules]

@@ -30,6 +30,7 @@ LAYERS = [
     "author.costs",
     "batch exports.table author.starter author.mutants author.hollow kept intake.crowd",
     "exports.gradescope exports.otter exports.csv author.samples author.messages author.plain grade",
+    "suite",
     "witness plugin rules author.stub",
     "cases in_process marks",
     "student check submission",

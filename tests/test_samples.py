@@ -38,7 +38,10 @@ def job_of(lesson: Lesson, name: str) -> Job:
     """
     if name in ("solution", "stub"):
         solution = lesson.solution_files()
-        stub = {file: starter_text(content.decode(), file).encode() for file, content in solution.items()}
+        # A line more than the starter has, which would not be run: that no test passes on it is shown here.
+        stub = {
+            file: f"{starter_text(content.decode(), file)}\n# mine\n".encode() for file, content in solution.items()
+        }
         return Job(Submission(name, "", solution if name == "solution" else stub), Asked(seed=seed_of(lesson)))
     sample = SAMPLES[lesson.name, name].load()
     return Job(sample.submission(), replace(sample.asked, seed=seed_of(lesson)))

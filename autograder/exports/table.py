@@ -36,6 +36,7 @@ _WORDS = dict(
         (
             "could not be read",
             "a file is missing",
+            "an unchanged starter",
             "syntax error",
             "a package is missing",
             "took too long",

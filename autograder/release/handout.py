@@ -196,8 +196,8 @@ def _column(module, scored, gpu):
 def _collected(lesson, only_gpu=False):
     """The suite as a scorecard: nothing is run."""
     from ..box.budget import Budget
-    from ..grade import run_suite  # torch: `autograder starter` does without
     from ..plugin import GradingPlugin
+    from ..suite import run_suite  # torch: `autograder starter` does without
 
     def nobody(test, seed):
         raise LessonError("points are counted, and nothing is run for it")

@@ -62,4 +62,4 @@ def test_a_submission_that_cannot_be_read_is_unreadable(toy_grader):
 def test_indentation_and_null_bytes_are_errors_of_syntax():
     assert cause_of(["IndentationError", "SyntaxError", "Exception"], "") == "syntax"
     assert cause_of(["ValueError"], "source code string cannot contain null bytes") == "syntax"
-    assert set(WORK) | {"unreadable"} == set(CAUSES)
+    assert set(WORK) | {"unreadable", "unwritten"} == set(CAUSES)  # test_unwritten.py has the last

@@ -15,6 +15,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
@@ -162,14 +163,17 @@ def _probe(source, name, inside):
 @functools.lru_cache(maxsize=8)
 def _inside(source):
     module = types.ModuleType("inside")
-    exec(compiled(source), module.__dict__)
+    exec(compile(source, "<inside>", "exec"), module.__dict__)
     return module
 
 
-@functools.lru_cache(maxsize=8)
-def compiled(source: str) -> types.CodeType:
-    """The code of a lesson's helpers; a process that compiled it before it forks spares its children that."""
-    return compile(source, "<inside>", "exec")
+def prepare(inside: str) -> None:
+    """Makes the helpers that most probes use, before the processes of tests are forked, each of which would do it again.
+
+    What is wrong with them is told to the first probe.
+    """
+    with suppress(Exception):
+        _inside(inside)
 
 
 def _on_device(value, device):

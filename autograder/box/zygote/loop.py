@@ -107,7 +107,7 @@ class Zygote:
         confine.confine(policy, self._layers, self._rules, self._library_folders)
         sys.path[:0] = [policy.submission, *policy.prerequisites]
         used = tripwires.lay(policy.forbidden, policy.submission)
-        worker.compiled(policy.inside)
+        worker.prepare(policy.inside)
         worker.main(socket.socket(fileno=control), policy.submission, used, group.join)
         os._exit(0)
 

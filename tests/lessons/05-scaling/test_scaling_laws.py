@@ -28,13 +28,13 @@ def numbers(values):
     return [number(value) for value in as_list(values)]
 
 
-def uniform(rng, low, high, *shape):
+def between(rng, low, high, *shape):
     return low + (high - low) * torch.rand(shape, generator=rng, dtype=torch.float64)
 
 
 def one(rng, low, high):
     """A float between 10^low and 10^high."""
-    return 10 ** float(uniform(rng, low, high))
+    return 10 ** float(between(rng, low, high))
 
 
 # ---------------------------------------------------------------------------------------------- compute_optimal_scaling
@@ -106,27 +106,27 @@ def test_a_budget_is_positive(student, budget):
 # ---------------------------------------------------------------------------------------------- chinchilla_loss
 
 
-def law(params, tokens, *, entropy=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28):
+def law_of_chinchilla(params, tokens, *, entropy=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28):
     return entropy + A / params**alpha + B / tokens**beta
 
 
 LAWS = {  # sentence -> the law with a mistake
-    "params and tokens are exchanged": lambda n, d: law(d, n),
-    "the exponents are exchanged: 0.34 belongs to params, 0.28 to tokens": lambda n, d: law(
+    "params and tokens are exchanged": lambda n, d: law_of_chinchilla(d, n),
+    "the exponents are exchanged: 0.34 belongs to params, 0.28 to tokens": lambda n, d: law_of_chinchilla(
         n, d, alpha=0.28, beta=0.34
     ),
-    "406.4 and 410.7 are exchanged: 406.4 belongs to params": lambda n, d: law(n, d, A=410.7, B=406.4),
-    "the entropy of text, 1.69, is missing": lambda n, d: law(n, d, entropy=0.0),
-    "the entropy is 1.61; it should be 1.69": lambda n, d: law(n, d, entropy=1.61),
-    "both exponents are 0.34; that of tokens should be 0.28": lambda n, d: law(n, d, beta=0.34),
-    "both exponents are 0.28; that of params should be 0.34": lambda n, d: law(n, d, alpha=0.28),
-    "the powers multiply; they should divide": lambda n, d: law(n, d, alpha=-0.34, beta=-0.28),
-    "params are taken in billions": lambda n, d: law(n / 1e9, d),
-    "params and tokens are taken in billions": lambda n, d: law(n / 1e9, d / 1e9),
+    "406.4 and 410.7 are exchanged: 406.4 belongs to params": lambda n, d: law_of_chinchilla(n, d, A=410.7, B=406.4),
+    "the entropy of text, 1.69, is missing": lambda n, d: law_of_chinchilla(n, d, entropy=0.0),
+    "the entropy is 1.61; it should be 1.69": lambda n, d: law_of_chinchilla(n, d, entropy=1.61),
+    "both exponents are 0.34; that of tokens should be 0.28": lambda n, d: law_of_chinchilla(n, d, beta=0.34),
+    "both exponents are 0.28; that of params should be 0.34": lambda n, d: law_of_chinchilla(n, d, alpha=0.28),
+    "the powers multiply; they should divide": lambda n, d: law_of_chinchilla(n, d, alpha=-0.34, beta=-0.28),
+    "params are taken in billions": lambda n, d: law_of_chinchilla(n / 1e9, d),
+    "params and tokens are taken in billions": lambda n, d: law_of_chinchilla(n / 1e9, d / 1e9),
     "the two terms are multiplied; they should be added": lambda n, d: 1.69 + 406.4 / n**0.34 * 410.7 / d**0.28,
     "the term of tokens is missing": lambda n, d: 1.69 + 406.4 / n**0.34,
     "the term of params is missing": lambda n, d: 1.69 + 410.7 / d**0.28,
-    "the loss is in bits; it should be in nats": lambda n, d: law(n, d) / 0.6931471805599453,
+    "the loss is in bits; it should be in nats": lambda n, d: law_of_chinchilla(n, d) / 0.6931471805599453,
     "A and B are under the power too; only params and tokens should be": lambda n, d: (
         1.69 + (406.4 / n) ** 0.34 + (410.7 / d) ** 0.28
     ),
@@ -152,7 +152,7 @@ def test_the_loss_of_two_numbers(student, check, rng, low, high):
     loss = student.call("scaling_laws.chinchilla_loss", params, tokens)
 
     a_tensor = {"two numbers give a tensor; they should give a float": check.when(isinstance(loss, torch.Tensor))}
-    check(loss, law(params, tokens), mistakes=a_tensor | on_inputs(LAWS, params, tokens))
+    check(loss, law_of_chinchilla(params, tokens), mistakes=a_tensor | on_inputs(LAWS, params, tokens))
 
 
 @LOSS
@@ -171,11 +171,11 @@ def test_the_loss_of_two_integers(student, check):
 @pytest.mark.points(2)
 def test_the_loss_of_tensors_is_elementwise(student, check, rng):
     """Each loss is that of its own N and D, in float64 where these are."""
-    params, tokens = 10 ** uniform(rng, 3, 6, 3, 4), 10 ** uniform(rng, 3, 6, 3, 4)
+    params, tokens = 10 ** between(rng, 3, 6, 3, 4), 10 ** between(rng, 3, 6, 3, 4)
 
     losses = student.call("scaling_laws.chinchilla_loss", params, tokens)
 
-    truth = law(params, tokens)
+    truth = law_of_chinchilla(params, tokens)
     check(
         losses,
         truth,
@@ -184,7 +184,7 @@ def test_the_loss_of_tensors_is_elementwise(student, check, rng):
             "the losses are flattened; they should have the shape of the inputs": truth.flatten(),
             "the mean of the losses is returned; each should be": truth.mean(),
             "the sum of the losses is returned; each should be": truth.sum(),
-            "the loss is worked out in float32; it should be in the dtype of the inputs": law(
+            "the loss is worked out in float32; it should be in the dtype of the inputs": law_of_chinchilla(
                 params.float(), tokens.float()
             ).double(),
         },
@@ -195,7 +195,7 @@ def test_the_loss_of_tensors_is_elementwise(student, check, rng):
 @pytest.mark.points(1)
 def test_params_and_tokens_broadcast(student, check, rng):
     """(3, 1) and (4,) give (3, 4); a number and a tensor give a tensor."""
-    params, tokens = 10 ** uniform(rng, 3, 6, 3, 1), 10 ** uniform(rng, 3, 6, 4)
+    params, tokens = 10 ** between(rng, 3, 6, 3, 1), 10 ** between(rng, 3, 6, 4)
     path = "scaling_laws.chinchilla_loss"
 
     own = student.call(path, params.expand(3, 4), tokens.expand(3, 4))
@@ -205,16 +205,18 @@ def test_params_and_tokens_broadcast(student, check, rng):
         student.call(path, params, torch.full((3, 1), 1e4, dtype=torch.float64)),
     )
 
-    check(table, like_own(own, law(params, tokens)), what="a table")
-    check(row, like_own(own_row, law(1e4, tokens)), what="the loss of one number and several tokens")
-    check(column, like_own(own_column, law(params, 1e4)), what="the loss of several params and one number")
+    check(table, like_own(own, law_of_chinchilla(params, tokens)), what="a table")
+    check(row, like_own(own_row, law_of_chinchilla(1e4, tokens)), what="the loss of one number and several tokens")
+    check(
+        column, like_own(own_column, law_of_chinchilla(params, 1e4)), what="the loss of several params and one number"
+    )
 
 
 @LOSS
 @pytest.mark.points(1)
 def test_the_loss_of_float32_is_float32(student, check, rng):
     """Tensors keep their dtype."""
-    params, tokens = 10 ** uniform(rng, 3, 6, 5), 10 ** uniform(rng, 3, 6, 5)
+    params, tokens = 10 ** between(rng, 3, 6, 5), 10 ** between(rng, 3, 6, 5)
 
     own = student.call("scaling_laws.chinchilla_loss", params, tokens)
     losses = student.call("scaling_laws.chinchilla_loss", params.float(), tokens.float())
@@ -222,7 +224,7 @@ def test_the_loss_of_float32_is_float32(student, check, rng):
     wide = check.when(dtype_of(losses) == torch.float64)
     check(
         losses,
-        like_own(own, law(params, tokens)),
+        like_own(own, law_of_chinchilla(params, tokens)),
         dtype=torch.float32,
         mistakes={"the losses of float32 are float64; they should have the dtype of the inputs": wide},
     )
@@ -232,7 +234,7 @@ def test_the_loss_of_float32_is_float32(student, check, rng):
 @pytest.mark.points(1)
 def test_the_loss_of_arrays_is_an_array(student, check, rng):
     """Arrays of numpy give an array."""
-    params, tokens = 10 ** uniform(rng, 3, 6, 5), 10 ** uniform(rng, 3, 6, 5)
+    params, tokens = 10 ** between(rng, 3, 6, 5), 10 ** between(rng, 3, 6, 5)
 
     def probe(params, tokens):
         import numpy
@@ -246,7 +248,7 @@ def test_the_loss_of_arrays_is_an_array(student, check, rng):
 
     check(
         losses,
-        like_own(own, law(params, tokens)),
+        like_own(own, law_of_chinchilla(params, tokens)),
         mistakes={"arrays give a tensor; they should give an array": check.when(losses == "Tensor")},
     )
 
@@ -262,7 +264,7 @@ def test_the_loss_has_gradients(student, check, rng):
         inputs = [params.requires_grad_(), tokens.requires_grad_()]
         return inside.gradients(chinchilla_loss(*inputs), inputs)
 
-    params, tokens = uniform(rng, 1, 20, 4), uniform(rng, 1, 20, 4)
+    params, tokens = between(rng, 1, 20, 4), between(rng, 1, 20, 4)
 
     own = student.call("scaling_laws.chinchilla_loss", params, tokens)
     grads = student.run(probe, params, tokens)
@@ -304,7 +306,7 @@ def test_all_params_and_tokens_of_a_tensor_are_positive(student, bad):
 @pytest.mark.points(1)
 def test_the_loss_leaves_its_inputs_alone(student, check, rng):
     """params and tokens are not changed in place, nothing is printed, and no setting of torch changes."""
-    params, tokens = 10 ** uniform(rng, 3, 6, 2, 3), 10 ** uniform(rng, 3, 6, 2, 3)
+    params, tokens = 10 ** between(rng, 3, 6, 2, 3), 10 ** between(rng, 3, 6, 2, 3)
 
     def probe(params, tokens):
         from scaling_laws import chinchilla_loss

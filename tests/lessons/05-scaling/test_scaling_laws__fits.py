@@ -25,7 +25,7 @@ POINTS = (
 )  # what a message may name
 
 
-def uniform(rng, low, high):
+def number_between(rng, low, high):
     return low + (high - low) * float(torch.rand((), generator=rng, dtype=torch.float64))
 
 
@@ -34,11 +34,11 @@ def uniform(rng, low, high):
 
 def a_law(rng, larger="alpha"):
     """The five numbers of a law; `larger` is the greater exponent. A and B differ."""
-    exponents = {"alpha": uniform(rng, 0.24, 0.28), "beta": uniform(rng, 0.24, 0.28)}
-    exponents[larger] = uniform(rng, 0.34, 0.4)
-    sizes = uniform(rng, 150, 400), uniform(rng, 600, 1500)
+    exponents = {"alpha": number_between(rng, 0.24, 0.28), "beta": number_between(rng, 0.24, 0.28)}
+    exponents[larger] = number_between(rng, 0.34, 0.4)
+    sizes = number_between(rng, 150, 400), number_between(rng, 600, 1500)
     A, B = sizes if larger == "alpha" else sizes[::-1]
-    return {"E": uniform(rng, 1.2, 2.5), "A": A, "B": B, **exponents}
+    return {"E": number_between(rng, 1.2, 2.5), "A": A, "B": B, **exponents}
 
 
 def runs_of(rng, law, places):
@@ -70,7 +70,7 @@ def wrong_fits(law):
     }
 
 
-def own_or(law, own):
+def law_to_repeat(law, own):
     """What a fit of the same losses should give again: the student's own law where it has the right numbers, or wrong ones
     that a known mistake gives; else the right one."""
     return next((each for each in (law, *list(wrong_fits(law).values())[1:]) if near(own, each)), law)
@@ -117,7 +117,7 @@ def test_a_law_is_found_from_five_runs(student, check, rng):
     found = student.call("scaling_laws.fit_chinchilla", *runs_of(rng, law, CROSS))
     own = student.call("scaling_laws.fit_chinchilla", *runs_of(rng, law, GRID))
 
-    check(found, own_or(law, own), relative=0.01, mistakes=wrong_fits(law))
+    check(found, law_to_repeat(law, own), relative=0.01, mistakes=wrong_fits(law))
 
 
 @FIT
@@ -130,7 +130,7 @@ def test_the_law_may_be_one_of_small_or_large_models(student, check, rng, n, d):
     found = student.call("scaling_laws.fit_chinchilla", *runs_of(rng, law, [(a, b) for a in n for b in d]))
     own = student.call("scaling_laws.fit_chinchilla", *runs_of(rng, law, GRID))
 
-    check(found, own_or(law, own), relative=0.01, mistakes=wrong_fits(law))
+    check(found, law_to_repeat(law, own), relative=0.01, mistakes=wrong_fits(law))
 
 
 @FIT
@@ -155,7 +155,7 @@ def test_a_fit_takes_lists_arrays_and_tensors(student, check, rng):
     own = student.call("scaling_laws.fit_chinchilla", *runs)
 
     for kind in ("lists", "tuples", "arrays", "tensors"):
-        check(found[kind], own_or(law, own), relative=0.01, what=f"the law from {kind}")
+        check(found[kind], law_to_repeat(law, own), relative=0.01, what=f"the law from {kind}")
 
 
 @FIT
@@ -279,7 +279,7 @@ VERTICES = {  # sentence -> isoflop_optimum with a mistake
 
 def around(rng, best, places, noise=0.0):
     """Sizes at these distances in ln N from the best, in random order, and losses near a parabola, as lists."""
-    curvature, least = uniform(rng, 0.03, 0.08), uniform(rng, 2.0, 3.0)
+    curvature, least = number_between(rng, 0.03, 0.08), number_between(rng, 2.0, 3.0)
     x = shuffled(rng, places)
     errors = (noise * randn(rng, len(x), dtype=torch.float64)).tolist()
     losses = [least + curvature * each * each + error for each, error in zip(x, errors, strict=True)]
@@ -291,7 +291,7 @@ def around(rng, best, places, noise=0.0):
 @pytest.mark.parametrize(("low", "high"), [(8.0, 8.5), (10.5, 11.0)])
 def test_the_best_size_is_the_vertex_of_the_parabola_in_log_n(student, check, rng, low, high):
     """Losses on a parabola in log N: its vertex is between the sizes."""
-    best = 10 ** uniform(rng, low, high)
+    best = 10 ** number_between(rng, low, high)
     sizes, losses = around(rng, best, [-1.7, -0.6, 0.5, 1.9, 2.8])
 
     found = student.call("scaling_laws.isoflop_optimum", sizes, losses)
@@ -305,7 +305,7 @@ def test_the_best_size_is_the_vertex_of_the_parabola_in_log_n(student, check, rn
 def test_the_parabola_is_fitted_by_least_squares(student, check, rng):
     """Losses that are a little off, and sizes that occur twice: all runs count, and all count the same."""
     sizes, losses = around(
-        rng, 10 ** uniform(rng, 8, 9), [-2.6, -1.9, -1.9, -0.9, -0.1, 0.7, 1.5, 1.5, 2.8], noise=0.002
+        rng, 10 ** number_between(rng, 8, 9), [-2.6, -1.9, -1.9, -0.9, -0.1, 0.7, 1.5, 1.5, 2.8], noise=0.002
     )
 
     found = student.call("scaling_laws.isoflop_optimum", sizes, losses)
@@ -318,7 +318,7 @@ def test_the_parabola_is_fitted_by_least_squares(student, check, rng):
 @pytest.mark.parametrize("side", [-1, 1])
 def test_the_vertex_may_be_outside_of_the_measured_sizes(student, check, rng, side):
     """All sizes are too small, or all too large; three are enough."""
-    best = 10 ** uniform(rng, 9, 9.5)
+    best = 10 ** number_between(rng, 9, 9.5)
     sizes, losses = around(rng, best, [side * 0.7, side * 1.5, side * 2.6])
 
     found = student.call("scaling_laws.isoflop_optimum", sizes, losses)
@@ -352,7 +352,7 @@ def is_near(value, truth, within=1e-5):
 @pytest.mark.points(1)
 def test_the_optimum_takes_lists_arrays_and_tensors(student, check, rng):
     """Lists of ints, tuples, arrays of numpy and tensors give the same size, as a float."""
-    best = 10 ** uniform(rng, 9, 9.5)
+    best = 10 ** number_between(rng, 9, 9.5)
     sizes, losses = around(rng, best, [-1.7, -0.6, 0.5, 1.9, 2.8])
     sizes = [float(round(size)) for size in sizes]
 
