@@ -232,8 +232,8 @@ class SpanCorruptionTrainer:
             generator: draws everything; torch's own if None.
 
         Returns:
-            inputs (B, T - n·span_length + n), targets (B, n·(span_length + 1)), without the B if input_ids has none; in
-            the dtype of input_ids.
+            inputs (B, T - n·s + n), targets (B, n·(s + 1)), where s is span_length, or T if that is less; without the B if
+            input_ids has none; in the dtype of input_ids.
         """
         # student: keep what is not hidden, and the first place of each span for its sentinel
         ids = input_ids.reshape(-1, input_ids.shape[-1])  # (B, T)

@@ -15,7 +15,7 @@ A target of -100 does not count, here as in torch's cross_entropy: neither in a 
 import contextlib
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -261,7 +261,7 @@ class LLMTrainer:
         ValueError: config has an unknown key, or batch_size is less than 1.
     """
 
-    def __init__(self, model: nn.Module, train_dataset, val_dataset, config: dict) -> None:
+    def __init__(self, model: nn.Module, train_dataset: Sequence, val_dataset: Sequence, config: dict) -> None:
         # student: check the config, fill in what is missing, make the optimizer
         for key in config:
             if key not in DEFAULTS:
@@ -308,7 +308,9 @@ class LLMTrainer:
             torch.manual_seed((1_000_003 * self.seed + self.epoch) % 2**63)
             yield
 
-    def _batches(self, dataset, order: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # solution only
+    def _batches(
+        self, dataset: Sequence, order: list[int]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # solution only
         """(inputs (B, T), targets (B, T)) of the items in this order, on the device of the model."""
         # Not torch's DataLoader: it draws a number from torch's generator whenever it starts, even if it does not shuffle.
         device = next(self.model.parameters()).device

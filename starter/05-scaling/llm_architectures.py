@@ -2,7 +2,7 @@
 
     GPTModel, BERTModel     lesson 2's, handed on: import them from `transformer`, so that this module has them too
     BERTForMaskedLM         an encoder that guesses hidden tokens    Devlin et al. 2018, "BERT"
-    T5Model                 encoder and decoder, relative positions  Raffel et al. 2020, "Exploring the Limits of Transfer
+    T5Model                 encoder and decoder, relative positions  Raffel et al. 2019, "Exploring the Limits of Transfer
                                                                      Learning with a Unified Text-to-Text Transformer"
     LlamaModel              a decoder: RMSNorm, RoPE, grouped keys,  Touvron et al. 2023, "Llama 2"
                             SwiGLU
@@ -129,7 +129,7 @@ BUCKETS, FARTHEST = 32, 128  # of the relative positions: how many, and from whi
 
 
 class T5Model(nn.Module):
-    """T5 1.0 (Raffel et al. 2020, section 2.1), as `transformers`' T5ForConditionalGeneration with its first config.
+    """T5 1.0 (Raffel et al. 2019, section 2.1), as `transformers`' T5ForConditionalGeneration with its first config.
 
     Both stacks are pre-norm with one more norm at their end, all of them RMSNorm, and no Linear has a bias. One embedding
     serves the encoder, the decoder and the output: logits = states · D^-0.5 · embeddingᵀ. The embedding is not scaled, nor

@@ -184,8 +184,8 @@ class SpanCorruptionTrainer:
             generator: draws everything; torch's own if None.
 
         Returns:
-            inputs (B, T - n·span_length + n), targets (B, n·(span_length + 1)), without the B if input_ids has none; in
-            the dtype of input_ids.
+            inputs (B, T - n·s + n), targets (B, n·(s + 1)), where s is span_length, or T if that is less; without the B if
+            input_ids has none; in the dtype of input_ids.
         """
         # TODO(student): keep what is not hidden, and the first place of each span for its sentinel
         raise NotImplementedError("SpanCorruptionTrainer.create_sentinel_targets is not implemented yet")

@@ -140,7 +140,7 @@ def estimate_compute_requirements(size_in_billions: float) -> tuple[float, float
     """What training a model of this size takes: FLOPs for each token, and memory for the model and its optimizer.
 
     16 bytes a parameter are 2 for the weight and 2 for the gradient in 16 bits, 4 for the weight in float32, and 4 for each of
-    Adam's two moments (Rajbhandari et al. 2020, "ZeRO", section 3.1). Activations come on top.
+    Adam's two moments (Rajbhandari et al. 2019, "ZeRO", section 3.1). Activations come on top.
 
     Args:
         size_in_billions: parameters / 1e9; need not be an integer.

@@ -15,7 +15,7 @@ A target of -100 does not count, here as in torch's cross_entropy: neither in a 
 import contextlib
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -167,7 +167,7 @@ class LLMTrainer:
         ValueError: config has an unknown key, or batch_size is less than 1.
     """
 
-    def __init__(self, model: nn.Module, train_dataset, val_dataset, config: dict) -> None:
+    def __init__(self, model: nn.Module, train_dataset: Sequence, val_dataset: Sequence, config: dict) -> None:
         # TODO(student): check the config, fill in what is missing, make the optimizer
         raise NotImplementedError("LLMTrainer.__init__ is not implemented yet")
 

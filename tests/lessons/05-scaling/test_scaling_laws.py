@@ -135,7 +135,10 @@ LAWS = {  # sentence -> the law with a mistake
 
 def law_of(own, n, d):
     """The law with the mistake that these losses of the student have, where it is one of LAWS: it has tests of its own."""
-    return next((each for each in (law, *LAWS.values()) if is_right(as_tensor(own), as_tensor(each(n, d)))), law)
+    return next(
+        (each for each in (law_of_chinchilla, *LAWS.values()) if is_right(as_tensor(own), as_tensor(each(n, d)))),
+        law_of_chinchilla,
+    )
 
 
 def as_tensor(value):
