@@ -131,17 +131,19 @@ def _hearing(executor, jobs, options):
 def ctrl_c_later():
     """Ctrl-C waits until the end of the block. The mask is for the processes that start in it and inherit it; the handler
     for this one: the system gives a signal to any thread that does not block it, and Python raises in the main one."""
-    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    came = []
-    handler = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    came: list[bool] = []
+    is_main = threading.current_thread() is threading.main_thread()  # no other one may set a handler, or is interrupted
+    handler = signal.signal(signal.SIGINT, lambda *_: came.append(True)) if is_main else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        signal.signal(signal.SIGINT, handler)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
     if came:
         signal.raise_signal(signal.SIGINT)
 

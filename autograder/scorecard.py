@@ -33,7 +33,7 @@ class Outcome:
         mistake: the known mistake that was recognised, or None. seconds: wall time of all cases.
         detail: more for the instructor: tracebacks, the grader's own error. Never shown to students.
         cause: one of CAUSES where the code gave no answer (the submission or the module cannot be read, is missing, is the
-            unchanged starter, is no Python, needs a package that is not there, took too long, or its process ended); else "".
+            unchanged starter, has a syntax error, needs a package that is not there, took too long, or its process ended); else "".
     """
 
     test: str

@@ -8,7 +8,7 @@ class Policy:
     """Attributes:
     prerequisites: folders that it may read and import from.
     forbidden: dotted names whose use is noted.
-    inside: source of the helpers that most requests will bring: compiled once, not in each test's process.
+    inside: source of the helpers that most requests will bring: executed once, not in each test's process.
     gpu: whether it may open the GPU's devices.
     memory_mb, scratch_mb: of all its processes together; the watchdog reads them.
     cpu_s, processes, file_mb: limits of the kernel, for each process, for each user, for each file.

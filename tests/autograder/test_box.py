@@ -51,6 +51,25 @@ def test_calls_of_one_test_share_one_process(sandbox):
         assert [channel.ask(request, 5)["value"] for _ in range(2)] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("inside", "found"),
+    [
+        ("seen = []\ndef count():\n    seen.append(1)\n    return len(seen)", {"value": 1}),
+        ("1 / 0", {"error": "ZeroDivisionError"}),
+    ],
+    ids=["made once, and fresh in each test", "what is wrong with them is told to each probe"],
+)
+def test_the_helpers_of_probes(sandbox, inside, found):
+    with slot_of(sandbox, "", inside=inside) as slot:
+        for _ in range(2):
+            channel = slot.channel("work", seed=1, timeout=5)
+            probe = {"source": "def probe():\n    return inside.count()", "name": "probe", "inside": inside}
+            reply = channel.ask({**probe, "args": [], "kwargs": {}, "device": "cpu"}, 5)
+            channel.close()
+
+            assert {key: value["types"][0] if key == "error" else value for key, value in reply.items()} == found
+
+
 def test_an_exception_comes_back_with_its_place(sandbox):
     with slot_of(sandbox, "def fail():\n    raise ValueError('no')") as slot:
         error = ask(slot, "work.fail")["error"]

@@ -73,11 +73,13 @@ def test_what_kept_code_from_answering_has_a_line_with_the_students_names():
         unanswered("hal", "timeout"),
         unanswered("ian", "unreadable"),
         unanswered("joe", "died"),
+        unanswered("kim", "unwritten"),
     ]
 
     said = " ".join(shown(cards).replace("│", " ").split())
 
     assert "2 syntax error: ada, bob (toy)" in said
+    assert "1 an unchanged starter: kim" in said
     for words, name in [
         ("a package is missing", "eve (einops.layers)"),
         ("a file is missing", "gil"),

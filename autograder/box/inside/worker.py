@@ -170,7 +170,7 @@ def _inside(source):
 def prepare(inside: str) -> None:
     """Makes the helpers that most probes use, before the processes of tests are forked, each of which would do it again.
 
-    What is wrong with them is told to the first probe.
+    What is wrong with them is told to each probe.
     """
     with suppress(Exception):
         _inside(inside)

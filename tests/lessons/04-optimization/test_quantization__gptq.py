@@ -212,9 +212,11 @@ def test_gptq_leaves_weight_and_inputs_as_they_are(student, check, rng):
         whole = student.call("quantization.gptq_quantize", weight, inputs.to(dtype))
         parts = student.call("quantization.gptq_quantize", weight, inputs.to(dtype).view(3, 4, 5, 8))
 
-        check(dtype_of(whole[1]), dtype, what="the scales", otherwise="scales do not have the dtype of weight")
+        _, scales = whole
+        check(dtype_of(scales), dtype, what="the scales", otherwise="scales do not have the dtype of weight")
         check(parts, whole, names=BOTH, otherwise="inputs of more dimensions give something else than their rows")
         one, alone = (student.call("quantization.gptq_quantize", weight, x.to(dtype)) for x in (inputs[:1], inputs[0]))
+        _, _ = one  # two, as what is compared with it
         check(alone, one, names=BOTH, otherwise="one input, of shape (in,), gives something else than (1, in)")
         same, rude = conduct_of(student, "gptq_quantize", weight, inputs.to(dtype).view(3, 4, 5, 8))
         check.that(same, f"weight or inputs of {str(dtype)[6:]} are changed")
