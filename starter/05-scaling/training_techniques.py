@@ -50,7 +50,7 @@ class MixedPrecisionTrainer:
         """One update with one batch, the model in train mode; gradients from before do not count.
 
         Args:
-            batch: what the model takes, (B, T) ids or anything else.
+            batch: what the model takes, (B, T) ids or anything else: floats, or a dict of tensors.
             targets: (B, T) or (B,) int64, as long as the logits: targets[b, t] is compared with logits[b, t], nothing is
                 shifted. -100 does not count.
 
@@ -71,11 +71,14 @@ class MemoryEfficientLLM(nn.Module):
     Of a plain layer autograd saves some 16·B·T·D values and B·H·T² attention weights. Here it saves the layer's input
     alone, B·T·D values. In the backward pass one layer after the other, from the last to the first, runs forward again and
     then backward, so that what is inside is there of one layer at a time (Chen et al. 2016). A third more work buys it.
+    Segments of up to √L of L layers, of each of which the input is saved, do as well.
 
-    So it is whenever gradients are enabled, in train mode and in eval mode. The gradients are those of a model without
-    checkpointing, also where some of the parameters, such as the embeddings, are frozen (requires_grad is False). There is
-    no dropout. Logits at position t depend on the tokens up to t. Of what layers it is made, and how positions enter, is
-    up to you; lesson 1's CausalAttention and LearnedPositionalEmbedding may be used.
+    So it is of each layer, the first and the last too, whenever gradients are enabled: in train mode and in eval mode, and
+    also where some of the parameters, such as the embeddings, are frozen (requires_grad is False). The gradients are those of
+    a model without checkpointing; under autocast, too: what ran under it runs under it again. After a call nothing
+    of it is kept but what autograd saved. There is no dropout. Logits at position t depend on the tokens of their own
+    sequence up to t. Of what layers it is made, and how positions enter, is up to you; lesson 1's CausalAttention and
+    LearnedPositionalEmbedding may be used.
 
     Args:
         vocab_size: V.
@@ -118,8 +121,9 @@ def train_with_gradient_accumulation(
 
     The mean of the batches' mean gradients is something else, unless all have equally many targets.
 
-    Each batch runs forward and backward by itself before the next one runs, with the model in train mode. Each group makes
-    one step of the optimizer; gradients from before do not count. A group in which no target counts makes no step.
+    Each batch runs forward and backward by itself before the next one runs, with the model in train mode, and what was saved
+    for its gradients is free again then. Each group makes one step of the optimizer; gradients from before do not count. A
+    group in which no target counts makes no step.
 
     Args:
         model: model(inputs) -> logits (B, T, V), or (B, V).
@@ -145,17 +149,18 @@ class LLMTrainer:
     """Trains a language model for some epochs, and can stop between two of them and go on in another process.
 
     All that is random, the order of the data and the model's dropout, follows from config["seed"] and the number of the
-    epoch: two trainers made with the same arguments give the same losses, whatever is drawn elsewhere. torch's own
-    random state is after each method what it was before.
+    epoch, and is other in each epoch: two trainers made with the same arguments give the same losses, whatever is drawn
+    elsewhere. torch's own random state is after each method what it was before. A parameter that is frozen (requires_grad is
+    False) stays as it is until it no longer is.
 
     Args:
         model: model(inputs (B, T)) -> logits (B, T, V).
-        train_dataset, val_dataset: have a length and give by number (inputs (T,), targets (T,)); all have one T. Targets are
-            compared with the logits at the same place; -100 does not count.
+        train_dataset, val_dataset: have a length and give by number, 0 to length - 1, (inputs (T,), targets (T,)); all have one
+            T. Targets are compared with the logits at the same place; -100 does not count.
         config: a dict, in which each key may be missing; it is not changed.
             batch_size (8): the last batch of an epoch may be smaller; none is left out.
             lr (1e-3), weight_decay (0.01): of the optimizer, for all parameters of the model.
-            max_grad_norm (1.0): the gradients of all parameters together are clipped to this length before each update.
+            max_grad_norm (1.0), more than 0: the gradients of all parameters together are clipped to this length before each update.
             seed (0).
 
     Attributes:
@@ -185,7 +190,8 @@ class LLMTrainer:
     def validate(self) -> float:
         """The mean cross-entropy of all targets of val_dataset that count, with the model in eval mode; NaN if there are none.
 
-        Nothing is trained and no gradients are made. Every submodule is afterwards in the mode in which it was.
+        Nothing is trained and no gradients are made. Every submodule is afterwards in the mode in which it was, also where the
+        data raise an error. An item of which no target counts may be passed over.
         """
         # TODO(student): eval mode, no gradients, and each submodule's own mode back, whatever happens
         raise NotImplementedError("LLMTrainer.validate is not implemented yet")
@@ -200,7 +206,8 @@ class LLMTrainer:
         raise NotImplementedError("LLMTrainer.train is not implemented yet")
 
     def save(self, path: str | Path) -> None:
-        """Writes to one file, path, all that `load` needs; what is there is replaced. The trainer goes on as if nothing happened.
+        """Writes to one file, path, all that `load` needs; what is there is replaced. The trainer goes on as if nothing happened,
+        with each submodule in the mode in which it was.
 
         Only tensors and plain data (dicts, lists, numbers, texts) are written, so that torch.load can read the file with
         weights_only=True.
@@ -209,15 +216,20 @@ class LLMTrainer:
         raise NotImplementedError("LLMTrainer.save is not implemented yet")
 
     def load(self, path: str | Path) -> None:
-        """Goes on where the trainer was that wrote the file: with its weights, its optimizer's state, its epoch and its randomness.
+        """Goes on where the trainer was that wrote the file: with its weights and buffers, its optimizer's state, its epoch and
+        its randomness.
 
         This trainer was made with the same arguments, its model with any weights. Losses of further epochs are, on the CPU,
         equal to the last bit to those of a run that was not stopped. Code in a file is never run (weights_only=True).
 
         Raises:
-            ValueError: the file is not a checkpoint, or not a whole one, or that of another model. The trainer is
-                then as it was, and can train on as if `load` had not been called.
+            ValueError: the file is not a checkpoint; or not a whole one: it was cut off, or one of the entries that `load`
+                needs is missing; or that of another model, whose parameters and buffers have other names or shapes, or
+                are more or fewer.
             FileNotFoundError: there is no such file.
+
+        After an error the trainer is exactly as it was: weights, buffers, optimizer, epoch and all that is random. It can train
+        on as if `load` had not been called.
         """
         # TODO(student): read the file, and take over all of it or nothing
         raise NotImplementedError("LLMTrainer.load is not implemented yet")

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shared import tokens
+from shared import randn, tokens
 from training_techniques_helpers import D, V, gradients_found, labelled, plus, tagged, tagger_weights
 
 MIXED = pytest.mark.question("MixedPrecisionTrainer")
@@ -37,7 +37,7 @@ def mixed_steps(student, weights, batches, momentum=0.0, stale=False):
             model.calls.clear()
             updates.clear()
             model.eval()
-            state, targets = inside.torch_state(), inside.strided(targets)
+            state = inside.torch_state()
             loss = trainer.train_step(inputs, targets)
             rows.append({
                 "loss": loss, "calls": list(model.calls), "updates": list(updates), "after": model.weights(),
@@ -129,7 +129,7 @@ def test_products_are_in_bfloat16_and_weights_in_float32(student, check, rng):
 
 
 @MIXED
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_the_loss_is_as_precise_as_float32(student, check, rng):
     """The cross-entropy of the model's bfloat16 logits is worked out in float32."""
     weights = tagger_weights(rng, torch.float32, sure=3.0)
@@ -214,6 +214,55 @@ def test_a_mixed_step_sets_train_mode_and_leaves_its_batch(student, check, rng):
 
 
 @MIXED
+@pytest.mark.points(1)
+def test_a_batch_is_whatever_the_model_takes(student, check, rng):
+    """A dict with floats, too: the batch is for the model alone to look at."""
+
+    def probe(weights, features, targets):
+        from training_techniques import MixedPrecisionTrainer
+
+        class OfFeatures(torch.nn.Linear):
+            def forward(self, batch):
+                return super().forward(batch["features"])
+
+        model = OfFeatures(*reversed(weights["weight"].shape))
+        model.load_state_dict({name: weights[name] for name in ("weight", "bias")})
+        trainer = MixedPrecisionTrainer(model, torch.optim.SGD(model.parameters(), lr=0.5))
+        return trainer.train_step({"features": features}, targets), model.bias
+
+    weights, features, targets = tagger_weights(rng, torch.float32), randn(rng, 6, D), tokens(rng, V, 6)
+    loss, bias = student.run(probe, weights, features, targets)
+
+    logits = F.linear(features.double(), weights["weight"].double(), weights["bias"].double())
+    check(loss, float(F.cross_entropy(logits, targets)), relative=0.02, what="the loss")
+    step = 0.5 * (logits.softmax(-1) - F.one_hot(targets, V)).mean(0)
+    check(bias, (weights["bias"] - step).float(), relative=0.02, scale=0.5, what="the bias after the step")
+
+
+@MIXED
+@pytest.mark.points(1)
+def test_strided_logits_and_targets_will_do(student, check, rng):
+    """Logits and targets that are not contiguous in memory are taken as others are."""
+
+    def probe(weights, inputs, targets):
+        from training_techniques import MixedPrecisionTrainer
+
+        class Turned(inside.Tagger):
+            def forward(self, inputs):
+                return inside.strided(super().forward(inputs))
+
+        model = Turned(weights)
+        trainer = MixedPrecisionTrainer(model, torch.optim.SGD(model.parameters(), lr=0.5))
+        return trainer.train_step(inputs, inside.strided(targets))
+
+    weights, (inputs, targets) = tagger_weights(rng, torch.float32), labelled(rng, (3, 4, 2), 4)
+    loss = student.run(probe, weights, inputs, targets)
+
+    truth = tagged(weights, [(inputs, targets)], mixed=True)[0]
+    check(loss, truth, relative=0.004, otherwise="logits or targets that are not contiguous give another loss")
+
+
+@MIXED
 @pytest.mark.gpu
 @pytest.mark.points(1)
 def test_mixed_precision_on_a_gpu_keeps_small_gradients(student, check, device, rng):
@@ -245,18 +294,27 @@ def test_mixed_precision_on_a_gpu_keeps_small_gradients(student, check, device, 
 # ---------------------------------------------------------------------------------------------- gradient accumulation
 
 # Of each batch: how many targets count in each row, and T.
-FULL = [((7, 7, 7), 7), ((3, 3), 3), ((4,) * 4, 4), ((9,), 9), ((2,) * 5, 2), ((8, 8), 8), ((5,), 5)]
+FULL = [((6,) * 2, 6), ((4,) * 3, 4), ((3,) * 4, 3), ((12,), 12), ((2,) * 6, 2), ((4,) * 3, 4), ((1,) * 12, 1), ((6,) * 2, 6)]
 SIX = [((4, 2), 6), ((1, 3, 2), 4), ((6,), 9), ((1, 1, 1, 1, 2), 2)]
-UNEVEN = [(6, 2, 6), (1, 0, 0), (4, 0, 3), (0, 0, 0), (6, 6, 6), (2, 0, 0), (1, 1, 1)]  # T is 6
+UNEVEN = [(6, 2, 6), (1, 0, 0), (4, 0, 3), (0, 0, 0), (6, 6, 6), (2, 0, 0)]  # T is 6
 
 
 def accumulated(student, weights, batches, steps=None, as_generator=False, stale=False):
     """What train_with_gradient_accumulation with SGD of lr 0.3 and momentum 0.5 does with a Tagger in eval mode."""
 
     def probe(weights, batches, steps, as_generator, stale):
+        import weakref
+
         from training_techniques import train_with_gradient_accumulation
 
-        model = inside.Tagger(weights)
+        model, kept, held = inside.Tagger(weights), [], []
+
+        def look(layer, args):
+            """How many inputs of the last layer are there yet, that of the batch before aside: a graph holds its own."""
+            held.append(sum(earlier() is not None for earlier in kept[:-1]))
+            kept.append(weakref.ref(args[0]))
+
+        model.out.register_forward_pre_hook(look)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.5)
         updates = inside.noting_updates(model, optimizer)
         if stale:
@@ -269,7 +327,7 @@ def accumulated(student, weights, batches, steps=None, as_generator=False, stale
         changed = inside.torch_state() != state
         return {
             "loss": loss, "updates": updates, "after": model.weights(), "calls": model.calls, "events": model.events,
-            "batches": batches, "changed": changed,
+            "batches": batches, "changed": changed, "held": held,
         }  # fmt: skip
 
     return student.run(probe, weights, batches, steps, as_generator, stale)
@@ -325,10 +383,10 @@ def zeros(weights):
 
 
 @ACCUMULATED
-@pytest.mark.points(4)
-@pytest.mark.parametrize(("steps", "number"), [(2, 4), (3, 6), (None, 4), (1, 3)])
+@pytest.mark.points(3)
+@pytest.mark.parametrize(("steps", "number"), [(2, 4), (3, 6), (None, 8), (1, 3)])
 def test_a_group_makes_the_update_of_one_batch(student, check, rng, steps, number):
-    """In float64, the gradients of a group are those of one batch of all its targets, which are in uneven numbers."""
+    """In float64, the gradients of a group are those of one batch of all its targets; here each batch has 12 of them."""
     weights, batches = tagger_weights(rng, sure=4.0), [labelled(rng, *sizes) for sizes in FULL[:number]]
     seen = accumulated(student, weights, batches, steps)
 
@@ -352,6 +410,7 @@ def updates_made(seen, groups, batches, steps):
         (found != 0, "the optimizer takes no step"),
         (found != len(batches) or steps == 1, "every batch makes an update; only every group should"),
         (found != len(batches) // 4 or steps == 4, "accumulation_steps is always 4; that should only be its default"),
+        (found == len(groups) or len(batches) != 8, "accumulation_steps is not 4 by default"),
         (found == len(groups), "the number of updates is wrong; there should be one for each group"),
     ]
 
@@ -379,9 +438,9 @@ def test_targets_that_do_not_count_have_no_weight_in_a_group(student, check, rng
 
 
 @ACCUMULATED
-@pytest.mark.points(2)
+@pytest.mark.points(3)
 def test_batches_weigh_as_much_as_their_targets_that_count(student, check, rng):
-    """Batches of one shape in which targets count in very different numbers, none in one of them."""
+    """Batches of one shape in which targets count in very different numbers, none in one of them; all groups are whole."""
     weights, batches = tagger_weights(rng, sure=4.0), [labelled(rng, counts, 6) for counts in UNEVEN]
     seen = accumulated(student, weights, batches, 3)
 
@@ -491,7 +550,7 @@ def test_a_group_without_targets_makes_no_update(student, check, rng):
 @ACCUMULATED
 @pytest.mark.points(1)
 def test_a_batch_runs_backward_before_the_next_one(student, check, rng):
-    """The model gets one batch at a time, in their order, and each goes backward before the next is in memory."""
+    """The model gets one batch at a time, in their order, and each goes backward, and is forgotten, before the next one comes."""
     batches = [labelled(rng, *sizes) for sizes in FULL]
     seen = accumulated(student, tagger_weights(rng), batches, 3)
 
@@ -505,6 +564,7 @@ def test_a_batch_runs_backward_before_the_next_one(student, check, rng):
             kind for group in groups_of(batches, 3) for kind in ["forward"] * len(group) + ["backward"] * len(group)
         ],
     }, what="the order of forward and backward")  # fmt: skip
+    check.that(not any(seen["held"]), "what was saved for the gradients of earlier batches stays in memory")
 
 
 @ACCUMULATED
