@@ -179,7 +179,8 @@ class LLMTrainer:
     def train_epoch(self) -> float:
         """Trains on each item of train_dataset once, in a new random order, with the model in train mode.
 
-        An update is made for each batch by the mean loss of its targets that count; a batch without any makes none.
+        An update is made for each batch by the mean loss of its targets that count; a batch without any makes none, and
+        gradients from before do not count.
 
         Returns:
             The mean cross-entropy of all targets that count, each before the update of its batch. NaN if there are none.

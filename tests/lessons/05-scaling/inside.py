@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..inside import RIGHT, a_tensor
+from ..inside import RIGHT, a_tensor, copies
 
 # ---------------------------------------------------------------------------------------------- llm_architectures
 
@@ -52,6 +52,14 @@ def llama_like(config, weights=None):
     for name, weight in (weights or {}).items():
         own[name].copy_(weight)
     return model.eval()
+
+
+def left_alone(function, *inputs):
+    """Whether tensors stay as they are in a call without gradients, where writing into them is no error."""
+    given = copies(inputs)
+    with torch.no_grad():
+        function(*given)
+    return all(torch.equal(*pair) for pair in zip(given, inputs, strict=True))
 
 
 def matrices(model):
@@ -132,11 +140,42 @@ class Items:
         return self.inputs[place], self.targets[place]
 
 
-def a_trainer(weights, train, val, config, dropout=0.0):
-    """The student's LLMTrainer of a Tagger; train and val: (inputs (N, T), targets (N, T)). (trainer, model)."""
+class Running(nn.Module):
+    """x minus a running mean of what it got in train mode, which is a buffer, as in BatchNorm."""
+
+    def __init__(self, like):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros_like(like))
+
+    def forward(self, x):
+        if self.training:
+            self.mean.copy_(0.9 * self.mean + 0.1 * x.detach().mean(tuple(range(x.dim() - 1))))
+        return x - self.mean.clone()
+
+
+def changed(model, how):
+    """The Tagger as another model: with "a buffer", "a layer" more, or its last layer "renamed"; "" leaves it as it is."""
+    if how == "renamed":
+        model.head = model._modules.pop("out")
+        model.__dict__["out"] = model.head  # forward finds it there, state_dict does not
+    elif how:
+        row = model.table.weight.detach()[0]
+        model.inner[1] = Running(row) if how == "a buffer" else nn.Linear(len(row), len(row)).to(row)
+        for weight in model.inner[1].parameters():  # two such models are the same
+            weight.data.fill_(0.1)
+    return model
+
+
+def a_trainer(weights, train, val, config, dropout=0.0, change="", frozen=()):
+    """The student's LLMTrainer of a Tagger, see `changed`; train and val: (inputs (N, T), targets (N, T)). (trainer, model).
+
+    frozen: names of weights that need no gradient.
+    """
     from training_techniques import LLMTrainer
 
-    model = Tagger(weights, dropout)
+    model = changed(Tagger(weights, dropout), change)
+    for name, weight in model.named_weights():
+        weight.requires_grad_(name not in frozen)
     return LLMTrainer(model, Items(*train), Items(*val), config), model
 
 

@@ -25,6 +25,18 @@ def labelled(rng, counts, T):
     return inputs, targets
 
 
+def items(rng, counts, T=4):
+    """(inputs (N, T), targets (N, T)) in which counts[n] targets count in row n; the first three inputs tell the item."""
+    inputs, targets = labelled(rng, counts, T)
+    number = torch.randperm(V**3, generator=rng)[: len(counts)]
+    inputs[:, 0], inputs[:, 1], inputs[:, 2] = number // V**2, number // V % V, number % V
+    return inputs, targets
+
+
+def full(rng, number, T=4):
+    return items(rng, (T,) * number, T)
+
+
 def tagged(w, batches, counts="targets", *, real=lambda targets: targets != -100, shift=0, smoothing=0.0, longest=math.inf, factor=1.0, mixed=False, coarse=False):  # fmt: skip
     """The loss of inside.Tagger over all batches together and its gradients, by definition: (float, {name: tensor}).
 
