@@ -45,7 +45,7 @@ class MLMTrainer:
         mask_prob: the probability with which a token is chosen.
 
     Raises:
-        ValueError: mask_prob is not from 0 to 1.
+        ValueError: mask_prob is below 0 or above 1.
     """
 
     def __init__(self, model: nn.Module | None, vocab_size: int, mask_token_id: int, mask_prob: float = 0.15) -> None:
@@ -62,14 +62,14 @@ class MLMTrainer:
         """What the model reads, and what it is to say.
 
         Each token is chosen with mask_prob, whatever it is, wherever it stands and whatever happens to others. One that
-        is chosen becomes
+        is chosen becomes, by a draw of its own,
 
             mask_token_id                                     with probability 0.8
             an id drawn uniformly from 0, 1, …, V - 1         with probability 0.1; it may be the token itself or the mask
             what it is                                        with probability 0.1
 
         Args:
-            input_ids: (...) int64, of any shape; not changed.
+            input_ids: (T,), (B, T) or more dimensions, int64; not changed.
             generator: draws everything; torch's own if None.
 
         Returns:
@@ -88,14 +88,15 @@ class MLMTrainer:
         return masked, labels
 
     def compute_mlm_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The mean cross-entropy over the labels that are not -100, as torch.nn.functional.cross_entropy.
+        """The mean cross-entropy over the labels that are not -100, as torch.nn.functional.cross_entropy: NaN if all are.
 
         Args:
-            logits: (..., V).
-            labels: (...) int64.
+            logits: (..., V), also of one place: (V,).
+            labels: (...) int64; not changed.
 
         Returns:
-            A tensor without dimensions, through which gradients flow to the logits, in their dtype.
+            A tensor without dimensions, through which gradients flow to the logits, in their dtype; that of 16-bit logits
+            may be float32.
         """
         # student: flatten all dimensions but the vocabulary
         return _cross_entropy(logits, labels)
@@ -117,17 +118,22 @@ class CLMTrainer:
         self.vocab_size = vocab_size
 
     def create_clm_targets(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """input_ids (B, T) -> inputs (B, T - 1), targets (B, T - 1): place t of the targets is token t + 1 of the text."""
+        """input_ids (B, T) -> inputs (B, T - 1), targets (B, T - 1): place t of the targets is token t + 1 of the text.
+
+        No id stands for padding: 0 is a token like others.
+        """
         # student: all but the last, all but the first
         return input_ids[:, :-1], input_ids[:, 1:]
 
     def compute_clm_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean cross-entropy of logits (..., V) and targets (...), place by place: it does not shift.
 
-        Targets of -100 do not count.
+        Targets of -100 do not count; if all are -100, the loss is NaN, as torch.nn.functional.cross_entropy has it. The
+        targets are not changed.
 
         Returns:
-            A tensor without dimensions, through which gradients flow to the logits, in their dtype.
+            A tensor without dimensions, through which gradients flow to the logits, in their dtype; that of 16-bit logits
+            may be float32.
         """
         # student: create_clm_targets has shifted already
         return _cross_entropy(logits, targets)
@@ -146,8 +152,8 @@ class SpanCorruptionTrainer:
 
         n = max(1, round(T · mask_prob / span_length))        spans; round is Python's, which takes x.5 to the even number
 
-    of exactly span_length tokens, with at least one kept token between two. Their places are random: a span may begin
-    wherever it and the others find room, the first and the last token included. Rows are drawn independently.
+    of exactly span_length tokens, with at least one kept token between two. Their places are random: every way in which
+    all of them find room is possible, those with a span at the first or at the last token too. Rows are drawn independently.
     If T < span_length, there is one span of all T tokens. If n spans do not find room, there are as many as do:
     (T + 1) // (span_length + 1).
 
@@ -159,7 +165,7 @@ class SpanCorruptionTrainer:
         mask_prob: about which share of the tokens is hidden.
 
     Raises:
-        ValueError: mask_prob is not from 0 to 1, or span_length is below 1.
+        ValueError: mask_prob is below 0 or above 1, or span_length is below 1.
     """
 
     def __init__(
@@ -198,7 +204,7 @@ class SpanCorruptionTrainer:
     def create_span_targets(
         self, input_ids: torch.Tensor, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Every token of a span becomes mask_token_id: nothing moves.
+        """Every token of a span becomes mask_token_id: nothing moves. A token that is mask_token_id already is one like others.
 
         Args:
             input_ids: (B, T) or (T,) int64, T >= 1; not changed.
@@ -227,7 +233,7 @@ class SpanCorruptionTrainer:
         the place of the sentinels, the inputs are the text again.
 
         Args:
-            input_ids: (B, T) or (T,) int64, T >= 1; not changed. It holds no sentinels.
+            input_ids: (B, T) or (T,) int64, T >= 1; not changed. It holds no sentinels; mask_token_id is a token like others.
             sentinel_start_id: the id of the first sentinel.
             generator: draws everything; torch's own if None.
 
@@ -318,7 +324,7 @@ class PrefixLanguageModel(nn.Module):
         self.output = nn.Linear(d_model, vocab_size)
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """input_ids (B, T) integers -> logits (B, T, V).
+        """input_ids (B, T) integers -> logits (B, T, V), before any softmax. The model's mode stays as it is.
 
         Raises:
             ValueError: T is more than max_len.

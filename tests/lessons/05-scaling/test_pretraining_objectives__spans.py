@@ -1,7 +1,8 @@
 """Hidden tests of pretraining_objectives: spans.
 
-The law of their places is open: each place at which a span finds room should be possible, and rows have nothing to do with
-each other. A place that is drawn once in a hundred rows is missed here less than once in 1e8 times.
+The law of their places is open: each way to place them should be possible, and rows have nothing to do with each other.
+A way that is drawn once in 256 rows, the rarest of 35 where kept tokens are dealt out one by one, is missed in 4000 rows
+less than once in 6e6 times, and none is missed by work that draws all of them equally often.
 """
 
 import math
@@ -54,6 +55,12 @@ def starts(hidden):
     return (hidden & ~before).any(0).nonzero().flatten().tolist()
 
 
+def ways_of(hidden):
+    """Which tuples of places at which runs of hidden ones begin come in some row: in order, each once."""
+    before = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], dim=1)
+    return sorted(tuple(row.nonzero().flatten().tolist()) for row in (hidden & ~before).unique(dim=0))
+
+
 def both_ways(test):
     """Cases of a test: the places of both methods."""
     return pytest.mark.parametrize("probe", [hidden_by, hidden_by_sentinels], ids=["masks", "sentinels"])(test)
@@ -68,6 +75,8 @@ SPARSE = [  # length, mask_prob, span_length; round and no other way gives the r
     (64, 0.15, 5),  # 1.92
     (100, 0.21, 1),  # 21.0
     (36, 0.12, 4),  # 1.08
+    (34, 0.15, 2),  # 5.1 / 2 = 2.55
+    (29, 0.1, 2),  # 2.9 / 2 = 1.45
 ]
 
 
@@ -88,7 +97,9 @@ def test_the_number_of_spans_is_rounded(student, check):
         "the number of spans is rounded up; it should be rounded to the nearest": all_rows(lambda share, _: math.ceil(share - 1e-9)),
         "there are round(T · mask_prob) spans; divide by span_length": all_rows(lambda share, width: round(share * width)),
         "there is always one span": all_rows(lambda *_: 1),
-        "there is one span too many": all_rows(lambda share, _: round(share) + 1),
+        "T · mask_prob is rounded before it is divided by span_length; only the number of spans should be rounded": all_rows(
+            lambda share, width: round(round(share * width) / width)
+        ),
         "round(T · mask_prob) tokens are hidden; each span should have span_length": [
             [round(length * prob) / width] * 5 for length, prob, width in SPARSE
         ],
@@ -130,13 +141,13 @@ def test_a_span_is_span_length_long(student, check):
 
     lengths = [sorted({number for row in hidden for number in runs(row)}) for hidden in found]
     widths = [width for *_, width in cases]
+    varied = [[*range(1, width + 1)] for width in widths]
+    short_at_the_end = all(bool(rows[rows.sum(1) < width, -1].all()) for rows, width in zip(found, widths, strict=True))
     check(lengths, [[width] for width in widths], mistakes={
-        "spans at the end of the text are cut off; they should begin early enough": [[*range(1, width + 1)] for width in widths],
+        "spans at the end of the text are cut off; they should begin early enough": check.when(short_at_the_end, varied),
         "spans are one token too long": [[width, width + 1] for width in widths],  # but at the end of the text
-        "spans are one token too short": [[width - 1] for width in widths],
-        "spans have one token": [[1]] * len(cases),
         "spans have 3 tokens whatever span_length is": [[3]] * len(cases),
-        "spans are from 1 to span_length long; all should be span_length long": [[*range(1, width + 1)] for width in widths],
+        "spans are from 1 to span_length long; all should be span_length long": varied,
         "all tokens are hidden": [[length] for length, *_ in cases],
     }, what="the lengths of the spans")  # fmt: skip
 
@@ -210,9 +221,9 @@ def test_a_text_shorter_than_a_span_is_one_span(student, check, length, width):
 
 @SPANS
 @pytest.mark.points(2)
-@pytest.mark.parametrize(("length", "prob", "width"), [(8, 0.375, 3), (4, 0.25, 1), (12, 0.5, 3)])
+@pytest.mark.parametrize(("length", "prob", "width"), [(8, 0.375, 3), (4, 0.25, 1), (12, 0.5, 2)])
 def test_a_span_may_begin_anywhere(student, check, length, prob, width):
-    """Each place from which span_length tokens fit is the beginning of a span in some of 4000 texts."""
+    """Each place from which span_length tokens fit, and each way to place three spans, comes in some of 4000 texts."""
     (hidden,) = student.run(hidden_by, [(length, prob, width, 4000)])
 
     check(starts(hidden), [*range(length - width + 1)], what="the places where spans begin", mistakes={
@@ -220,14 +231,19 @@ def test_a_span_may_begin_anywhere(student, check, length, prob, width):
         "the first token is hidden in no text": [*range(1, length - width + 1)],
         "the first and the last token are hidden in no text": [*range(1, length - width)],
         "spans begin at multiples of span_length; each place should be possible": [*range(0, length - width + 1, width)],
-        "spans begin at multiples of span_length + 1; each place should be possible": [*range(0, length - width + 1, width + 1)],
         "spans are at the beginning of the text; their places should be random": [0],
         "spans are at the end of the text; their places should be random": [length - width],
         "each span stays in its own part of the text; each place should be possible": check.when(
-            length == 12, [0, 1, 2, 6, 7, 8, 9]
+            length == 12, [0, 1, 2, 4, 5, 6, 8, 9, 10]
         ),
         "spans are at the same places in all texts": check.when(length != 12 and len(starts(hidden)) == 1),
     })  # fmt: skip
+    if length == 12:
+        ways = [(a, b, c) for a in range(5) for b in range(a + 3, 8) for c in range(b + 3, 11)]
+        check(ways_of(hidden), ways, what="the ways to place three spans", mistakes={
+            "spans follow each other with one kept token between two; more should be possible": [(a, a + 3, a + 6) for a in range(5)],
+            "spans stand at equal distances; each way should be possible": [(a, b, c) for a, b, c in ways if b - a == c - b],
+        })  # fmt: skip
 
 
 @SPANS
@@ -282,7 +298,6 @@ def test_labels_are_the_hidden_ids(student, check, rng):
     check.that(bool(hidden.any()), "no token is hidden")
     check(corrupted[hidden], torch.full_like(ids[hidden], MASK), what="hidden tokens", mistakes={
         "hidden tokens become 0; they should become mask_token_id": torch.zeros_like(ids[hidden]),
-        "hidden tokens become -100; they should become mask_token_id": hole[hidden],
         "some hidden tokens become a random id; all should become mask_token_id": check.when(
             MASK in corrupted and len(corrupted[hidden].unique()) > 9
         ),
@@ -290,11 +305,20 @@ def test_labels_are_the_hidden_ids(student, check, rng):
     check(labels, ids.where(hidden, hole), what="labels", mistakes={
         "all tokens have a label; those that are not hidden should have -100": ids,
         "labels of tokens that are not hidden are 0; they should be -100": ids * hidden,
-        "labels of tokens that are not hidden are mask_token_id; they should be -100": ids.where(hidden, hole * 0 + MASK),
-        "labels of tokens that are not hidden are -1; they should be -100": ids.where(hidden, hole * 0 - 1),
         "labels are where tokens are kept; they should be where they are hidden": ids.where(~hidden, hole),
         "labels hold what the model reads; they should hold the original ids": hole.masked_fill(hidden, MASK),
-        "labels are shifted by one place": ids.where(hidden, hole).roll(-1, 1),
+    })  # fmt: skip
+
+    # Tokens that are mask_token_id already, hidden ones and kept ones: 3 spans of 3 find room in 11 tokens in one way only.
+    plain = tokens(rng, 998, 2, 11) + 1
+    ids = plain.clone()
+    ids[0, [1, 3, 9]] = ids[1, [0, 7]] = MASK
+    hidden = student.run(targets_of_spans, plain, 9 / 11)[0] != plain
+    _, labels = student.run(targets_of_spans, ids, 9 / 11)
+    right = ids.where(hidden, hole[:2, :11])
+    check(labels, right, what="labels of a text that has mask_token_id in it", mistakes={
+        "hidden tokens that were mask_token_id have no label; all hidden tokens should have one": right.where(ids != MASK, hole[:2, :11]),
+        "kept tokens that are mask_token_id have a label; only hidden tokens should have one": right.where(ids != MASK, ids),
     })  # fmt: skip
 
 
@@ -323,7 +347,7 @@ def test_spans_draw_from_the_generator(student, check, rng):
         from pretraining_objectives import SpanCorruptionTrainer
 
         trainer = SpanCorruptionTrainer(None, 1000, 999)
-        return inside.randomness(lambda generator: trainer.create_span_targets(ids, generator=generator))
+        return inside.randomness(lambda generator: trainer.create_span_targets(ids.clone(), generator=generator))
 
     for fact in randomness_facts(student.run(probe, tokens(rng, 998, 20, 60)), "places"):
         check.that(*fact)
@@ -347,7 +371,7 @@ def test_spans_leave_input_ids_alone(student, check, rng):
 
     check.that(some, "the result is all zeros")
     check(after, list(texts), what="input_ids after the call", otherwise="input_ids are changed in place")
-    check(rude[0], "", mistakes=MANNERS)
+    check(max(rude), "", mistakes=MANNERS)
 
 
 @SPANS
@@ -367,11 +391,13 @@ def test_spans_that_cannot_be_are_refused(student, name, options):
 # ---------------------------------------------------------------------------------------------- sentinels
 
 
-def with_sentinels(ids, width, prob):
-    """A probe: inputs and targets of create_sentinel_targets, whose first sentinel is 2000."""
+def with_sentinels(ids, width, prob, *others):
+    """A probe: inputs and targets of create_sentinel_targets, whose first sentinel is 2000, and the inputs of other texts."""
     from pretraining_objectives import SpanCorruptionTrainer
 
-    return inside.listed(SpanCorruptionTrainer(None, 1000, 999, width, prob).create_sentinel_targets(ids, 2000))
+    trainer = SpanCorruptionTrainer(None, 1000, 999, width, prob)
+    pairs = [inside.listed(trainer.create_sentinel_targets(text, 2000)) for text in (ids, *others)]
+    return [*pairs[0], *(inputs for inputs, _ in pairs[1:])]
 
 
 WIDTH, COUNT = 2, 3  # as many spans as 8 tokens have room for: only one way to place them
@@ -406,7 +432,9 @@ def sentinel_targets(spans, sentinels):
 def test_each_span_becomes_one_sentinel(student, check, rng):
     """The inputs are what is kept, with sentinel_start_id + i for span i from the left."""
     ids, _ = only_way(rng)
-    inputs, _ = student.run(with_sentinels, ids, WIDTH, 0.75)
+    masks = ids.clone()
+    masks[1, [1, 2]] = masks[3, [5, 6]] = MASK  # at the edges of spans
+    inputs, _, again, of_masks = student.run(with_sentinels, ids, WIDTH, 0.75, ids, masks)
 
     numbers = torch.arange(COUNT).expand(4, -1)
     marks = FIRST + numbers
@@ -414,16 +442,16 @@ def test_each_span_becomes_one_sentinel(student, check, rng):
     check(inputs, sentinel_inputs(ids, marks), what="inputs", mistakes={
         **{sentence: sentinel_inputs(ids, change(numbers)) for sentence, change in NUMBERS.items()},
         "each hidden token becomes a sentinel; a span should become one": inputs_of_each(ids, doubled),
-        "each hidden token becomes a sentinel of its own; a span should become one": inputs_of_each(
-            ids, FIRST + torch.arange(COUNT * WIDTH).expand(4, -1)
-        ),
         "spans are left out without a sentinel": ids[:, [2, 5]],
         "sentinels stand behind the kept tokens; each should be where its span was": torch.cat([ids[:, [2, 5]], marks], 1),
-        "the first token of each span is kept behind its sentinel": torch.stack(
-            [marks[:, 0], ids[:, 1], ids[:, 2], marks[:, 1], ids[:, 4], ids[:, 5], marks[:, 2], ids[:, 7]], 1
-        ),
         "inputs are filled up to T; they should have T - n · span_length + n tokens": check.when(inputs.shape[-1] == 8),
     })  # fmt: skip
+    check(again, inputs, otherwise="a second call gives other sentinels; each should begin with sentinel_start_id")
+    check(
+        of_masks,
+        sentinel_inputs(masks, marks),
+        otherwise="tokens that are mask_token_id already are taken for hidden ones",
+    )
 
 
 def inputs_of_each(ids, marks):
@@ -447,12 +475,7 @@ def test_targets_are_sentinels_and_spans(student, check, rng):
         "targets are the spans without sentinels": spans.flatten(1),
         "each sentinel stands behind its span; it should stand before it": torch.cat([spans, marks[..., None]], 2).flatten(1),
         "all sentinels stand before all spans; each should stand before its own": torch.cat([marks, spans.flatten(1)], 1),
-        "targets hold the kept tokens; they should hold the spans": torch.stack(
-            [marks[:, 0], ids[:, 2], marks[:, 1], ids[:, 5], marks[:, 2]], 1
-        ),
         "only the first token of each span is in the targets": sentinel_targets(spans[..., :1], marks),
-        "the tokens of each span are in reverse order": sentinel_targets(spans.flip(2), marks),
-        "the spans are in the targets from right to left": sentinel_targets(spans.flip(1), marks.flip(1)),
         "each token of a span has a sentinel": torch.stack([marks.repeat_interleave(2, 1), spans.flatten(1)], 2).flatten(1),
     })  # fmt: skip
 
@@ -537,8 +560,12 @@ def test_sentinels_draw_from_the_generator(student, check, rng):
     def probe(ids):
         from pretraining_objectives import SpanCorruptionTrainer
 
-        trainer = SpanCorruptionTrainer(None, 1000, 999)
-        return inside.randomness(lambda generator: trainer.create_sentinel_targets(ids, 2000, generator=generator))
+        def draw(generator):  # by a new trainer: what is kept from call to call is tested elsewhere
+            return SpanCorruptionTrainer(None, 1000, 999).create_sentinel_targets(
+                ids.clone(), 2000, generator=generator
+            )
+
+        return inside.randomness(draw)
 
     for fact in randomness_facts(student.run(probe, tokens(rng, 900, 20, 60)), "places"):
         check.that(*fact)
@@ -562,4 +589,4 @@ def test_sentinels_leave_input_ids_alone(student, check, rng):
 
     check.that(some, "the result is all zeros")
     check(after, list(texts), what="input_ids after the call", otherwise="input_ids are changed in place")
-    check(rude[0], "", mistakes=MANNERS)
+    check(max(rude), "", mistakes=MANNERS)
