@@ -242,9 +242,9 @@ class _T5Layer(nn.Module):  # solution only
 class T5Model(nn.Module):
     """T5 1.0 (Raffel et al. 2019, section 2.1), as `transformers`' T5ForConditionalGeneration with its first config.
 
-    Both stacks are pre-norm with one more norm at their end, all of them RMSNorm, and no Linear has a bias. One embedding
-    serves the encoder, the decoder and the output: logits = states · D^-0.5 · embeddingᵀ. The embedding is not scaled, nor
-    are the scores. There is no dropout. Feed-forward: W_o ReLU(W_i x), 4·D wide.
+    Both stacks are pre-norm with one more norm at their end, all of them RMSNorm with an eps of 1e-6, and no Linear has a
+    bias. One embedding serves the encoder, the decoder and the output: logits = states · D^-0.5 · embeddingᵀ. The embedding
+    is not scaled, nor are the scores. There is no dropout. Feed-forward: W_o ReLU(W_i x), 4·D wide.
 
     Positions are known by what is added to the scores alone: a number for each head and each of 32 buckets of the distance
     (key - query). The encoder has a table (32, H), the decoder another; all layers of a stack share it, and there is none in
@@ -299,8 +299,9 @@ class T5Model(nn.Module):
             target_ids: what the decoder reads. It is not shifted here: whoever trains begins it with a start token. The
                 decoder is causal. Without target_ids the result is the encoder's states (B, T, D) after its last norm.
             attention_mask: (B, T), true (1) at real tokens of input_ids: the others are attended to neither in the encoder
-                nor by the decoder. None means that all are real. What the encoder's states are at the others is open. An input
-                that is hidden altogether gives no NaN.
+                nor by the decoder. None means that all are real. What the encoder's states are at the others is open. Of an
+                input that is hidden altogether the decoder gets nothing: attention to nothing is 0, and neither the logits
+                nor a gradient are NaN.
 
         Raises:
             ValueError: T or Tt is more than max_len.
@@ -460,9 +461,10 @@ class LlamaModel(nn.Module):
 
         The logits are then those of model, to 1e-4. The frequencies are those that model has worked out for its kind of
         rotary positions (`model.model.rotary_emb.inv_freq`), whatever rope_base is here; cosines and sines are multiplied by its
-        `attention_scaling`, which is not 1 for YaRN. A head that is tied to the embedding is copied like any other. max_len
-        stays, and need not be model's. Nothing is shared with model afterwards, weights keep their dtype and device, and
-        model is not changed.
+        `attention_scaling`, which is not 1 for YaRN. A head that is tied to the embedding is copied like any other: here the
+        two stay apart. max_len stays, and need not be model's. Nothing is shared with model afterwards, weights keep their
+        dtype and device, and model is not changed, nor are the modes of either. Of a model that was loaded before nothing
+        is left.
 
         Returns:
             The LlamaModel itself.
@@ -567,7 +569,8 @@ class MixtureOfExperts(nn.Module):
 
         The loss is a tensor without dimensions: E · Σ_i f_i P_i, where f_i is the number of tokens that chose expert i,
         divided by the number of all tokens, and P_i the mean of its probability over all tokens, before the scaling. It is
-        top_k if both are even. Its gradient goes through P: f counts, and has none.
+        top_k if both are even. Its gradient goes through P: f counts, and has none. It is the same in train and in eval
+        mode, and counts this x alone, not earlier ones.
         """
         # student: probabilities, the best experts, each expert's tokens; then the loss
         tokens = x.reshape(-1, x.shape[-1])  # (N, D)

@@ -8,7 +8,18 @@ import torch
 import torch.nn.functional as F
 
 from llm_architectures_helpers import gated, rms
-from shared import MANNERS, dropout_facts, dtype_of, has_nan, linear_weights, on_inputs, randn, tokens, true_gradients
+from shared import (
+    MANNERS,
+    dropout_facts,
+    dtype_of,
+    has_nan,
+    like_own,
+    linear_weights,
+    on_inputs,
+    randn,
+    tokens,
+    true_gradients,
+)
 
 NORM = pytest.mark.question("RMSNorm")
 GATED = pytest.mark.question("SwiGLU")
@@ -55,7 +66,7 @@ NORMS = {
 
 @NORM
 @pytest.mark.points(2)
-@pytest.mark.parametrize("shape", [(3, 6), (2, 5, 7), (4,)])
+@pytest.mark.parametrize("shape", [(3, 6), (2, 3, 5, 7), (4,)])
 def test_rows_are_divided_by_their_root_mean_square(student, check, rng, shape):
     """Each row is divided by the root of the mean of its squares, and multiplied by the weight."""
     x, weight = 2 * randn(rng, *shape, dtype=torch.float64) + 0.9, randn(rng, shape[-1], dtype=torch.float64)
@@ -90,13 +101,30 @@ def test_eps_is_added_to_the_mean_of_the_squares(student, check, rng, eps):
 @pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float16, 0.004), (torch.bfloat16, 0.03)])
 def test_16_bits_are_computed_in_float32(student, check, rng, dtype, relative, wide):
-    """float16 does not overflow where the squares would; the result has the dtype of x, whatever that of the weight is."""
-    x, weight = (400 * (randn(rng, 3, 8) + 1)).to(dtype), randn(rng, 8).to(dtype)
-    result = student.run(rms_normed, x, weight.float() if wide else weight)
+    """float16 does not overflow where the squares would; only the result is rounded, to the dtype of x."""
+    x, weight = (400 * (randn(rng, 32, 64) + 1)).to(dtype), randn(rng, 64)
+    weight = weight if wide else weight.to(dtype)
+    result, own = (student.run(rms_normed, *given) for given in ((x, weight), (x.double(), weight.double())))
 
+    x, weight = x.double(), weight.double()
     check(dtype_of(result), dtype, mistakes={"the result is float32; it should have the dtype of x": torch.float32})
-    check(result.float(), rms(x.double(), weight.double()).float(), relative=relative, mistakes={
-        "the squares are computed in 16 bits, where they overflow; they should be computed in float32": torch.zeros(3, 8),
+    check(result.float(), rms(x, weight).float(), relative=relative, mistakes={
+        "the squares are computed in 16 bits, where they overflow; they should be computed in float32": torch.zeros(32, 64),
+    })  # fmt: skip
+
+    def is_rounded(truth):
+        return bool((result == truth.to(dtype)).float().mean() > 0.98)  # a tie may go to the other side
+
+    def rounded(y):
+        return y.to(dtype).double()
+
+    early = {
+        "the normed rows are rounded before they are multiplied by the weight; only the result should be": rounded(rms(x)) * weight,
+        "the weight is rounded to the dtype of x; only the result should be": rms(x, rounded(weight)),
+        "what x is multiplied by is rounded; only the result should be": x * rounded(1 / (mean_square(x) + 1e-6).sqrt()) * weight,
+    }  # fmt: skip
+    check(is_rounded(like_own(own, rms(x, weight))), True, what="that only the result is rounded to 16 bits", mistakes={
+        sentence: check.when(is_rounded(wrong), False) for sentence, wrong in early.items()
     })  # fmt: skip
 
 
@@ -241,13 +269,17 @@ def test_a_place_sees_all_real_tokens_on_both_sides(student, check, rng):
         return plain.detach(), torch.stack(changes), [[one.detach() for one in pair] for pair in same]
 
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
-    logits, changes, same = student.run(probe, SIZES, tokens(rng, V, 2, 6), tokens(rng, TYPES, 2, 6), mask)
+    ids = tokens(rng, V, 2, 6)
+    ids[0, 2] = 0  # a token like any other
+    logits, changes, same = student.run(probe, SIZES, ids, tokens(rng, TYPES, 2, 6), mask)
 
+    check(dtype_of(logits), torch.float64, mistakes={"the logits of a float64 model are float32": torch.float32})
     check(list(logits.shape), [2, 6, V], mistakes={
         "the states are returned; there should be logits (B, T, V)": [2, 6, 16],
         "there are logits for one place of each text; there should be some for each place": [2, V],
     }, what="the shape of the logits")  # fmt: skip
     check.that(not bool((logits.sum(-1) - 1).abs().max() < 1e-6), "the result is a softmax; it should be logits")
+    check.that(not bool(logits.logsumexp(-1).abs().max() < 1e-6), "the result is a log_softmax; it should be logits")
     real = mask.bool()
     seen = real[:, :, None] & real[:, None]  # (B, changed place, T)
     hidden = ~real[:, :, None] & real[:, None]
@@ -255,7 +287,7 @@ def test_a_place_sees_all_real_tokens_on_both_sides(student, check, rng):
     later = torch.ones(6, 6, dtype=torch.bool).tril(-1)  # the changed place comes after the place that looks
     check.that(bool((of_ids[seen & later] > 1e-9).all()), "a place does not see tokens that come later")
     check.that(bool((of_ids[seen & ~later] > 1e-9).all()), "a place does not see itself, or tokens before it")
-    check.that(bool((of_ids[hidden] < 1e-9).all()), "attention_mask has no effect: hidden tokens are attended to")
+    check.that(bool((of_ids[hidden] < 1e-9).all()), "hidden tokens change the logits of real ones")
     check.that(bool((of_types[seen] > 1e-9).all()), "token_type_ids have no effect")
     check.that(bool((of_types[hidden] < 1e-9).all()), "the types of hidden tokens change what the others get")
     check(
@@ -370,9 +402,14 @@ def test_bert_drops_in_train_mode_only(student, check, rng):
 
     def probe(sizes, ids):
         from llm_architectures import BERTForMaskedLM
+        from transformer import BERTModel
 
         model = BERTForMaskedLM(*sizes)
         runs = inside.dropout_runs(model, ids)
+        for part in model.train().modules():
+            if isinstance(part, BERTModel):
+                part.eval()
+        steady = torch.equal(model(ids), model(ids))
         without = BERTForMaskedLM(*sizes[:6], 0.0, sizes[-1])
         same = without.train()(ids), without.eval()(ids)
         first, second = (BERTForMaskedLM(*sizes).eval()(ids) for _ in range(2))
@@ -380,13 +417,15 @@ def test_bert_drops_in_train_mode_only(student, check, rng):
             [[one.detach() for one in run] for run in runs],
             [one.detach() for one in same],
             torch.equal(first, second),
+            steady,
         )
 
-    runs, same, seeded = student.run(probe, SIZES, tokens(rng, V, 4, MAX_LEN))
+    runs, same, seeded, steady = student.run(probe, SIZES, tokens(rng, V, 4, MAX_LEN))
 
     for fact in dropout_facts(runs):
         check.that(*fact)
     check(same[0], same[1], terms=4096, otherwise="something is dropped with dropout=0.0")
+    check.that(steady, "the output layer drops something; it should drop nothing")
     check.that(not seeded, "all models start with the same weights: do not set a seed")
 
 
@@ -405,13 +444,15 @@ def test_the_parts_change_nothing_else(student, check, rng, name):
         layer = getattr(llm_architectures, name)(*sizes).eval()
         result, (after, *_), rude = inside.manners(layer, x)
         plain = inside.a_tensor(layer(x))
-        return inside.a_tensor(result).detach(), plain.detach(), after, rude, inside.says_something(plain)
+        fine = inside.left_alone(layer, x), inside.says_something(plain)
+        return inside.a_tensor(result).detach(), plain.detach(), after, rude, *fine
 
     x = tokens(rng, V, 4, MAX_LEN) if name == "BERTForMaskedLM" else randn(rng, 4, 3, 8)
     sizes = {"RMSNorm": (8,), "SwiGLU": (8, 12), "BERTForMaskedLM": SIZES}[name]
-    result, plain, after, rude, used = student.run(probe, name, sizes, x)
+    result, plain, after, rude, alone, used = student.run(probe, name, sizes, x)
 
     check(after, x, otherwise="the input is changed in place")
+    check.that(alone, "the input is changed in place where no gradients are kept")
     check(rude, "", mistakes=MANNERS)
     check(dtype_of(result), torch.float32)
     check.that(used, "the result is the same everywhere")

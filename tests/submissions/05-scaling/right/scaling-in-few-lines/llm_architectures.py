@@ -116,8 +116,8 @@ def _buckets(distance: torch.Tensor, both_ways: bool) -> torch.Tensor:
 
 
 def _masked(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """scores, but the lowest number (not -inf: a row without any key stays a number) where mask is false."""
-    return scores if mask is None else scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    """scores, but -inf where mask is false: scaled_dot_product_attention gives 0 for a row without any key."""
+    return scores if mask is None else scores.masked_fill(~mask, -math.inf)
 
 
 class _T5Attention(nn.Module):

@@ -254,9 +254,11 @@ class T5Attention(HeadProjections):
         scores = q @ k.transpose(-2, -1)
         if bias is not None:
             scores = scores + bias
-        if allowed is not None:  # a finite number: a row without a real token is even, not NaN
-            scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-        return self.merge(scores.softmax(-1) @ v)
+        if allowed is None:
+            return self.merge(scores.softmax(-1) @ v)
+        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)  # finite: a row without a real token is even,
+        weights = scores.softmax(-1).masked_fill(~allowed, 0.0)  # and then 0, not NaN
+        return self.merge(weights @ v)
 
 
 class T5FeedForward(nn.Module):
