@@ -239,17 +239,6 @@ def made_from(rng):
     ]  # exact in float32, as which they arrive
 
 
-def wider(x, weight):
-    return rms(x, weight, 1e-5)
-
-
-NORMS_OF = {
-    "the norms": ("norm", "last_norm", "last_of_decoder"),
-    "the last norms": ("last_norm", "last_of_decoder"),
-    "the norms in the layers": ("norm",),
-}
-
-
 def even_weights(scores, hidden):
     """A softmax of the lowest number where it is hidden, also where all is."""
     return scores.masked_fill(hidden, -1e9).softmax(-1)
@@ -312,7 +301,7 @@ def test_the_states_are_those_of_t5s_encoder(student, check, rng):
 @pytest.mark.points(2)
 def test_far_keys_share_buckets_in_the_encoder(student, check, rng):
     """From a distance of 8 on the buckets grow by a logarithm, up to 128, on both sides."""
-    tables, (ids, _, _), far = made_from(rng), some_texts(rng), tokens(rng, V, 1, 150)
+    tables, (ids, _, _), far = made_from(rng), some_texts(rng), 1 + tokens(rng, V - 1, 1, 150)
     texts = [far, far[:, :40]]
 
     def truth(changes):
@@ -361,6 +350,7 @@ def test_the_logits_are_those_of_t5s_decoder(student, check, rng):
 def test_far_targets_share_buckets_in_the_decoder(student, check, rng):
     """All 32 buckets are for the past: 16 of one distance each, then by a logarithm up to 128."""
     tables, (ids, targets, _), far = made_from(rng), some_texts(rng), tokens(rng, V, 1, 150)
+    ids = ids.clamp(min=1)
     memory, of_far = T5().encode(tables, ids), T5().encode(tables, ids[:1])
 
     def fine(found):
@@ -383,30 +373,42 @@ def test_far_targets_share_buckets_in_the_decoder(student, check, rng):
 def test_the_eps_of_t5_is_1e_6(student, check, rng):
     """That of all norms, the last ones too: it shows where embedding and gains are small."""
     tables, (ids, targets, _) = made_from(rng), some_texts(rng)
+    ids = ids.clamp(min=1)
     small, calls = (
         [part * size for part, size in zip(tables, (2**-10, 1, 2**-7), strict=True)],
         [(ids,), (ids, targets)],
     )
 
-    def truth(changes, tables):
-        do = replace(T5(), **changes, gain=tables[2])
-        states = do.encode(tables, ids)
-        return [states, do.decode(tables, targets, states)]
+    def states_of(changes, tables):
+        return replace(T5(), **changes, gain=tables[2]).encode(tables, ids)
+
+    def logits_of(changes, tables, states):
+        return replace(T5(), **changes, gain=tables[2]).decode(tables, targets, states)
+
+    def right(tables):
+        return [states_of({}, tables), logits_of({}, tables, states_of({}, tables))]
 
     def near(value, right):
         return nearly(value, right, 1e-3)
 
-    plain = on_right_parts(student, results_of, SIZES, tables, calls, fine=lambda found: near(found, truth({}, tables)))
-    found = on_right_parts(student, results_of, SIZES, small, calls, fine=lambda found: near(found, truth({}, small)))
-    own = agreeing(plain, lambda changes: truth(changes, tables), STYLES | BUCKET_STEPS, near)
+    plain = on_right_parts(student, results_of, SIZES, tables, calls, fine=lambda found: near(found, right(tables)))
+    found = on_right_parts(student, results_of, SIZES, small, calls, fine=lambda found: near(found, right(small)))
+    memories = [
+        states if shared.is_own(states, right(tables)[0]) else right(weights)[0]
+        for (states, _), weights in ((plain, tables), (found, small))
+    ]
+    own = agreeing(plain[0], lambda changes: states_of(changes, tables), STEPS | BUCKET_STEPS, near)
+    decoder = agreeing(plain[1], lambda wrong: logits_of(wrong, tables, memories[0]), STYLES | BUCKET_STEPS, near)
 
-    values = {
-        f"the eps of {which} is 1e-5; it should be 1e-6": lambda names=names: truth(
-            own | dict.fromkeys(names, wider), small
-        )
-        for which, names in NORMS_OF.items()
-    }
-    check(found, truth(own, small), relative=1e-3, mistakes=values, names=("the states", "the logits"))
+    def truth(*names):
+        eps = dict.fromkeys(names, lambda x, weight: rms(x, weight, 1e-5))
+        return [states_of(own | eps, small), logits_of(decoder | eps, small, memories[1])]
+
+    check(found, truth(), relative=1e-3, names=("the states", "the logits"), mistakes={
+        "the eps of all norms is 1e-5; it should be 1e-6": lambda: truth("norm", "last_norm", "last_of_decoder"),
+        "the eps of the last norms is 1e-5; it should be 1e-6": lambda: truth("last_norm", "last_of_decoder"),
+        "the eps of the norms in the layers is 1e-5; it should be 1e-6": lambda: truth("norm"),
+    })  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- what is seen
@@ -465,7 +467,7 @@ def test_masked_inputs_change_nothing(student, check, rng, dtype):
             results = [[one.detach() for one in pair] for pair in pairs]
             for weight in model.parameters():
                 if sorted(weight.shape) == [sizes[3], 32]:  # the tables of buckets
-                    weight.data.mul_(1e5)
+                    weight.data.abs_().mul_(-1e5)
             large = [model(x, None, mask).detach() for x in (ids, other)]
             return results, large, inside.says_something(results[0][1])
 
@@ -496,15 +498,18 @@ def test_attention_to_nothing_gives_nothing(student, check, rng):
         return do.decode(tables, targets, do.encode(tables, ids, see), see)
 
     def pair(changes):  # a row of a batch, and all of it
-        all_hidden = truth(changes, none)
-        return [all_hidden[1], all_hidden]
+        return [truth(changes, one)[1], truth(changes, none)]
 
     def fine(found):
-        return nearly([found[1][1], found[2]], pair({}), 1e-4)
+        return nearly([found[2][1], found[3]], pair({}), 1e-4)
 
-    calls = [(ids, targets, see) for see in (mask, one, none)]
-    plain, partly, hidden = on_right_parts(student, results_of, SIZES, tables, calls, fine=fine)
-    own = agreeing(plain, lambda changes: truth(changes, mask), STYLES, shared.is_right)
+    calls = [(ids, None, mask), *[(ids, targets, see) for see in (mask, one, none)]]
+    states, plain, partly, hidden = on_right_parts(student, results_of, SIZES, tables, calls, fine=fine)
+    memory = T5().encode(tables, ids, mask)
+    memory = states if shared.is_own(states, memory) else memory
+    own = agreeing(
+        plain, lambda wrong: replace(T5(), **wrong).decode(tables, targets, memory, mask), STYLES, shared.is_right
+    )
     own = {key: step for key, step in own.items() if key not in ("adds_mask", "hidden_in_memory", "hidden_in_encoder")}
 
     check.that(not shared.has_nan([partly, hidden]), "an input that is hidden altogether gives NaN")
