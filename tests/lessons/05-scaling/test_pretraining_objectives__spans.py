@@ -234,7 +234,7 @@ def test_a_span_may_begin_anywhere(student, check, length, prob, width):
         "spans are at the beginning of the text; their places should be random": [0],
         "spans are at the end of the text; their places should be random": [length - width],
         "each span stays in its own part of the text; each place should be possible": check.when(
-            length == 12, [0, 1, 2, 4, 5, 6, 8, 9, 10]
+            length == 12, [0, 1, 4, 5, 8, 9, 10]
         ),
         "spans are at the same places in all texts": check.when(length != 12 and len(starts(hidden)) == 1),
     })  # fmt: skip
