@@ -62,6 +62,32 @@ def left_alone(function, *inputs):
     return all(torch.equal(*pair) for pair in zip(given, inputs, strict=True))
 
 
+def mix_modes(model):
+    """Puts some of its modules into train mode and some into eval mode; returns the model."""
+    for place, part in enumerate(model.modules()):
+        part.training = place % 3 != 1
+    return model
+
+
+def modes_of(model):
+    return [part.training for part in model.modules()]
+
+
+def held_by(model):
+    """Copies of its parameters and buffers, by name, and which of them learn."""
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name: (tensor.detach().clone(), tensor.requires_grad) for name, tensor in tensors.items()}
+
+
+def holds(model, before):
+    """Whether a model holds, bit for bit, what held_by said."""
+    after = held_by(model)
+    return list(after) == list(before) and all(
+        old.dtype == new.dtype and torch.equal(old, new) and learnt == learns
+        for (old, learnt), (new, learns) in zip(before.values(), after.values(), strict=True)
+    )
+
+
 def matrices(model):
     """Its parameters of two dimensions or more, and how many numbers all of its parameters have."""
     weights = list(model.parameters())
