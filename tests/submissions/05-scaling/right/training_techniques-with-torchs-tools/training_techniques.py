@@ -80,8 +80,10 @@ class MemoryEfficientLLM(nn.Module):
         if t > self.max_len:
             raise ValueError(f"sequence of length {t} exceeds max_len")
         x = self.emb(input_ids) + self.pos[:t]
-        for layer in self.layers:
-            x = Recompute.apply(layer, x, *layer.parameters())
+        size = max(1, math.isqrt(len(self.layers)))  # segments of √L layers, as in the paper
+        for start in range(0, len(self.layers), size):
+            segment = nn.Sequential(*self.layers[start : start + size])
+            x = Recompute.apply(segment, x, *segment.parameters())
         return self.out(x)
 
 
@@ -156,11 +158,15 @@ class LLMTrainer:
         was = [(m, m.training) for m in self.model.modules()]
         self.model.eval()
         s = n = 0
-        for x, y in DataLoader(self.va, self.cfg["batch_size"], generator=torch.Generator()):
-            loss, c = self._loss(x, y)
-            s, n = s + loss.item(), n + c
-        for m, t in was:
-            m.training = t
+        try:
+            for x, y in DataLoader(self.va, self.cfg["batch_size"], generator=torch.Generator()):
+                if (y == -100).all():
+                    continue
+                loss, c = self._loss(x, y)
+                s, n = s + loss.item(), n + c
+        finally:
+            for m, t in was:
+                m.training = t
         return s / n if n else float("nan")
 
     def train(self, num_epochs):
@@ -177,12 +183,14 @@ class LLMTrainer:
         try:
             ck = torch.load(path, weights_only=True)
             assert ck["kind"] == "LLMTrainer"
-            trial = copy.deepcopy(self.model)
-            trial.load_state_dict(ck["m"])
+            weights, state, epoch, rng = (ck[key] for key in "moer")
+            model, optimizer = copy.deepcopy((self.model, self.optimizer))  # tried on copies first
+            model.load_state_dict(weights)
+            optimizer.load_state_dict(state)
         except FileNotFoundError:
             raise
         except Exception as e:
             raise ValueError(f"bad checkpoint {path}") from e
-        self.model.load_state_dict(ck["m"])
-        self.optimizer.load_state_dict(ck["o"])
-        self.epoch, self.rng = ck["e"], ck["r"]
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(state)
+        self.epoch, self.rng = epoch, rng
