@@ -179,7 +179,7 @@ class Running(nn.Module):
         return x - self.mean.clone()
 
 
-def changed(model, how):
+def as_another(model, how):
     """The Tagger as another model: with "a buffer", "a layer" more, or its last layer "renamed"; "" leaves it as it is."""
     if how == "renamed":
         model.head = model._modules.pop("out")
@@ -193,13 +193,13 @@ def changed(model, how):
 
 
 def a_trainer(weights, train, val, config, dropout=0.0, change="", frozen=()):
-    """The student's LLMTrainer of a Tagger, see `changed`; train and val: (inputs (N, T), targets (N, T)). (trainer, model).
+    """The student's LLMTrainer of a Tagger, see `as_another`; train and val: (inputs (N, T), targets (N, T)). (trainer, model).
 
     frozen: names of weights that need no gradient.
     """
     from training_techniques import LLMTrainer
 
-    model = changed(Tagger(weights, dropout), change)
+    model = as_another(Tagger(weights, dropout), change)
     for name, weight in model.named_weights():
         weight.requires_grad_(name not in frozen)
     return LLMTrainer(model, Items(*train), Items(*val), config), model

@@ -44,7 +44,7 @@ def test_a_position_sees_the_past_and_itself(student, check, rng, T):
     check(dtype, "torch.float64", otherwise="the logits of a float64 model are not float64")
     wrong = wrong_sight(changed > 1e-9)
     check.that(not wrong, wrong)
-    check(alone, logits[:1], scale=1.0, otherwise="a sequence has other logits alone than beside another one")
+    check(alone, logits[:1], scale=1.0, otherwise="the logits of a sequence depend on the others of its batch")
     sums = logits.sum(-1)
     check.that(not nearly(sums, torch.ones_like(sums)), "the logits are probabilities; there should be no softmax")
 

@@ -1,7 +1,7 @@
 """Hidden tests of training_techniques: LLMTrainer's save and load.
 
 A file is written and read by the student's own code, and nothing is known of what is in it but that torch.load can read it with
-weights_only=True. Files that were spoilt, and those of other models (`inside.changed`), are made of what save wrote.
+weights_only=True. Files that were spoilt, and those of other models (`inside.as_another`), are made of what save wrote.
 """
 
 import pytest
@@ -12,7 +12,7 @@ from training_techniques_helpers import full, tagger_weights
 pytestmark = pytest.mark.question("LLMTrainer")
 
 RUN = {"batch_size": 4, "lr": 0.05, "seed": 3}
-SAME = "", ""  # the model that wrote a file, and the one that loads it: see inside.changed
+SAME = "", ""  # the model that wrote a file, and the one that loads it: see inside.as_another
 
 
 # ---------------------------------------------------------------------------------------------- stopped and resumed
@@ -137,7 +137,7 @@ def loads(weights, other, data, config, kinds, change):
     """A probe: a row for each spoilt file, of what becomes of a trainer's load of it.
 
     kinds: what is in the file; "whole" is what save wrote, "parts" a file for each of its entries, without it.
-    other, change: the weights of the model that wrote the files, what it is and what the one that loads them is (inside.changed).
+    other, change: the weights of the model that wrote the files, what it is and what the one that loads them is (inside.as_another).
 
     A row: "loaded", "ValueError", …; the trainer is as it was; torch's random state is; a further epoch is as without load;
     the trainer is as one that loaded the whole file.
