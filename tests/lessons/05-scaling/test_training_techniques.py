@@ -100,7 +100,8 @@ def test_a_mixed_step_has_the_gradients_of_the_mean_loss(student, check, rng, ca
         }  # fmt: skip
     value = row["loss"], gradients_found(row["updates"][0])
     # bfloat16 rounds to 2⁻⁸: how precise the loss is has a test of its own.
-    check(value[0], loss, relative=0.004, mistakes={
+    is_changed = not torch.equal(row["batch"][1], targets)
+    check(value[0], loss, relative=0.004, mistakes={"the targets are changed in place": check.when(is_changed)} | {
         sentence: (lambda wrong=wrong: wrong()[0]) for sentence, wrong in mistakes.items()
     }, what="the loss")  # fmt: skip
     check(value[1], gradients, relative=0.02, scale=0.5, what="the gradients", mistakes={
@@ -560,7 +561,7 @@ def test_a_group_without_targets_makes_no_update(student, check, rng):
 @pytest.mark.points(1)
 def test_a_batch_runs_backward_before_the_next_one(student, check, rng):
     """The model gets one batch at a time, in their order, and each goes backward, and is forgotten, before the next one comes."""
-    batches = [labelled(rng, *sizes) for sizes in FULL]
+    batches = [labelled(rng, (4,) * rows, 4) for rows in (3, 2, 4, 1, 5, 2, 1)]
     seen = accumulated(student, tagger_weights(rng), batches, 3)
 
     shapes = [tuple(call["inputs"].shape) for call in seen["calls"]]
