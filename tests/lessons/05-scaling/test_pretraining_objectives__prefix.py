@@ -100,13 +100,18 @@ def depends(sizes, prefix, texts, right):
 
         model, found = PrefixLanguageModel(*sizes, prefix_length=prefix).double().eval(), []
         inside.draw_weights(model)
+
+        def logits(ids):
+            torch.manual_seed(4)  # whether something is dropped in eval mode has its own test
+            return inside.a_tensor(model(ids))
+
         with torch.no_grad():
             for ids in texts:
-                plain, columns = inside.a_tensor(model(ids)), []
+                plain, columns = logits(ids), []
                 for place in range(ids.shape[1]):
                     other = ids.clone()
                     other[:, place] = (other[:, place] + 1) % sizes[0]
-                    columns.append((model(other) - plain).abs().amax((0, 2)) > 1e-9)
+                    columns.append((logits(other) - plain).abs().amax((0, 2)) > 1e-9)
                 found.append(torch.stack(columns, dim=1))
         return found
 
@@ -185,9 +190,14 @@ def test_the_prefix_has_64_tokens_and_16_heads_unless_said(student, check, rng):
             model, others = made(), ids.repeat(5, 1)
             for row, place in enumerate((1, 62, 63, 64, 69)):
                 others[row, place] = (others[row, place] + 1) % 13
-            plain, *changed = (inside.a_tensor(model(row[None])).detach() for row in torch.cat([ids, others]))
+
+            def logits(model, ids):
+                torch.manual_seed(8)
+                return inside.a_tensor(model(ids)).detach()
+
+            plain, *changed = (logits(model, row[None]) for row in torch.cat([ids, others]))
             sees = [(row - plain)[0, 0].abs().max().item() > 1e-12 for row in changed]
-            return sees, plain, inside.a_tensor(made(16)(ids)).detach()
+            return sees, plain, logits(made(16), ids)
 
         return inside.use_of(use, "pretraining_objectives", "PrefixLanguageModel", right)
 
@@ -216,14 +226,15 @@ def test_the_order_of_the_prefix_counts(student, check, rng):
 
         model = PrefixLanguageModel(13, 16, 2, 4, 4).double().eval()
         inside.draw_weights(model)
-        with torch.no_grad():
-            first, second, other = (inside.a_tensor(model(row)) for row in (ids, ids, swapped))
-            return bool((first - other)[:, [0, 3, 4, 5, 6]].abs().max() > 1e-9), torch.equal(first, second)
+        rows = []
+        for row in (ids, swapped):
+            torch.manual_seed(9)
+            rows.append(inside.a_tensor(model(row)).detach())
+        return bool((rows[0] - rows[1])[:, [0, 3, 4, 5, 6]].abs().max() > 1e-9)
 
     ids = torch.randperm(13, generator=rng)[None, :7]
-    changed, same = student.run(probe, ids, ids[:, [0, 2, 1, 3, 4, 5, 6]])
+    changed = student.run(probe, ids, ids[:, [0, 2, 1, 3, 4, 5, 6]])
 
-    check.that(same, "two calls in eval mode differ")
     check.that(changed, "logits do not depend on the order of the tokens that they see; positions should make them")
 
 
