@@ -50,10 +50,6 @@ NORMS = {
         x * mean_square(x).sqrt() * w
     ),
     "the mean is subtracted, as in LayerNorm; it should not be": lambda x, w: F.layer_norm(x, x.shape[-1:]) * w,
-    "x is divided by its standard deviation; the mean should not be subtracted, nowhere": lambda x, w: (
-        x / x.var(-1, keepdim=True, correction=0).sqrt() * w
-    ),
-    "x is divided by the mean of its absolute values": lambda x, w: x / x.abs().mean(-1, keepdim=True) * w,
     "the weight is not used": lambda x, w: rms(x),
     "the weight is added; it should be multiplied": lambda x, w: rms(x) + w,
     "the result is multiplied by 1 + weight": lambda x, w: rms(x, 1 + w),
@@ -165,8 +161,6 @@ GATES = {
     "the gate is a GELU; it should be silu": lambda x, g, u, d: gated(x, g, u, d, F.gelu),
     "the gate is a tanh form of GELU; it should be silu": lambda x, g, u, d: gated(x, g, u, d, lambda y: F.gelu(y, approximate="tanh")),
     "the gate is a ReLU; it should be silu": lambda x, g, u, d: gated(x, g, u, d, torch.relu),
-    "the gate has no activation; it should be silu": lambda x, g, u, d: gated(x, g, u, d, lambda y: y),
-    "silu is used on both; it should be used on gate alone": lambda x, g, u, d: (F.silu(x @ g.T) * F.silu(x @ u.T)) @ d.T,
     "silu is used on the product; it should be used on gate": lambda x, g, u, d: F.silu((x @ g.T) * (x @ u.T)) @ d.T,
     "gate and up are added; they should be multiplied": lambda x, g, u, d: (F.silu(x @ g.T) + x @ u.T) @ d.T,
     "up is not used": lambda x, g, u, d: F.silu(x @ g.T) @ d.T,

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-import shared
 from llm_architectures_helpers import EITHER, Llama, agreeing, rotary_theta
 from shared import MANNERS, nearly, on_right_parts, past, randn, tokens
 
@@ -58,7 +57,7 @@ def test_a_new_model_is_a_llama(student, check, rng, base):
     do = Llama(H, KV, frequencies=lambda width: rotary_theta(width, used))
 
     def fine(found):
-        return shared.is_right(found, do.logits(state, ids))
+        return nearly(found, do.logits(state, ids), 1e-3)
 
     logits = on_right_parts(student, known_logits, SIZES, base, table, 1.0, ids, fine=fine)
 
@@ -75,7 +74,7 @@ def test_a_new_model_is_a_llama(student, check, rng, base):
     values = {
         sentence: lambda steps=steps: replace(do, **steps).logits(state, ids) for sentence, steps in mistakes.items()
     }
-    check(logits, do.logits(state, ids), relative=1e-4, mistakes=values)
+    check(logits, do.logits(state, ids), relative=1e-3, mistakes=values)
 
 
 @pytest.mark.points(1)

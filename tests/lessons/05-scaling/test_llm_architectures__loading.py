@@ -147,7 +147,8 @@ def test_the_rotary_frequencies_come_along(student, check, rng, kind):
     """They are those of the loaded model, for 300 positions: another base, scaled ones, those of Llama 3.1."""
     parameters, frequencies = KINDS[kind]
     state, far, do = llama_state(rng), tokens(rng, 19, 1, 300), Llama(4, 2)
-    calls, ids = [(CONFIG, state), ({**CONFIG, "rope_parameters": parameters}, state)], far[:, :30]
+    config, ids = {**CONFIG, "max_position_embeddings": 512}, far[:, :30]
+    calls = [(config, state), ({**config, "rope_parameters": parameters}, state)]
     right = replace(do, frequencies=frequencies)
 
     def start(logits):

@@ -62,9 +62,6 @@ BUCKETS = {  # sentence -> buckets(distance, both_sides)
     "the buckets grow to a distance of 64; it should be 128": lambda d, both: (
         16 * (d > 0) + bucket(abs(d), 16, 64) if both else bucket(max(0, -d), 32, 64)
     ),
-    "the buckets grow to a distance of 256; it should be 128": lambda d, both: (
-        16 * (d > 0) + bucket(abs(d), 16, 256) if both else bucket(max(0, -d), 32, 256)
-    ),
     "the encoder counts the key itself among those that come later": lambda d, both: (
         16 * (d >= 0) + bucket(abs(d), 16) if both else buckets(d, False)
     ),
@@ -209,7 +206,6 @@ STEPS = {  # sentence -> the steps that it replaces, of the encoder and the deco
 OF_DECODER = {
     "the logits are not scaled; the states should be multiplied by d_model^-0.5": {"out": 1.0},
     "the logits are divided by d_model; it should be its root": {"out": 1 / D},
-    "the logits are multiplied by the root of d_model; they should be divided by it": {"out": math.sqrt(D)},
     "the decoder's stack has no norm at its end": {"last_of_decoder": lambda x, w: x},
     "the decoder is not causal": {"visible": lambda length: torch.ones(length, length, dtype=torch.bool)},
     "no target sees itself": {"visible": lambda length: past(length).tril(-1)},
