@@ -271,7 +271,7 @@ def test_a_batch_without_targets_makes_no_update(student, check, rng):
 
 
 @pytest.mark.points(2)
-@pytest.mark.parametrize("counts", [(4,) * 12, (4, 1, 1, 4, 0, 1, 1, 4, 2, 1, 4, 1)], ids=["all count", "-100"])
+@pytest.mark.parametrize("counts", [(4,) * 11, (4, 1, 1, 4, 0, 1, 1, 4, 2, 1, 4)], ids=["all count", "-100"])
 def test_the_loss_of_an_epoch_is_the_mean_of_its_targets(student, check, rng, counts):
     """Each target that counts has the same weight, with the loss from before the update of its batch."""
     train, weights = items(rng, counts), tagger_weights(rng, sure=2.0)
@@ -279,19 +279,20 @@ def test_the_loss_of_an_epoch_is_the_mean_of_its_targets(student, check, rng, co
 
     updates, batches = row["updates"], [batch_of(places, train) for places in batches_of(row["calls"], train)]
     check.that(type(row["loss"]) is float, "the loss is not a float")
-    check.that(len(updates) == len(batches) == 3, "there are not three updates of a batch each")
+    check.that(len(updates) == len(batches) > 1, "there are not several updates of a batch each")
     number = [int((targets != -100).sum()) for _, targets in batches]
     own, after, places = ([tagged(update[when], [pair], divided)[0] for update, pair in zip(updates, batches, strict=True)] for when, divided in (("before", "targets"), ("after", "targets"), ("before", "all")))  # fmt: skip
     mean = sum(loss * n for loss, n in zip(own, number, strict=True)) / sum(number)
+    rows = [len(targets) for _, targets in batches]  # of what the model got: which items that are is tested elsewhere
     check(row["loss"], mean, relative=1e-5, what="the loss", mistakes={
-        "the mean of the batches' means is returned; all targets should have the same weight": sum(own) / 3,
-        "batches are weighted by their items; they should be weighted by their targets that count": sum(loss * len(t) for loss, (_, t) in zip(own, batches, strict=True)) / len(counts),
+        "the mean of the batches' means is returned; all targets should have the same weight": sum(own) / len(own),
+        "batches are weighted by their items; they should be weighted by their targets that count": sum(loss * n for loss, n in zip(own, rows, strict=True)) / sum(rows),
         "the sum of the losses is returned; it should be their mean": mean * sum(number),
         "the sum of the batches' means is returned; it should be the mean of all targets": sum(own),
         "the loss of the last batch is returned; it should be the mean of all targets": own[-1],
         "the losses after the updates are returned; it should be those from before": sum(loss * n for loss, n in zip(after, number, strict=True)) / sum(number),
-        "targets of -100 count in the number of targets of the loss; they should not": mean * sum(number) / (4 * len(counts)),
-        "the sum of the batches' means is divided by the number of items": sum(own) / len(counts),
+        "targets of -100 count in the number of targets of the loss; they should not": mean * sum(number) / (4 * sum(rows)),
+        "the sum of the batches' means is divided by the number of items": sum(own) / sum(rows),
         "the loss of the whole dataset after the epoch is returned; it should be that before each update": tagged(updates[-1]["after"], [train])[0],
     })  # fmt: skip
 
@@ -310,7 +311,8 @@ def test_validate_is_the_mean_of_all_targets(student, check, rng, counts):
 
     train, val, weights = full(rng, 3), items(rng, counts), tagger_weights(rng, sure=2.0)
     loss, inputs = student.run(probe, weights, train, val, {"batch_size": 4})
-    empty = [student.run(probe, weights, train, items(rng, none), {"batch_size": 4})[0] for none in ((0, 0, 0), ())]
+    nothing = {"all targets are -100": (0, 0, 0), "val_dataset is empty": ()} if 0 in counts else {}
+    nan = [student.run(probe, weights, train, items(rng, none), {"batch_size": 4})[0] for none in nothing.values()]
 
     check.that(type(loss) is float, "the loss is not a float")
     seen = sorted(sum((places_of(each, val) for each in inputs), []))
@@ -329,8 +331,8 @@ def test_validate_is_the_mean_of_all_targets(student, check, rng, counts):
         "the sum of the batches' means is returned; it should be the mean of all targets": lambda: 3 * tagged(weights, parts, "batches")[0],
         "batches are weighted by their items; they should be weighted by their targets that count": lambda: sum(tagged(weights, [part])[0] * len(part[0]) for part in parts) / 10,
     })  # fmt: skip
-    for kind, none in zip(("all targets are -100", "val_dataset is empty"), empty, strict=True):
-        check.that(isinstance(none, float) and none != none, f"the loss is not NaN though {kind}")
+    for kind, loss in zip(nothing, nan, strict=True):
+        check.that(isinstance(loss, float) and loss != loss, f"the loss is not NaN though {kind}")
 
 
 @pytest.mark.points(1)
