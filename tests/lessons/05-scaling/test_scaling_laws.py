@@ -160,14 +160,31 @@ def test_the_loss_of_two_numbers(student, check, rng, low, high):
 
 @LOSS
 @pytest.mark.points(1)
-def test_the_loss_of_two_integers(student, check):
-    """Integers give a float, too: 7 billion parameters, 140 billion tokens."""
+def test_the_loss_of_integers(student, check):
+    """Integers give floating-point numbers, too: 7 billion parameters, 140 billion tokens, as ints, tensors and arrays."""
     path, sizes = "scaling_laws.chinchilla_loss", (7_000_000_000, 140_000_000_000)
+
+    def probe(params, tokens):
+        from scaling_laws import chinchilla_loss
+
+        return torch.as_tensor(chinchilla_loss(params.numpy(), tokens.numpy()))
 
     loss = student.call(path, *sizes)
     own = student.call(path, *map(float, sizes))
+    several = torch.tensor([[sizes[0], 1000], [sizes[1], 3000]])
 
-    check(loss, law_of(own, *map(float, sizes))(*map(float, sizes)))
+    of_sizes = law_of(own, *map(float, sizes))
+    check(loss, of_sizes(*map(float, sizes)), what="the loss of two ints")
+    for kind, losses in (("tensors", student.call(path, *several)), ("arrays", student.run(probe, *several))):
+        dtype = dtype_of(losses)
+        whole = dtype is not None and not dtype.is_floating_point
+        check(
+            losses,
+            of_sizes(*several.double()),
+            dtype=torch.float64 if dtype == torch.float64 else torch.float32,
+            what=f"the losses of {kind} of int64",
+            mistakes={"the losses of integers are integers; they should be floating-point numbers": check.when(whole)},
+        )
 
 
 @LOSS
@@ -236,38 +253,58 @@ def test_the_loss_of_float32_is_float32(student, check, rng):
 @LOSS
 @pytest.mark.points(1)
 def test_the_loss_of_arrays_is_an_array(student, check, rng):
-    """Arrays of numpy give an array."""
-    params, tokens = 10 ** between(rng, 3, 6, 5), 10 ** between(rng, 3, 6, 5)
+    """Arrays of numpy give an array of their dtype, are not changed, and are checked like tensors."""
+    params, tokens = 10 ** between(rng, 3, 6, 2, 3), 10 ** between(rng, 3, 6, 2, 3)
 
-    def probe(params, tokens):
+    def probe(params, tokens, dtype):
         import numpy
         from scaling_laws import chinchilla_loss
 
-        loss = chinchilla_loss(params.numpy(), tokens.numpy())
-        return torch.tensor(loss) if isinstance(loss, numpy.ndarray) else type(loss).__name__
+        given = params.to(dtype).numpy(), tokens.to(dtype).numpy()
+        before = [each.copy() for each in given]
+        losses = chinchilla_loss(*given)
+        same = all((one == other).all() for one, other in zip(before, given, strict=True))
+        return torch.tensor(losses) if isinstance(losses, numpy.ndarray) else type(losses).__name__, same
+
+    def refused(params, tokens):
+        from scaling_laws import chinchilla_loss
+
+        return chinchilla_loss(params.numpy(), tokens.numpy()).tolist()
 
     own = student.call("scaling_laws.chinchilla_loss", params, tokens)
-    losses = student.run(probe, params, tokens)
 
-    check(
-        losses,
-        like_own(own, law_of_chinchilla(params, tokens)),
-        mistakes={"arrays give a tensor; they should give an array": check.when(losses == "Tensor")},
-    )
+    truth = like_own(own, law_of_chinchilla(params, tokens))
+    for dtype in (torch.float64, torch.float32):
+        losses, same = student.run(probe, params, tokens, dtype)
+        check(
+            losses,
+            truth,
+            dtype=dtype,
+            what=f"the losses of {str(dtype)[6:]}",
+            mistakes={"arrays give a tensor; they should give an array": check.when(losses == "Tensor")},
+        )
+        check.that(same, "an array that was given is changed in place")
+    for bad in NOT_POSITIVE:
+        some = params.clone()
+        some[1, 1] = bad
+        student.raises(ValueError, refused, some, tokens, says=("params", bad, "parameters", "N"))
+        student.raises(ValueError, refused, tokens, some, says=("tokens", bad, "D"))
 
 
 @LOSS
 @pytest.mark.points(1)
-def test_the_loss_has_gradients(student, check, rng):
-    """The slopes along N and D, with which one can search for the best model."""
+@pytest.mark.parametrize("shape", [(4,), ()], ids=["several", "0-d"])
+def test_the_loss_has_gradients(student, check, rng, shape):
+    """The slopes along N and D, with which one can search for the best model; a tensor without dimensions has them, too."""
 
     def probe(params, tokens):
         from scaling_laws import chinchilla_loss
 
         inputs = [params.requires_grad_(), tokens.requires_grad_()]
-        return inside.gradients(chinchilla_loss(*inputs), inputs)
+        losses = chinchilla_loss(*inputs)
+        return inside.gradients(losses, inputs) if isinstance(losses, torch.Tensor) else losses
 
-    params, tokens = between(rng, 1, 20, 4), between(rng, 1, 20, 4)
+    params, tokens = between(rng, 1, 20, *shape), between(rng, 1, 20, *shape)
 
     own = student.call("scaling_laws.chinchilla_loss", params, tokens)
     grads = student.run(probe, params, tokens)
@@ -279,6 +316,7 @@ def test_the_loss_has_gradients(student, check, rng):
         names=("the gradient of params", "the gradient of tokens"),
         mistakes={
             "gradients do not flow through the loss": [torch.zeros_like(params), torch.zeros_like(tokens)],
+            "a tensor without dimensions gives a number; it should give a tensor": check.when(isinstance(grads, float)),
             "no gradient flows to params": [torch.zeros_like(params), truth[1]],
             "no gradient flows to tokens": [truth[0], torch.zeros_like(tokens)],
         },
@@ -327,7 +365,7 @@ def test_the_loss_leaves_its_inputs_alone(student, check, rng):
 # ---------------------------------------------------------------------------------------------- estimates
 
 
-SIZES = [7.0, 0.117, 175.0, 70]  # in billions; 0.1, 0.002, 2.5 and 1 epochs
+SIZES = [7.0, 0.117, 175.0, 70, 2.53e-9]  # in billions; 0.1, 0.002, 2.5 and 1 epochs, and 50.6 tokens
 
 
 def epochs_and_tokens(size, *, each=20e9, corpus=1.4e12):
@@ -342,6 +380,8 @@ TEXTS = {  # sentence -> estimate_data_requirements with a mistake
     "the 20 tokens a parameter are missing": lambda size: epochs_and_tokens(size, each=1e9),
     "epochs are rounded up": lambda size: (math.ceil(20e9 * size / 1.4e12), 20e9 * size),
     "epochs are cut off at the point": lambda size: (20e9 * size // 1.4e12, 20e9 * size),
+    "tokens are rounded": lambda size: (20e9 * size / 1.4e12, round(20e9 * size)),
+    "tokens are cut off at the point": lambda size: (20e9 * size / 1.4e12, int(20e9 * size)),
     "epochs are at least 1; they should not be cut": lambda size: (max(1, 20e9 * size / 1.4e12), 20e9 * size),
     "epochs are tokens / 1e12; the corpus has 1.4e12": lambda size: epochs_and_tokens(size, corpus=1e12),
     "tokens are 1.4e12 however large the model is": lambda size: (20e9 * size / 1.4e12, 1.4e12),
