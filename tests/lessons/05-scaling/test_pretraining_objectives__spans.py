@@ -309,11 +309,12 @@ def test_labels_are_the_hidden_ids(student, check, rng):
         "labels hold what the model reads; they should hold the original ids": hole.masked_fill(hidden, MASK),
     })  # fmt: skip
 
-    # Tokens that are mask_token_id already, hidden ones and kept ones: 3 spans of 3 find room in 11 tokens in one way only.
+    # Tokens that are mask_token_id already, hidden ones and kept ones: 3 spans of 3 find room in 11 tokens in one
+    # way only; that it is found has its own test.
     plain, place = tokens(rng, 998, 2, 11) + 1, torch.arange(11).expand(2, -1)
     ids, hidden = plain.clone(), (place != 3) & (place != 7)
     ids[0, [1, 3, 9]] = ids[1, [0, 7]] = MASK
-    if torch.equal(student.run(targets_of_spans, plain, 9 / 11)[0] != plain, hidden):  # that it is found has its own test
+    if torch.equal(student.run(targets_of_spans, plain, 9 / 11)[0] != plain, hidden):
         _, labels = student.run(targets_of_spans, ids, 9 / 11)
         hole = torch.full_like(ids, IGNORED)
         right = ids.where(hidden, hole)
