@@ -246,7 +246,8 @@ def test_loading_copies_and_keeps_the_rest(student, check, rng):
         kept += [inside.holds(narrow, before), inside.modes_of(narrow) == modes]
         lengths = []
         for most in (40, 80):  # less and more than that of the loaded model
-            bounded = LlamaModel(*sizes, max_len=most).load_huggingface(theirs)
+            bounded = LlamaModel(*sizes, max_len=most)
+            bounded.load_huggingface(theirs)
             for length in (most, most + 1):
                 try:
                     lengths.append(inside.a_tensor(bounded(torch.zeros(1, length, dtype=torch.int64))).shape[1])
@@ -292,7 +293,8 @@ def test_a_second_load_leaves_nothing_of_the_first(student, check, rng):
             model = LlamaModel(*sizes)
             if change:
                 model.load_huggingface(inside.llama_like(config | change))
-            found.append(inside.a_tensor(model.load_huggingface(last)(ids)).detach())
+            model.load_huggingface(last)
+            found.append(inside.a_tensor(model(ids)).detach())
         return found
 
     firsts = {

@@ -512,14 +512,13 @@ def test_attention_to_nothing_gives_nothing(student, check, rng):
     own = {key: step for key, step in own.items() if key not in ("adds_mask", "hidden_in_memory", "hidden_in_encoder")}
 
     check.that(not shared.has_nan([partly, hidden]), "an input that is hidden altogether gives NaN")
-    seen = {
-        "an input that is hidden altogether is attended to evenly; attention to nothing should give 0": {"weigh": even_weights},
-        "an input that is hidden altogether is attended to as if it were not; attention to nothing should give 0": {
-            "mask_of": torch.ones_like,
-        },
-    }  # fmt: skip
+    even, seen = own | {"weigh": even_weights}, own | {"mask_of": torch.ones_like}
     check([row(partly), hidden], pair(own), relative=1e-3, names=("a hidden row", "a hidden batch"), mistakes={
-        sentence: lambda steps=steps: pair(own | steps) for sentence, steps in seen.items()
+        "an input that is hidden altogether is attended to evenly; attention to nothing should give 0": lambda: pair(even),
+        "an input that is hidden altogether is attended to as if it were not; attention to nothing should give 0": lambda: pair(seen),
+        "a batch that is hidden altogether is attended to as if it were not; attention to nothing should give 0": lambda: [
+            pair(own)[0], pair(seen)[1],
+        ],
     })  # fmt: skip
 
 
