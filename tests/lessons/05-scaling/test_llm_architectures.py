@@ -119,7 +119,8 @@ def test_16_bits_are_computed_in_float32(student, check, rng, dtype, relative, w
         "the weight is rounded to the dtype of x; only the result should be": rms(x, rounded(weight)),
         "what x is multiplied by is rounded; only the result should be": x * rounded(1 / (mean_square(x) + 1e-6).sqrt()) * weight,
     }  # fmt: skip
-    check(is_rounded(like_own(own, rms(x, weight))), True, what="that only the result is rounded to 16 bits", mistakes={
+    more = "more than the result is rounded to 16 bits; squares, mean and products should be float32"
+    check(is_rounded(like_own(own, rms(x, weight))), True, otherwise=more, mistakes={
         sentence: check.when(is_rounded(wrong), False) for sentence, wrong in early.items()
     })  # fmt: skip
 
