@@ -500,7 +500,7 @@ def test_the_mean_loss_of_all_targets_is_returned(student, check, rng, sizes):
     """Each target that counts has the same weight, with the loss from before its group's update."""
     full = sizes == "rows in full"
     weights = tagger_weights(rng, sure=2.0)
-    batches = [labelled(rng, *size) for size in FULL] if full else [labelled(rng, counts, 6) for counts in UNEVEN]
+    batches = [labelled(rng, *size) for size in FULL[:6]] if full else [labelled(rng, counts, 6) for counts in UNEVEN]
     seen = accumulated(student, weights, batches, 3)
 
     loss, groups, updates = seen["loss"], groups_of(batches, 3), seen["updates"]
@@ -561,7 +561,7 @@ def test_a_group_without_targets_makes_no_update(student, check, rng):
 @pytest.mark.points(1)
 def test_a_batch_runs_backward_before_the_next_one(student, check, rng):
     """The model gets one batch at a time, in their order, and each goes backward, and is forgotten, before the next one comes."""
-    batches = [labelled(rng, (4,) * rows, 4) for rows in (3, 2, 4, 1, 5, 2, 1)]
+    batches = [labelled(rng, (4,) * rows, 4) for rows in (3, 2, 4, 1, 5, 2)]
     seen = accumulated(student, tagger_weights(rng), batches, 3)
 
     shapes = [tuple(call["inputs"].shape) for call in seen["calls"]]
