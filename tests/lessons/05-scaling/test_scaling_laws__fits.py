@@ -201,7 +201,7 @@ def test_a_fit_takes_lists_arrays_and_tensors(student, check, rng):
 @FIT
 @pytest.mark.points(1)
 def test_a_fit_needs_five_runs_of_one_length(student, rng):
-    """ValueError for fewer than 5 runs, or where one of the lists has another length, 1 included."""
+    """ValueError for fewer than 5 runs, or for lists of different lengths, 1 included."""
     params, tokens, losses = runs_of(rng, a_law(rng), GRID)
     path = "scaling_laws.fit_chinchilla"
 
