@@ -71,28 +71,23 @@ def wrong_fits(law):
     }
 
 
-def wrong_forms(check, found):
-    """Sentence -> what is returned is not a law of the right form, or one in which E is not fitted."""
+def wrong_forms(found):
+    """Sentence -> whether what is returned is not a law of the right form, or one in which E is not fitted."""
     given = found if isinstance(found, dict) else {}
+    E = given.get("E")
     return {
-        "a tuple or list is returned; it should be a dict": check.when(isinstance(found, (tuple, list))),
-        "the keys of the dict should be E, A, B, alpha and beta": check.when(
-            bool(given) and given.keys() != set(NAMES)
+        "a tuple or list is returned; it should be a dict": isinstance(found, (tuple, list)),
+        "the keys of the dict should be E, A, B, alpha and beta": bool(given) and given.keys() != set(NAMES),
+        "a tensor is in the dict; the numbers should be floats": any(
+            isinstance(value, torch.Tensor) for value in given.values()
         ),
-        "a tensor is in the dict; the numbers should be floats": check.when(
-            any(isinstance(value, torch.Tensor) for value in given.values())
-        ),
-        "E is always 1.69, as in the paper; it should be fitted to the losses": check.when(
-            is_near(given.get("E"), 1.69)
-        ),
-        "E is 0 or nearly so; it should be fitted to the losses, too": check.when(
-            type(given.get("E")) is float and abs(given["E"]) < 1e-6
-        ),
+        "E is always 1.69, as in the paper; it should be fitted to the losses": is_near(E, 1.69),
+        "E is 0 or nearly so; it should be fitted to the losses, too": type(E) is float and abs(E) < 1e-6,
     }
 
 
-def other_valleys(check, found, runs):
-    """Sentence -> the law misses losses which, as they are without noise, another one fits exactly."""
+def other_valleys(found, runs):
+    """Sentence -> whether the law misses losses which, as they are without noise, another one fits exactly."""
     numbers = [found.get(name) for name in NAMES] if isinstance(found, dict) else [None]
     misses = False
     if all(type(each) is float for each in numbers):
@@ -100,7 +95,7 @@ def other_valleys(check, found, runs):
         n, d, losses = (torch.tensor(each, dtype=torch.float64) for each in runs)
         misses = not bool(((E + A / n**alpha + B / d**beta - losses).abs() < 1e-4).all())
     sentence = "the law misses the losses, which another one fits; the fit should not stop early or in a local minimum"
-    return {sentence: check.when(misses)}
+    return {sentence: misses}
 
 
 def law_to_repeat(law, own):
@@ -125,8 +120,9 @@ def test_a_law_is_found_from_runs_on_a_grid(student, check, rng, larger):
     runs = runs_of(rng, law, GRID)
     found = student.call("scaling_laws.fit_chinchilla", *runs)
 
-    forms = wrong_forms(check, found) | other_valleys(check, found, runs)
-    check(found, law, relative=0.01, mistakes=wrong_fits(law) | forms)
+    facts = wrong_forms(found) | other_valleys(found, runs)
+    mistakes = wrong_fits(law) | {sentence: check.when(so) for sentence, so in facts.items()}
+    check(found, law, relative=0.01, mistakes=mistakes)
 
 
 @FIT
@@ -139,7 +135,8 @@ def test_a_law_is_found_from_five_runs(student, check, rng):
     found = student.call("scaling_laws.fit_chinchilla", *runs)
     own = student.call("scaling_laws.fit_chinchilla", *runs_of(rng, law, GRID))
 
-    mistakes = wrong_fits(law) | other_valleys(check, found, runs)
+    facts = other_valleys(found, runs)
+    mistakes = wrong_fits(law) | {sentence: check.when(so) for sentence, so in facts.items()}
     check(found, law_to_repeat(law, own), relative=0.01, mistakes=mistakes)
 
 
@@ -167,7 +164,9 @@ def test_the_law_may_be_one_of_small_or_large_models(student, check, rng, ends, 
 
     known = [sentence for sentence, wrong in list(wrong_fits(plain).items())[1:] if near(own, wrong)]
     expected = wrong_fits(law)[known[0]] if known else law
-    check(found, expected, relative=0.01, mistakes=wrong_fits(law) | other_valleys(check, found, runs))
+    facts = other_valleys(found, runs)
+    mistakes = wrong_fits(law) | {sentence: check.when(so) for sentence, so in facts.items()}
+    check(found, expected, relative=0.01, mistakes=mistakes)
 
 
 @FIT
@@ -245,22 +244,20 @@ def conduct_of_a_fit(path, *lists):
     return given[0], [torch.tensor(each) for each in given[1]], tensors, rude, seeded
 
 
-def check_conduct(check, runs, lists, arrays, tensors, rude, seeded):
-    given = [torch.tensor(each, dtype=torch.float64) for each in runs]
-    check(arrays, given, otherwise="an array that was given is changed in place")
-    check(tensors, given, otherwise="a tensor that was given is changed in place")
-    check(lists, runs, otherwise="a list that was given is changed in place")
-    check(rude, "", mistakes=MANNERS)
-    check.that(not seeded, "the seed of numpy or of random is set, which changes what the caller draws afterwards")
-
-
 @FIT
 @pytest.mark.points(1)
 def test_a_fit_leaves_its_inputs_alone(student, check, rng):
     """Lists, arrays and tensors are not changed in place, nothing is printed, and no setting or seed changes."""
     runs = runs_of(rng, a_law(rng), GRID)
 
-    check_conduct(check, runs, *student.run(conduct_of_a_fit, "scaling_laws.fit_chinchilla", *runs))
+    lists, arrays, tensors, rude, seeded = student.run(conduct_of_a_fit, "scaling_laws.fit_chinchilla", *runs)
+
+    given = [torch.tensor(each, dtype=torch.float64) for each in runs]
+    check(arrays, given, otherwise="an array that was given is changed in place")
+    check(tensors, given, otherwise="a tensor that was given is changed in place")
+    check(lists, runs, otherwise="a list that was given is changed in place")
+    check(rude, "", mistakes=MANNERS)
+    check.that(not seeded, "the seed of numpy or of random is set, which changes what the caller draws afterwards")
 
 
 # ---------------------------------------------------------------------------------------------- isoflop_optimum
@@ -517,4 +514,11 @@ def test_the_optimum_leaves_its_inputs_alone(student, check, rng):
     """Lists, arrays and tensors are not changed in place, nothing is printed, and no setting or seed changes."""
     runs = around(rng, 1e9, [-1.7, -0.6, 0.5, 1.9, 2.8])
 
-    check_conduct(check, runs, *student.run(conduct_of_a_fit, "scaling_laws.isoflop_optimum", *runs))
+    lists, arrays, tensors, rude, seeded = student.run(conduct_of_a_fit, "scaling_laws.isoflop_optimum", *runs)
+
+    given = [torch.tensor(each, dtype=torch.float64) for each in runs]
+    check(arrays, given, otherwise="an array that was given is changed in place")
+    check(tensors, given, otherwise="a tensor that was given is changed in place")
+    check(lists, runs, otherwise="a list that was given is changed in place")
+    check(rude, "", mistakes=MANNERS)
+    check.that(not seeded, "the seed of numpy or of random is set, which changes what the caller draws afterwards")
