@@ -93,7 +93,8 @@ def other_valleys(found, runs):
     if all(type(each) is float for each in numbers):
         E, A, B, alpha, beta = numbers
         n, d, losses = (torch.tensor(each, dtype=torch.float64) for each in runs)
-        misses = not bool(((E + A / n**alpha + B / d**beta - losses).abs() < 1e-4).all())
+        worst = float((E + A / n**alpha + B / d**beta - losses).abs().max())
+        misses = 1e-4 < worst < 0.5  # not any wrong numbers, but those of a descent that ended elsewhere
     sentence = "the law misses the losses, which another one fits; the fit should not stop early or in a local minimum"
     return {sentence: misses}
 
