@@ -208,6 +208,89 @@ CLAIMS = {
             assert lines[2].startswith("C [0.0, 0.39, 50.0") and lines[3] == "D [[0, 1], [2, 3], [4, 5]]"
             """,
     },
+    "05-scaling": {
+        "1. What a budget buys": r"""
+            import re
+            rows = [tuple(map(float, row)) for row in re.findall(
+                r"says (\S+) parameters, \S+ tokens, loss (\S+); the law (\S+) parameters, \S+ tokens, loss (\S+)", printed)]
+            assert len(rows) == 3 and all(rule > best and loss > least for rule, loss, best, least in rows)
+            assert all(loss - least < 0.01 for _, loss, _, least in rows)
+            half = [float(chinchilla_loss(best / 2, budget / (3 * best))) for budget, (_, _, best, _) in zip((1e21, 1e23, 1e25), rows)]
+            assert all(loss - least < 0.02 for loss, (_, _, _, least) in zip(half, rows))  # flat
+            """,
+        "2. Which runs a fit needs": r"""
+            import re
+            rows = [tuple(map(float, row)) for row in re.findall(r"tokens: (\S+), (\S+) by the true law", printed)]
+            (grid, truth), (grid_off, truth_off), (line, _), (line_off, _) = rows
+            assert abs(grid - truth) < 0.01 and abs(line - truth) < 0.01 and abs(grid_off - truth_off) < 0.02
+            assert abs(line_off - truth_off) > 0.1
+            """,
+        "3. IsoFLOP curves": """
+            assert abs(slope - 0.28 / 0.62) < 0.005
+            assert best == sorted(best)
+            """,
+        "4. Does it fit?": r"""
+            import re
+            training = [float(size) for size in re.findall(r"training (\d+) GB", printed)]
+            assert len(training) == 3 and min(training) > 80  # none can be trained on one GPU
+            weights = [float(size) for size in re.findall(r"16, 8, 4 bits: (\S+) GB", printed)]
+            assert weights[0] < weights[1] < 80 < weights[2]
+            """,
+        "5. A Llama of your own": r"""
+            import re
+            assert float(re.search(r"off by (\S+)", printed)[1]) < 1e-4
+            assert re.findall(r"(\d+) cached", printed) == ["256", "128", "64"]
+            """,
+        "6. Experts that starve": r"""
+            import re
+            shares = [list(map(float, row.split(", "))) for row in re.findall(r"tokens (.*)", printed)]
+            assert shares[0][0] < shares[1][0] < shares[2][0] and shares[0][-1] > 3 * shares[0][0]
+            assert min(shares[2]) > 0.2
+            """,
+        "7. What a chosen token becomes": r"""
+            import re
+            rows = [tuple(map(float, row)) for row in re.findall(
+                r"chosen (\S+): mask (\S+), kept (\S+), random (\S+)", printed)]
+            assert len(rows) == 2
+            for (chosen, *parts), prob in zip(rows, (0.15, 0.4)):
+                assert abs(chosen - prob) < 0.01
+                assert all(abs(part - right) < 0.02 for part, right in zip(parts, (0.8, 0.1, 0.1)))
+            """,
+        "8. One text, four objectives": r"""
+            import re
+            assert len(words) == 17
+            rows = [row.split() for row in re.findall(r"labels: (.*)", printed)]
+            assert len(rows) == 4 and len(rows[0]) == 16 and "·" not in rows[0]
+            assert [len(row) for row in rows[1:3]] == [17, 17]
+            assert sum(word != "·" for word in rows[2]) == sum(not word.startswith("<") for word in rows[3]) == 6
+            """,
+        "9. Losses that are worth nothing": r"""
+            import re
+            rows = [tuple(map(float, row)) for row in re.findall(r"0 to 4 (\S+), from 5 on (\S+),", printed)]
+            assert rows[-1][0] < 0.5 * rows[0][0]
+            assert abs(rows[-1][1] - math.log(8)) < 0.15  # noise cannot be predicted
+            """,
+        "10. What checkpointing saves": r"""
+            import re
+            plain, saving = map(float, re.findall(r"(\S+) · B·T·D values a layer", printed))
+            assert 16 < plain and 0.9 < saving < 2.1
+            """,
+        "11. Many batches that are one": r"""
+            import re
+            rows = [tuple(map(float, row)) for row in re.findall(r"loss (\S+), weights off by (\S+)", printed)]
+            assert len(rows) == 3 and all(abs(number) < 1e-12 for row in rows for number in row)
+            """,
+        "12. Stop and go on": """
+            assert straight == stopped and len(straight) == 6
+            """,
+        "13. Find the bug": """
+            lines = printed.splitlines()
+            assert lines[0] == "A [0.2, 0.2, 1.4, 1.4]" and lines[1] == "B [5, 99, 7, 99] [-100, 99, -100, 99]"
+            assert lines[2] == "C 3.0"  # (4 + 2 + 2 + 2) / 4 is 2.5
+            before, after = [float(word) for word in lines[3].split() if word[-1].isdigit()]
+            assert before != after
+            """,
+    },
 }
 CLAIMED = [(lesson, heading) for lesson, claims in CLAIMS.items() for heading in claims]
 

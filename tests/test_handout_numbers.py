@@ -290,3 +290,98 @@ def test_the_hours_of_lesson_4_add_up():
 
     assert hours == {"quantization": 2.25, "model_parallel": 0.5, "summarization": 1.0}
     assert 3 <= sum(hours.values()) <= 4
+
+
+# ---------------------------------------------------------------------------------------------- 05-scaling
+
+
+def laws():
+    return solution("05-scaling", "scaling_laws")
+
+
+@pytest.mark.lesson("05-scaling")
+def test_the_formula_of_the_handout_is_that_of_the_solution():
+    for params, tokens in ((1e7, 1e12), (1e11, 1e9)):
+        assert laws().chinchilla_loss(params, tokens) == 1.69 + 406.4 / params**0.34 + 410.7 / tokens**0.28
+    assert r"1.69 + \frac{406.4}{N^{0.34}} + \frac{410.7}{D^{0.28}}" in text_of("05-scaling")
+    assert f"divide it by $10^{{0.34}} = {10**0.34:.2f}$" in text_of("05-scaling")
+
+
+@pytest.mark.lesson("05-scaling")
+@pytest.mark.parametrize(
+    ("params", "tokens", "sentence"),
+    [
+        (175e9, 300e9, "175 billion parameters and 300 billion tokens has the terms {:.2f} and {:.2f}"),
+        (70e9, 1.4e12, "Chinchilla, 70 billion and 1.4 trillion, has {:.2f} and {:.2f}"),
+    ],
+    ids=["GPT-3", "Chinchilla"],
+)
+def test_the_terms_of_two_models(params, tokens, sentence):
+    assert sentence.format(406.4 / params**0.34, 410.7 / tokens**0.28) in text_of("05-scaling")
+
+
+def tokens_a_parameter(A, B, alpha, beta, budget=6 * 70e9 * 1.4e12):
+    params = (alpha * A / (beta * B)) ** (1 / (alpha + beta)) * (budget / 6) ** (beta / (alpha + beta))
+    return budget / (6 * params) / params
+
+
+@pytest.mark.lesson("05-scaling")
+def test_the_law_and_its_second_fit_say_how_many_tokens_a_parameter():
+    text = text_of("05-scaling")
+
+    assert f"for Chinchilla's budget it says {tokens_a_parameter(406.4, 410.7, 0.34, 0.28):.0f}" in text
+    assert "(1.82, 482.01, 2085.43, 0.3478, 0.3658) give about 20 tokens a parameter" in text
+    assert 17 < tokens_a_parameter(482.01, 2085.43, 0.3478, 0.3658) < 23
+
+
+@pytest.mark.lesson("05-scaling")
+def test_what_a_model_of_seven_billion_takes():
+    text, (_, memory) = text_of("05-scaling"), laws().estimate_compute_requirements(7)
+
+    assert f"7 billion parameters needs {memory:g} GB" in text
+    assert f"its weights ({laws().weight_bytes(7e9, 16) / 1e9:g} GB in bfloat16)" in text
+    all_heads, few_heads = (laws().kv_cache_bytes(32, heads, 128, 1) / 1024 for heads in (32, 8))
+    assert f"that is {all_heads:g} KiB a token in 16 bits; with 8 heads for keys and values, {few_heads:g} KiB." in text
+
+
+@pytest.mark.lesson("05-scaling")
+def test_llama_3_saw_1900_tokens_a_parameter():
+    assert f"{round(15e12 / 8e9, -2):,.0f} a parameter" in text_of("05-scaling")
+
+
+@pytest.mark.lesson("05-scaling")
+def test_a_decoder_of_spans_writes_seven_tokens():
+    rows = re.findall(
+        r"^(text|targets) {2,}(.+)$", (ROOT / "assignments/05-scaling/handout.md").read_text("utf-8"), re.M
+    )
+    words = {name: len(row.split()) for name, row in rows}
+
+    assert words == {"text": 10, "targets": 7}
+
+
+@pytest.mark.lesson("05-scaling")
+def test_the_buckets_of_the_formula_are_those_of_transformers():
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    distances = torch.arange(300)
+    for h, bidirectional in ((16, True), (32, False)):
+        rest = h // 2 + ((2 * distances / h).log() / math.log(256 / h) * h / 2).floor()
+        buckets = torch.where(distances < h // 2, distances, rest.clamp(max=h - 1)).long()
+        theirs = T5Attention._relative_position_bucket(-distances, bidirectional=bidirectional)
+
+        assert torch.equal(buckets, theirs)
+
+
+@pytest.mark.lesson("05-scaling")
+def test_the_hours_of_lesson_5_add_up():
+    text = (ROOT / "assignments/05-scaling/handout.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)\.py` \|(.+)\|$", text, re.M)
+    hours = {module: sum(map(int, re.findall(r"\((\d+) min\)", row))) / 60 for module, row in rows}
+
+    assert hours == {
+        "scaling_laws": 0.5,
+        "llm_architectures": 1.5,
+        "pretraining_objectives": 1.0,
+        "training_techniques": 1.0,
+    }
+    assert "**Time to plan:** 4 hours: ½ h" in text

@@ -1,0 +1,199 @@
+"""Scaling laws: how large a model, and how much text, a budget of compute should buy, and what it takes to run the result.
+
+N is the number of parameters, D the number of training tokens, C the floating-point operations (FLOPs) of the training:
+
+    what a budget buys            compute_optimal_scaling                        Hoffmann et al. 2022 ("Chinchilla")
+    the loss that it reaches      chinchilla_loss                                Hoffmann et al. 2022, section 3.3
+    the law from measured runs    fit_chinchilla, isoflop_optimum                Hoffmann et al. 2022, sections 3.2 and 3.3
+    what a model costs            estimate_data_requirements, estimate_compute_requirements, kv_cache_bytes, weight_bytes
+
+Numbers are Python's: an int or a float is taken and returned, whichever it is, and nothing is rounded. Arguments that are not
+positive, zero included, are a ValueError that names the argument.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+TOKENS_PER_PARAMETER = 20
+FLOPS_PER_PARAMETER_AND_TOKEN = 6  # 2 in the forward pass, 4 in the backward pass
+CORPUS_TOKENS = 1.4e12  # what Chinchilla was trained on
+BYTES_PER_TRAINED_PARAMETER = 16  # weight and gradient in 16 bits, and in float32: weight, Adam's two moments
+
+Values = float | np.ndarray | torch.Tensor
+Numbers = Sequence[float] | np.ndarray | torch.Tensor
+
+
+# ---------------------------------------------------------------------------------------------- budgets and losses
+
+
+def compute_optimal_scaling(compute_budget: float) -> tuple[float, float]:
+    """The model and the text that a training budget should be spent on: C = 6 N D with D = 20 N.
+
+    Training a parameter on a token takes 6 FLOPs, and the best model sees about 20 tokens a parameter (Hoffmann et al. 2022,
+    table 3).
+
+    Args:
+        compute_budget: C in FLOPs.
+
+    Returns:
+        (params, tokens): N and D.
+
+    Raises:
+        ValueError: compute_budget is not positive.
+    """
+    # TODO(student): put D = 20 N into C = 6 N D and solve for N
+    raise NotImplementedError("compute_optimal_scaling is not implemented yet")
+
+
+def chinchilla_loss(params: Values, tokens: Values) -> Values:
+    """The loss in nats a token that Hoffmann et al. 2022, appendix D.3, predict for N parameters and D tokens.
+
+        L(N, D) = 1.69 + 406.4 / N^0.34 + 410.7 / D^0.28
+
+    The first term is the entropy of text, the second what a small model lacks, the third what too little text costs.
+
+    Args:
+        params: N, a number, an array or a tensor.
+        tokens: D, likewise. The two broadcast.
+
+    Returns:
+        A float for two numbers, else an array or a tensor like the input, in its dtype if that is a floating-point one, and in
+        float32 or float64 if it is not. A tensor without dimensions gives a tensor. Gradients flow through tensors. Neither
+        params nor tokens is changed.
+
+    Raises:
+        ValueError: a value of params or tokens is not positive.
+    """
+    # TODO(student): one line; powers work on numbers, arrays and tensors alike
+    raise NotImplementedError("chinchilla_loss is not implemented yet")
+
+
+# ---------------------------------------------------------------------------------------------- laws from measurements
+
+
+def fit_chinchilla(params: Numbers, tokens: Numbers, losses: Numbers) -> dict[str, float]:
+    """The law L(N, D) = E + A / N^alpha + B / D^beta that fits measured losses.
+
+    What a fit of noisy losses minimizes is up to you; Hoffmann et al. 2022, section 3.3, take a Huber loss of ln L. On losses
+    without noise, in float64, each of the five numbers is within 1 % of the truth, if the runs determine them, as do those on
+    a grid of three or more params and three or more tokens (of a grid a row and a column, 5 runs, are enough), over a factor of
+    1000 or more each, and the law is like those of language models: E from 1 to 3, A and B from 100 to 2000, both exponents
+    from 0.2 to 0.5, and each of the two powers at least a thousandth of the loss in one of the runs.
+
+    Args:
+        params: N of each run: a sequence, an array or a tensor, 1-D, of any dtype of numbers. It is not changed.
+        tokens: D of each run, likewise.
+        losses: the loss of each run, likewise.
+
+    Returns:
+        {"E", "A", "B", "alpha", "beta"}: floats.
+
+    Raises:
+        ValueError: there are fewer than 5 runs, the three have different lengths, or a value is not positive.
+    """
+    # TODO(student): the terms differ by orders of magnitude: work with logarithms of N and D, in float64, from a good first guess
+    raise NotImplementedError("fit_chinchilla is not implemented yet")
+
+
+def isoflop_optimum(params: Numbers, losses: Numbers) -> float:
+    """The best model size for one budget: the vertex of the parabola through the losses of several sizes.
+
+    All runs had the same C, so that a larger model saw less text. The parabola is that of the loss in log N, by least squares
+    (Hoffmann et al. 2022, section 3.2), and is worked out in float64 whatever the dtypes: losses may differ in their sixth digit
+    only. Its vertex counts also where it is outside of the measured sizes.
+
+    Args:
+        params: N of each run, in any order: a sequence, an array or a tensor, 1-D, of any dtype of numbers. It is not changed.
+        losses: the loss of each run, likewise.
+
+    Returns:
+        The N with the least loss.
+
+    Raises:
+        ValueError: there are fewer than 3 runs, the two have different lengths, a value is not positive, or the parabola opens
+            downwards. (Whether losses on a straight line have a vertex is for rounding to say.)
+    """
+    # TODO(student): fit c0 + c1 · x + c2 · x² for x = log N; subtract the mean of x first, so that float64 is enough
+    raise NotImplementedError("isoflop_optimum is not implemented yet")
+
+
+# ---------------------------------------------------------------------------------------------- what a model costs
+
+
+def estimate_data_requirements(size_in_billions: float) -> tuple[float, float]:
+    """The text that a model of this size should see, at 20 tokens a parameter.
+
+    Args:
+        size_in_billions: parameters / 1e9; need not be an integer.
+
+    Returns:
+        (epochs, tokens), in this order: epochs = tokens / 1.4e12 is how often that text is in the corpus of Chinchilla.
+
+    Raises:
+        ValueError: size_in_billions is not positive.
+    """
+    # TODO(student): tokens first
+    raise NotImplementedError("estimate_data_requirements is not implemented yet")
+
+
+def estimate_compute_requirements(size_in_billions: float) -> tuple[float, float]:
+    """What training a model of this size takes: FLOPs for each token, and memory for the model and its optimizer.
+
+    16 bytes a parameter are 2 for the weight and 2 for the gradient in 16 bits, 4 for the weight in float32, and 4 for each of
+    Adam's two moments (Rajbhandari et al. 2019, "ZeRO", section 3.1). Activations come on top.
+
+    Args:
+        size_in_billions: parameters / 1e9; need not be an integer.
+
+    Returns:
+        (6 N FLOPs a token, memory in GB), with GB = 1e9 bytes.
+
+    Raises:
+        ValueError: size_in_billions is not positive.
+    """
+    # TODO(student): both are N times a constant; mind the units
+    raise NotImplementedError("estimate_compute_requirements is not implemented yet")
+
+
+def kv_cache_bytes(
+    num_layers: int,
+    num_kv_heads: int,
+    head_dim: int,
+    length: int,
+    batch: int = 1,
+    bytes_per_value: float = 2,
+) -> float:
+    """Bytes of the cache of keys and values with which a model generates: one of each, for every layer, head, token and row.
+
+    Args:
+        num_layers: of the model.
+        num_kv_heads: heads that have keys and values of their own; fewer than query heads in grouped-query attention.
+        head_dim: numbers in a key, and as many in a value.
+        length: tokens in the cache.
+        batch: rows.
+        bytes_per_value: 4 for float32, 2 for 16 bits, 0.5 for int4.
+
+    Returns:
+        Bytes, not rounded.
+
+    Raises:
+        ValueError: an argument is not positive.
+    """
+    # TODO(student): a product, with a 2 for keys and values
+    raise NotImplementedError("kv_cache_bytes is not implemented yet")
+
+
+def weight_bytes(params: float, bits: float) -> float:
+    """Bytes of the weights of a model: params · bits / 8, not rounded.
+
+    Args:
+        params: how many weights.
+        bits: of each; 1.58 for ternary weights and 4.5 for int4 with a scale a group need not be integers.
+
+    Raises:
+        ValueError: an argument is not positive.
+    """
+    # TODO(student): 8 bits are a byte
+    raise NotImplementedError("weight_bytes is not implemented yet")
