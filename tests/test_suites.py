@@ -125,12 +125,12 @@ def checks_elsewhere(source: str) -> list[str]:
 
 
 def probes(tree: ast.AST) -> set[str]:
-    """The names that student.run and student.raises are given: what has them runs in the student's process."""
+    """The names that student.run, raises and accepts are given: what has them runs in the student's process."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     return {
         argument.id
         for call in calls
-        if call.func.attr in ("run", "raises")
+        if call.func.attr in ("run", "raises", "accepts")
         for argument in call.args
         if isinstance(argument, ast.Name)
     }
