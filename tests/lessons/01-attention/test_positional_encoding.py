@@ -295,7 +295,7 @@ def test_a_sequence_longer_than_the_table_is_refused(student, max_len):
     def probe(max_len, length):
         from positional_encoding import PositionalEncoding
 
-        PositionalEncoding(4, max_len)(torch.zeros(2, length, 4))
+        PositionalEncoding(4, max_len)(torch.zeros(1, length, 4))
 
     student.accepts(probe, max_len, max_len)
     student.raises(ValueError, probe, max_len, max_len + 1, says=("max_len", "x", max_len + 1, max_len))
@@ -460,7 +460,7 @@ def test_a_sequence_longer_than_the_learned_table_is_refused(student, max_len):
     def probe(max_len, length):
         from positional_encoding import LearnedPositionalEmbedding
 
-        LearnedPositionalEmbedding(4, max_len)(torch.zeros(2, length, 4))
+        LearnedPositionalEmbedding(4, max_len)(torch.zeros(1, length, 4))
 
     student.accepts(probe, max_len, max_len)
     student.raises(ValueError, probe, max_len, max_len + 1, says=("max_len", "x", max_len + 1, max_len))
