@@ -205,7 +205,7 @@ class GradingPlugin:
 
     @pytest.fixture
     def student(self, request):
-        """The submission: run, call, raises, on."""
+        """The submission: run, call, raises, accepts, on."""
         if self._processes is None:
             seed = self._seed_of(request.node, "student")  # not that of the inputs: student code can read its own
             self._processes = self._connect(_key(request.node), seed)

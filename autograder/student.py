@@ -112,11 +112,21 @@ class Student:
                 f"student.raises({error!r}, …): the first argument is a type of error, such as ValueError"
             )
         names = tuple(says) if isinstance(says, (tuple, list)) else (says,)
-        call = f"{target.partition('.')[2]}()" if isinstance(target, str) else ""
         for reply in self._replies(target, args, kwargs or {}).values():
-            _expect(reply, error, names, call)
+            _expect(reply, error, names, _called(target))
 
-    def _replies(self, target: str | Callable, args: tuple, kwargs: dict) -> dict[int | None, Reply]:
+    def accepts(self, target, *args, kwargs: dict | None = None) -> None:
+        """Expects that `target` (a path or a probe) returns; what it returns is not looked at, so it may be of any kind.
+
+        It stands beside each `raises`, with arguments as near to the refused ones as the contract allows: without it, code
+        that refuses everything gets the points.
+        """
+        for rank, reply in self._replies(target, args, kwargs or {}, silent=True).items():
+            _accept(reply, rank, _called(target))
+
+    def _replies(
+        self, target: str | Callable, args: tuple, kwargs: dict, silent: bool = False
+    ) -> dict[int | None, Reply]:
         """rank -> reply of a path's function or of a probe, in the order in which they came; one process has the rank None."""
         request: dict[str, object] = {"call": target} if isinstance(target, str) else request_of(target, self.inside)
         if isinstance(target, str) and ("." not in target or not all(target.split("."))):
@@ -124,6 +134,8 @@ class Student:
         called = f"student.call({target!r})" if isinstance(target, str) else f"the probe {target.__name__!r}"
         require_plain(called, args, kwargs)
         request |= {"args": list(args), "kwargs": kwargs, "device": str(self.device)}
+        if silent:
+            request["silent"] = True
         by_rank: dict[int | None, Reply]
         try:
             if self.ranks:
@@ -156,6 +168,21 @@ class Student:
         return [values[rank] for rank in range(self.ranks)] if self.ranks else values[None]
 
 
+def _called(target) -> str:
+    return f"{target.partition('.')[2]}()" if isinstance(target, str) else ""
+
+
+def _accept(reply: Reply, rank: int | None, call: str) -> None:
+    """Raises CheckFailed if the reply is an error, but for one that says itself why nothing came: it is not written, it died."""
+    try:
+        _unpack(reply, rank)
+    except StudentRaised as raised:
+        if raised.types[0] == "NotImplementedError" or raised.cause:
+            raise
+        mistake = "your code raises an error for arguments that are allowed"
+        raise _failed(mistake, call, f": {raised}", raised.detail) from None
+
+
 def _expect(reply: Reply, error: type, names: tuple, call: str) -> None:
     """Raises CheckFailed unless the reply is an `error` whose text has one of the names.
 
@@ -171,15 +198,15 @@ def _expect(reply: Reply, error: type, names: tuple, call: str) -> None:
             name, known = raised.types[0], builtin_among(raised.types)  # a class's table counts no free text
             said = ": ".join(filter(None, ["" if name == known else name, raised.text]))
             said = f" ({said})" if said else ""
-            raise _not_raised(f"your code raises {known}; {wanted}", call, said, raised.detail) from None
+            raise _failed(f"your code raises {known}; {wanted}", call, said, raised.detail) from None
         if names and not any(_names(name, raised.text) for name in names):
             text = f"the message of the {error.__name__} should name `{names[0]}`"
-            raise _not_raised(text, call, detail=raised.detail) from None
+            raise _failed(text, call, detail=raised.detail) from None
         return
-    raise _not_raised(f"your code raises nothing; {wanted}", call)
+    raise _failed(f"your code raises nothing; {wanted}", call)
 
 
-def _not_raised(mistake, call, said="", detail=""):
+def _failed(mistake, call, said="", detail=""):
     return CheckFailed(f"{call}: {mistake}{said}" if call else mistake + said, mistake=mistake, detail=detail)
 
 

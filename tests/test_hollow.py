@@ -1,4 +1,4 @@
-"""What submissions get whose functions return nothing of use: hardly a point, and never a complaint about our own helpers."""
+"""What submissions get whose functions return nothing of use, or refuse everything: hardly a point, and never a complaint about our own helpers."""
 
 import re
 from functools import cache
@@ -6,7 +6,16 @@ from functools import cache
 import pytest
 from conftest import ROOT, all_lessons
 
-from autograder.author.hollow import AS_NOTHING, AS_NUMPY, AS_TEXT, ZEROS, hollow
+from autograder.author.hollow import (
+    AS_NOTHING,
+    AS_NUMPY,
+    AS_TEXT,
+    REFUSING,
+    REFUSING_METHODS,
+    UNWRITTEN_METHODS,
+    ZEROS,
+    hollow,
+)
 from autograder.batch import Job, default_processes, run
 from autograder.lesson import load
 from autograder.options import Asked
@@ -26,7 +35,7 @@ def cards(lesson_name: str) -> dict:
     jobs = {
         (module, kind): _job(lesson, module, kind)
         for module in lesson.modules
-        for kind in (ZEROS, AS_NUMPY, AS_TEXT, AS_NOTHING)
+        for kind in (ZEROS, AS_NUMPY, AS_TEXT, AS_NOTHING, REFUSING, REFUSING_METHODS, UNWRITTEN_METHODS)
     }
     done = run(lesson, list(jobs.values()), processes=default_processes())
     return {list(jobs)[index]: card for index, card in done}
@@ -43,6 +52,24 @@ def test_zeros_of_the_right_shape_earn_less_than_a_tenth(lesson, module):
     card = cards(lesson.name)[module, ZEROS]
 
     assert card.score < card.max_score / 10, [row.test for row in card.outcomes if row.points]
+
+
+def earned(card) -> set[str]:
+    return {row.test for row in card.outcomes if row.points}
+
+
+@each_module
+def test_what_refuses_everything_earns_nothing(lesson, module):
+    """A test of a refusal has a call that must be accepted: student.accepts."""
+    assert earned(cards(lesson.name)[module, REFUSING]) == set()
+
+
+@each_module
+def test_methods_that_refuse_everything_earn_no_more_than_unwritten_ones(lesson, module):
+    """What the solution's constructors earn alone, both get."""
+    unwritten = earned(cards(lesson.name)[module, UNWRITTEN_METHODS])
+
+    assert earned(cards(lesson.name)[module, REFUSING_METHODS]) - unwritten == set()
 
 
 @each_module

@@ -125,12 +125,12 @@ def checks_elsewhere(source: str) -> list[str]:
 
 
 def probes(tree: ast.AST) -> set[str]:
-    """The names that student.run and student.raises are given: what has them runs in the student's process."""
+    """The names that student.run, raises and accepts are given: what has them runs in the student's process."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     return {
         argument.id
         for call in calls
-        if call.func.attr in ("run", "raises")
+        if call.func.attr in ("run", "raises", "accepts")
         for argument in call.args
         if isinstance(argument, ast.Name)
     }
@@ -175,6 +175,36 @@ def test_checks_and_raises_elsewhere_are_found():
 
     assert checks_elsewhere(source) == ["check_all, line 6"]
     assert raised_outside_probes(source) == [7, 15]
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+def refusals_only(source: str) -> list[str]:
+    """Functions that ask for refusals (student.raises) and for nothing else: code that refuses everything passes them."""
+    found = []
+    for function in ast.parse(source).body:
+        calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+        asked = {call.func.attr for call in calls if isinstance(call.func, ast.Attribute)}
+        helped = any(isinstance(item, ast.Name) and item.id == "student" for call in calls for item in call.args)
+        if "raises" in asked and not asked & {"accepts", "run", "call"} and not helped:
+            found.append(f"{function.name}, line {function.lineno}")
+    return found
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_beside_each_refusal_something_is_accepted(name):
+    assert refusals_only(HIDDEN[name]) == []
+
+
+def test_refusals_alone_are_found():
+    source = (
+        "def test_a(student):\n    student.raises(ValueError, 'm.f', 0)\n\n\n"
+        "def test_b(student):\n    student.accepts('m.f', 1)\n    student.raises(ValueError, 'm.f', 0)\n\n\n"
+        "def test_c(student):\n    made(student, 1)\n    student.raises(ValueError, 'm.f', 0)\n"
+    )
+
+    assert refusals_only(source) == ["test_a, line 1"]
 
 
 # ---------------------------------------------------------------------------------------------- marks

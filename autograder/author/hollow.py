@@ -4,9 +4,17 @@ The solution's text gets an appendix that wraps what a test can call. A wrapped 
 that nothing it was given changes, and returns the result with every number replaced by zero; where the solution would
 raise, it returns None. Constructors are the solution's, since a layer without its weights could not be asked for anything,
 but what they work out, a module's buffers, is zero as well.
+
+Or one whose functions refuse whatever they are given, in words that suit every test of a refusal: what those tests give to
+who accepts nothing.
 """
 
 ZEROS = "zeros"
+REFUSING, REFUSING_METHODS, UNWRITTEN_METHODS = (
+    "refusing",  # constructors, too
+    "refusing methods",
+    "unwritten methods",  # to compare with: what the constructors earn
+)
 AS_NUMPY, AS_TEXT, AS_NOTHING = (
     "numpy",
     "text",
@@ -112,6 +120,50 @@ _hollow_all(globals(), {kind!r})
 """
 
 
+_REFUSING = """
+
+# ---- appended by autograder/author/hollow.py
+
+import inspect as _inspect
+
+_arguments = set()
+
+
+class _Refusal(ValueError, TypeError, RuntimeError, IndexError, KeyError):
+    def __str__(self):
+        return "must be positive and not empty: " + ", ".join(sorted(_arguments))
+
+
+def _refuse(*args, **kwargs):
+    raise NotImplementedError("not implemented yet") if {kind!r} == "unwritten methods" else _Refusal()
+
+
+def _replaced(attribute, method):
+    called = attribute == "__init__" and {kind!r} == "refusing"
+    return _inspect.isfunction(method) and (called or not attribute.startswith("_"))
+
+
+def _refuse_all(scope):
+    for name, thing in list(scope.items()):
+        if name.startswith("_") or getattr(thing, "__module__", None) != scope["__name__"]:
+            continue
+        if _inspect.isfunction(thing):
+            _arguments.update(_inspect.signature(thing).parameters)
+            scope[name] = _refuse
+        elif isinstance(thing, type):
+            for attribute, held in list(vars(thing).items()):
+                bound = isinstance(held, (classmethod, staticmethod))
+                method = held.__func__ if bound else held
+                if _replaced(attribute, method):
+                    _arguments.update(_inspect.signature(method).parameters)
+                    setattr(thing, attribute, staticmethod(_refuse) if bound else _refuse)
+
+
+_refuse_all(globals())
+"""
+
+
 def hollow(solution: str, kind: str = ZEROS) -> str:
-    """The text of a module of the solution whose functions return zeros, or results of another kind."""
-    return solution + _APPENDIX.replace("{kind!r}", repr(kind))
+    """The text of a module of the solution whose functions return zeros, or results of another kind, or refuse everything."""
+    appendix = _REFUSING if kind in (REFUSING, REFUSING_METHODS, UNWRITTEN_METHODS) else _APPENDIX
+    return solution + appendix.replace("{kind!r}", repr(kind))

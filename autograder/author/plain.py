@@ -101,7 +101,7 @@ def device(request) -> torch.device:
 
 @pytest.fixture
 def student(request, device) -> Iterator[Student]:
-    """The submission: run, call, raises, on."""
+    """The submission: run, call, raises, accepts, on."""
     path, lesson = request.node.path, _lesson_of(request.node.path)
     folder = Path(request.config.getoption("--submission", None) or lesson.solution)
     module = path.stem.removeprefix("test_").removesuffix("_public").partition("__")[0]

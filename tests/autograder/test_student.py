@@ -231,6 +231,50 @@ def test_a_stub_does_not_pass_as_an_error(student):
             student.raises(error, "student_work.not_yet")
 
 
+# ---------------------------------------------------------------------------------------------- accepts
+
+
+def test_what_is_accepted_is_not_looked_at_and_not_sent(student):
+    def endless():
+        return torch.zeros(3_000_000)  # more than a reply may hold
+
+    def positional(size, *, other):
+        return {size, other}
+
+    fresh = Student(student.processes)
+    fresh.accepts("student_work.Layer")
+    fresh.accepts(endless)
+    fresh.accepts(positional, 1, kwargs={"other": 2})
+
+    assert [reply.value for reply in fresh.replies] == [None, None]
+
+
+def test_a_refusal_of_what_is_allowed_says_so(student):
+    with pytest.raises(CheckFailed) as caught:
+        student.accepts("student_work.refuse", 3)
+
+    assert caught.value.mistake == "your code raises an error for arguments that are allowed"
+    assert str(caught.value) == (
+        "refuse(): your code raises an error for arguments that are allowed: "
+        "ValueError: size must be positive, not 3 (student_work.py:10 in refuse)"
+    )
+
+
+def test_what_is_not_written_is_told_as_such_where_it_should_be_accepted(student):
+    with pytest.raises(StudentRaised, match="not_yet is not implemented yet"):
+        student.accepts("student_work.not_yet")
+
+
+def test_a_lack_of_memory_stays_a_cause_where_a_call_should_be_accepted(student):
+    def probe():
+        raise MemoryError("too much")
+
+    with pytest.raises(StudentRaised) as caught:
+        student.accepts(probe)
+
+    assert caught.value.cause == "died"
+
+
 # ---------------------------------------------------------------------------------------------- this process
 
 

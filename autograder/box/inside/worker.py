@@ -137,8 +137,11 @@ def _perform(request):
     args = _on_device(request["args"], request["device"])
     kwargs = _on_device(request["kwargs"], request["device"])
     if "call" in request:
-        return _find(request["call"])(*args, **kwargs)
-    return _probe(request["source"], request["name"], request["inside"])(*args, **kwargs)
+        function = _find(request["call"])
+    else:
+        function = _probe(request["source"], request["name"], request["inside"])
+    value = function(*args, **kwargs)
+    return None if "silent" in request else value  # silent: that it returns is all that is asked
 
 
 def _find(path):

@@ -379,6 +379,8 @@ def test_bad_arguments_are_refused(student, rng):
         inside.fitted(V, 1.0, ids).next_token_probabilities(token)
 
     ids = random_ids(rng, 20)
+    student.accepts("bigram.BigramLanguageModel", V, kwargs={"smoothing": 0.0})
+    student.accepts(ask, V, torch.tensor([0, V - 1, 0]), V - 1)
     for smoothing in (-0.5, -1e-3, -1):
         student.raises(
             ValueError, "bigram.BigramLanguageModel", V, says=("smoothing", smoothing), kwargs={"smoothing": smoothing}
@@ -533,6 +535,7 @@ def test_a_bad_prompt_is_refused(student, rng):
         return inside.fitted(V, 1.0, ids).generate(prompt, count)
 
     ids = random_ids(rng, 20)
+    student.accepts(probe, ids, V, torch.tensor([0, V - 1]), 3)
     for prompt in ([V], [0, -1], [-1, 0], [1, V + 2, 3], []):
         says = ("prompt", *(token for token in prompt if not 0 <= token < V))
         for count in (0, 3):
@@ -626,6 +629,7 @@ def test_texts_without_perplexity_are_refused(student, rng):
         return inside.fitted(V, 1.0, ids).perplexity(text)
 
     ids = random_ids(rng, 20)
+    student.accepts(probe, ids, V, torch.tensor([V - 1, 0]))
     for text in ([], [1], [0, V], [V, 0], [2, -1, 3], [-1, 2]):
         says = ("ids", *(token for token in text if not 0 <= token < V), *([len(text)] if len(text) < 2 else []))
         student.raises(ValueError, probe, ids, V, torch.tensor(text, dtype=torch.int64), says=says)

@@ -301,6 +301,7 @@ def test_an_unknown_id_is_refused(student, rng):
 
     vocab = any_vocab(rng, [(b"o", b"n")])
     known = next(iter(vocab))
+    student.accepts(probe, [id for id, token in vocab.items() if token.isascii()], vocab, [(b"o", b"n")])
     for ids in ([known, max(vocab) + 1], [-1, known], [known, min(vocab) + 1, known], [0]):
         unknown = next(id for id in ids if id != known)
         student.raises(ValueError, probe, ids, vocab, [(b"o", b"n")], says=("ids", unknown))
@@ -601,5 +602,7 @@ def test_a_negative_context_is_refused(student):
 
         return truncate_to_context(text, inside.ByteTokenizer(), max_tokens)
 
+    student.accepts(probe, "some text", 0)
+    student.accepts(probe, "", 0)
     for text, max_tokens in (("some text", -1), ("some text", -100), ("", -1)):
         student.raises(ValueError, probe, text, max_tokens, says=("max_tokens", max_tokens))

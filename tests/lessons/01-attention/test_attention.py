@@ -217,6 +217,7 @@ def test_scaled_dot_product_refuses_a_temperature_that_is_not_positive(student, 
     """A temperature of zero or less is a ValueError."""
 
     def probe(temperature):
-        inside.attention_layer("ScaledDotProductAttention", (temperature,))(*torch.ones(3, 1, 2))
+        inside.attention_layer("ScaledDotProductAttention", (temperature,))(*torch.ones(3, 1, 1, 2))
 
+    student.accepts(probe, 1e-3)
     student.raises(ValueError, probe, temperature, says=("temperature", temperature))

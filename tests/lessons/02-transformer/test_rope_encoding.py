@@ -311,6 +311,7 @@ def test_a_missing_key_of_scaling_is_refused(student, missing):
     """A key that the type of scaling needs and that is missing is a ValueError."""
     kind, key = missing.split()
     scaling = {"type": kind, **KEYS[kind]}
+    student.accepts("rope_encoding.rope_frequencies", 8, 10000.0, scaling)
     del scaling[key]
 
     student.raises(ValueError, "rope_encoding.rope_frequencies", 8, 10000.0, scaling, says=(key, "scaling"))
@@ -321,6 +322,8 @@ def test_a_missing_key_of_scaling_is_refused(student, missing):
 def test_an_odd_dim_and_an_unknown_type_are_refused(student):
     """An odd dim and an unknown type of scaling are ValueErrors."""
     unknown = {"type": "spiral", "factor": 2.0}
+    student.accepts("rope_encoding.rope_frequencies", 6)
+    student.accepts("rope_encoding.rope_frequencies", 8, 10000.0, {**unknown, "type": "linear"})
     student.raises(ValueError, "rope_encoding.rope_frequencies", 7, says=("dim", 7))
     student.raises(
         ValueError, "rope_encoding.rope_frequencies", 8, 10000.0, unknown, says=("scaling", "type", "spiral")

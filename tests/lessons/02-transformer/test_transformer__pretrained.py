@@ -211,6 +211,10 @@ def test_loading_copies_and_never_shares(student, check, rng, kind, config, stat
 def test_a_model_of_another_size_is_refused(student, check, rng, kind, config, state_of):
     """A model in which a size differs is a ValueError."""
 
+    def load(kind, config):
+        ours, theirs = getattr(inside, kind + "_pair")(config)
+        ours.load_huggingface(theirs)
+
     def probe(kind, config, sizes, ids):
         def refusal(ours, theirs):
             with torch.no_grad():  # at their start all attend evenly, whatever the number of heads
@@ -231,6 +235,7 @@ def test_a_model_of_another_size_is_refused(student, check, rng, kind, config, s
 
     others = {"n_layer": (1, 3), "num_hidden_layers": (1, 3), "type_vocab_size": (1, 4)}
     sizes = [(key, other) for key, size in config.items() for other in others.get(key, (2 * size,))]
+    student.accepts(load, kind, config)
     told = student.run(probe, kind, config, sizes, tokens(rng, 31, 2, 5))
 
     # No weight shows the number of heads: a model that takes it over, and gives the same, is as good as one that refuses.

@@ -72,6 +72,7 @@ def test_top_k_keeps_the_k_greatest(student, check, rng):
 @pytest.mark.points(1)
 def test_top_k_refuses_a_k_below_one(student):
     """A k below 1 is a ValueError."""
+    student.accepts("text_generation.filter_top_k", torch.zeros(2, 3), 1)
     student.raises(ValueError, "text_generation.filter_top_k", torch.zeros(2, 3), 0, says=("k", "top_k", 0))
 
 
@@ -173,6 +174,7 @@ def test_top_p_keeps_one_or_all_at_its_ends(student, check, rng):
 @pytest.mark.parametrize("p", [0.0, -0.1, 1.1])
 def test_top_p_refuses_a_p_outside_0_to_1(student, p):
     """A p that is not in (0, 1] is a ValueError."""
+    student.accepts("text_generation.filter_top_p", torch.zeros(2, 3), 1.0 if p > 1 else 1e-3)
     student.raises(ValueError, "text_generation.filter_top_p", torch.zeros(2, 3), p, says=("p", "top_p", p))
 
 
@@ -393,11 +395,19 @@ def test_one_candidate_is_sure(student, check, rng):
 @SAMPLE
 @pytest.mark.points(1)
 @pytest.mark.parametrize(
-    ("name", "value"), [("temperature", 0.0), ("temperature", -1.0), ("top_k", 0), ("top_p", 0.0), ("top_p", 1.5)]
+    ("name", "value", "allowed"),
+    [
+        ("temperature", 0.0, 1e-3),
+        ("temperature", -1.0, 1e-3),
+        ("top_k", 0, 1),
+        ("top_p", 0.0, 1e-3),
+        ("top_p", 1.5, 1.0),
+    ],
 )
-def test_bad_settings_are_refused(student, name, value):
+def test_bad_settings_are_refused(student, name, value, allowed):
     """temperature <= 0, top_k < 1 and a top_p outside (0, 1] are ValueErrors."""
     names = (name, name.removeprefix("top_"), value)
+    student.accepts("text_generation.sample_next_token", torch.zeros(2, 4), kwargs={name: allowed})
     student.raises(ValueError, "text_generation.sample_next_token", torch.zeros(2, 4), says=names, kwargs={name: value})
 
 

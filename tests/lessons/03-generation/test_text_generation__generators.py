@@ -207,11 +207,12 @@ def test_the_generator_of_generate_draws(student, check):
 @GPT
 @pytest.mark.points(1)
 @pytest.mark.parametrize(
-    ("prompt_length", "max_length", "options", "names"),
-    [(4, 4, {}, LENGTHS), (6, 4, {}, LENGTHS), (2, 9, {}, LENGTHS), (2, 6, {"temperature": 0}, ("temperature",)),
-     (2, 6, {"top_k": 0}, ("top_k", "k")), (2, 6, {"top_p": 1.2}, ("top_p", "p"))],
+    ("prompt_length", "max_length", "options", "names", "allowed"),
+    [(4, 4, {}, LENGTHS, (5, {})), (6, 4, {}, LENGTHS, (7, {})), (2, 9, {}, LENGTHS, (8, {})),
+     (2, 6, {"temperature": 0}, ("temperature",), (6, {"temperature": 1e-3})),
+     (2, 6, {"top_k": 0}, ("top_k", "k"), (6, {"top_k": 1})), (2, 6, {"top_p": 1.2}, ("top_p", "p"), (6, {"top_p": 1.0}))],
 )  # fmt: skip
-def test_generate_refuses_bad_arguments(student, prompt_length, max_length, options, names):
+def test_generate_refuses_bad_arguments(student, prompt_length, max_length, options, names, allowed):
     """Bad lengths are ValueErrors before the model is called; so are bad settings."""
 
     def probe(prompt_length, max_length, options):
@@ -222,6 +223,15 @@ def test_generate_refuses_bad_arguments(student, prompt_length, max_length, opti
             generator.model.forward = inside.unasked()
         generator.generate(torch.ones(2, prompt_length, dtype=torch.long), max_length, **options)
 
+    def use(prompt_length, max_length, options):
+        from text_generation import GPTTextGenerator
+
+        generator = GPTTextGenerator(7, 8, 1, 2, max_len=8)
+        generator.model.forward = inside.Speaker(lambda seen: 3, 7)
+        prompt = torch.ones(2, prompt_length, dtype=torch.long)
+        inside.with_sure_draws(generator.generate, prompt, max_length, **options)
+
+    student.accepts(use, prompt_length, *allowed)
     names = (*LENGTHS, prompt_length, max_length) if names is LENGTHS else (*names, *options.values())
     student.raises(ValueError, probe, prompt_length, max_length, options, says=names)
 
@@ -413,6 +423,8 @@ def test_hugging_face_refuses_bad_arguments(student, name, options, names):
         getattr(generator, name)(prompt, **options)
 
     says = (*names, *options.values())
+    allowed = {"max_length": 9} if names is LENGTHS else options | {"temperature": 1e-3}
+    student.accepts(probe, name, CONFIG, steady({65: 0.0}), PROMPT, allowed)
     student.raises(ValueError, probe, name, CONFIG, steady({65: 0.0}), PROMPT, options, says=says)
 
 
@@ -673,6 +685,14 @@ def test_creative_generation_refuses_lengths(student, name, argument, max_length
         creative = CreativeTextGenerator(inside.unasked(max_len))
         getattr(creative, name)("1 2 3", argument, max_length)
 
+    def use(name, argument, max_length):
+        from text_generation import CreativeTextGenerator
+
+        model = inside.Speaker(lambda seen: 120)
+        model.max_len = max_length
+        inside.with_sure_draws(getattr(CreativeTextGenerator(model), name), "1 2 3", argument, max_length)
+
+    student.accepts(use, name, argument, 20)
     student.raises(
         ValueError,
         probe,

@@ -331,6 +331,8 @@ def test_without_a_match_bleu_is_zero(student, check):
 def test_every_hypothesis_needs_its_reference(student):
     """Lists of different lengths are a ValueError."""
     names = ("hypotheses", "references")
+    student.accepts("translation.bleu", ["a b c d", "e"], ["a b c d", "e"])
+    student.accepts("translation.bleu", ["a b c d"], [["a b c d"], ["a b"]])
     for hypotheses, references in [
         (["a b c d", "e"], ["a b c d"]), (["a b c d"], ["a b c d", "e"]), (["a b c d"], []), ([], ["a"]), ([], [["a"]]),
         (["a b c d", "e"], [["a b c d", "e"], ["a b c d"]]), (["a b c d"], [["a b c d"], ["a b", "c d"]]),

@@ -25,14 +25,16 @@ def manners_facts(kept, rude):
 def refuses_lengths(student, name):
     """The function, called with models that must not be asked, refuses prompts without room and too long results."""
 
-    def probe(name, prompt_length, max_length, max_lens):
+    def probe(name, prompt_length, max_length, max_lens, table=None):
         import text_generation
 
-        models = [inside.unasked(max_len) for max_len in max_lens]
+        models = [inside.unasked(size) if table is None else inside.Table(table, size) for size in max_lens]
         beams = [2] if name == "beam_search" else []
         getattr(text_generation, name)(*models, torch.ones(2, prompt_length, dtype=torch.long), *beams, max_length)
 
     endless, limits = ([None, None], [[8, None], [None, 8]]) if name == "speculative_sample" else ([None], [[8]])
+    for case in [(4, 5, endless), *((2, 8, limit) for limit in limits)]:
+        student.accepts(probe, name, *case, torch.zeros(3, 3, 3))
     for case in [(4, 4, endless), (6, 4, endless), *((2, 9, limit) for limit in limits)]:
         student.raises(ValueError, probe, name, *case, says=(*LENGTHS, *case[:2]))
 

@@ -181,6 +181,7 @@ def test_absmax_keeps_the_dtype_and_leaves_x_as_it_is(student, check, rng):
 @pytest.mark.parametrize("bits", [9, 1, 0, 16])
 def test_absmax_refuses_other_bits(student, bits):
     """bits outside 2..8 is a ValueError."""
+    student.accepts("quantization.quantize_absmax", torch.ones(3), 8 if bits > 8 else 2)
     student.raises(ValueError, "quantization.quantize_absmax", torch.ones(3), bits, says=("bits", bits))
 
 

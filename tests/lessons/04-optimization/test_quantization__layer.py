@@ -234,5 +234,7 @@ def test_a_layer_refuses_bits_and_sizes(student):
 
         QuantizedLinear.from_linear(torch.nn.Linear(6, 2), bits, size)
 
+    for bits, size in ((8, None), (2, 2), (4, 1)):
+        student.accepts(make, bits, size)
     for bits, size, says in ((9, None, ("bits", 9)), (1, 2, ("bits", 1)), (4, 0, ("group_size", 0))):
         student.raises(ValueError, make, bits, size, says=says)

@@ -466,6 +466,8 @@ def test_an_unknown_type_is_refused(student):
     def nothing(kind):
         inside.quantized(torch.nn.ReLU(), kind)
 
+    for probe in (quantize, wrap, nothing):
+        student.accepts(probe, "int8")
     for kind in ("int3", "fp4", ""):
         student.raises(ValueError, quantize, kind, says=("quantization_type", *([kind] if kind else [])))
     student.raises(ValueError, wrap, "int16", says=("quantization_type", "int16"))

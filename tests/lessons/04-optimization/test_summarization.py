@@ -119,6 +119,7 @@ def test_there_is_one_beam_at_least(student, rng, num_beams):
         return TransformerSummarizer(**options).summarize(text, 4, num_beams)
 
     text = searching.sources(rng, 2)
+    student.accepts(probe, {**SIZES, **IDS}, text, 1)
     student.raises(ValueError, probe, {**SIZES, **IDS}, text, num_beams, says=("num_beams", num_beams))
 
 
