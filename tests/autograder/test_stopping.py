@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from conftest import TOY_SOLUTION, write_lesson
 
-from autograder.batch import ctrl_c_later
 from autograder.grade import Grader
 from autograder.lesson import load
+from autograder.pool import ctrl_c_later
 from autograder.scorecard import Scorecard
 from autograder.submission import Submission
 
