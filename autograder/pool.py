@@ -255,6 +255,7 @@ def _read_on(connection, calls):
             calls.put(call)
     except (EOFError, OSError):
         os.kill(os.getpid(), signal.SIGTERM)  # to the main thread, which alone may touch what is held
+        calls.put(None)  # wakes it, should it have begun to wait for a call just when the signal came
 
 
 def _end(*_):
