@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from .box.choose import own_users
-from .errors import AutograderError, BoxError, GraderFault, UsageError
+from .errors import AutograderError, BoxError, GraderFault, SubmissionError, UsageError
 from .grade import Grader
 from .intake.entries import Source
 from .lesson import Lesson
@@ -119,7 +119,9 @@ def _grade(grader, job):
         work = job.source if isinstance(job.source, Submission) else take_in(job.source, grader.lesson)
         return grader.grade(work, job.asked)
     except Exception as error:  # whatever it was, it must cost no other submission
-        if isinstance(error, UsageError):
+        if isinstance(error, UsageError) and not isinstance(
+            error, SubmissionError
+        ):  # one that is gone is its own affair
             raise
         if _interrupted(error):
             raise KeyboardInterrupt from error
