@@ -58,7 +58,7 @@ def main():
     code = b"import os, time\\n\\ndef wait():\\n    os.fork()\\n    open('left', 'w').close()\\n    time.sleep(300)\\n"
     channel = box.slot({"toy.py": code}).channel("toy", 0, 30)
     print(box._process.pid, flush=True)
-    channel.ask({"call": "toy.wait", "args": [], "kwargs": {}}, 200)
+    channel.ask({"call": "toy.wait", "args": [], "kwargs": {}, "device": "cpu"}, 200)
 
 main()
 """
