@@ -105,11 +105,13 @@ def test_a_grader_that_is_killed_leaves_no_process_and_no_folder(temporary, with
     with subprocess.Popen(
         [sys.executable, "-c", SLOT, without], env={**os.environ, "TMPDIR": str(temporary)}, stdout=subprocess.PIPE
     ) as grader:
-        zygote = int(grader.stdout.readline())
-        assert wait_until(lambda: list(temporary.glob("*/*/scratch/left")))
-        started = descendants(zygote)
-        assert len(started) >= 4  # zygote, worker, test, what it forked
-        grader.kill()
+        try:
+            zygote = int(grader.stdout.readline())
+            assert wait_until(lambda: list(temporary.glob("*/*/scratch/left")))
+            started = descendants(zygote) | {zygote}
+            assert len(started) >= 4  # zygote, worker, test, what it forked
+        finally:
+            grader.kill()
 
     assert wait_until(lambda: not alive(started), 10), "processes stay behind"
     assert wait_until(lambda: not list(temporary.iterdir()), 10), "files of submissions stay behind"
@@ -207,7 +209,7 @@ def test_a_card_that_is_replaced_is_there_at_every_moment(tmp_path, monkeypatch)
     assert kept.read(tmp_path / "ada" / "earlier-1.json").score == 1
 
 
-def test_a_box_without_room_says_so(small_disk, monkeypatch, capfd):
+def test_a_box_without_room_says_so(capfd, small_disk, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
     with Sandbox() as box:
         with pytest.raises(BoxError, match=r"/submission cannot be written: No space left on device$"):
