@@ -28,7 +28,7 @@ class Submission:
         notes: what was left out, and what was chosen, for the instructor.
         problem: why nothing could be taken in; then every test fails with this.
         missing: module -> what the student reads because it is not among the files.
-        unread: what the machine kept from being read, and where: then nothing is graded, and that is no fault of theirs.
+        unread: what the machine kept from being read, and where: then nothing is graded.
     """
 
     student: str

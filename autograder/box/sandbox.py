@@ -28,7 +28,7 @@ from . import users, wire
 from .boxed import BoxedWorker
 from .policy import DEFAULT, Policy
 from .slot import Slot
-from .zygote import confine
+from .zygote import confine, processes
 
 _START_S = 120.0  # a zygote imports torch, on a slow disk
 _ZYGOTE = "import sys; sys.path.insert(0, sys.argv[1]); from autograder.box.zygote import loop; sys.path.pop(0); "
@@ -57,6 +57,7 @@ class Sandbox:
                 f"this machine has no {', '.join(missing)}, only {', '.join(self.layers)} (see docs/security.md)"
             )
         self._uid_locks: dict[int, socket.socket] = {}
+        self._workers: dict[int, int] = {}  # process -> user, of those that nobody has killed yet
         self._control, theirs = socket.socketpair()
         self._process = self._start(theirs, packages)
         try:
@@ -104,7 +105,10 @@ class Sandbox:
                 wire.send_command(self._control, command, value, descriptors)
             except OSError as error:
                 raise BoxError(f"the box's zygote is gone: {error}") from error
-            return self._receive()
+            reply = self._receive()
+        if command == b"K":
+            self._workers.pop(value, None)
+        return reply
 
     def slot(
         self,
@@ -116,7 +120,9 @@ class Sandbox:
 
     def worker(self, policy: Policy, output: bytearray, most_output: int) -> BoxedWorker:
         """A slot's worker, confined as the policy says."""
-        return BoxedWorker(self, policy, output, most_output)
+        worker = BoxedWorker(self, policy, output, most_output)
+        self._workers[worker.pid] = policy.uid
+        return worker
 
     def share(self, name: str, files: dict[str, bytes]) -> Path:
         """A folder with these files that every slot may read: reference modules of lessons that are used."""
@@ -154,8 +160,16 @@ class Sandbox:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._process.returncode:  # it died, and killed nobody
+            self._kill_workers()
         for uid in list(self._uid_locks):
             self.free_uid(uid)
+
+    def _kill_workers(self):
+        """With all that they started, which is in their groups and is of their users."""
+        table = processes.table()
+        for leader in {entry.group for entry in table.values() if self._workers.get(entry.group) == entry.uid}:
+            processes.kill_group(leader)
 
     def __enter__(self):
         return self

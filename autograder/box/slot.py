@@ -43,7 +43,7 @@ class Box(Protocol):
 
 @contextmanager
 def _whose_files_are_ours(path: Path) -> Iterator[None]:
-    """A disk that is full, or any other trouble with what the grader itself writes for a slot, is no fault of a student's."""
+    """A disk that is full, or any other trouble with what the grader itself writes for a slot, is ours."""
     try:
         yield
     except OSError as error:

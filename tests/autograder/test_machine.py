@@ -210,6 +210,7 @@ def test_a_card_that_is_replaced_is_there_at_every_moment(tmp_path, monkeypatch)
 
 
 def test_a_box_without_room_says_so(capfd, small_disk, monkeypatch):
+    before = tempfile.gettempdir()
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
     with Sandbox() as box:
         with pytest.raises(BoxError, match=r"/submission cannot be written: No space left on device$"):
@@ -230,6 +231,7 @@ def test_a_box_without_room_says_so(capfd, small_disk, monkeypatch):
     subprocess.run(["mount", "-o", "remount,nr_inodes=2", small_disk], check=True)
     with pytest.raises(BoxError, match=rf"^{small_disk} cannot be written: No space left on device$"):
         Sandbox()
+    monkeypatch.setattr(tempfile, "tempdir", before)  # capfd needs it
     assert "Traceback" not in capfd.readouterr().err
 
 
