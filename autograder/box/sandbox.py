@@ -121,7 +121,7 @@ class Sandbox:
     def worker(self, policy: Policy, output: bytearray, most_output: int) -> BoxedWorker:
         """A slot's worker, confined as the policy says."""
         worker = BoxedWorker(self, policy, output, most_output)
-        self._workers[worker.pid] = policy.uid
+        self._workers[worker.pid] = policy.uid or os.getuid()
         return worker
 
     def share(self, name: str, files: dict[str, bytes]) -> Path:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ from conftest import write_lesson
 from autograder import files, kept
 from autograder.batch import Job, run
 from autograder.box.sandbox import Sandbox
-from autograder.errors import BoxError, UsageError
+from autograder.errors import AutograderError, BoxError, UsageError
 from autograder.lesson import load
 from autograder.scorecard import Outcome, Scorecard
 from autograder.submission import Submission
@@ -49,6 +50,7 @@ DEADLY_SUITE = """
         if student.call("toy.kills"):
             os.kill(os.getpid(), signal.SIGKILL)
 """
+REQUEST = {"call": "toy.spin", "args": [], "kwargs": {}, "device": "cpu"}
 SLOT = """
 import sys, time
 from autograder.box.sandbox import Sandbox
@@ -115,6 +117,28 @@ def test_a_grader_that_is_killed_leaves_no_process_and_no_folder(temporary, with
 
     assert wait_until(lambda: not alive(started), 10), "processes stay behind"
     assert wait_until(lambda: not list(temporary.iterdir()), 10), "files of submissions stay behind"
+
+
+def ask_in_vain(channel):
+    with suppress(AutograderError):
+        channel.ask(REQUEST, 100)
+
+
+@pytest.mark.parametrize("without", ["", "uid"])
+def test_a_zygote_that_is_killed_leaves_no_process_and_no_folder(without):
+    code = b"import os, time\n\ndef spin():\n    os.fork()\n    open('left', 'w').close()\n    while True: pass\n"
+    with Sandbox(without=without.split(",")) as box:
+        channel = box.slot({"toy.py": code}).channel("toy", 0, 30)
+        asking = threading.Thread(target=ask_in_vain, args=(channel,))
+        asking.start()
+        assert wait_until(lambda: list(box.folder.glob("*/scratch/left")))
+        started = descendants(box._process.pid)
+        assert len(started) >= 3  # worker, test, what it forked
+        box._process.kill()
+
+    asking.join()
+    assert wait_until(lambda: not alive(started), 10), "processes stay behind"
+    assert not box.folder.exists()
 
 
 @pytest.mark.parametrize("number", [*range(5), *(pytest.param(n, marks=pytest.mark.slow) for n in range(5, 50))])
