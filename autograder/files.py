@@ -1,8 +1,10 @@
-"""Files that are whole or not there, and zips whose equal contents are equal bytes."""
+"""Files that are whole or not there, folders that are gone, and zips whose equal contents are equal bytes."""
 
 import contextlib
 import io
 import os
+import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -10,14 +12,50 @@ from .errors import UsageError
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Writes beside the file and renames, so that nobody reads half of it; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a file, so that nobody ever reads half of it or finds half of it after a kill; makes the folder.
+
+    Raises:
+        UsageError: it cannot be written, because a disk is full or otherwise; what was there before is there still.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    made = _missing(path.parent)
     try:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(beside, path, content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        _remove_if_empty(made)
+        raise UsageError(cannot_be_written(path, error)) from error
+
+
+def _write_whole(beside, path, content):
+    """In a file that has no name until it is whole, where the system has such; else beside, and renamed."""
+    try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except (OSError, AttributeError):  # no Linux, or a file system without them; or a reason that the next try tells
+        beside.write_bytes(content)
         beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        return
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        if not path.exists():
+            with contextlib.suppress(FileExistsError):
+                _link(descriptor, path)
+                return
+        _link(descriptor, beside)
+        beside.replace(path)
+
+
+def _link(descriptor, path):
+    """Gives an open file without a name one. With a folder's descriptor Python follows the link of /proc, which is all it is for."""
+    os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)
+
+
+def cannot_be_written(path: Path | str, error: OSError) -> str:
+    """The sentence for it."""
+    return f"{path} cannot be written: {error.strerror or error}"
 
 
 def zipped(contents: dict[str, bytes]) -> bytes:
@@ -38,16 +76,38 @@ def can_write(folder: Path) -> None:
     Raises:
         UsageError: files cannot be made in this folder.
     """
-    made: list[Path] = []
+    made = _missing(folder)
     probe = folder / f".can-write.{os.getpid()}"
     try:
-        made += [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise UsageError(f"{folder} cannot be written: {error.strerror or error}: name another folder") from error
+        raise UsageError(f"{cannot_be_written(folder, error)}: name another folder") from error
     finally:
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
+        _remove_if_empty(made)
+
+
+def _missing(folder):
+    """The folders that have to be made for this one to be there, the innermost first."""
+    try:
+        return [path for path in (folder, *folder.parents) if not path.exists()]
+    except OSError:  # nobody can say: making them will fail, and say why
+        return []
+
+
+def _remove_if_empty(folders):
+    for path in folders:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder that a hostile program arranged: no permissions, deep nesting, links (never followed)."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except (OSError, RecursionError):  # the tools know how to open what is closed, and recurse without end
+        for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+            subprocess.run([*command, str(folder)], capture_output=True, check=False)

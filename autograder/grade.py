@@ -22,7 +22,7 @@ from .box.inside.scan import last_parts
 from .box.policy import Policy
 from .box.seam import Processes
 from .box.session import Session
-from .errors import NotSubmitted, StudentFault, UsageError
+from .errors import GraderFault, NotSubmitted, StudentFault, UsageError
 from .in_process import InProcess
 from .intake.choose import is_the_starter
 from .lesson import Lesson
@@ -75,7 +75,13 @@ class Grader:
         self.close()
 
     def grade(self, submission: Submission, asked: Asked = ALL) -> Scorecard:
-        """The submission's scorecard."""
+        """The submission's scorecard.
+
+        Raises:
+            GraderFault: the machine kept it from being read.
+        """
+        if submission.unread:
+            raise GraderFault(submission.unread)
         seed = secrets.randbits(48) if asked.seed is None else asked.seed
         modules, tests = self._known(asked.modules), asked.tests
         files, notes = without_prerequisites(submission, self.lesson, self._options)

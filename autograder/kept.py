@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import UsageError
-from .files import can_write, write
+from .files import can_write, cannot_be_written, write
 from .intake.entries import Source
 from .joining import changed_suites, join, merge, same_work
 from .scorecard import FormatError, Scorecard
@@ -113,7 +113,7 @@ def keep(card: Scorecard, out: Path) -> str:
     try:
         return _keep(card, folder, now)
     except OSError as error:
-        raise UsageError(f"{folder / CARD} cannot be written: {error.strerror or error}") from error
+        raise UsageError(cannot_be_written(folder / CARD, error)) from error
 
 
 def _keep(card, folder, now):
@@ -142,7 +142,12 @@ def _keep(card, folder, now):
 def _write(card, folder, said):
     """The card, with what was said of an earlier one as a note."""
     note = (said.removeprefix(f"{folder}/"),) if said else ()
-    write(folder / CARD, replace(card, notes=(*card.notes, *note)).to_json())
+    try:
+        write(folder / CARD, replace(card, notes=(*card.notes, *note)).to_json())
+    except UsageError:
+        if said:  # nothing replaces it
+            (folder / said.rpartition(" ")[2]).unlink(missing_ok=True)
+        raise
 
 
 def _earlier(path):
@@ -154,11 +159,11 @@ def _earlier(path):
 
 
 def _set_aside(folder, now):
-    """Renames the card that is in the way, if there is one, and says so."""
+    """Copies the card that will be replaced, if there is one, and says so: a kill in between finds it twice, never gone."""
     if not (folder / CARD).exists():
         return ""
     number = next(n for n in range(1, 1_000_000) if not (folder / f"earlier-{n}.json").exists())
-    (folder / CARD).rename(folder / f"earlier-{number}.json")
+    write(folder / f"earlier-{number}.json", (folder / CARD).read_bytes())
     return (
         f"{folder}/{CARD} of {now} replaces one of another submission, suite or version of the autograder, "
         f"kept as earlier-{number}.json"

@@ -12,7 +12,7 @@ from .digests import digest_of
 from .errors import LessonError
 from .intake.choose import Wanted, choose
 from .intake.classes import ClassFolder, read_class, source_of
-from .intake.entries import Source, shown_name
+from .intake.entries import Source, listed, shown_name
 from .intake.gather import Refused, gather
 from .intake.missing import unused_work, why_missing
 from .lesson import Lesson, lesson_names, load
@@ -28,6 +28,7 @@ class Submission:
         notes: what was left out, and what was chosen, for the instructor.
         problem: why nothing could be taken in; then every test fails with this.
         missing: module -> what the student reads because it is not among the files.
+        unread: what the machine kept from being read, and where: then nothing is graded.
     """
 
     student: str
@@ -36,6 +37,7 @@ class Submission:
     notes: tuple[str, ...] = ()
     problem: str = ""
     missing: dict[str, str] = field(default_factory=dict)
+    unread: str = ""
 
     @property
     def digest(self) -> str:
@@ -68,12 +70,18 @@ def take_in(source: Source | Path, lesson: Lesson | Sequence[str] = (), *, shown
     try:
         found = gather(source.paths, shown)
     except Refused as refused:
-        return Submission(source.student, where, {}, source.notes, str(refused))
+        unread = _unread(str(refused), where) if refused.ours else ""
+        return Submission(source.student, where, {}, source.notes, str(refused), unread=unread)
     chosen = choose(found, wanted)
     missing = why_missing(found, wanted, chosen)
     notes = (*source.notes, *found.notes, *chosen.notes, *unused_work(found, wanted, chosen))
     problem = "" if chosen.files or missing else f"{shown} contains no Python file"
-    return Submission(source.student, where, chosen.files, notes, problem, missing)
+    unread = _unread(f"{listed(found.unread)} cannot be read", where) if found.unread else ""
+    return Submission(source.student, where, chosen.files, notes, problem, missing, unread)
+
+
+def _unread(what, where):
+    return f"{what}: was it deleted, moved or closed since the grading began? Grade it again: {where}"
 
 
 def take_in_again(source: str, lesson: Lesson) -> Submission:

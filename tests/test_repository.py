@@ -49,7 +49,7 @@ LAYERS = [
     "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.callers box.inside.uncompiled box.inside.scan box.inside.group",
     "box.wire box.ranks.collectives box.inside.reading",
     "box.codec box.clock box.cpu",
-    "differences files points progress digests options intake.reader box.caps box.policy author.wording",
+    "differences files points pool progress digests options intake.reader box.caps box.policy author.wording",
     "errors",
 ]
 LESSONS = all_lessons()

@@ -23,15 +23,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import BoxError
+from ..files import cannot_be_written, remove_tree
 from . import users, wire
 from .boxed import BoxedWorker
 from .policy import DEFAULT, Policy
-from .slot import Slot, remove_tree
-from .zygote import confine
+from .slot import Slot
+from .zygote import confine, processes
 
 _START_S = 120.0  # a zygote imports torch, on a slow disk
 _ZYGOTE = "import sys; sys.path.insert(0, sys.argv[1]); from autograder.box.zygote import loop; sys.path.pop(0); "
-_ZYGOTE += "loop.main(int(sys.argv[2]), sys.argv[3].split(','), sys.argv[4:])"
+_ZYGOTE += "loop.main(int(sys.argv[2]), sys.argv[3], sys.argv[4].split(','), sys.argv[5:])"
 
 
 class Sandbox:
@@ -55,16 +56,18 @@ class Sandbox:
             raise BoxError(
                 f"this machine has no {', '.join(missing)}, only {', '.join(self.layers)} (see docs/security.md)"
             )
-        self.folder = Path(tempfile.mkdtemp(prefix="autograder-"))
-        self.folder.chmod(0o711)  # slots reach their own folders, and list none
         self._uid_locks: dict[int, socket.socket] = {}
+        self._workers: dict[int, int] = {}  # process -> user, of those that nobody has killed yet
         self._control, theirs = socket.socketpair()
         self._process = self._start(theirs, packages)
         try:
-            self.versions = self._receive(_START_S)
+            started = self._receive(_START_S)
+            if "fault" in started:
+                raise BoxError(started["fault"])
         except BaseException:  # Ctrl-C too
-            self.close()
+            self._end()
             raise
+        self.folder = Path(started["folder"])  # the zygote's, which removes it should this process be killed
 
     def _start(self, theirs, packages):
         environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
@@ -78,6 +81,7 @@ class Sandbox:
             _ZYGOTE,
             package_parent,
             str(theirs.fileno()),
+            tempfile.gettempdir(),
             ",".join(self.layers),
         ]
         with theirs:
@@ -101,7 +105,10 @@ class Sandbox:
                 wire.send_command(self._control, command, value, descriptors)
             except OSError as error:
                 raise BoxError(f"the box's zygote is gone: {error}") from error
-            return self._receive()
+            reply = self._receive()
+        if command == b"K":
+            self._workers.pop(value, None)
+        return reply
 
     def slot(
         self,
@@ -113,17 +120,22 @@ class Sandbox:
 
     def worker(self, policy: Policy, output: bytearray, most_output: int) -> BoxedWorker:
         """A slot's worker, confined as the policy says."""
-        return BoxedWorker(self, policy, output, most_output)
+        worker = BoxedWorker(self, policy, output, most_output)
+        self._workers[worker.pid] = policy.uid or os.getuid()
+        return worker
 
     def share(self, name: str, files: dict[str, bytes]) -> Path:
         """A folder with these files that every slot may read: reference modules of lessons that are used."""
         folder = self.folder / "shared" / name
-        folder.mkdir(parents=True)
-        for file, content in files.items():
-            (folder / file).write_bytes(content)
-            (folder / file).chmod(0o644)
-        for path in (folder, folder.parent):
-            path.chmod(0o755)
+        try:
+            folder.mkdir(parents=True)
+            for file, content in files.items():
+                (folder / file).write_bytes(content)
+                (folder / file).chmod(0o644)
+            for path in (folder, folder.parent):
+                path.chmod(0o755)
+        except OSError as error:
+            raise BoxError(cannot_be_written(folder, error)) from error
         return folder
 
     def take_uid(self) -> int:
@@ -138,15 +150,26 @@ class Sandbox:
             self._uid_locks.pop(uid).close()
 
     def close(self) -> None:
-        self._control.close()  # the zygote kills what is left, then ends
+        self._end()
+        remove_tree(self.folder)  # the zygote has, unless it was killed
+
+    def _end(self):
+        self._control.close()  # the zygote kills what is left, removes the folder, then ends
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._process.returncode:  # it died, and killed nobody
+            self._kill_workers()
         for uid in list(self._uid_locks):
             self.free_uid(uid)
-        remove_tree(self.folder)
+
+    def _kill_workers(self):
+        """With all that they started, which is in their groups and is of their users."""
+        table = processes.table()
+        for leader in {entry.group for entry in table.values() if self._workers.get(entry.group) == entry.uid}:
+            processes.kill_group(leader)
 
     def __enter__(self):
         return self

@@ -1,15 +1,16 @@
 """One submission in the box, and one test of it, as the grader sees them (sandbox.py tells the whole)."""
 
 import os
-import shutil
 import socket
-import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import BoxError, StudentDied, StudentFault, StudentTimeout, shown
+from ..files import cannot_be_written, remove_tree
 from . import replies, wire
 from .clock import Clock, Ended, Limits, Usage
 from .policy import Policy
@@ -40,14 +41,24 @@ class Box(Protocol):
     def free_uid(self, uid: int) -> None: ...
 
 
+@contextmanager
+def _whose_files_are_ours(path: Path) -> Iterator[None]:
+    """A disk that is full, or any other trouble with what the grader itself writes for a slot, is ours."""
+    try:
+        yield
+    except OSError as error:
+        raise BoxError(cannot_be_written(path, error)) from error
+
+
 class Slot:
     """One submission in the box. Made by Sandbox.slot; close it."""
 
     def __init__(self, sandbox: Box, files: dict[str, bytes], policy: Policy):
         self._sandbox, self._policy = sandbox, policy
-        self._uid = sandbox.take_uid()
-        self._folder = Path(tempfile.mkdtemp(prefix="slot-", dir=sandbox.folder))
+        with _whose_files_are_ours(sandbox.folder):
+            self._folder = Path(tempfile.mkdtemp(prefix="slot-", dir=sandbox.folder))
         self._submission = self._folder / "submission"
+        self._uid = 0
         self._worker: Worker | None = None
         self._imported: set[str] = set()
         self._broken: dict[str, StudentFault] = {}
@@ -55,10 +66,12 @@ class Slot:
         self._output = bytearray()
         self.cpu_s, self.peak_mb = 0.0, 0
         try:
-            self._write(files)
-        except OSError as error:
+            self._uid = sandbox.take_uid()
+            with _whose_files_are_ours(self._submission):
+                self._write(files)
+        except BoxError:
             self.close()
-            raise BoxError(f"the submission's files cannot be written for it: {error}") from error
+            raise
 
     def _write(self, files):
         self._submission.mkdir()
@@ -114,9 +127,10 @@ class Slot:
     def _start(self) -> Worker:
         scratch = self._folder / "scratch"
         remove_tree(scratch)  # a worker that was killed left its own
-        scratch.mkdir(mode=0o700)
-        if self._uid:
-            os.chown(scratch, self._uid, self._uid)
+        with _whose_files_are_ours(scratch):
+            scratch.mkdir(mode=0o700)
+            if self._uid:
+                os.chown(scratch, self._uid, self._uid)
         policy = replace(self._policy, submission=str(self._submission), scratch=str(scratch), uid=self._uid)
         self._worker = self._sandbox.worker(policy, self._output, OUTPUT_CAP)
         return self._worker
@@ -196,14 +210,3 @@ class Channel:
 
     def close(self) -> None:
         self._connection.close()
-
-
-def remove_tree(folder: Path) -> None:
-    """Removes a folder that a hostile program arranged: no permissions, deep nesting, links (never followed)."""
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        return
-    except (OSError, RecursionError):  # the tools know how to open what is closed, and recurse without end
-        for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
-            subprocess.run([*command, str(folder)], capture_output=True, check=False)

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import BoxError
+from ..files import remove_tree
 from . import wire
 from .clock import Ended, Usage, total
 from .inside import callers, tripwires, uncompiled
 from .local import LocalProcess
 from .policy import DEFAULT, Policy
-from .slot import Slot, remove_tree
+from .slot import Slot
 
 LAYERS = ("processes", "unconfined")
 

@@ -4,18 +4,21 @@ Exit codes: 0 graded (whatever the scores), 1 a grader error, 2 wrong use or a s
 by Ctrl-C or SIGTERM.
 """
 
+import errno
 import signal
 import sys
 
 from rich.markup import escape
 
 from ..errors import AutograderError, UsageError
+from ..files import cannot_be_written
 from .shared import app, console
 
 from . import grading, author, release  # isort: skip - they add their commands to the app, in this order
 
 __all__ = ["app", "author", "console", "grading", "main", "release"]
 app.info.help = __doc__
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, or what this user may have of it
 
 
 def main() -> None:
@@ -31,3 +34,8 @@ def main() -> None:
     except AutograderError as error:
         console.print(f"[bold magenta]grader error:[/] {escape(str(error))}")
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        print(f"error: {cannot_be_written(error.filename or 'the output', error)}", file=sys.stderr)
+        sys.exit(2)

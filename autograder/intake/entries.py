@@ -16,6 +16,7 @@ class Entry:
         name: relative, as it was found. kind: LEFT or one of reader.py's. size: in bytes, as it was announced.
         content: of a file that was read, at most a byte more than its limit.
         path: of an archive in a folder, which is opened later. why: it is left out.
+        ours: whether the machine kept it from being read: it was there, and is gone, closed, or on a disk that fails.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Entry:
     content: bytes | None = None
     path: Path | None = None
     why: str = ""
+    ours: bool = False
 
 
 @dataclass(frozen=True)

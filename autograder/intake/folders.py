@@ -1,5 +1,6 @@
 """A folder -> its entries: no link is followed, no pipe is waited for, and what vanishes or is closed is said."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -9,6 +10,11 @@ from . import reader
 from .entries import LEFT, Entry, Reading
 
 _DEEPEST = 100
+# That something is gone that was there, may not be opened, or that the machine is in trouble. A link or a pipe is none of them.
+_OURS = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN),
+    *(errno.ETIMEDOUT, errno.EBUSY, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS),
+}
 
 
 def read_folder(top: Path) -> Reading:
@@ -19,15 +25,15 @@ def read_folder(top: Path) -> Reading:
         folder, depth = todo.pop()
         try:
             with os.scandir(os.path.join(top, folder) if folder else top) as found:
-                names = sorted(item.name for item in found)
+                is_folder = {item.name: item.is_dir(follow_symlinks=False) for item in found}
         except OSError as error:
             if not folder:
                 return Reading((), "unreadable")
-            entries.append(Entry(folder, LEFT, why=cannot_be_read(error)))
+            entries.append(unread(folder, error))
             continue
         inner = []
-        for name in names:
-            entry = _entry(top, f"{folder}/{name}" if folder else name)
+        for name in sorted(is_folder):
+            entry = _entry(top, f"{folder}/{name}" if folder else name, is_folder[name])
             if entry.kind == reader.FOLDER and depth < _DEEPEST:
                 inner.append((entry.name, depth + 1))
             entries.append(entry)
@@ -37,7 +43,7 @@ def read_folder(top: Path) -> Reading:
     return Reading(tuple(entries))
 
 
-def _entry(top, name):
+def _entry(top, name, was_folder):
     path = os.path.join(top, name)
     try:
         status = os.lstat(path)
@@ -47,7 +53,8 @@ def _entry(top, name):
             return Entry(name, reader.LINK)
         return read_file(Path(path), name, status.st_size)
     except OSError as error:
-        return Entry(name, LEFT, why=cannot_be_read(error))
+        matters = not reader.unneeded(f"{name}/") if was_folder else bool(reader.worth_reading(name))
+        return unread(name, error, matters)
 
 
 def read_file(path: Path, name: str, size: int) -> Entry:
@@ -74,6 +81,16 @@ def open_unfollowed(path: Path) -> BinaryIO:
         stream.close()
         raise OSError("it is not a regular file")
     return stream
+
+
+def unread(name: str, error: OSError, matters: bool = True) -> Entry:
+    """An entry that could not be read; `matters`: it might have been a part of the work."""
+    return Entry(name, LEFT, why=cannot_be_read(error), ours=matters and is_ours(error))
+
+
+def is_ours(error: OSError) -> bool:
+    """Whether the machine, and nothing that the student did, kept it from being read."""
+    return error.errno in _OURS
 
 
 def cannot_be_read(error: OSError) -> str:

@@ -35,7 +35,7 @@ class Gathered:
     Attributes:
         files: Python, by name, also under names such as x.py.txt. left: other names -> why they are left out.
         others: names of regular files that are not Python -> what they are, if it is known. notes: for the instructor.
-        prefix: the folders that all names had in common.
+        prefix: the folders that all names had in common. unread: names of what the machine kept from being read.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -43,6 +43,7 @@ class Gathered:
     others: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     prefix: str = ""
+    unread: list[str] = field(default_factory=list)
 
 
 def gather(paths: Sequence[tuple[Path, str]], shown: str) -> Gathered:
@@ -84,6 +85,8 @@ class _Pile:
         why = why or _WHY.get(entry.kind) or entry.why
         if why:
             self.leave_out(name, why)
+            if entry.ours and not PurePosixPath(name).name.startswith("."):
+                self._gathered.unread.append(name)
         elif PurePosixPath(name).name.startswith("."):
             self._hidden(name)
         elif entry.kind == reader.UNREAD or entry.content is None:

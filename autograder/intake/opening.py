@@ -13,7 +13,7 @@ from ..errors import GraderFault
 from . import kinds, reader
 from .archives import read_archive
 from .entries import LEFT, Entry, Reading
-from .folders import cannot_be_read, open_unfollowed, read_file, read_folder
+from .folders import cannot_be_read, is_ours, open_unfollowed, read_file, read_folder, unread
 
 MAX_TOTAL = 8 << 20  # bytes of all .py files
 MAX_ARCHIVES = 10  # inside a folder or archive
@@ -30,7 +30,15 @@ _TROUBLE = {
 
 
 class Refused(Exception):
-    """Nothing of the submission can be taken in; the text is a sentence for the student."""
+    """Nothing of the submission can be taken in; the text is a sentence for the student.
+
+    Attributes:
+        ours: whether the machine is the reason.
+    """
+
+    def __init__(self, sentence: str, ours: bool = False):
+        super().__init__(sentence)
+        self.ours = ours
 
 
 def entries_of(paths: Sequence[tuple[Path, str]], shown: str) -> list[Entry]:
@@ -79,11 +87,14 @@ def _one_of_several(path, name):
     if os.path.islink(path):
         return [Entry(name, reader.LINK)]
     if os.path.isdir(path):
-        return [replace(entry, name=f"{name}/{entry.name}") for entry in read_folder(path).entries]
+        reading = read_folder(path)
+        if reading.trouble == "unreadable":
+            return [_unreadable(name)]
+        return [replace(entry, name=f"{name}/{entry.name}") for entry in reading.entries]
     try:
         return [read_file(path, name, os.lstat(path).st_size)]
     except OSError as error:
-        return [Entry(name, LEFT, why=cannot_be_read(error))]
+        return [unread(name, error)]
 
 
 def _entries_of_file(path, name, shown) -> list[Entry]:
@@ -96,7 +107,7 @@ def _entries_of_file(path, name, shown) -> list[Entry]:
                 return _entries_of_archive(stream, name, head, shown)
         return [read_file(path, name, path.stat().st_size)]
     except OSError as error:
-        raise Refused(f"{shown} is left out: {cannot_be_read(error)}") from error
+        raise Refused(f"{shown} is left out: {cannot_be_read(error)}", is_ours(error)) from error
 
 
 def _entries_of_archive(stream, name, head, shown):
@@ -119,7 +130,11 @@ def _named(entry, archive):
 
 def _refuse_if(trouble, shown):
     if trouble:
-        raise Refused(f"{shown} {_TROUBLE[trouble]}")
+        raise Refused(f"{shown} {_TROUBLE[trouble]}", trouble == "unreadable")
+
+
+def _unreadable(name):
+    return Entry(name, LEFT, why=f"it {_TROUBLE['unreadable']}", ours=True)
 
 
 # ---------------------------------------------------------------------------------------------- archives inside
@@ -141,6 +156,8 @@ def _opened(entries: Iterable[Entry]) -> Iterator[Entry]:
         reading = _read_inner(entry) if budget >= 0 else Reading((), "too many")
         if not reading.trouble:
             yield from (_inside(inner, entry.name) for inner in reading.entries)
+        elif reading.trouble == "unreadable":
+            yield _unreadable(entry.name)
         elif kinds.python_like(entry.name):
             yield entry  # its text will be found wanting
         else:

@@ -8,8 +8,8 @@ import torch
 
 from autograder.box.policy import Policy
 from autograder.box.sandbox import Sandbox
-from autograder.box.slot import remove_tree
 from autograder.errors import BadReply, BoxError, StudentDied, StudentFault, StudentTimeout
+from autograder.files import remove_tree
 
 
 @pytest.fixture(scope="module")

@@ -1,96 +1,28 @@
 """Ctrl-C, a scheduler's SIGTERM, and a grader that is killed: finished scorecards stay, nothing else does."""
 
 import os
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-import textwrap
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from conftest import TOY_SOLUTION, write_lesson
+from commands import PATIENCE_S, alive, descendants, finished, grading, temporary, wait_until, write_course
 
-from autograder.batch import ctrl_c_later
 from autograder.grade import Grader
 from autograder.lesson import load
+from autograder.pool import ctrl_c_later
 from autograder.scorecard import Scorecard
 from autograder.submission import Submission
 
-PATIENCE_S = 60.0
 SUBMISSIONS = 60
+__all__ = ["temporary"]  # a fixture
 
 
 @pytest.fixture
 def course(tmp_path):
-    """A lesson, and more submissions than are graded before the signal comes."""
-    write_lesson(tmp_path)
-    for number in range(SUBMISSIONS):
-        folder = tmp_path / "submissions" / f"student{number:02}"
-        folder.mkdir(parents=True)
-        (folder / "toy.py").write_text(textwrap.dedent(TOY_SOLUTION))
-    return tmp_path
-
-
-@pytest.fixture
-def temporary():
-    """Where the grader's temporary files lie; not in tmp_path, which slots as other users cannot reach."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o711)
-    yield folder
-    shutil.rmtree(folder)
-
-
-def grading(course, temporary, processes):
-    """`autograder grade --each` in a session of its own, as a terminal starts it."""
-    command = [sys.executable, "-m", "autograder.cli", "grade", "submissions", "--each", "--lesson", "99-toy"]
-    return subprocess.Popen(
-        [*command, "--out", "out", "--processes", str(processes)], cwd=course, text=True,
-        env={**os.environ, "AUTOGRADER_ROOT": str(course), "TMPDIR": str(temporary)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-
-
-def finished(course):
-    return sorted((course / "out").glob("*/scorecard.json"))
-
-
-def descendants(pid):
-    """All processes that a process started, and that these started."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue  # it has ended
-    found, more = set(), {pid}
-    while more:
-        more = {child for child, parent in parents.items() if parent in more}
-        found |= more
-    return found
-
-
-def alive(pids):
-    """Those that run; one that has ended may still wait for its parent to hear of it."""
-    running = set()
-    for pid in pids:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if state not in "ZX":
-            running.add(pid)
-    return running
-
-
-def wait_until(condition):
-    give_up = time.monotonic() + PATIENCE_S
-    while not condition() and time.monotonic() < give_up:
-        time.sleep(0.05)
-    return condition()
+    """More submissions than are graded before the signal comes."""
+    return write_course(tmp_path, SUBMISSIONS)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")

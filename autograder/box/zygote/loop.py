@@ -1,7 +1,8 @@
 """The warm parent of all workers: started once, trusted, holds no secret.
 
-It imports torch before any submission is there, forks a confined worker for each, watches what a slot uses in all, and
-kills a slot with everything that it started. Workers can read all of its memory, so nothing of a test ever comes here.
+It imports torch and makes the slots' folder before any submission is there, forks a confined worker for each, watches what a
+slot uses in all, and kills a slot with everything that it started. When the grader is gone, however it ended, all slots are
+killed and their folder is removed. Workers can read all of its memory, so nothing of a test ever comes here.
 One thread and no torch operation with more than one: a forked child hangs in OpenMP otherwise.
 
     grader -> b"S", Policy, [control socket, output pipe]     -> {"pid": worker} or {"busy": why there is none now}
@@ -15,13 +16,14 @@ import os
 import select
 import socket
 import sys
+import tempfile
 import time
 import warnings
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
-import torch
-
+from ...files import cannot_be_written, remove_tree
 from .. import cpu, wire
 from ..clock import Ended, Usage
 from ..inside import callers, group, tripwires, worker
@@ -222,11 +224,20 @@ def _noted(policy):
 # ---------------------------------------------------------------------------------------------- start
 
 
-def main(descriptor: int, layers: list[str], packages: list[str]) -> None:
+def main(descriptor: int, temporary: str, layers: list[str], packages: list[str]) -> None:
     warnings.simplefilter("ignore")
     confine.harden_zygote()
     warm.up(packages)
     control = socket.socket(fileno=descriptor)
     with suppress(BrokenPipeError, ConnectionResetError, EOFError):  # the grader is gone: nobody is there to be told
-        wire.send(control, {"layers": layers, "python": sys.version.split()[0], "torch": torch.__version__})
-        Zygote(control, layers).run()
+        try:
+            folder = tempfile.mkdtemp(prefix="autograder-", dir=temporary)
+        except OSError as error:
+            wire.send(control, {"fault": cannot_be_written(Path(temporary), error)})
+            return
+        try:
+            os.chmod(folder, 0o711)  # slots reach their own folders, and list none
+            wire.send(control, {"folder": folder})
+            Zygote(control, layers).run()
+        finally:
+            remove_tree(Path(folder))
