@@ -243,7 +243,7 @@ def test_gptq_of_a_row_of_zeros(student, check, rng):
 @pytest.mark.points(1)
 def test_gptq_refuses_what_does_not_fit(student):
     """bits outside 2..8, a group_size below 1 and inputs of another width are a ValueError."""
-    weight, inputs = torch.ones(2, 6), torch.ones(9, 6)
+    weight, inputs = torch.ones(2, 6), torch.eye(9, 6)
     name = "quantization.gptq_quantize"
     for bits, size in ((8, None), (2, None), (4, 1)):
         student.accepts(name, weight, inputs, bits, size)
