@@ -1,8 +1,8 @@
 """User ids for slots: such as nobody else on this machine has, found by looking and not by a promise.
 
-systemd gives 61184 to 65519 to services without a user of their own and 60001 to 60577 to homes and hosts; what lies between
-is nobody's (systemd's "Users, Groups, UIDs and GIDs"). A distribution may still have given some of it away: to an account, to
-somebody's containers (/etc/subuid), to a process that runs.
+systemd gives 61184 to 65519 to services without a user of their own and 60001 to 60577 to homes and hosts; what is between
+them it gives to nobody (systemd's "Users, Groups, UIDs and GIDs"). A distribution may still have given some of it away: to an
+account, to somebody's containers (/etc/subuid), to a process that runs.
 """
 
 import grp

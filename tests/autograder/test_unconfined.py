@@ -73,7 +73,7 @@ def grade(tmp_path):
     def run(text, *require):
         (tmp_path / "work" / "toy.py").write_text(textwrap.dedent(text))
         command = [sys.executable, "-B", tmp_path / "run.py", tmp_path / "root", tmp_path / "work", *require]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "USERNAME": "ada"}  # which Windows always says
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         return Scorecard.from_json(done.stdout) if done.returncode == 0 else done.stderr
 

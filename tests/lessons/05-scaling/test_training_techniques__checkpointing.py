@@ -274,7 +274,7 @@ def test_a_layer_runs_under_autocast_both_times(student, check, rng):
 
 @pytest.mark.points(3)
 @pytest.mark.parametrize(
-    "where", ["", " in eval mode", " where the embeddings are frozen", " where the layers are frozen"]
+    "where", [" in training mode", " in eval mode", " where the embeddings are frozen", " where the layers are frozen"]
 )
 @pytest.mark.parametrize(("B", "T"), [(2, 9), (1, 64)])
 def test_a_layer_saves_no_more_than_its_input(student, check, rng, where, B, T):
