@@ -83,6 +83,8 @@ def test_a_negative_prefix_is_refused(student, length, prefix):
 
         PrefixLanguageModel(11, 16, 1, 4, prefix)
 
+    student.accepts("pretraining_objectives.prefix_mask", length, 0)
+    student.accepts(probe, 0)
     student.raises(ValueError, "pretraining_objectives.prefix_mask", length, prefix, says=("prefix_length", prefix))
     student.raises(ValueError, probe, prefix, says=("prefix_length", prefix))
 
@@ -340,8 +342,8 @@ def test_a_prefix_model_drops_nothing_in_eval_mode(student, check, rng):
 
 @MODEL
 @pytest.mark.points(1)
-@pytest.mark.parametrize(("width", "heads"), [(16, 3), (10, 4)])
-def test_heads_that_do_not_fit_are_refused(student, width, heads):
+@pytest.mark.parametrize(("width", "heads", "allowed"), [(16, 3, (16, 4)), (10, 4, (8, 4))])
+def test_heads_that_do_not_fit_are_refused(student, width, heads, allowed):
     """D that is not divisible by H is a ValueError."""
 
     def probe(width, heads):
@@ -349,6 +351,7 @@ def test_heads_that_do_not_fit_are_refused(student, width, heads):
 
         PrefixLanguageModel(13, width, 1, heads)
 
+    student.accepts(probe, *allowed)
     student.raises(ValueError, probe, width, heads, says=("d_model", "num_heads", width, heads))
 
 

@@ -386,10 +386,10 @@ def test_spans_leave_input_ids_alone(student, check, rng):
 )
 def test_spans_that_cannot_be_are_refused(student, name, options):
     """span_length below 1, and mask_prob below 0 or above 1, are a ValueError."""
-    value = options[name == "mask_prob"]
-    student.raises(
-        ValueError, "pretraining_objectives.SpanCorruptionTrainer", None, 10, 9, *options, says=(name, value)
-    )
+    value, (span_length, mask_prob) = options[name == "mask_prob"], options
+    path = "pretraining_objectives.SpanCorruptionTrainer"
+    student.accepts(path, None, 10, 9, max(span_length, 1), min(max(mask_prob, 0.0), 1.0))
+    student.raises(ValueError, path, None, 10, 9, *options, says=(name, value))
 
 
 # ---------------------------------------------------------------------------------------------- sentinels

@@ -100,6 +100,7 @@ def test_a_budget_may_be_a_large_integer(student, check):
 @pytest.mark.parametrize("budget", NOT_POSITIVE)
 def test_a_budget_is_positive(student, budget):
     """A budget of zero or less is a ValueError."""
+    student.accepts("scaling_laws.compute_optimal_scaling", 1e-3)
     student.raises(ValueError, "scaling_laws.compute_optimal_scaling", budget, says=("compute_budget", budget, "C"))
 
 
@@ -328,6 +329,8 @@ def test_the_loss_has_gradients(student, check, rng, shape):
 @pytest.mark.parametrize("bad", NOT_POSITIVE)
 def test_params_and_tokens_are_positive(student, bad):
     """A number of params or tokens that is zero or less is a ValueError."""
+    student.accepts("scaling_laws.chinchilla_loss", 1e-3, 1e9)
+    student.accepts("scaling_laws.chinchilla_loss", 1e9, 1e-3)
     student.raises(ValueError, "scaling_laws.chinchilla_loss", bad, 1e9, says=("params", bad, "parameters", "N"))
     student.raises(ValueError, "scaling_laws.chinchilla_loss", 1e9, bad, says=("tokens", bad, "D"))
 
@@ -337,8 +340,10 @@ def test_params_and_tokens_are_positive(student, bad):
 @pytest.mark.parametrize("bad", NOT_POSITIVE)
 def test_all_params_and_tokens_of_a_tensor_are_positive(student, bad):
     """One value that is not is enough."""
-    good, some = torch.full((3,), 1e3), torch.tensor([1e3, bad, 2e3])
+    good, some, small = torch.full((3,), 1e3), torch.tensor([1e3, bad, 2e3]), torch.tensor([1e3, 1e-3, 2e3])
 
+    student.accepts("scaling_laws.chinchilla_loss", small, good)
+    student.accepts("scaling_laws.chinchilla_loss", good, small)
     student.raises(ValueError, "scaling_laws.chinchilla_loss", some, good, says=("params", bad, "parameters", "N"))
     student.raises(ValueError, "scaling_laws.chinchilla_loss", good, some, says=("tokens", bad, "D"))
 
@@ -458,6 +463,7 @@ def test_what_training_takes(student, check):
 @pytest.mark.parametrize("size", NOT_POSITIVE)
 def test_the_text_is_of_a_model_that_has_a_size(student, size):
     """estimate_data_requirements: a size of zero or less is a ValueError."""
+    student.accepts("scaling_laws.estimate_data_requirements", 1e-3)
     student.raises(ValueError, "scaling_laws.estimate_data_requirements", size, says=("size_in_billions", size))
 
 
@@ -466,6 +472,7 @@ def test_the_text_is_of_a_model_that_has_a_size(student, size):
 @pytest.mark.parametrize("size", NOT_POSITIVE)
 def test_training_is_of_a_model_that_has_a_size(student, size):
     """estimate_compute_requirements: a size of zero or less is a ValueError."""
+    student.accepts("scaling_laws.estimate_compute_requirements", 1e-3)
     student.raises(ValueError, "scaling_laws.estimate_compute_requirements", size, says=("size_in_billions", size))
 
 
@@ -566,6 +573,7 @@ def test_sizes_of_a_cache_are_positive(student, name):
     """An argument of kv_cache_bytes that is zero or less is a ValueError."""
     sizes = {"num_layers": 2, "num_kv_heads": 3, "head_dim": 4, "length": 5, "batch": 6, "bytes_per_value": 7}
 
+    student.accepts("scaling_laws.kv_cache_bytes", kwargs=sizes | {name: 1})
     for bad in (0, -1):
         student.raises(ValueError, "scaling_laws.kv_cache_bytes", kwargs=sizes | {name: bad}, says=(name, bad))
 
@@ -602,6 +610,8 @@ def test_the_bytes_of_weights(student, check):
 @pytest.mark.parametrize("bad", [0, -1])
 def test_params_and_bits_are_positive(student, bad):
     """params or bits of zero or less are a ValueError."""
+    student.accepts("scaling_laws.weight_bytes", 1, 4)
+    student.accepts("scaling_laws.weight_bytes", 100, 1)
     student.raises(ValueError, "scaling_laws.weight_bytes", bad, 4, says=("params", bad, "parameters"))
     student.raises(ValueError, "scaling_laws.weight_bytes", 100, bad, says=("bits", bad))
 

@@ -205,6 +205,8 @@ def test_a_fit_needs_five_runs_of_one_length(student, rng):
     params, tokens, losses = runs_of(rng, a_law(rng), GRID)
     path = "scaling_laws.fit_chinchilla"
 
+    student.accepts(path, *runs_of(rng, a_law(rng), CROSS))
+    student.accepts(path, params, tokens, losses)
     student.raises(ValueError, path, params[:4], tokens[:4], losses[:4], says=(*POINTS, 4))
     student.raises(ValueError, path, [], [], [], says=(*POINTS, 0))
     student.raises(ValueError, path, params[:-1], tokens, losses, says=(*POINTS, 15))
@@ -218,8 +220,10 @@ def test_a_fit_needs_five_runs_of_one_length(student, rng):
 @pytest.mark.parametrize("bad", [0.0, -2.5])
 def test_the_runs_of_a_fit_are_positive(student, rng, bad):
     """ValueError where one of params, tokens or losses is zero or less."""
+    good = runs_of(rng, a_law(rng), GRID)
+    student.accepts("scaling_laws.fit_chinchilla", *good)
     for place, name in enumerate(("params", "tokens", "losses")):
-        runs = runs_of(rng, a_law(rng), GRID)
+        runs = [list(each) for each in good]
         runs[place][3] = bad
         student.raises(ValueError, "scaling_laws.fit_chinchilla", *runs, says=(name, bad, "parameters", "N", "D"))
 
@@ -476,6 +480,8 @@ def test_a_parabola_needs_three_runs_of_one_length(student, rng):
     sizes, losses = around(rng, 1e9, [-1.7, -0.6, 0.5, 1.9])
     path = "scaling_laws.isoflop_optimum"
 
+    student.accepts(path, sizes[:3], losses[:3])
+    student.accepts(path, sizes, losses)
     student.raises(ValueError, path, sizes[:2], losses[:2], says=(*POINTS, 2))
     student.raises(ValueError, path, [], [], says=(*POINTS, 0))
     student.raises(ValueError, path, sizes[:-1], losses, says=(*POINTS, 3))
@@ -489,6 +495,7 @@ def test_a_parabola_that_opens_downwards_has_no_minimum(student, rng):
     """ValueError where the largest loss is in the middle."""
     sizes, losses = around(rng, 1e9, [-1.7, -0.6, 0.5, 1.9, 2.8])
 
+    student.accepts("scaling_laws.isoflop_optimum", sizes, losses)
     student.raises(
         ValueError,
         "scaling_laws.isoflop_optimum",
@@ -503,6 +510,7 @@ def test_a_parabola_that_opens_downwards_has_no_minimum(student, rng):
 @pytest.mark.parametrize("bad", [0.0, -2.5])
 def test_the_runs_of_a_parabola_are_positive(student, rng, bad):
     """ValueError where one of params or losses is zero or less."""
+    student.accepts("scaling_laws.isoflop_optimum", *around(rng, 1e-3, [-1.7, -0.6, 0.5, 1.9, 2.8]))
     for place, name in enumerate(("params", "losses")):
         runs = around(rng, 1e9, [-1.7, -0.6, 0.5, 1.9, 2.8])
         runs[place][1] = bad

@@ -626,5 +626,6 @@ def test_no_step_of_accumulation_is_refused(student):
 
     weights = {"table": torch.ones(V, D), "weight": torch.ones(V, D), "bias": torch.ones(V)}
     pair = torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, 2, dtype=torch.int64)
+    student.accepts(probe, weights, [pair, pair], 1)
     for steps in (0, -1):
         student.raises(ValueError, probe, weights, [pair, pair], steps, says=("accumulation_steps", steps))

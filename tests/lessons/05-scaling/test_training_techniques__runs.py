@@ -534,6 +534,8 @@ def test_a_wrong_config_is_refused(student, check, rng):
         inside.a_trainer(weights, data, data, config)
 
     weights, data = tagger_weights(rng), full(rng, 3)
+    for config in ({"lr": 0.1}, {"batch_size": 1}):
+        student.accepts(probe, weights, data, config)
     student.raises(ValueError, probe, weights, data, {"learning_rate": 0.1}, says=("learning_rate", "config", "key"))
     for size in (0, -1):
         student.raises(ValueError, probe, weights, data, {"batch_size": size}, says=("batch_size", size))
