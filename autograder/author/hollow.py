@@ -124,9 +124,10 @@ _REFUSING = """
 
 # ---- appended by autograder/author/hollow.py
 
-import inspect as _inspect
+import inspect as _inspect, sys as _sys
 
 _arguments = set()
+_OF_PACKAGES = {"torch", "numpy", "scipy", "transformers", *_sys.stdlib_module_names}
 
 
 class _Refusal(ValueError, TypeError, RuntimeError, IndexError, KeyError):
@@ -143,8 +144,16 @@ def _replaced(attribute, method):
     return _inspect.isfunction(method) and (called or not attribute.startswith("_"))
 
 
+def _is_handed_on(thing, scope):
+    # from another lesson's module
+    module = getattr(thing, "__module__", None) or "torch"
+    return module != scope["__name__"] and module.partition(".")[0] not in _OF_PACKAGES
+
+
 def _refuse_all(scope):
     for name, thing in list(scope.items()):
+        if {kind!r} == "refusing" and _is_handed_on(thing, scope):
+            scope[name] = _refuse
         if name.startswith("_") or getattr(thing, "__module__", None) != scope["__name__"]:
             continue
         if _inspect.isfunction(thing):
