@@ -308,7 +308,7 @@ def test_system_files_are_passed_over_without_a_word(submitted):
         ("tar-gz-called.zip", tarred({"a/attention.py": CODE})),
         ("zip-called.py", zipped({"a/attention.py": CODE})),
         ("no-suffix", zipped({"a/attention.py": CODE})),
-        ("attention.py.gz", gzip.compress(CODE)),
+        ("attention.py.gz", gzip.compress(CODE, mtime=0)),
         ("with-a-zip-inside.tar", tarred({"inner.zip": zipped({"a/attention.py": CODE})}, "w:")),
     ],
 )
