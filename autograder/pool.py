@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
@@ -72,6 +73,7 @@ class Pool:
         self._stillborn = 0  # that died before they could be called, one after another
 
     def __enter__(self):
+        resource_tracker.ensure_running()  # which takes the mask of ctrl_c_later away, if it is started under it
         try:
             with ctrl_c_later():  # the processes inherit it, and would else be interrupted in their imports
                 for core in islice(cycle(cores() or [None]), self._wanted):

@@ -38,7 +38,7 @@ class Reading:
 
 def shown_name(name: str) -> str:
     """A stranger's file name for a sentence: printable, on one line, of a bearable length."""
-    line = clean(str(name))
+    line = "".join(char if char.isprintable() else "?" for char in clean(str(name)))  # no odd spaces either
     return line if len(line) <= 120 else f"{line[:60]}…{line[-58:]}"
 
 

@@ -221,7 +221,8 @@ def test_no_line_of_the_solution_is_handed_out(name):
     given = lines_of(handout.handout_files(known).values())
 
     solutions = [content.decode() for content in known.solution_files().values()]
-    assert set().union(*map(stub.solution_lines, solutions)) & given == set()
+    shown = lines_of(known.starter_files().values())  # what one module asks for, the starter of another may show
+    assert set().union(*map(stub.solution_lines, solutions)) & given - shown == set()
 
 
 @pytest.mark.parametrize("name", [known.name for known in REPOSITORY])

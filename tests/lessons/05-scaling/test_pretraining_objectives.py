@@ -47,13 +47,16 @@ def alike_places(chosen):
     ]
 
 
-def alike_fates(fate, drawn):
-    """Facts about what becomes of the tokens of a batch (0 hidden, 1 kept, 2 drawn), and about the ids that are drawn."""
+def alike_fates(fate, drawn, alike=0.95):
+    """Facts about what becomes of the tokens of a batch (0 hidden, 1 kept, 2 drawn), and about the ids that are drawn.
+
+    alike: the share of equal fates that is no chance; in a small vocabulary a drawn id may be the mask or the token itself.
+    """
     facts = []
-    if int(fate.flatten().bincount().max()) < 0.95 * fate.numel():  # where all are hidden, no two differ
+    if int(fate.flatten().bincount().max()) < alike * fate.numel():  # where all are hidden, no two differ
         facts += [
-            (float((fate == fate[:, :1]).double().mean()) < 0.95, "all chosen tokens of a row become the same: hidden, random or kept"),
-            (float((fate == fate[:1]).double().mean()) < 0.95, "the same becomes of the tokens in all rows of a batch"),
+            (float((fate == fate[:, :1]).double().mean()) < alike, "all chosen tokens of a row become the same: hidden, random or kept"),
+            (float((fate == fate[:1]).double().mean()) < alike, "the same becomes of the tokens in all rows of a batch"),
         ]  # fmt: skip
     ids = drawn[fate == 2]
     if len(ids):
@@ -279,7 +282,7 @@ def test_each_chosen_token_has_draws_of_its_own(student, check):
     (masked, _), *others = student.run(masked_by, [size, mask, SURE], torch.full((rows, length), own), *[small] * calls)
 
     fate = torch.where(masked == mask, 0, torch.where(masked == own, 1, 2))
-    for fact in alike_fates(fate, masked):
+    for fact in alike_fates(fate, masked, alike=0.995):
         check.that(*fact)
     shares = fate.flatten().bincount(minlength=3).double() / fate.numel()
     for first, second, sentence in (
