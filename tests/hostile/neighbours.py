@@ -22,11 +22,7 @@ def bomb():
             time.sleep(0.001)
 """
 HONEST = b"""
-import threading
 def work():
-    helper = threading.Thread(target=sum, args=([1, 2],))
-    helper.start()
-    helper.join()
     return 3
 """
 

@@ -134,7 +134,7 @@ def _limit(policy: Policy) -> None:
         limits[resource.RLIMIT_AS] = _mapped_now() + (policy.memory_mb << 20) + _ARENAS
     if LINUX:
         limits |= {
-            resource.RLIMIT_NPROC: policy.processes if policy.uid else _tasks_of(os.getuid()) + 8 * policy.processes,
+            resource.RLIMIT_NPROC: policy.processes if policy.uid else _tasks_of(os.getuid()) + 2 * policy.processes,
             resource.RLIMIT_SIGPENDING: 4096,
             resource.RLIMIT_MSGQUEUE: 0,
             resource.RLIMIT_MEMLOCK: 65536,
@@ -151,8 +151,9 @@ _ARENAS = 512 << 20  # malloc and threads map more than they use
 def _tasks_of(uid):
     """Threads that the user runs already: where the worker shares the grader's uid, the limit counts them too.
 
-    It is eight times as high there, and the watchdog counts each slot: one that starts too many is killed at the next look, and a
-    neighbour that could start none in between tries again (fork_patiently).
+    It is twice as high there, and the watchdog counts each slot: one that starts too many is killed at the next look, and a
+    neighbour that could start no process in between tries again (fork_patiently). More room would let more of them be
+    started, which take longer to end than the neighbour can wait.
     """
     count = 0
     for name in os.listdir("/proc"):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 _BLOCK = 4096
 _DEEPEST = 100
 _ENDLESS = 1 << 50
-_FORK_TRIES = 50
+_FORK_TRIES = 200
 _FORK_AGAIN_S = 0.1
 _HELPER_S = 0.5
 _NAMELESS_S = 1.0
