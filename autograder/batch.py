@@ -119,9 +119,8 @@ def _grade(grader, job):
         work = job.source if isinstance(job.source, Submission) else take_in(job.source, grader.lesson)
         return grader.grade(work, job.asked)
     except Exception as error:  # whatever it was, it must cost no other submission
-        if isinstance(error, UsageError) and not isinstance(
-            error, SubmissionError
-        ):  # one that is gone is its own affair
+        is_its_own = isinstance(error, SubmissionError)  # what is gone, say
+        if isinstance(error, UsageError) and not is_its_own:
             raise
         if _interrupted(error):
             raise KeyboardInterrupt from error

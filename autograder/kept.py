@@ -119,9 +119,9 @@ def keep(card: Scorecard, out: Path) -> str:
 def _keep(card, folder, now):
     earlier, part = _earlier(folder / CARD), _earlier(folder / PARTIAL)
     if earlier is not None and same_work(earlier, card):
-        said = _set_aside(folder, now) if changed_suites(earlier, card) else ""
+        aside = _set_aside(folder) if changed_suites(earlier, card) else None
         card = join(earlier, card, now)
-        _write(card, folder, said)
+        said = _write(card, folder, aside, now)
         joined = [f"{folder / CARD}: {note}" for note in card.notes if note.startswith(f"joined on {now}")]
         return "\n".join(filter(None, (said, *joined[-1:])))
     goes_on = part is not None and same_work(part, card)
@@ -132,22 +132,24 @@ def _keep(card, folder, now):
             f"{folder / CARD} belongs to another submission, suite or version of the autograder and was left as it is: "
             f"{card.partial}, is in {PARTIAL}"
         )
-    said = _set_aside(folder, now)
-    _write(card, folder, said)
+    said = _write(card, folder, _set_aside(folder), now)
     if goes_on:
         (folder / PARTIAL).unlink()
     return said
 
 
-def _write(card, folder, said):
-    """The card, with what was said of an earlier one as a note."""
-    note = (said.removeprefix(f"{folder}/"),) if said else ()
+def _write(card, folder, aside, now):
+    """Writes the card, with a note of an earlier one that was set aside; returns the note with its folder, or ""."""
+    note = () if aside is None else (
+        f"{CARD} of {now} replaces one of another submission, suite or version of the autograder, kept as {aside.name}",
+    )  # fmt: skip
     try:
         write(folder / CARD, replace(card, notes=(*card.notes, *note)).to_json())
     except UsageError:
-        if said:  # nothing replaces it
-            (folder / said.rpartition(" ")[2]).unlink(missing_ok=True)
+        if aside is not None:  # nothing replaces it
+            aside.unlink(missing_ok=True)
         raise
+    return "".join(f"{folder}/{text}" for text in note)
 
 
 def _earlier(path):
@@ -158,16 +160,14 @@ def _earlier(path):
         return None
 
 
-def _set_aside(folder, now):
-    """Copies the card that will be replaced, if there is one, and says so: a kill in between finds it twice, never gone."""
+def _set_aside(folder):
+    """The copy of the card that will be replaced, None if there is none: a kill in between finds it twice, never gone."""
     if not (folder / CARD).exists():
-        return ""
-    number = next(n for n in range(1, 1_000_000) if not (folder / f"earlier-{n}.json").exists())
-    write(folder / f"earlier-{number}.json", (folder / CARD).read_bytes())
-    return (
-        f"{folder}/{CARD} of {now} replaces one of another submission, suite or version of the autograder, "
-        f"kept as earlier-{number}.json"
-    )
+        return None
+    free = next(n for n in range(1, 1_000_000) if not (folder / f"earlier-{n}.json").exists())
+    aside = folder / f"earlier-{free}.json"
+    write(aside, (folder / CARD).read_bytes())
+    return aside
 
 
 # ---------------------------------------------------------------------------------------------- merging

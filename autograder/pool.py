@@ -271,8 +271,10 @@ def _end(*_):
 
 def _send(connection, raised, value):
     try:
-        pickle.loads(pickle.dumps(value)) if raised else None
         if raised:
+            pickle.loads(
+                pickle.dumps(value)
+            )  # not every exception can be made again: one that cannot is told as a text
             value.add_note("".join(traceback.format_exception(value)))
         connection.send((raised, value))
     except (BrokenPipeError, ConnectionResetError):  # nobody hears it: _read_on ends this process
