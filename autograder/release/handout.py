@@ -2,6 +2,7 @@
 
     NN-lesson/
         README.md            assignments/NN-lesson/handout.md, with the points of the suite where it says <!-- points -->
+        COURSE.md            assignments/README.md, if the course has one: all lessons, and how to set up
         <module>.py          cut from the solution, whatever is in starter/
         tests/               the public tests, verbatim
         conftest.py          fixtures for them; pytest.ini: that pytest finds it from tests/ too
@@ -151,6 +152,7 @@ def handout_files(lesson: Lesson) -> dict[str, bytes]:
     used = [used.name for used in lesson.prerequisites()]
     return {
         "README.md": _readme(lesson),
+        **_course_page(lesson),
         "conftest.py": _CONFTEST.format(used=used).encode(),
         "pytest.ini": _PYTEST_INI.encode(),
         **starter_files(lesson),
@@ -163,6 +165,11 @@ def _readme(lesson):
     text = _read(lesson.handout)
     mark = _POINTS.encode()
     return text.replace(mark, points_table(lesson).encode()) if mark in text else text
+
+
+def _course_page(lesson):
+    page = lesson.handout.parents[1] / "README.md"
+    return {"COURSE.md": page.read_bytes()} if page.is_file() else {}
 
 
 def points_table(lesson: Lesson) -> str:
