@@ -90,3 +90,73 @@ RIGHT["tensor_parallel"] = {
     "ColumnParallelLinear": RightColumnParallelLinear,
     "RowParallelLinear": RightRowParallelLinear,
 }
+
+
+# ---------------------------------------------------------------------------------------------- data_parallel
+
+
+class Parts(nn.Module):
+    """Weights of one shape, of which a loss may leave some out."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = nn.ParameterList(weights.clone().unbind())
+
+    def forward(self, x, used):
+        return sum((x @ self.weights[place]).square().sum() for place in used)
+
+
+class Marked(torch.autograd.Function):
+    """The identity; backward calls `mark` when it gets here."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        mark()
+        return grad
+
+
+def tower(weights, marked=False):
+    """Layers without bias and tanh; where it is marked, backward calls `mark` before it reaches the first one."""
+    layers = []
+    for weight in weights:
+        layers += [whole_linear(weight), nn.Tanh()]
+    if marked:
+        hook = nn.Identity()
+        hook.forward = Marked.apply
+        layers.insert(1, hook)
+    return nn.Sequential(*layers)
+
+
+def grads_of(module):
+    """Copies of the gradients of a module's parameters; None where there is none."""
+    return [None if weight.grad is None else weight.grad.clone() for weight in module.parameters()]
+
+# ---------------------------------------------------------------------------------------------- pipeline_parallel
+
+
+class PipelinePart(nn.Module):
+    """A stage of pipeline_parallel_helpers: {"steps": …, "weights": …, "frozen": whether the weights need no gradient}."""
+
+    def __init__(self, stage):
+        super().__init__()
+        self.steps, learns = stage["steps"], not stage.get("frozen", False)
+        self.weights = nn.ParameterList([nn.Parameter(weight, requires_grad=learns) for weight in stage["weights"]])
+        self.calls = 0
+
+    def forward(self, x):
+        weights = iter(self.weights)
+        self.calls += 1
+        for name, *given in self.steps:
+            if name == "linear":
+                x = F.linear(x, next(weights), next(weights))
+            elif name == "embedding":
+                x = F.embedding(x, next(weights))
+            elif name == "times its calls":
+                x = x * self.calls
+            else:
+                x = getattr(x, name)(*given)
+        return x
