@@ -48,7 +48,8 @@ def all_reduce_gradients(model: nn.Module) -> None:
 
     A parameter that has a gradient on some ranks only counts as zero on the others, and has the mean on all of them afterwards. Where no rank
     has one, it stays None or becomes zero. Frozen parameters (requires_grad is False) take no part. A gradient is averaged in its own
-    dtype; parameters themselves stay as they are.
+    dtype; parameters themselves stay as they are. It is all_reduce that averages: no rank does the work of another, and each gradient
+    is sent once.
 
     Args:
         model: the same on all ranks, but for the gradients.

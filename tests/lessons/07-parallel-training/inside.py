@@ -1,5 +1,7 @@
 """Helpers for the probes of this lesson: they run in the student's process, with torch and the standard library only."""
 
+import gc
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -160,3 +162,83 @@ class PipelinePart(nn.Module):
             else:
                 x = getattr(x, name)(*given)
         return x
+
+
+# ---------------------------------------------------------------------------------------------- zero
+
+
+def optimized(weights, steps, name, options, groups=None):
+    """(parameters, optimizer) after a step of ZeroRedundancyOptimizer for each list of gradients; None is no gradient.
+
+    name: of a torch optimizer. groups: dicts whose "params" are places in weights; by default all are one group.
+    steps: lists of gradients, or (a list of gradients, options that change before this step for each group).
+    """
+    from zero import ZeroRedundancyOptimizer
+
+    parameters = [nn.Parameter(weight) for weight in weights]
+    given = parameters
+    if groups is not None:
+        given = [{**group, "params": [parameters[n] for n in group["params"]]} for group in groups]
+    optimizer = ZeroRedundancyOptimizer(given, getattr(torch.optim, name), **options)
+    for gradients in steps:
+        if isinstance(gradients, tuple):
+            gradients, changes = gradients
+            for group, change in zip(optimizer.param_groups, changes, strict=True):
+                group.update(change)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = None if gradient is None else gradient.clone()
+        optimizer.step()
+    return parameters, optimizer
+
+
+def moments_in(state):
+    """The tensors with a dimension in an optimizer's state, whatever it is keyed by."""
+    if isinstance(state, torch.Tensor):
+        return [state.clone()] if state.dim() else []
+    items = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return [tensor for item in items for tensor in moments_in(item)]
+
+
+def two_layers(weights, frozen=()):
+    """Linear, tanh, Linear with weights (w, b, w, b), of which those at some places need no gradient."""
+    model = nn.Sequential(whole_linear(*weights[:2]), nn.Tanh(), whole_linear(*weights[2:]))
+    for place, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(place not in frozen)
+    return model
+
+
+class Mirrored(nn.Module):
+    """tanh(x @ w) @ w: one parameter at two places, in two modules."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.first, self.second = whole_linear(weight.T), whole_linear(weight.T)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.first(x).tanh())
+
+
+class Manifold(nn.Module):
+    """Parameters of two dtypes, one without a dimension and one that is not used; takes and gives more than a tensor."""
+
+    def __init__(self, single, double, number):
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(3, dtype=double.dtype))
+        self.single, self.double, self.number = nn.Parameter(single), nn.Parameter(double), nn.Parameter(number)
+
+    def forward(self, x, times, *, plus=0):
+        y = (x.float() @ self.single).double() * self.double
+        return {"sum": y.sum() * times + plus, "pair": (y, self.number * times)}
+
+
+def shards_of(model):
+    """(values, gradient or None) of each of this rank's parameters."""
+    return [(w.detach().clone(), None if w.grad is None else w.grad.clone()) for w in model.parameters()]
+
+
+def held():
+    """Bytes of all tensors of floating point that Python can reach, each block of memory once."""
+    gc.collect()
+    found = [each for each in gc.get_objects() if torch.Tensor in type(each).__mro__ and each.is_floating_point()]
+    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in found}.values())
