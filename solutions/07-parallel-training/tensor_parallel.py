@@ -129,9 +129,9 @@ class ColumnParallelLinear(nn.Module):
         gather_output: whether forward returns the whole y, or this rank's slice.
 
     Attributes:
-        weight: (out_features / N, in_features), rows r · out_features / N and following of W; a parameter. It starts as a
-            slice of what nn.Linear(in_features, out_features) starts with: uniform between ± 1 / √in_features.
-        bias: (out_features / N,), the same rows of b, a parameter which starts with zeros; or None.
+        weight: (out_features / N, in_features), rows r · out_features / N and following of W; a parameter. It starts as
+            nn.Linear(in_features, out_features) does: uniform between ± 1 / √in_features, with other numbers on each rank.
+        bias: (out_features / N,), the same rows of b, a parameter; or None.
 
     Raises:
         ValueError: N does not divide out_features.
@@ -182,9 +182,9 @@ class RowParallelLinear(nn.Module):
         input_is_parallel: whether forward gets this rank's slice of x, or the whole x.
 
     Attributes:
-        weight: (out_features, in_features / N), columns r · in_features / N and following of W; a parameter. It starts as a
-            slice of what nn.Linear(in_features, out_features) starts with: uniform between ± 1 / √in_features.
-        bias: (out_features,), the whole b on each rank, a parameter which starts with zeros; or None.
+        weight: (out_features, in_features / N), columns r · in_features / N and following of W; a parameter. It starts as
+            nn.Linear(in_features, out_features) does: uniform between ± 1 / √in_features, with other numbers on each rank.
+        bias: (out_features,), the whole b on each rank, a parameter, from the start the same on all; or None.
 
     Raises:
         ValueError: N does not divide in_features.
@@ -235,7 +235,7 @@ class VocabParallelEmbedding(nn.Module):
         embedding_dim: D.
 
     Attributes:
-        weight: (V / N, D), a parameter. It starts with numbers of N(0, 1), as that of nn.Embedding.
+        weight: (V / N, D), a parameter. It starts with numbers of N(0, 1), as that of nn.Embedding, other ones on each rank.
 
     Raises:
         ValueError: N does not divide num_embeddings.
