@@ -80,7 +80,7 @@ def whole(stages, batch, targets, parts=1, share=lambda rows, B, M: rows / B, lo
         total = total + share(len(rows), len(batch), parts) * part
     leaves = [weight for own in weights for weight in own]
     found = list(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
-    return float(total), [[found.pop(0) for _ in own] for own in weights]
+    return total.item(), [[found.pop(0) for _ in own] for own in weights]
 
 
 def stage_grads(ranks):
