@@ -40,21 +40,23 @@ class ZeroRedundancyOptimizer(torch.optim.Optimizer):
     Attributes:
         param_groups: a list of dicts with all options of optimizer_class, defaults too, one for each group, as of torch
             optimizers. A changed option, such as group["lr"], counts from the next step on.
-        state: a dict whose values are the dicts of optimizer_class ("exp_avg", …): only those of this rank's part, and
-            empty before the first step.
+        state: a dict whose values are the dicts of optimizer_class ("exp_avg", …): only those of this rank's part.
 
     `zero_grad()` clears the gradients of all parameters, also of those that other ranks update.
     """
 
     def __init__(self, params: Iterable, optimizer_class: type[torch.optim.Optimizer], **kwargs) -> None:
         # student: share the elements out, and make an optimizer_class of this rank's part, which may be empty
-        # An optimizer has no state before its first step: this one knows all parameters and will update a part of them.
+        # This one knows all parameters, and will update a part of them: most optimizers make their state in a step.
         self._optimizer = optimizer_class(params, **kwargs)
         super().__init__(self._optimizer.param_groups, self._optimizer.defaults)
         self.param_groups, self.state = self._optimizer.param_groups, self._optimizer.state
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         sizes = [parameter.numel() for parameter in parameters]
         self._owner = dict(zip(parameters, _share_out(sizes, dist.get_world_size()), strict=True))
+        for parameter, owner in self._owner.items():
+            if owner != dist.get_rank():
+                self.state.pop(parameter, None)  # Adagrad makes its state here, not in the first step
 
     @torch.no_grad()
     def step(self) -> None:
@@ -118,7 +120,8 @@ class FullyShardedModule(nn.Module):
         # student: put this rank's parts of rank 0's parameters into shards, and take the whole parameters out of the module
         super().__init__()
         self.module = module
-        self._places: list[tuple[nn.Module, str, int]] = []  # where the parameter of each number stands; tied ones twice
+        # Where the parameter of each number stands: of tied ones there are several places.
+        self._places: list[tuple[nn.Module, str, int]] = []
         parameters = list(dict.fromkeys(module.parameters()))
         number = {parameter: n for n, parameter in enumerate(parameters)}
         for part in module.modules():
