@@ -29,7 +29,7 @@ def linear_stages(rng, *widths, dtype=torch.float64):
 def trained(student, stages, *calls, loss=None, before=None):
     """Each rank's (what train_step returned, gradients, weights) after calls: (batch, targets, M, plan) each.
 
-    loss: "squares" for a loss_fn that is not symmetric. before: what each gradient is before the first call.
+    loss: "squares" for a loss_fn, that of the helper of this name. before: what each gradient is before the first call.
     """
 
     def probe(stages, calls, loss, before):
@@ -39,7 +39,7 @@ def trained(student, stages, *calls, loss=None, before=None):
         part = inside.PipelinePart(stages[rank])
         for weight, value in zip(part.parameters(), before[rank] if before else (), strict=False):
             weight.grad = value
-        loss_fn = {"squares": lambda output, targets: ((output - 2 * targets) ** 2).mean()}.get(loss)
+        loss_fn = {"squares": lambda output, targets: ((output[..., 0] - 2 * targets) ** 2).mean()}.get(loss)
         stage = PipelineStage(part, rank, len(stages), *([loss_fn] if loss_fn else []))
         losses = [stage.train_step(*call) for call in calls]
         return losses, [weight.grad for weight in part.parameters()], [weight.detach() for weight in part.parameters()]
@@ -48,7 +48,7 @@ def trained(student, stages, *calls, loss=None, before=None):
 
 
 def output_of(stages, weights, x):
-    """The output of all stages one after the other; a stage with "called" multiplies by its number of calls."""
+    """The output of all stages one after the other."""
     for stage, own in zip(stages, weights, strict=True):
         left = list(own)
         for name, *given in stage["steps"]:
@@ -61,13 +61,16 @@ def output_of(stages, weights, x):
     return x
 
 
-def loss_of(output, targets, loss=None):
-    if loss == "squares":
-        return ((output - 2 * targets.to(output.dtype)) ** 2).mean()
+def squares(output, targets):
+    """A loss of the first number of each output, in which output and targets play different parts."""
+    return ((output[..., 0] - 2 * targets) ** 2).mean()
+
+
+def cross_entropies(output, targets):
     return F.cross_entropy(output.flatten(0, -2), targets.flatten())
 
 
-def whole(stages, batch, targets, parts=1, share=lambda rows, B, M: rows / B, loss=None):
+def whole(stages, batch, targets, parts=1, share=lambda rows, B, M: rows / B, loss=cross_entropies):
     """The loss and all gradients, stage by stage, of a model in one process in float64; in `parts` only for mistakes.
 
     share: what the mean loss of each of `parts` parts counts by.
@@ -76,7 +79,7 @@ def whole(stages, batch, targets, parts=1, share=lambda rows, B, M: rows / B, lo
     batch = batch.double() if batch.is_floating_point() else batch
     total = torch.zeros((), dtype=torch.float64)
     for rows, labels in zip(batch.tensor_split(parts), targets.tensor_split(parts), strict=True):
-        part = loss_of(output_of(stages, weights, rows), labels, loss)
+        part = loss(output_of(stages, weights, rows), labels)
         total = total + share(len(rows), len(batch), parts) * part
     leaves = [weight for own in weights for weight in own]
     found = list(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))

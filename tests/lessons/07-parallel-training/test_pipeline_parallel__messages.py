@@ -45,12 +45,11 @@ ROW = 4 * 200 * 8  # bytes
 
 
 @pytest.mark.points(3)
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_1f1b_is_carried_out(student, check, rng, ranks):
+def test_1f1b_is_carried_out(student, check, rng):
     """Neighbours that send to each other do not wait for each other."""
-    stages = linear_stages(rng, *[3, *[4] * ranks])
+    stages = linear_stages(rng, 3, 4, 4, 4, 4)
     batch, targets = randn(rng, 8, 3, dtype=torch.float64), tokens(rng, 4, 8)
-    found = trained(student, stages, (batch, targets, 4, plan_of("1F1B", ranks, 4)))
+    found = trained(student, stages, (batch, targets, 4, plan_of("1F1B", 4, 4)))
 
     grads = stage_grads(found)
     _, truth = whole(stages, batch, targets)
@@ -58,7 +57,7 @@ def test_1f1b_is_carried_out(student, check, rng, ranks):
         grads,
         like_sum(grads, truth, 4),
         relative=EXACT,
-        names=[f"rank {n}" for n in range(ranks)],
+        names=[f"rank {n}" for n in range(4)],
         what="the gradients",
     )
 
@@ -169,10 +168,7 @@ def test_outputs_and_gradients_cross_each_border_once(student, check, rng):
     check(dict(sorted(sent.items())), dict(sorted((down | up).items())), what="the bytes from rank to rank", mistakes={
         "no gradients are sent": down,
         "gradients are sent in float32, half of their bytes": down | {pair: border // 2 for pair in up},
-        "outputs are sent twice": {pair: 2 * border for pair in down} | up,
-        "the whole batch is sent for each microbatch": {pair: 2 * border for pair in down | up},
         "outputs go to every later stage, not only to the next one": check.when((0, 2) in sent),
-        "gradients go to every earlier stage, not only to the one before": check.when((2, 0) in sent),
     })  # fmt: skip
 
 
