@@ -225,10 +225,10 @@ class Manifold(nn.Module):
     def __init__(self, single, double, number):
         super().__init__()
         self.unused = nn.Parameter(torch.ones(3, dtype=double.dtype))
-        self.single, self.double, self.number = nn.Parameter(single), nn.Parameter(double), nn.Parameter(number)
+        self.matrix, self.factors, self.number = nn.Parameter(single), nn.Parameter(double), nn.Parameter(number)
 
     def forward(self, x, times, *, plus=0):
-        y = (x.float() @ self.single).double() * self.double
+        y = (x.float() @ self.matrix).double() * self.factors
         return {"sum": y.sum() * times + plus, "pair": (y, self.number * times)}
 
 
