@@ -165,8 +165,9 @@ class ColumnParallelLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in_features), whole -> y (..., out_features), whole; or (..., out_features / N) if it is not gathered.
 
-        Where it is not gathered, nothing is sent forward. The gradient of x is whole. All gradients are those of the one
-        layer in one process; where y is whole, its gradient is taken to be the same on each rank.
+        Where it is not gathered, nothing is sent forward, and one all-reduce backward, for the gradient of x if it requires
+        one. That is whole. All gradients are those of the one layer in one process; where y is whole, its gradient is taken
+        to be the same on each rank.
         """
         # student: this rank's rows, from an x whose gradients are summed over the ranks; then gather what they give
         y = F.linear(_Copy.apply(x), self.weight, self.bias)
@@ -218,7 +219,8 @@ class RowParallelLinear(nn.Module):
         """x (..., in_features), whole, or (..., in_features / N) if it is parallel -> y (..., out_features), whole.
 
         y's gradient is taken to be the same on each rank. The gradient of a whole x is whole; that of a parallel x is that of
-        this rank's slice. The bias has the same gradient on each rank.
+        this rank's slice. The bias has the same gradient on each rank. For a parallel x there is one all-reduce forward, and
+        nothing is sent backward.
         """
         # student: sum the ranks' products, then add the bias once
         if not self.input_is_parallel:

@@ -47,9 +47,9 @@ class ColumnParallelLinear(nn.Module):
         gather_output: whether forward returns the whole y, or this rank's slice.
 
     Attributes:
-        weight: (out_features / N, in_features), rows r · out_features / N and following of W; a parameter. It starts as a
-            slice of what nn.Linear(in_features, out_features) starts with: uniform between ± 1 / √in_features.
-        bias: (out_features / N,), the same rows of b, a parameter which starts with zeros; or None.
+        weight: (out_features / N, in_features), rows r · out_features / N and following of W; a parameter. It starts as
+            nn.Linear(in_features, out_features) does: uniform between ± 1 / √in_features, with other numbers on each rank.
+        bias: (out_features / N,), the same rows of b, a parameter; or None.
 
     Raises:
         ValueError: N does not divide out_features.
@@ -75,8 +75,9 @@ class ColumnParallelLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in_features), whole -> y (..., out_features), whole; or (..., out_features / N) if it is not gathered.
 
-        Where it is not gathered, nothing is sent forward. The gradient of x is whole. All gradients are those of the one
-        layer in one process; where y is whole, its gradient is taken to be the same on each rank.
+        Where it is not gathered, nothing is sent forward, and one all-reduce backward, for the gradient of x if it requires
+        one. That is whole. All gradients are those of the one layer in one process; where y is whole, its gradient is taken
+        to be the same on each rank.
         """
         # TODO(student): this rank's rows, from an x whose gradients are summed over the ranks; then gather what they give
         raise NotImplementedError("ColumnParallelLinear.forward is not implemented yet")
@@ -91,9 +92,9 @@ class RowParallelLinear(nn.Module):
         input_is_parallel: whether forward gets this rank's slice of x, or the whole x.
 
     Attributes:
-        weight: (out_features, in_features / N), columns r · in_features / N and following of W; a parameter. It starts as a
-            slice of what nn.Linear(in_features, out_features) starts with: uniform between ± 1 / √in_features.
-        bias: (out_features,), the whole b on each rank, a parameter which starts with zeros; or None.
+        weight: (out_features, in_features / N), columns r · in_features / N and following of W; a parameter. It starts as
+            nn.Linear(in_features, out_features) does: uniform between ± 1 / √in_features, with other numbers on each rank.
+        bias: (out_features,), the whole b on each rank, a parameter, from the start the same on all; or None.
 
     Raises:
         ValueError: N does not divide in_features.
@@ -120,7 +121,8 @@ class RowParallelLinear(nn.Module):
         """x (..., in_features), whole, or (..., in_features / N) if it is parallel -> y (..., out_features), whole.
 
         y's gradient is taken to be the same on each rank. The gradient of a whole x is whole; that of a parallel x is that of
-        this rank's slice. The bias has the same gradient on each rank.
+        this rank's slice. The bias has the same gradient on each rank. For a parallel x there is one all-reduce forward, and
+        nothing is sent backward.
         """
         # TODO(student): sum the ranks' products, then add the bias once
         raise NotImplementedError("RowParallelLinear.forward is not implemented yet")
@@ -134,7 +136,7 @@ class VocabParallelEmbedding(nn.Module):
         embedding_dim: D.
 
     Attributes:
-        weight: (V / N, D), a parameter. It starts with numbers of N(0, 1), as that of nn.Embedding.
+        weight: (V / N, D), a parameter. It starts with numbers of N(0, 1), as that of nn.Embedding, other ones on each rank.
 
     Raises:
         ValueError: N does not divide num_embeddings.

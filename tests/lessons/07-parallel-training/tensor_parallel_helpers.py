@@ -33,3 +33,8 @@ def phases(traffic, ranks, parts):
 def bytes_sent(traffic, ranks):
     """What each rank sent after its first mark, and before its second one."""
     return [None if parts is None else sum(size for _, size in parts[1]) for parts in phases(traffic, ranks, 2)]
+
+
+def sent_in(traffic, ranks):
+    """What each rank sent between its first and its second mark, and then to its third: forward and backward."""
+    return [parts and parts[1:] for parts in phases(traffic, ranks, 3)]

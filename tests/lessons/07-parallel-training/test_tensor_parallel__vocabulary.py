@@ -21,9 +21,9 @@ of_losses = pytest.mark.question("vocab_parallel_cross_entropy")
 
 @of_embeddings
 @pytest.mark.points(1)
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_a_table_is_parted_by_rows(student, check, rng, ranks):
+def test_a_table_is_parted_by_rows(student, check, rng):
     """from_embedding gives rank r the r-th of N slices of the table's rows, as a parameter."""
+    ranks = 2
 
     def probe(table):
         from tensor_parallel import VocabParallelEmbedding
@@ -46,7 +46,7 @@ def test_a_table_is_parted_by_rows(student, check, rng, ranks):
 
 
 @of_embeddings
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize(("ranks", "dtype"), [(2, torch.int64), (4, torch.int64), (2, torch.int32)])
 def test_each_rank_looks_up_all_ids(student, check, rng, ranks, dtype):
     """Each rank has the rows of all ids, whichever rank holds them: of the first and the last of each slice, too."""
@@ -169,13 +169,11 @@ def test_rows_of_a_table_that_the_ranks_cannot_share_are_refused(student):
 
         return len(list(VocabParallelEmbedding.from_embedding(torch.nn.Embedding(size, 4)).parameters()))
 
-    two, four = student.on(ranks=2), student.on(ranks=4)
+    two = student.on(ranks=2)
     two.accepts("tensor_parallel.VocabParallelEmbedding", 6, 5)
     two.raises(ValueError, "tensor_parallel.VocabParallelEmbedding", 7, 4, says=("num_embeddings", 7))
     two.accepts(made_of, 6)
     two.raises(ValueError, made_of, 7, says=("num_embeddings", 7))
-    four.accepts("tensor_parallel.VocabParallelEmbedding", 8, 5)
-    four.raises(ValueError, "tensor_parallel.VocabParallelEmbedding", 6, 8, says=("num_embeddings", 6))
 
 
 # ---------------------------------------------------------------------------------------------- vocab_parallel_cross_entropy
@@ -210,12 +208,12 @@ def test_the_loss_is_that_of_all_logits(student, check, rng, ranks, shape):
     losses = student.on(ranks=ranks).run(sharded_loss, logits, targets)
 
     truth = F.cross_entropy(logits.view(-1, V), targets.view(-1))
-    share, lse = V // ranks, logits.logsumexp(-1)
+    share, lse, most = V // ranks, logits.logsumexp(-1), logits.amax(-1)
     own = [targets // share == rank for rank in range(ranks)]
     largest = [part.amax(-1) for part in slices(logits, ranks, -1)]
     unscaled = sum(
-        (part - most[..., None]).exp().sum(-1)
-        for part, most in zip(slices(logits, ranks, -1), largest, strict=True)
+        (part - own_most[..., None]).exp().sum(-1)
+        for part, own_most in zip(slices(logits, ranks, -1), largest, strict=True)
     ).log()  # fmt: skip
     mine = [(chosen_of(logits, targets) - largest[rank]) * own[rank] for rank in range(ranks)]
     check(losses, [truth] * ranks, relative=1e-9, mistakes={
@@ -224,10 +222,10 @@ def test_the_loss_is_that_of_all_logits(student, check, rng, ranks, shape):
         ] * ranks,
         "each rank subtracts its own maximum; it should be the largest of all ranks": [(unscaled - sum(mine)).mean()] * ranks,
         "targets are taken as rows of the rank's own slice; its first id should be subtracted": [
-            (lse - sum(chosen_of(part, targets % share) for part in slices(logits, ranks, -1))).mean()
+            (lse - most - sum(chosen_of(part, targets % share) - most for part in slices(logits, ranks, -1))).mean()
         ] * ranks,
         "the target's logit is only counted on the rank that has it; it should be summed over the ranks": [
-            (lse - chosen_of(logits, targets) * own[rank]).mean() for rank in range(ranks)
+            (lse - most - (chosen_of(logits, targets) - most) * own[rank]).mean() for rank in range(ranks)
         ],
         "the losses are summed; they should be averaged": [truth * targets.numel()] * ranks,
         "the loss is divided by the number of ranks": [truth / ranks] * ranks,
@@ -253,15 +251,17 @@ def test_only_targets_that_count_are_averaged(student, check, rng):
     real = targets != -100
     check(losses, [each.sum() / 7] * 2, relative=1e-9, mistakes={
         "the sum is divided by the number of all targets; -100 does not count": [each.sum() / 10] * 2,
-        "targets of -100 count as if their logit were 0; they should not count": [
-            (lse - chosen_of(logits, targets) * real).mean()
+        "targets of -100 count as if their logit were the largest; they should not count": [
+            (lse - logits.amax(-1) - (chosen_of(logits, targets) - logits.amax(-1)) * real).mean()
         ] * 2,
         "targets of -100 count with the first logit; they should not count": [(lse - chosen_of(logits, targets)).mean()] * 2,
-        "targets of -100 add to the sum; they should not count": [(lse - chosen_of(logits, targets) * real).sum() / 7] * 2,
         "the mean of the rows' means is taken; all targets should weigh the same": [(each.sum(1) / real.sum(1)).mean()] * 2,
         "the loss is not a number where there is a -100": [each.sum() * math.nan] * 2,
     })  # fmt: skip
-    check(empty, [torch.full((), math.nan, dtype=torch.float64)] * 2, what="the loss without targets that count")
+    nan = torch.full((), math.nan, dtype=torch.float64)
+    check(empty, [nan] * 2, what="the loss without targets that count", mistakes={
+        "the loss without targets that count is 0; it should be NaN": [0 * logits[0, 0, 0]] * 2
+    })  # fmt: skip
 
 
 @of_losses
@@ -286,9 +286,9 @@ def test_large_logits_do_not_overflow(student, check, rng, size, high):
 
 @of_losses
 @pytest.mark.points(3)
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_logits_get_their_slices_of_the_gradient(student, check, rng, ranks):
+def test_logits_get_their_slices_of_the_gradient(student, check, rng):
     """The gradient of 3 · loss at logits_shard is the r-th slice of the whole one; a second call in between changes nothing."""
+    ranks = 2
 
     def probe(logits, targets, other):
         from tensor_parallel import vocab_parallel_cross_entropy
