@@ -9,7 +9,7 @@ import torch
 
 from data_parallel_helpers import LARGE, factor_of, fair, mean_of, times
 from shared import randn
-from tensor_parallel_helpers import phases
+from tensor_parallel_helpers import MARK, phases
 
 pytestmark = pytest.mark.question("DistributedDataParallel")
 MB = 2**20
@@ -106,7 +106,7 @@ def test_a_call_is_a_call_of_the_module(student, check, rng):
 # ---------------------------------------------------------------------------------------------- one step
 
 
-def tower_gradients(weights, x, power=2):
+def tower_gradients(weights, x):
     """The gradients, in float64, of the mean of the outputs' squares."""
     leaves = [weight.double().requires_grad_() for weight in weights]
     out = x.double()
@@ -149,6 +149,7 @@ def test_gradients_are_those_of_the_whole_batch(student, check, rng, ranks, dtyp
         "the first weight is not averaged: the last bucket is not sent": [[mine[0], *whole[1:]] for mine in own],
         "only the last weight is averaged": [[*mine[:-1], whole[-1]] for mine in own],
         "only rank 0 gets the mean": [whole, *own[1:]],
+        "the all_reduce is not waited for: each rank divides its own gradients": [times(1 / ranks, mine) for mine in own],
     })  # fmt: skip
 
 
@@ -305,6 +306,10 @@ def test_a_parameter_without_a_part_in_the_loss_counts_as_zero(student, check, r
             [expected[0], expected[1], None],
             [None, expected[1], expected[2]],
         ],
+        "a rank skips what it does not use, so that gradients of different parameters are added": [
+            [(first[0] + second[2]) / 2, (first[2] + second[3]) / 2, None],
+            [None, (first[0] + second[2]) / 2, (first[2] + second[3]) / 2],
+        ],
         "a bucket with a parameter that is not used is never sent": [
             [first[0], first[2], None],
             [None, second[2], second[3]],
@@ -388,18 +393,20 @@ def test_each_dtype_has_its_own_buckets(student, check, rng):
 
         module = inside.tower([weights[0], weights[1].float(), weights[2]])
         model, rank = DistributedDataParallel(module), torch.distributed.get_rank()
+        inside.mark()
         first, second, third = (layer for layer in module if isinstance(layer, torch.nn.Linear))
         (first(x[rank]).square().mean() + third(x[rank]).square().mean() + second(x[rank].float()).mean()).backward()
         model.finish_gradient_synchronization()
         return inside.grads_of(model)
 
-    weights, x = randn(rng, 3, 4, 4, dtype=torch.float64), randn(rng, 2, 5, 4, dtype=torch.float64)
-    results = student.on(ranks=2).run(probe, weights, x)
+    weights, x = randn(rng, 3, 6, 6, dtype=torch.float64), randn(rng, 2, 5, 6, dtype=torch.float64)
+    two = student.on(ranks=2)
+    results = two.run(probe, weights, x)
 
     def squares(rows, weight):
-        return 2 * (rows @ weight.T).T @ rows / (5 * 4)
+        return 2 * (rows @ weight.T).T @ rows / (5 * 6)
 
-    own = [[squares(r, weights[0]), r.sum(0).expand(4, 4) / 20, squares(r, weights[2])] for r in x]
+    own = [[squares(r, weights[0]), r.sum(0).expand(6, 6) / 30, squares(r, weights[2])] for r in x]
     truth = mean_of(own)
     factor = factor_of(results[0], truth, 2)
     first, second, third = times(factor, truth)
@@ -409,6 +416,11 @@ def test_each_dtype_has_its_own_buckets(student, check, rng):
         "gradients of float64 are averaged in float32": [[coarse[0].double(), coarse[2].double()]] * 2,
     }, what="the gradients of float64")  # fmt: skip
     check([grads[1] for grads in results], [second] * 2, dtype=torch.float32, what="the gradients of float32")
+    sent = sum(m.bytes for m in behind(two.traffic, 0, 1) if m.bytes >= LARGE)
+    check.that(
+        sent <= 288 + 144 + 288,
+        "gradients of two dtypes share a bucket, so that more bytes are sent; each dtype should have its own",
+    )
 
 
 # ---------------------------------------------------------------------------------------------- what is sent, and when
@@ -498,19 +510,17 @@ def test_no_rank_averages_for_the_others(student, check, rng):
     check.that(None not in sent, "no gradients are sent")
     check.that(all(part[1] == [] for part in sent), "something is sent in forward; nothing should be")
     first = [sum(size for _, size in part[0]) for part in sent]
-    for fact in fair(after_forward(traffic, 4), 4, 6 * 512, 6 * 512):
+    after_forward = [message for rank in range(4) for message in behind(traffic, rank, 2)]
+    for fact in fair(after_forward, 4, 6 * 512, 6 * 512):
         check.that(*fact)
     check.that(max(first[1:]) <= max(first[0], 64), "in the constructor ranks other than 0 send their parameters")
 
 
-def after_forward(traffic, ranks):
-    """The messages of each rank after its second mark."""
-    left = []
-    for rank in range(ranks):
-        own = [message for message in traffic if message.rank == rank]
-        marks = [place for place, message in enumerate(own) if message.bytes == 60 and len(message.shapes[0]) == 5]
-        left += own[marks[1] + 1 :] if len(marks) > 1 else []
-    return left
+def behind(traffic, rank, marks):
+    """A rank's messages after that many calls of inside.mark."""
+    own = [message for message in traffic if message.rank == rank]
+    places = [place for place, message in enumerate(own) if message.shapes == (MARK,)]
+    return own[places[marks - 1] + 1 :] if len(places) >= marks else []
 
 
 @pytest.mark.points(1)
@@ -529,8 +539,6 @@ def test_two_backwards_send_at_most_twice(student, check, rng):
     """Each gradient is sent at most once for each backward."""
     traffic, _ = step_messages(student, eights(rng), {"bucket_size_mb": 1100 / MB}, backwards=2)
 
-    given = [
-        sum(m.bytes for m in after_forward(traffic, 2) if m.rank == rank and m.bytes >= LARGE) for rank in range(2)
-    ]
+    given = [sum(m.bytes for m in behind(traffic, rank, 2) if m.bytes >= LARGE) for rank in range(2)]
     check.that(min(given) >= 6 * 512, "not all gradients are sent")
     check.that(max(given) <= 2.5 * 6 * 512, "each gradient is sent more than once for each backward")
