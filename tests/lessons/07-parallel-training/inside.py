@@ -1,6 +1,9 @@
 """Helpers for the probes of this lesson: they run in the student's process, with torch and the standard library only."""
 
+import contextlib
+import ctypes
 import gc
+import sys
 
 import torch
 import torch.nn.functional as F
@@ -137,6 +140,7 @@ def grads_of(module):
     """Copies of the gradients of a module's parameters; None where there is none."""
     return [None if weight.grad is None else weight.grad.clone() for weight in module.parameters()]
 
+
 # ---------------------------------------------------------------------------------------------- pipeline_parallel
 
 
@@ -242,3 +246,18 @@ def held():
     gc.collect()
     found = [each for each in gc.get_objects() if torch.Tensor in type(each).__mro__ and each.is_floating_point()]
     return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in found}.values())
+
+
+# ---------------------------------------------------------------------------------------------- ring_attention
+
+
+def ring_inputs(*tensors):
+    """This rank's slices of whole sequences (B, H, T, d), as leaves that require a gradient."""
+    return [own_slice(whole, 2).requires_grad_() for whole in tensors]
+
+
+def exact_memory():
+    """Tensors of 64 KB and more get memory of their own from the kernel and give it back: a process has what its tensors hold."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD, which would grow by itself
