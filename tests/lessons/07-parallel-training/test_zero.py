@@ -82,7 +82,7 @@ def moments_after(weights, steps, name, options):
     return inside.moments_in(optimizer.state)
 
 
-@pytest.mark.points(6)
+@pytest.mark.points(5)
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_rank_has_its_part_of_the_state(student, check, rng, ranks):
     """Each rank's state has 1 / W of the elements, give or take 40 %, where parameters differ in size."""
@@ -100,7 +100,7 @@ def test_a_rank_has_its_part_of_the_state(student, check, rng, ranks):
     check.that(all(abs(elements * ranks / whole - 1) <= 0.4 for elements in held), uneven)
 
 
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_the_parts_make_up_the_state_of_one_process(student, check, rng):
     """The moments of all ranks together are those of one process, each number once."""
     weights, steps = draw_each(rng, SHAPES), [draw_each(rng, SHAPES) for _ in range(3)]
@@ -174,7 +174,7 @@ def test_groups_have_their_own_options(student, check, rng):
     })  # fmt: skip
 
 
-@pytest.mark.points(4)
+@pytest.mark.points(3)
 @pytest.mark.parametrize("groups", [None, list(GROUPS)])
 def test_a_changed_learning_rate_counts_at_the_next_step(student, check, rng, groups):
     """What is changed in `param_groups`, lr or another option, counts from the next step on, in each group."""

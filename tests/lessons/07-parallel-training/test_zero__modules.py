@@ -45,7 +45,7 @@ def output_after_training(weights, x, new, options, steps, frozen):
 # ---------------------------------------------------------------------------------------------- outputs
 
 
-@pytest.mark.points(4)
+@pytest.mark.points(3)
 @pytest.mark.parametrize(("ranks", "dtype"), [(2, torch.float64), (4, torch.float32)])
 def test_outputs_are_those_of_the_module(student, check, rng, ranks, dtype):
     """Each rank gets the module's output for its own input."""
@@ -111,7 +111,7 @@ def test_all_ranks_start_with_the_weights_of_rank_0(student, check, rng):
         })  # fmt: skip
 
 
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_train_and_eval_reach_the_module_and_its_buffers(student, check, rng):
     """Buffers are whole and the module's own: a batch norm notes its means in train mode and uses them in eval mode."""
 
@@ -149,7 +149,7 @@ def test_train_and_eval_reach_the_module_and_its_buffers(student, check, rng):
 # ---------------------------------------------------------------------------------------------- what a rank holds
 
 
-@pytest.mark.points(6)
+@pytest.mark.points(5)
 @pytest.mark.parametrize(
     ("ranks", "shapes"), [(2, ((24, 5), (24,), (4, 24), (4,))), (4, ((24, 5), (24,), (4, 24), (4,)))]
 )
@@ -182,7 +182,7 @@ def test_a_rank_has_its_part_of_the_parameters(student, check, rng, ranks, shape
         )
 
 
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 @pytest.mark.parametrize("shapes", [SHAPES, ODD])
 def test_the_shards_are_the_weights(student, check, rng, shapes):
     """The shards of all ranks together have each weight, once."""
@@ -205,7 +205,7 @@ def test_the_shards_are_the_weights(student, check, rng, shapes):
     check.that(often <= len(truth), "some weights are in the shards of several ranks")
 
 
-@pytest.mark.points(4)
+@pytest.mark.points(3)
 def test_whole_parameters_are_not_kept(student, check, rng):
     """After a forward pass without gradients a rank holds its shards, and after a training pass its shards and their gradients."""
 
@@ -273,7 +273,7 @@ def test_a_changed_shard_shows_on_all_ranks(student, check, rng):
     check.that(all(given), "in a forward pass some rank sends nothing, although it has a part of the weights")
 
 
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 @pytest.mark.parametrize("shape", [(1, 2), (2, 1), (3, 1)])
 def test_fewer_elements_than_ranks_are_legal(student, check, rng, shape):
     """Two or three elements are sharded over four ranks."""
@@ -320,7 +320,7 @@ def test_gradients_are_means_over_the_ranks(student, check, rng, ranks, shapes, 
     })  # fmt: skip
 
 
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_gradients_add_up(student, check, rng):
     """A second backward adds to what is in `.grad`."""
 
@@ -345,7 +345,7 @@ def test_gradients_add_up(student, check, rng):
         })  # fmt: skip
 
 
-@pytest.mark.points(2)
+@pytest.mark.points(1)
 def test_two_calls_have_one_backward(student, check, rng):
     """Two calls, then the backward of both: their gradients add up."""
 
