@@ -78,7 +78,9 @@ def test_it_is_called_like_the_module(student, check, rng):
     )
     x = randn(rng, 3, 2, dtype=torch.float64).round()
 
-    found = student.on(ranks=2).run(probe, single, double, number, x)
+    ranks = student.on(ranks=2)
+    ranks.accepts(probe, single, double, number, x)
+    found = ranks.run(probe, single, double, number, x)
 
     y = x @ single.double() * double
     truth = [{"sum": y.sum() * 3 + 2, "pair": (y, number * 3)}, {"sum": y.sum(), "pair": (y, number)}]
@@ -134,7 +136,9 @@ def test_train_and_eval_reach_the_module_and_its_buffers(student, check, rng):
     after = [norm.running_mean.clone(), norm.running_var.clone()]
     unseen = torch.nn.BatchNorm1d(5, dtype=torch.float64).eval()(new).detach()
     for mine in found:
-        check(mine[0], first, relative=1e-9, what="the output in train mode")
+        check(mine[0], first, relative=1e-9, what="the output in train mode", mistakes={
+            "the module is in eval mode although train mode is on": torch.nn.BatchNorm1d(5, dtype=x.dtype).eval()(x).detach(),
+        })  # fmt: skip
         check(mine[1], quiet, relative=1e-9, what="the output in eval mode", mistakes={
             "eval() does not reach the module": loud,
             "what a call writes into the buffers is lost": unseen,
@@ -161,7 +165,9 @@ def test_a_rank_has_its_part_of_the_parameters(student, check, rng, ranks, shape
 
         model = FullyShardedModule(inside.two_layers(weights))
         before = sum(parameter.numel() for parameter in model.parameters())
-        model(x).square().sum().backward()
+        loss = model(x).square().sum()
+        if loss.requires_grad:  # else another test says so
+            loss.backward()
         return before, sum(parameter.numel() for parameter in model.parameters())
 
     weights = draw_each(rng, shapes)
@@ -256,6 +262,7 @@ def test_a_changed_shard_shows_on_all_ranks(student, check, rng):
     ranks = student.on(ranks=2)
     found = ranks.run(probe, weights, x)
 
+    check.that(all(shards for _, shards, _ in found), "a rank has no parameters")
     _, holders = together(weights, [shards for _, shards, _ in found])
     changed = [weight * (holder + 2) for weight, holder in zip(weights, holders, strict=True)]
     given = given_between(ranks.traffic, 2, 0, 1)
@@ -278,26 +285,31 @@ def test_a_changed_shard_shows_on_all_ranks(student, check, rng):
 def test_fewer_elements_than_ranks_are_legal(student, check, rng, shape):
     """Two or three elements are sharded over four ranks."""
 
+    def made(weight):
+        from zero import FullyShardedModule
+
+        FullyShardedModule(inside.whole_linear(weight))
+
     def probe(weight, x):
         from zero import FullyShardedModule
 
         model = FullyShardedModule(inside.whole_linear(weight))
-        first = model(x).detach()
-        model(x).sum().backward()
-        return first, inside.shards_of(model)
+        return model(x).detach()
 
     weight, x = randn(rng, *shape, dtype=torch.float64), randn(rng, 1, shape[1], dtype=torch.float64)
 
-    found = student.on(ranks=4).run(probe, weight, x)
+    ranks = student.on(ranks=4)
+    ranks.accepts(made, weight)
+    found = ranks.run(probe, weight, x)
 
-    check([output for output, _ in found], [x @ weight.T] * 4, relative=1e-9)
+    check(found, [x @ weight.T] * 4, relative=1e-9)
 
 
 # ---------------------------------------------------------------------------------------------- gradients
 
 
 @pytest.mark.points(5)
-@pytest.mark.parametrize(("ranks", "shapes", "dtype"), [(2, SHAPES, torch.float64), (4, ODD, torch.float32)])
+@pytest.mark.parametrize(("ranks", "shapes", "dtype"), [(4, ODD, torch.float64), (2, SHAPES, torch.float32)])
 def test_gradients_are_means_over_the_ranks(student, check, rng, ranks, shapes, dtype):
     """`.grad` of the shards is the mean over the ranks of the gradients of their losses."""
     weights, x = draw_each(rng, shapes, dtype), randn(rng, ranks, 3, shapes[0][1], dtype=dtype)
@@ -431,8 +443,20 @@ def test_tied_weights_stay_tied(student, check, rng):
     def output(count):
         return apart(trained(apart, [weight] * count, [x], ADAMW), x)
 
+    def one_place(weights, x):
+        return (x @ weights[0]).tanh() @ weights[0].detach()
+
+    def other_place(weights, x):
+        return (x @ weights[0].detach()).tanh() @ weights[0]
+
     check([mine for _, mine in found], [output(1)] * 2, relative=1e-5, what="the output after three steps", mistakes={
         "tied weights become two parameters, which training drives apart": [output(2)] * 2,
+        "of the gradient of tied weights only one place's part counts": [
+            apart(trained(one_place, [weight], [x], ADAMW), x)
+        ] * 2,
+        "of the gradient of tied weights only the other place's part counts": [
+            apart(trained(other_place, [weight], [x], ADAMW), x)
+        ] * 2,
     })  # fmt: skip
     for elements, _ in found:
         check.that(elements < 1.5 * weight.numel() / 2, "tied weights are sharded twice")
@@ -449,8 +473,7 @@ def test_frozen_parameters_stay(student, check, rng, frozen):
 
     check(found, [layers(trained(layers, weights, x, ADAMW, 2, frozen), new)] * 2, relative=1e-5, mistakes={
         "parameters that need no gradient are trained as well": [layers(trained(layers, weights, x, ADAMW, 2), new)] * 2,
-        "weight decay shrinks parameters that need no gradient": lambda: [layers([
-            weight * (1 - ADAMW["lr"] * ADAMW["weight_decay"]) ** 2 if n in frozen else weight
-            for n, weight in enumerate(trained(layers, weights, x, ADAMW, 2, frozen))
-        ], new)] * 2,
+        "weight decay shrinks parameters that need no gradient": [
+            layers(trained(layers, weights, x, ADAMW, 2, frozen, decayed=True), new)
+        ] * 2,
     })  # fmt: skip
