@@ -109,6 +109,26 @@ def scale_slips(q, k, v):
     return {sentence: (lambda scale=scale: attend(q, k, v, scale=scale)[0]) for sentence, scale in scales.items()}
 
 
+def half_trips(q, k, v, size):
+    """What comes of keys or values that stay at home, and of one head for all: sentence -> a function."""
+
+    def values_stay():
+        weights = attend(q, k, v)[1].unflatten(-1, (size, -1)).sum(-2)  # (B, H, T, T / size): a block's places
+        return torch.cat([w @ x.double() for w, x in zip(cut(weights, size), cut(v, size), strict=True)], 2)
+
+    def keys_stay():
+        mean = torch.stack(cut(v.double(), size)).mean(0)
+        return torch.cat([attend(*each, mean)[0] for each in zip(cut(q, size), cut(k, size), strict=True)], 2)
+
+    return {
+        "only the keys travel; the values should travel with them": values_stay,
+        "only the values travel; the keys should travel with them": keys_stay,
+        "the scores of the first head are used for all heads": lambda: attend(
+            q[:, :1].expand_as(q), k[:, :1].expand_as(k), v
+        )[0],
+    }
+
+
 def merge_slips(q, k, v, size):
     """What comes of putting the blocks' results together in other ways: sentence -> a function."""
     slips = {
@@ -148,6 +168,7 @@ def causal_slips(q, k, v, size):
         "a block is taken for one of another rank: in step s a rank has the block of rank - s": own
         | ((step > 0) & ((r + step) % size < r)),
         "a rank attends to the block of the previous rank only, and to its own": own | ((b == r - 1) & (b < r)),
+        "every block that comes is taken for that of the previous rank": own | ((step > 0) & (r > 0)),
     }
     return {sentence: (lambda n=n: often(q, k, v, n)) for sentence, n in seen.items()}
 
@@ -155,20 +176,29 @@ def causal_slips(q, k, v, size):
 # ---------------------------------------------------------------------------------------------- backward
 
 
-def gradients(q, k, v, g, seen=None, *, own=None, scale=None, delta=True, sums=None):
+def gradients(q, k, v, g, seen=None, *, own=None, scale=None, delta="all", weights="softmax", shown=None):
     """dq, dk, dv in float64, by the formulas.
 
-    own: (T, T), which weights count in all three. scale: of the scores in dq and dk. delta: whether δ is subtracted. sums:
-    (T, T), over which keys a query's weights sum to 1, by default all.
+    own: (T, T), which weights count in all three. scale: of the scores in dq and dk. delta: what is subtracted from dP: the
+    sum over "all" keys, over those of the same "block", where a (T, T) tensor says which, or None. weights: "softmax"; or
+    exp of the scores less their "maximum"; or a (T, T) tensor: in which blocks they sum to 1. shown: what the backward
+    sees, where it is not what the forward has seen.
     """
     q, k, v, g = (x.double() for x in (q, k, v, g))
     root = q.shape[-1] ** -0.5
     s = q @ k.mT * root
-    if seen is not None:
-        s = s.masked_fill(~seen, -torch.inf)
-    p = s.softmax(-1) if sums is None else s.exp() / (s.exp() @ sums.double())
+    forward = s if seen is None else s.masked_fill(~seen, -torch.inf)
+    least = forward.amax(-1, keepdim=True) if isinstance(weights, str) and weights == "maximum" else None
+    least = forward.logsumexp(-1, keepdim=True) if least is None else least
+    p = (forward if shown is None else s.masked_fill(~shown, -torch.inf)).sub(least).exp()
     dp = g @ v.mT
-    ds = p * (dp - (p * dp).sum(-1, keepdim=True) * delta)
+    sums = (forward.softmax(-1) * dp).sum(-1, keepdim=True)
+    if isinstance(weights, torch.Tensor):
+        p = p / (p @ weights.double())
+        sums = (p * dp) @ weights.double()
+    if isinstance(delta, torch.Tensor):
+        sums = (p * dp) @ delta.double()
+    ds = p * (dp - sums) if delta is not None else p * dp
     if own is not None:
         p, ds = p * own, ds * own
     scale = root if scale is None else scale
@@ -184,20 +214,56 @@ def gradient_slips(q, k, v, g, size, seen=None):
         dq, dk, dv = gradients(q, k, v, g, seen)
         return dq, dk.roll(by * T // size, 2), dv.roll(by * T // size, 2)
 
-    return {
+    def stays():
+        """Each rank adds up what its own queries give to the blocks of all."""
+        parts = [gradients(q, k, v, g, seen, own=r == rank) for rank in range(size)]
+        sums = [torch.cat([torch.stack(cut(part[n], size)).sum(0) for part in parts], 2) for n in (1, 2)]
+        return gradients(q, k, v, g, seen)[0], *sums
+
+    away = {
         "the gradients of a block stop one rank before they are home": lambda: moved(-1),
         "the gradients of a block are sent one rank too far": lambda: moved(1),
+    }
+    return (away if size > 2 else {"the gradients of a block end at the other rank": lambda: moved(1)}) | {
         "only the part of the rank's own block, or of its own queries, is in the gradient": lambda: gradients(
             q, k, v, g, seen, own=r == b
         ),
         "the part of the rank's own block is missing in the gradient": lambda: gradients(q, k, v, g, seen, own=r != b),
+        "the gradients of k and v stay while the blocks travel; each should travel with its block": stays,
         "the derivative of the softmax is P * dP; subtract the sum of P * dP over all keys from dP": lambda: gradients(
-            q, k, v, g, seen, delta=False
+            q, k, v, g, seen, delta=None
+        ),
+        "the sum of P * dP is that of one block; it should run over the keys of all ranks": lambda: gradients(
+            q, k, v, g, seen, delta=r == b
         ),
         "backward makes the weights of each block sum to 1; they should sum to 1 over the blocks of all ranks": lambda: (
-            gradients(q, k, v, g, seen, sums=r == b)
+            gradients(q, k, v, g, seen, weights=r == b)
+        ),
+        "backward makes the weights with the maximum alone; it needs the logsumexp": lambda: gradients(
+            q, k, v, g, seen, weights="maximum"
         ),
         "the gradient of the output is not used": lambda: gradients(q, k, v, torch.ones_like(g), seen),
+        "no gradient comes through to q, k and v": lambda: [
+            torch.zeros_like(x, dtype=torch.float64) for x in (q, k, v)
+        ],
+    }
+
+
+def causal_gradient_slips(q, k, v, g, size):
+    """What a backward gives that does not see what the forward has seen."""
+    r, b, i, j = places(q.shape[2], size)
+    own, step = (b == r) & (j <= i), (r - b) % size
+    shown = {
+        "the backward ignores causal": (b >= 0) | own,
+        "the backward sees the future within a rank's own block": b <= r,
+        "the backward sees the blocks of later ranks": own | (b != r),
+        "the backward takes a block for one of another rank: in step s a rank has the block of rank - s": own
+        | ((step > 0) & ((r + step) % size < r)),
+    }
+    seen = before(q.shape[2])
+    return {
+        sentence: (lambda n=n: gradients(q, k, v, g, seen, shown=n.expand(q.shape[2], -1)))
+        for sentence, n in shown.items()
     }
 
 

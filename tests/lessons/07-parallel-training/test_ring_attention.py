@@ -15,13 +15,14 @@ from ring_attention_helpers import (
     cut,
     expected_like,
     gentle,
+    half_trips,
     joined,
     merge_slips,
     round_trips,
     scale_slips,
     whole,
 )
-from shared import MANNERS, attend, has_nan, nearly
+from shared import MANNERS, attend, dtype_of, has_nan, nearly
 
 pytestmark = pytest.mark.question("ring attention")
 
@@ -38,13 +39,14 @@ def test_two_ranks_give_full_attention(student, check, rng):
 
     outputs = student.on(ranks=2).run(probe, q, k, v)
 
-    mistakes = scale_slips(q, k, v) | merge_slips(q, k, v, 2) | round_trips(q, k, v, 2)
+    mistakes = scale_slips(q, k, v) | merge_slips(q, k, v, 2) | round_trips(q, k, v, 2) | half_trips(q, k, v, 2)
+    nan = "there is NaN in the output: the maximum begins at -inf, and the correction is exp(old maximum - new maximum)"
     check(
         outputs,
         cut(attend(q, k, v)[0], 2),
         dtype=torch.float32,
         relative=EXACT[torch.float32],
-        mistakes=by_rank(mistakes, 2),
+        mistakes={nan: check.when(has_nan(outputs))} | by_rank(mistakes, 2),
     )
 
 
@@ -185,7 +187,14 @@ def test_float64_is_exact_in_float64(student, check, rng, causal):
     is_coarse = all(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in outputs) and nearly(
         outputs, cut(truth, 2), 1e-4
     )
-    check(outputs, cut(wanted, 2), relative=within, mistakes={coarse: check.when(is_coarse)})
+    single = "the output is float32 although the inputs are float64"
+    is_single = all(dtype_of(x) == torch.float32 for x in outputs)
+    check(
+        outputs,
+        cut(wanted, 2),
+        relative=within,
+        mistakes={coarse: check.when(is_coarse), single: check.when(is_single)},
+    )
 
 
 @pytest.mark.points(2)
