@@ -1,7 +1,7 @@
 """Hidden tests of zero: FullyShardedModule.
 
 How parameters are laid out in the shards is open. So a test asks all ranks for the shards as values and finds each weight
-by its value (helpers' `together`), or it trains and looks at outputs. The truth is plain torch in one process, in float64. Where
+by its value (helpers' `found_in_shards`), or it trains and looks at outputs. The truth is plain torch in one process, in float64. Where
 gradients as such are not what is tested, the optimizer is AdamW, for which their scale hardly counts.
 """
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shared import randn
-from zero_helpers import draw_each, given_between, layers, mean_gradients, together, trained
+from zero_helpers import draw_each, found_in_shards, given_between, layers, mean_gradients, sharded_training
 
 pytestmark = pytest.mark.question("FullyShardedModule")
 
@@ -106,9 +106,10 @@ def test_all_ranks_start_with_the_weights_of_rank_0(student, check, rng):
 
     weights, x = draw_each(rng, SHAPES), randn(rng, 3, 5, dtype=torch.float64)
 
-    for other, same in student.on(ranks=2).run(probe, weights, x):
+    for rank, (other, same) in enumerate(student.on(ranks=2).run(probe, weights, x)):
         check.that(bool(same.any()), "the outputs are zero")
         check(other, same, relative=1e-9, otherwise="the ranks do not start with the weights of rank 0", mistakes={
+            "the weights of the last rank count; those of rank 0 should": check.when(rank == 0, layers([2 * w for w in weights], x)),
             "a rank starts with its own weights; those of rank 0 should count": layers([2 * w for w in weights], x),
         })  # fmt: skip
 
@@ -202,7 +203,7 @@ def test_the_shards_are_the_weights(student, check, rng, shapes):
 
     found = student.on(ranks=4).run(probe, weights)
 
-    _, holders = together(weights, found)
+    _, holders = found_in_shards(weights, found)
     check.that(any(bool((each >= 0).any()) for each in holders), "the shards have none of the module's weights")
     check.that(all(bool((each >= 0).all()) for each in holders), "some weights are in no shard of any rank")
     numbers = torch.cat([values.flatten() for shards in found for values, _ in shards])
@@ -263,7 +264,7 @@ def test_a_changed_shard_shows_on_all_ranks(student, check, rng):
     found = ranks.run(probe, weights, x)
 
     check.that(all(shards for _, shards, _ in found), "a rank has no parameters")
-    _, holders = together(weights, [shards for _, shards, _ in found])
+    _, holders = found_in_shards(weights, [shards for _, shards, _ in found])
     changed = [weight * (holder + 2) for weight, holder in zip(weights, holders, strict=True)]
     given = given_between(ranks.traffic, 2, 0, 1)
     for rank, (first, _, second) in enumerate(found):
@@ -316,7 +317,7 @@ def test_gradients_are_means_over_the_ranks(student, check, rng, ranks, shapes, 
 
     found = student.on(ranks=ranks).run(one_pass, weights, x)
 
-    gradients, holders = together(weights, [shards for _, _, shards in found])
+    gradients, holders = found_in_shards(weights, [shards for _, _, shards in found])
     truth = mean_gradients(layers, weights, x)
     own = [mean_gradients(layers, weights, x[r : r + 1]) for r in range(ranks)]
     of_holder = [
@@ -409,7 +410,7 @@ def test_any_optimizer_trains_the_shards(student, check, rng, ranks):
     found = student.on(ranks=ranks).run(output_after_training, weights, x, new, ADAMW, 3, [])
 
     def after(xs, steps=3):
-        return layers(trained(layers, weights, xs, ADAMW, steps), new)
+        return layers(sharded_training(layers, weights, xs, ADAMW, steps), new)
 
     check(found, [after(x)] * ranks, relative=1e-5, what="the outputs after three steps", mistakes={
         "the optimizer has no effect on the outputs": [layers(weights, new)] * ranks,
@@ -441,7 +442,7 @@ def test_tied_weights_stay_tied(student, check, rng):
         return (x @ weights[0]).tanh() @ weights[-1]
 
     def output(count):
-        return apart(trained(apart, [weight] * count, [x], ADAMW), x)
+        return apart(sharded_training(apart, [weight] * count, [x], ADAMW), x)
 
     def one_place(weights, x):
         return (x @ weights[0]).tanh() @ weights[0].detach()
@@ -452,10 +453,10 @@ def test_tied_weights_stay_tied(student, check, rng):
     check([mine for _, mine in found], [output(1)] * 2, relative=1e-5, what="the output after three steps", mistakes={
         "tied weights become two parameters, which training drives apart": [output(2)] * 2,
         "of the gradient of tied weights only one place's part counts": [
-            apart(trained(one_place, [weight], [x], ADAMW), x)
+            apart(sharded_training(one_place, [weight], [x], ADAMW), x)
         ] * 2,
         "of the gradient of tied weights only the other place's part counts": [
-            apart(trained(other_place, [weight], [x], ADAMW), x)
+            apart(sharded_training(other_place, [weight], [x], ADAMW), x)
         ] * 2,
     })  # fmt: skip
     for elements, _ in found:
@@ -471,9 +472,9 @@ def test_frozen_parameters_stay(student, check, rng, frozen):
 
     found = student.on(ranks=2).run(output_after_training, weights, x, new, ADAMW, 2, frozen)
 
-    check(found, [layers(trained(layers, weights, x, ADAMW, 2, frozen), new)] * 2, relative=1e-5, mistakes={
-        "parameters that need no gradient are trained as well": [layers(trained(layers, weights, x, ADAMW, 2), new)] * 2,
+    check(found, [layers(sharded_training(layers, weights, x, ADAMW, 2, frozen), new)] * 2, relative=1e-5, mistakes={
+        "parameters that need no gradient are trained as well": [layers(sharded_training(layers, weights, x, ADAMW, 2), new)] * 2,
         "weight decay shrinks parameters that need no gradient": [
-            layers(trained(layers, weights, x, ADAMW, 2, frozen, decayed=True), new)
+            layers(sharded_training(layers, weights, x, ADAMW, 2, frozen, decayed=True), new)
         ] * 2,
     })  # fmt: skip

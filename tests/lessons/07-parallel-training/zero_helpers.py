@@ -79,7 +79,7 @@ def mean_gradients(function, weights, xs):
     return list(torch.autograd.grad(loss, leaves))
 
 
-def trained(function, weights, xs, options, steps=3, frozen=(), decayed=False):
+def sharded_training(function, weights, xs, options, steps=3, frozen=(), decayed=False):
     """The weights after some steps of AdamW by mean_gradients in float64; those at the places `frozen` stay.
 
     decayed: these have a gradient of zero instead, so that weight decay shrinks them.
@@ -98,7 +98,7 @@ def trained(function, weights, xs, options, steps=3, frozen=(), decayed=False):
     return weights
 
 
-def together(weights, of_ranks):
+def found_in_shards(weights, of_ranks):
     """(gradients, holders): what the ranks' shards say of each element of the weights, found by its value.
 
     of_ranks: for each rank its (values, gradient or None) of each shard. A gradient that is missing is 0; an element that no
