@@ -15,7 +15,7 @@ from ..inside import RIGHT
 
 
 def mark():
-    """A message of the probe's own, which parts what is sent before it from what is sent after it: helpers' `phases`."""
+    """A message of the probe's own, which parts what is sent before it from what is sent after it: helpers' `parted_by_marks`."""
     torch.distributed.all_reduce(torch.zeros(3, 1, 4, 1, 5, dtype=torch.uint8))
 
 
