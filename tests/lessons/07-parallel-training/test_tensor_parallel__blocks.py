@@ -279,6 +279,8 @@ def test_a_new_mlp(student, check, rng):
 
     (first, count), (second, other) = found
     check.that(count == other == (2 * 3 * 8 + 8) // 2 + 3, "a rank should have 1 / N of the numbers and down's bias")
+    filled = all(isinstance(y, torch.Tensor) and bool(y.any()) for y in (first, second))
+    check.that(filled, "the output of a new MLP is not a tensor, or all zeros")
     check(second, first, otherwise="the outputs of a new layer differ from rank to rank")
     check.that(first.shape == (2, 5, 3), "the output of a new MLP has the wrong shape")
 
@@ -582,6 +584,8 @@ def test_a_new_attention(student, check, rng):
 
     (first, count), (second, other) = found
     check.that(count == other == (4 * 64 + 24) // 2 + 8, "a rank should have 1 / N of the numbers and proj's bias")
+    filled = all(isinstance(y, torch.Tensor) and bool(y.any()) for y in (first, second))
+    check.that(filled, "the output of a new attention is not a tensor, or all zeros")
     check(second, first, otherwise="the outputs of a new layer differ from rank to rank")
     check.that(first.shape == (2, 5, 8), "the output of a new attention has the wrong shape")
 

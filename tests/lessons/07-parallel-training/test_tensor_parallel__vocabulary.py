@@ -373,7 +373,7 @@ def test_the_loss_leaves_its_inputs_alone(student, check, rng):
     logits, targets = randn(rng, 3, 5, 8), tokens(rng, 8, 3, 5)
     targets[0, 0] = -100
     for loss, own, same, kept, rude in student.on(ranks=2).run(probe, logits, targets):
-        check.that(isinstance(loss, torch.Tensor) and bool(loss.isfinite().all()), "the loss is not a number")
+        check.that(isinstance(loss, torch.Tensor) and bool((loss > 0).all()), "the loss is not a positive number")
         check(loss, own, relative=1e-4, otherwise="the layout of the logits in memory changes the loss")
         check(loss.dtype, torch.float32, otherwise="the loss of float32 logits is not float32")
         check.that(same, "logits_shard is changed in place")
