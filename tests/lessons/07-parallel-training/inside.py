@@ -104,7 +104,7 @@ RIGHT["tensor_parallel"] = {
 # ---------------------------------------------------------------------------------------------- data_parallel
 
 
-class Parts(nn.Module):
+class LooseWeights(nn.Module):
     """Weights of one shape, of which a loss may leave some out."""
 
     def __init__(self, weights):
