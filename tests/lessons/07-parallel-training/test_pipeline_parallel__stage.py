@@ -242,14 +242,18 @@ def test_the_arguments_are_left_alone(student, check, rng):
 def test_shapes_may_change_between_stages(student, check, rng, case):
     """A stage's output may have more or fewer dimensions than the batch, or none, and need not be contiguous."""
     stages = linear_stages(rng, 3, 6, 1)
-    steps, width = {
-        "three dimensions": ([("unflatten", 1, (2, 3)), ("transpose", 1, 2)], 2),  # (B, 3, 2): not contiguous
-        "one dimension": ([("flatten",)], 6),
-        "no dimension": ([("sum",)], 1),
+    steps, width, back = {
+        "three dimensions": (
+            [("unflatten", 1, (2, 3)), ("transpose", 1, 2)],
+            2,
+            ("mean", 1),
+        ),  # (B, 3, 2): not contiguous
+        "one dimension": ([("flatten",)], 6, ("reshape", -1, 6)),
+        "no dimension": ([("sum",)], 1, ("reshape", 1, 1)),
     }[case]
     stages[0]["steps"] += steps
     stages[1] = {
-        "steps": [("reshape", -1, width), ("linear",), ("sum", 0, True)],
+        "steps": [back, ("linear",), ("sum", 0, True)],
         "weights": linear_stages(rng, width, 1)[0]["weights"],
     }
     batch, targets = randn(rng, 2, 3, dtype=torch.float64), randn(rng, 2, dtype=torch.float64)
