@@ -73,7 +73,7 @@ class Pending(dist.Work):
 
     def __init__(self, link, number, outputs):
         super().__init__()
-        self._link, self._number, self._outputs, self._done = link, number, outputs, False
+        self._link, self.number, self._outputs, self._done = link, number, outputs, False
         self._source = -1  # not known before it is done
 
     def wait(self, timeout=None) -> bool:
@@ -83,7 +83,7 @@ class Pending(dist.Work):
             RuntimeError: the operation cannot be completed: the ranks do not agree on it, or wait for each other.
         """
         if not self._done:
-            reply = self._link.ask(wait=self._number)
+            reply = self._link.ask(wait=self.number)
             if "error" in reply:
                 raise RuntimeError(reply["error"])
             _fill(self._outputs, reply["tensors"])
@@ -91,7 +91,7 @@ class Pending(dist.Work):
         return True
 
     def is_completed(self) -> bool:
-        return self._done or self._link.ask(poll=self._number)["ready"]
+        return self._done or self._link.ask(poll=self.number)["ready"]
 
     def get_future(self) -> torch.futures.Future:
         self.wait()

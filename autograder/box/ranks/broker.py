@@ -8,7 +8,7 @@ Ranks are student code: what is not a message is a BadReply, and what they leave
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ...errors import BadReply
@@ -54,13 +54,17 @@ class Broker:
 
     Attributes:
         traffic: every operation since the last `begin`, in the order in which they came.
+        patience_s: seconds that the others may idle once a rank has raised; None where those who wait for it are told.
     """
+
+    patience_s: float | None = None
 
     def __init__(self, size: int):
         self._size = size
         self.traffic: list[Message] = []
         self._returned: set[int] = set()
         self._asking: dict[int, tuple[str, int]] = {}  # rank -> what it asks for: ("wait" or "poll", number)
+        self._polled: dict[int, int] = {}  # rank -> number: it did nothing else since it asked for that
         self._pending: dict[tuple[int, int], Operation] = {}  # (rank, number), until the operation is complete
         self._results: dict[tuple[int, int], dict] = {}  # (rank, number) -> answer, until it is waited for
         self._collectives: dict[tuple, list[Operation]] = {}  # group -> those that some members have not posted yet
@@ -84,10 +88,13 @@ class Broker:
             BadReply: it is not a message, or the ranks leave too much here.
         """
         kind = next((kind for kind in ("wait", "poll", "post") if type(message) is dict and kind in message), None)
+        self._polled.pop(rank, None)
         if kind == "post":
             self._post(rank, read(message, rank, self._size))
         elif kind is not None and type(message[kind]) is int and self._knows(rank, message[kind]):
             self._asking[rank] = kind, message[kind]
+            if kind == "poll":
+                self._polled[rank] = message[kind]
         else:
             raise BadReply("a rank sent something that is not a message between ranks")
 
@@ -105,15 +112,25 @@ class Broker:
                 self._held -= _weight(answer.get("tensors", ()))
                 yield rank, answer
 
+    def failed(self, rank: int) -> bool:
+        """Whether an operation of the rank failed only since another is gone: never, nobody here hears of that."""
+        return False
+
     def __str__(self):
         """What each rank is doing, for a message about a hang."""
-        return ", ".join(f"rank {rank} {self._doing(rank)}" for rank in range(self._size))
+        return self.doing(range(self._size))
+
+    def doing(self, ranks: Iterable[int]) -> str:
+        return ", ".join(f"rank {rank} {self._doing(rank)}" for rank in ranks)
 
     def _doing(self, rank):
         if rank in self._returned:
             return "has returned"
         operation = self._waited_for(rank)
-        return "computes" if operation is None else f"is waiting in {operation}"
+        if operation is not None:
+            return f"is waiting in {operation}"
+        polled = self._pending.get((rank, self._polled.get(rank, -1)))
+        return "computes" if polled is None else f"asks whether {polled} is complete"
 
     def _knows(self, rank, number):
         return (rank, number) in self._pending or (rank, number) in self._results
