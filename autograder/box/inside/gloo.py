@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 from .. import wire
-from .group import BrokerGroup, Link
+from .group import BrokerGroup, Link, Pending, Several
 
 _told: "Told | None" = None  # this process's, where it is a rank
 
@@ -85,18 +85,18 @@ class Told(Link):
         self.tell({"end": number, "at": time.perf_counter(), "failed": failed})
 
 
-class Watched(dist.Work):
+class Watched(Pending):
     """An operation of gloo that has begun."""
 
-    def __init__(self, told: Told, number: int, work: dist.Work):
-        super().__init__()
-        self._told, self._number, self._work = told, number, work
+    def __init__(self, told: Told, number: int, work: dist.Work, outputs: list):
+        super().__init__(told, number, outputs)
+        self._told, self._work = told, work
         self._ending, self._over = threading.Lock(), False
         with contextlib.suppress(RuntimeError):  # sends and receives have none: they end when they are waited for
             work.get_future().add_done_callback(lambda future: self._end())
 
     def wait(self, timeout=None) -> bool:
-        self._told.tell({"wait": self._number, "at": time.perf_counter()})
+        self._told.tell({"wait": self.number, "at": time.perf_counter()})
         try:
             done = self._work.wait(timeout) if timeout else self._work.wait()
         except RuntimeError as error:
@@ -117,8 +117,8 @@ class Watched(dist.Work):
     def _end(self, failed=""):
         with self._ending:
             if not self._over:
-                self._over = True
-                self._told.ended(self._number, failed)
+                self._over = self._done = True
+                self._told.ended(self.number, failed)
 
 
 class ToldGroup(BrokerGroup):
@@ -126,14 +126,13 @@ class ToldGroup(BrokerGroup):
 
     def __init__(self, told: Told, options, ranks: list[int]):
         super().__init__(told, options.group_rank, ranks, str(options.group_id))
-        self._told = told
         self._gloo = dist.ProcessGroup(options.store, options.group_rank, options.group_size)
         backend = dist.ProcessGroupGloo(options.store, options.group_rank, options.group_size, _on_this_machine())
         self._gloo._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, backend)
         self._gloo._set_default_backend(dist.ProcessGroup.BackendType.GLOO)
 
     def getBackendName(self):
-        return "gloo"
+        return "told"
 
 
 def _on_this_machine():
@@ -148,11 +147,14 @@ def _done_by_gloo(name):
 
     def method(self, *args, **kwargs):
         described = describe(self, *args, **kwargs)
-        return Watched(self._told, described.number, getattr(self._gloo, name)(*args, **kwargs))
+        if isinstance(described, Several):  # its parts have gone through this already
+            return described
+        return Watched(self._link, described.number, getattr(self._gloo, name)(*args, **kwargs), described._outputs)
 
     method.__name__ = name
     return method
 
 
-for _name in (set(vars(BrokerGroup)) & set(dir(dist.ProcessGroup))) - set(dir(object)) - {"getBackendName"}:
-    setattr(ToldGroup, _name, _done_by_gloo(_name))
+for _name in set(vars(BrokerGroup)) - set(dir(object)) - {"getBackendName"}:
+    if callable(getattr(dist.ProcessGroup, _name, None)):
+        setattr(ToldGroup, _name, _done_by_gloo(_name))

@@ -93,7 +93,18 @@ class Pending(dist.Work):
     def is_completed(self) -> bool:
         return self._done or self._link.ask(poll=self.number)["ready"]
 
+    def result(self) -> list[torch.Tensor]:
+        self.wait()
+        return list(self._outputs)
+
+    def is_success(self) -> bool:
+        return self._done
+
+    def exception(self) -> None:
+        """There is none: a wait raises what is wrong."""
+
     def get_future(self) -> torch.futures.Future:
+        """Done when it is given: nothing but a wait fetches what came."""
         self.wait()
         future: torch.futures.Future = torch.futures.Future()
         future.set_result(self._outputs)
@@ -101,6 +112,27 @@ class Pending(dist.Work):
 
     def _source_rank(self) -> int:
         return self._source
+
+
+class Several(Pending):
+    """Operations that were begun together."""
+
+    def __init__(self, parts: list[Pending]):
+        dist.Work.__init__(self)
+        self._parts, self._source = parts, -1
+
+    def wait(self, timeout=None) -> bool:
+        return all([part.wait(timeout) for part in self._parts])
+
+    def is_completed(self) -> bool:
+        return all(part.is_completed() for part in self._parts)
+
+    def is_success(self) -> bool:
+        return all(part.is_success() for part in self._parts)
+
+    @property
+    def _outputs(self):
+        return [output for part in self._parts for output in part._outputs]
 
 
 def _name_of(reduction) -> str:
@@ -130,6 +162,11 @@ class BrokerGroup(dist.ProcessGroup):
         super().__init__(rank, len(ranks))  # type: ignore[call-arg]  # one of its two constructors
         self._link, self._ranks, self._name = link, ranks, name
 
+    @property
+    def group_name(self):
+        """By which torch finds the group again: functional collectives and meshes of devices hand on the name alone."""
+        return self._name
+
     def getBackendName(self):
         return "broker"
 
@@ -145,13 +182,21 @@ class BrokerGroup(dist.ProcessGroup):
     # ------------------------------------------------------------------------------------------ one to one
 
     def send(self, tensors, peer, tag=0):
+        self._require_another(peer, "send")
         return self._post("send", tensors, peer=peer, tag=tag)
 
     def recv(self, tensors, peer, tag=0):
+        self._require_another(peer, "recv")
         return self._post("recv", outputs=tensors, peer=peer, tag=tag)
 
     def recv_anysource(self, tensors, tag=0):
         return self._post("recv", outputs=tensors, tag=tag)
+
+    def _require_another(self, peer, operation):
+        if peer == self.rank():
+            raise RuntimeError(
+                f"rank {self._ranks[peer]} calls {operation} with itself: a message goes to another rank"
+            )
 
     # ------------------------------------------------------------------------------------------ collectives
 
@@ -201,6 +246,22 @@ class BrokerGroup(dist.ProcessGroup):
 
     _allgather_base, _reduce_scatter_base, alltoall_base = all_gather_single, reduce_scatter_single, all_to_all_single
 
+    # What torch calls for several at once: a coalescing manager, functional collectives.
+
+    def allgather_into_tensor_coalesced(self, outputs, tensors, opts=None):
+        return Several([self.all_gather_single(*pair) for pair in zip(outputs, tensors, strict=True)])
+
+    def reduce_scatter_tensor_coalesced(self, outputs, tensors, opts):
+        return Several([self.reduce_scatter_single(*pair, opts) for pair in zip(outputs, tensors, strict=True)])
+
+    all_gather_single_coalesced = allgather_into_tensor_coalesced
+    reduce_scatter_single_coalesced = reduce_scatter_tensor_coalesced
+
     def _slices(self, tensor):
         """A tensor's equal parts, one a rank: views of it."""
-        return list(tensor.view(self.size(), -1))
+        size = self.size()
+        if tensor.numel() % size:
+            raise RuntimeError(f"a tensor {tuple(tensor.shape)} cannot be cut into {size} parts of equal size")
+        if tensor.is_contiguous() or tensor.shape[0] % size:
+            return list(tensor.view(size, -1))
+        return list(tensor.chunk(size))
