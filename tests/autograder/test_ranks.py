@@ -184,6 +184,18 @@ def test_torch_s_own_data_parallel_runs(boxed):
     assert torch.allclose(grad, x.mean(0).expand(2, 3))
 
 
+def test_to_be_a_rank_imports_no_compiler(student):
+    """It was half a second of processor time for each rank of each test."""
+
+    def compiler():
+        import sys
+
+        torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
+        return "torch._dynamo.convert_frame" in sys.modules
+
+    assert student.on(ranks=2).run(compiler) == [False, False]
+
+
 def test_what_a_rank_sends_before_it_returns_arrives(boxed):
     def many(count):
         import torch.distributed as dist
