@@ -18,7 +18,7 @@ from .box.ranks.listener import Event
 _COLORS = ("#4878cf", "#ee854a", "#6acc64", "#d5bb67", "#956cb4", "#82c6e2", "#d65f5f")
 _COLLECTIVES = ("#5b5ea6", "#9b2335", "#00746b", "#7d6608", "#6c3483", "#2e4053")
 _WAITS, _ARROW, _GRID = "#e4e6ea", "#3c3f46", "#d9dbe0"
-_INCHES = 11.0
+_INCHES, _LANE = 11.0, 0.9  # the width of a picture, the height of a lane
 _CHAR = 0.068  # inches that a character of a label takes
 _SHORTEST_WAIT = 0.004  # of the picture's width: what is shorter is a hair
 
@@ -57,10 +57,10 @@ class _Picture:
         begin = min(event.begin for event in events)
         end = max(event.end or event.begin for event in events)
         self._zero, self._length = begin, max(1e3 * (end - begin), 1e-3)
-        height = 0.82 * self._size + 1.35
+        height = _LANE * self._size + 1.35
         self.figure = figure(figsize=(_INCHES, height))
         left, right = 0.75 / _INCHES, 1 - 0.95 / _INCHES
-        self._axes = self.figure.add_axes((left, 0.55 / height, right - left, 0.82 * self._size / height))
+        self._axes = self.figure.add_axes((left, 0.55 / height, right - left, _LANE * self._size / height))
         self._inches = _INCHES * (right - left) / self._length  # a millisecond
         self._top = height
 
@@ -76,8 +76,8 @@ class _Picture:
         collectives = [event for event in operations if event.name not in ("send", "recv")]
         names = dict.fromkeys(event.name for event in collectives)
         shades = dict(zip(names, _COLLECTIVES * len(names), strict=False))
-        for event in collectives:
-            self._bar(event, shades[event.name])
+        for rank in range(self._size):
+            self._bars([event for event in collectives if event.rank == rank], shades)
         sent = self._arrows(operations)
         self._busy(spans)
         named = {words.get(kind, kind): color for kind, color in colors.items()}
@@ -103,7 +103,7 @@ class _Picture:
     def _at(self, seconds):
         return 1e3 * (seconds - self._zero)
 
-    def _rectangle(self, rank, begin, end, top, bottom, color, label="", **style):
+    def _rectangle(self, rank, begin, end, top, bottom, color, label="", fontsize=8.0, **style):
         from matplotlib.patches import Rectangle
 
         width = max(end - begin, 0.02 / self._inches)  # what took no time is a hair
@@ -111,7 +111,7 @@ class _Picture:
         self._axes.add_patch(patch)
         if label and len(label) * _CHAR < width * self._inches:
             self._axes.text(
-                begin + width / 2, rank + (top + bottom) / 2, label, ha="center", va="center", fontsize=8, color="white",
+                begin + width / 2, rank + (top + bottom) / 2, label, ha="center", va="center", fontsize=fontsize, color="white",
                 zorder=5, clip_on=True,
             )  # fmt: skip
 
@@ -129,15 +129,29 @@ class _Picture:
                 if end - begin > _SHORTEST_WAIT * self._length:
                     self._rectangle(event.rank, begin, end, -0.36, 0.1, _WAITS, zorder=2)
 
-    def _bar(self, event, color):
-        end = self._length if event.end is None else self._at(event.end)
-        size = _size(event.bytes)
-        for label in (f"{event.name} {size}", size, ""):
-            if len(label) * _CHAR < (end - self._at(event.begin)) * self._inches:
-                break
+    def _bars(self, events, shades):
+        """Those of one lane, below each other where they are under way at the same time."""
+        ends: list[float] = []  # of each row
+        placed = []
+        for event in sorted(events, key=lambda event: event.begin):
+            end = self._length if event.end is None else self._at(event.end)
+            row = next((row for row, busy in enumerate(ends) if busy <= self._at(event.begin)), len(ends))
+            ends[row : row + 1] = [end]
+            placed.append((event, row, end))
+        height = 0.3 / max(len(ends), 1)
+        for event, row, end in placed:
+            self._bar(
+                event, end, 0.14 + row * height, 0.14 + (row + 1) * height, shades[event.name], min(8, 30 * height)
+            )
+
+    def _bar(self, event, end, top, bottom, color, fontsize):
+        size = _size(event.bytes) if event.bytes else ""
+        words = (f"{event.name} {size}".strip(), size, "")
+        room = (end - self._at(event.begin)) * self._inches
+        label = next(each for each in words if len(each) * _CHAR < room or not each)
+        begin = self._at(event.begin)
         self._rectangle(
-            event.rank, self._at(event.begin), end, 0.16, 0.4, color, label if event.bytes else event.name,
-            edgecolor="white", linewidth=0.6,
+            event.rank, begin, end, top, bottom, color, label, fontsize, edgecolor="white", linewidth=0.6
         )  # fmt: skip
 
     def _arrows(self, operations):
