@@ -72,7 +72,7 @@ def run_ranks(function: Callable | str, ranks: int, *args, timeout: float = 60.0
     Raises:
         RankError: a rank raised, with its traceback; or ended; or was not done in time, with what each of them waits for.
     """
-    if multiprocessing.parent_process() is not None:
+    if multiprocessing.parent_process() is not None or getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError('each rank imports this file: call run_ranks below `if __name__ == "__main__":`')
     place = function if isinstance(function, str) else _place(function)
     if type(ranks) is not int or ranks < 1:

@@ -9,7 +9,7 @@ from autograder.errors import StudentRaised
 from autograder.in_process import InProcess
 from autograder.student import Student
 
-WORK = '''
+WORK = """
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
@@ -206,7 +206,7 @@ def to_itself():
 
 def uneven_output():
     dist.all_gather_into_tensor(torch.zeros(3), torch.zeros(1))
-'''
+"""
 VALUES = {  # name -> what each of two ranks returns
     "all_gather_into_tensor": [[0, 1, 10, 11]] * 2,
     "reduce_scatter_tensor": [[0, 2], [4, 6]],

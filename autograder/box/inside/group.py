@@ -71,8 +71,9 @@ class Link:
 class Pending(dist.Work):
     """An operation that has begun."""
 
-    def __init__(self, link, number, outputs):
+    def __init__(self, link, number, outputs, operation=""):
         super().__init__()
+        self._operation = operation
         self._link, self.number, self._outputs, self._done = link, number, outputs, False
         self._source = -1  # not known before it is done
 
@@ -86,7 +87,7 @@ class Pending(dist.Work):
             reply = self._link.ask(wait=self.number)
             if "error" in reply:
                 raise RuntimeError(reply["error"])
-            _fill(self._outputs, reply["tensors"])
+            _fill(self._outputs, reply["tensors"], self._operation)
             self._source, self._done = reply["source"], True
         return True
 
@@ -143,14 +144,14 @@ def _name_of(reduction) -> str:
     raise RuntimeError(f"the reduction {reduction} is not supported here, only {', '.join(_REDUCTIONS)}")
 
 
-def _fill(outputs, values):
+def _fill(outputs, values, operation):
     """Copies what came into the student's tensors, wherever they are."""
     if len(outputs) != len(values):
-        raise RuntimeError(f"{len(values)} tensors came for {len(outputs)} outputs")
+        raise RuntimeError(f"{operation}: {len(values)} tensors came, but there are {len(outputs)} to receive them")
     for output, value in zip(outputs, values, strict=True):
         if (output.numel(), output.dtype) != (value.numel(), value.dtype):
-            came, here = (f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (value, output))
-            raise RuntimeError(f"a tensor {came} came for an output {here}")
+            came, here = (f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "") for tensor in (value, output))
+            raise RuntimeError(f"{operation}: a tensor {came} came, but the one to receive it is {here}")
         # As with other backends autograd sees nothing of it, not even that the tensor has changed.
         output.data.copy_(value.reshape(output.shape))
 
@@ -177,7 +178,7 @@ class BrokerGroup(dist.ProcessGroup):
             post=operation, group=self._name, ranks=self._ranks, tensors=list(tensors),
             root=root, reduction=reduction, peer=peer, tag=tag,
         )  # fmt: skip
-        return Pending(self._link, number, list(outputs))
+        return Pending(self._link, number, list(outputs), operation)
 
     # ------------------------------------------------------------------------------------------ one to one
 

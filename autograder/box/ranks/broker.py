@@ -18,6 +18,7 @@ from .post import Message, read, size_of
 MOST_HELD = 512 << 20  # bytes of tensors that nobody has waited for yet, each with what it costs besides
 MOST_PENDING = 10_000  # operations that nobody has waited for yet
 MOST_TRAFFIC = 200_000  # operations and tensors of one request
+_ADVICE = {"send": "; one of them should receive first", "recv": "; one of them should send first"}
 _TENSOR = 1024  # bytes that a tensor costs besides its own
 
 
@@ -34,14 +35,16 @@ class Operation:
     ranks: tuple[int, ...]
     root: int | None = None
     reduction: str | None = None
+    tag: int = 0
     parts: dict[int, list] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)
 
     def __str__(self):
+        tag = f" with tag {self.tag}" if self.tag else ""
         if self.name == "send":
-            return f"send to rank {self.ranks[-1]}"
+            return f"send to rank {self.ranks[-1]}{tag}"
         if self.name == "recv":
-            return f"recv from rank {' or '.join(map(str, self.ranks[:-1]))}"
+            return f"recv from rank {' or '.join(map(str, self.ranks[:-1]))}{tag}"
         root = "" if self.root is None else f" with root {self.ranks[self.root]}"
         return self.name + root + ("" if self.reduction is None else f" ({self.reduction})")
 
@@ -165,8 +168,9 @@ class Broker:
         if (operation.name, operation.root, operation.reduction) != (post.name, post.root, post.reduction):
             begun.remove(operation)
             other = Operation(post.name, post.ranks, post.root, post.reduction)
-            first = next(iter(operation.numbers))
-            self._refuse(operation, f"the ranks disagree: rank {first} calls {operation}, rank {rank} calls {other}")
+            calls = sorted([(next(iter(operation.numbers)), operation), (rank, other)], key=lambda call: call[0])
+            told = ", ".join(f"rank {caller} calls {called}" for caller, called in calls)
+            self._refuse(operation, f"the ranks disagree: {told}; they should call the same, in the same order")
         elif not operation.missing():
             begun.remove(operation)
             self._complete(operation)
@@ -189,7 +193,7 @@ class Broker:
         self._held -= sum(map(_weight, operation.parts.values()))
 
     def _send(self, rank, post):
-        send = Operation("send", (rank, post.peer))
+        send = Operation("send", (rank, post.peer), tag=post.tag)
         self._take_part(send, rank, post)
         receives = self._receives.setdefault((post.group, post.peer, post.tag), deque())
         receive = next((each for each in receives if rank in each.ranks[:-1]), None)
@@ -201,7 +205,7 @@ class Broker:
 
     def _receive(self, rank, post):
         sources = post.ranks if post.peer is None else (post.peer,)
-        receive = Operation("recv", (*(source for source in sources if source != rank), rank))
+        receive = Operation("recv", (*(source for source in sources if source != rank), rank), tag=post.tag)
         self._take_part(receive, rank, post)
         sends = self._sends.setdefault((post.group, rank, post.tag), deque())
         send = next((each for each in sends if each.ranks[0] in receive.ranks[:-1]), None)
@@ -240,7 +244,9 @@ class Broker:
                 self._settle(rank, operation, {"error": why})
         waited = {rank: self._waited_for(rank) for rank in range(self._size) if rank not in self._returned}
         if waited and None not in waited.values():
-            why = f"the ranks are waiting for each other: {self}"
+            names = {operation.name for operation in waited.values() if operation}
+            advice = _ADVICE.get(names.pop(), "") if len(names) == 1 else ""
+            why = f"the ranks are waiting for each other: {self}{advice}"
             for rank, operation in waited.items():
                 self._settle(rank, operation, {"error": why})
 
