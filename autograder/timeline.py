@@ -130,18 +130,19 @@ class _Picture:
                     self._rectangle(event.rank, begin, end, -0.36, 0.1, _WAITS, zorder=2)
 
     def _bars(self, events, shades):
-        """Those of one lane, below each other where they are under way at the same time."""
+        """Those of one lane, in two rows where some are under way at the same time."""
         ends: list[float] = []  # of each row
         placed = []
         for event in sorted(events, key=lambda event: event.begin):
             end = self._length if event.end is None else self._at(event.end)
             row = next((row for row, busy in enumerate(ends) if busy <= self._at(event.begin)), len(ends))
-            ends[row : row + 1] = [end]
+            row = min(row, 1)
             placed.append((event, row, end))
+            ends[row : row + 1] = [end]
         height = 0.3 / max(len(ends), 1)
         for event, row, end in placed:
             self._bar(
-                event, end, 0.14 + row * height, 0.14 + (row + 1) * height, shades[event.name], min(8, 30 * height)
+                event, end, 0.14 + row * height, 0.14 + (row + 1) * height, shades[event.name], min(8, 46 * height)
             )
 
     def _bar(self, event, end, top, bottom, color, fontsize):
