@@ -166,7 +166,9 @@ class _Picture:
             sends = waiting[event.peer, event.rank, event.group, event.tag] if event.name == "recv" else []
             if sends:
                 pairs.append((sends.pop(0), event))
-        drawn = {}  # (from, to) -> where the last arrow ended: of a header and its tensor one is enough
+        drawn: dict[
+            tuple[int, int], float
+        ] = {}  # (from, to) -> where the last arrow ended: of a header and its tensor one is enough
         for send, receive in pairs:
             end = self._length if receive.end is None else self._at(receive.end)
             if end - drawn.get((send.rank, receive.rank), -self._length) > _SHORTEST_WAIT * self._length:
@@ -198,7 +200,7 @@ class _Picture:
         from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
 
-        handles = [Patch(color=color, label=name) for name, color in {**colors, **shades}.items()]
+        handles: list = [Patch(color=color, label=name) for name, color in {**colors, **shades}.items()]
         handles.append(Patch(color=_WAITS, label="waits"))
         if sent:
             handles.append(Line2D([], [], color=_ARROW, marker=">", markersize=4, linewidth=0.8, label="send"))

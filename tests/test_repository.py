@@ -46,7 +46,8 @@ LAYERS = [
     "box.slot box.boxed box.zygote.loop box.ranks.local box.seam",
     "box.ranks.team box.local box.budget box.zygote.warm",
     "box.ranks.broker box.ranks.listener box.replies box.inside.gloo box.zygote.confine box.zygote.memory box.users box.inside.worker",
-    "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.callers box.inside.uncompiled box.inside.scan box.inside.group",
+    "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.callers box.inside.uncompiled box.inside.scan box.inside.group box.ranks.operation",
+    "box.inside.pending",
     "box.wire box.ranks.collectives box.inside.reading",
     "box.codec box.clock box.cpu",
     "differences files points pool progress digests options intake.reader box.caps box.policy author.wording",
@@ -154,7 +155,8 @@ def test_what_shares_a_process_with_student_code_imports_nothing_of_ours_but_the
     assert {"box.inside.worker", "box.inside.group"} <= set(inside)
     used = {name: imports_of(name, source) - {"box.wire"} for name, source in inside.items()}
     assert used.pop("box.inside.scan") == {"box.inside.reading"}  # one text, and no student code has run where it runs
-    assert used.pop("box.inside.gloo") == {"box.inside.group"}  # which is in the same process
+    assert used.pop("box.inside.gloo") == {"box.inside.group", "box.inside.pending"}  # in the same process
+    assert used.pop("box.inside.group") == {"box.inside.pending"}
     assert {name: names for name, names in used.items() if names} == {}
 
 

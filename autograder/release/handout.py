@@ -30,8 +30,11 @@ COPIED = (
     *("arguments.py", "names.py", "probes.py"),
     *("box/__init__.py", "box/caps.py", "box/clock.py", "box/codec.py", "box/cpu.py"),
     *("box/local.py", "box/replies.py", "box/seam.py", "box/wire.py"),
-    *(f"box/inside/{name}.py" for name in ("__init__", "gloo", "group", "uncompiled", "worker")),
-    *(f"box/ranks/{name}.py" for name in ("__init__", "broker", "collectives", "listener", "local", "post", "team")),
+    *(f"box/inside/{name}.py" for name in ("__init__", "gloo", "group", "pending", "uncompiled", "worker")),
+    *(
+        f"box/ranks/{name}.py"
+        for name in ("__init__", "broker", "collectives", "listener", "local", "operation", "post", "team")
+    ),
 )
 
 _GRADING = '''"""What the public tests need of the course's autograder. The files here are copies: changing them changes no grade."""

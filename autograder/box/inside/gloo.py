@@ -24,7 +24,8 @@ import torch
 import torch.distributed as dist
 
 from .. import wire
-from .group import BrokerGroup, Link, Pending, Several
+from .group import BrokerGroup
+from .pending import Link, Pending, Several
 
 _told: "Told | None" = None  # this process's, where it is a rank
 
@@ -137,7 +138,7 @@ class ToldGroup(BrokerGroup):
 
 def _on_this_machine():
     """Gloo's options: it listens on the address of this machine itself, so no name is looked up and no firewall asks."""
-    options = dist.ProcessGroupGloo._Options()
+    options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
     return options
 

@@ -9,21 +9,18 @@ side ever blocks on the other's full buffer:
     {"poll": n}                           -> {"ready": whether a wait would return at once}
 
 A send ends when its receive has begun, as in gloo: two ranks that both send first wait for ever. A copy of this file is
-in every handout: it imports the wire and nothing else of ours.
+in every handout: it imports nothing else of ours than what is beside it.
 """
 
 # mypy: disable-error-code="override"
 # torch calls a backend with lists of tensors and their options only; its other overloads are for users of the class.
 
-import itertools
 import os
 import socket
-import threading
 
-import torch
 import torch.distributed as dist
 
-from .. import wire
+from .pending import Link, Pending, Several
 
 _REDUCTIONS = {
     "sum": dist.ReduceOp.SUM,
@@ -50,110 +47,12 @@ def join(connection: socket.socket, rank: int, size: int) -> None:
     dist.init_process_group("broker", store=dist.HashStore(), rank=rank, world_size=size)
 
 
-class Link:
-    """The way to the broker. Operations of several threads take turns."""
-
-    def __init__(self, connection: socket.socket):
-        self._connection, self._lock, self._ids = connection, threading.Lock(), itertools.count()
-
-    def post(self, **message) -> int:
-        with self._lock:
-            number = next(self._ids)
-            wire.send(self._connection, {"id": number, **message})
-            return number
-
-    def ask(self, **message) -> dict:
-        with self._lock:
-            wire.send(self._connection, message)
-            return wire.receive(self._connection)
-
-
-class Pending(dist.Work):
-    """An operation that has begun."""
-
-    def __init__(self, link, number, outputs, operation=""):
-        super().__init__()
-        self._operation = operation
-        self._link, self.number, self._outputs, self._done = link, number, outputs, False
-        self._source = -1  # not known before it is done
-
-    def wait(self, timeout=None) -> bool:
-        """Waits until the outputs are filled.
-
-        Raises:
-            RuntimeError: the operation cannot be completed: the ranks do not agree on it, or wait for each other.
-        """
-        if not self._done:
-            reply = self._link.ask(wait=self.number)
-            if "error" in reply:
-                raise RuntimeError(reply["error"])
-            _fill(self._outputs, reply["tensors"], self._operation)
-            self._source, self._done = reply["source"], True
-        return True
-
-    def is_completed(self) -> bool:
-        return self._done or self._link.ask(poll=self.number)["ready"]
-
-    def result(self) -> list[torch.Tensor]:
-        self.wait()
-        return list(self._outputs)
-
-    def is_success(self) -> bool:
-        return self._done
-
-    def exception(self) -> None:
-        """There is none: a wait raises what is wrong."""
-
-    def get_future(self) -> torch.futures.Future:
-        """Done when it is given: nothing but a wait fetches what came."""
-        self.wait()
-        future: torch.futures.Future = torch.futures.Future()
-        future.set_result(self._outputs)
-        return future
-
-    def _source_rank(self) -> int:
-        return self._source
-
-
-class Several(Pending):
-    """Operations that were begun together."""
-
-    def __init__(self, parts: list[Pending]):
-        dist.Work.__init__(self)
-        self._parts, self._source = parts, -1
-
-    def wait(self, timeout=None) -> bool:
-        return all([part.wait(timeout) for part in self._parts])
-
-    def is_completed(self) -> bool:
-        return all(part.is_completed() for part in self._parts)
-
-    def is_success(self) -> bool:
-        return all(part.is_success() for part in self._parts)
-
-    @property
-    def _outputs(self):
-        return [output for part in self._parts for output in part._outputs]
-
-
 def _name_of(reduction) -> str:
     """What the grader calls it: it takes no other names, which would be words from one rank to another."""
     for name, known in _REDUCTIONS.items():
         if reduction == known:
             return name
     raise RuntimeError(f"the reduction {reduction} is not supported here, only {', '.join(_REDUCTIONS)}")
-
-
-def _fill(outputs, values, operation):
-    """Copies what came into the student's tensors, wherever they are."""
-    if len(outputs) != len(values):
-        raise RuntimeError(f"{operation}: {len(values)} tensors came, but there are {len(outputs)} to receive them")
-    for output, value in zip(outputs, values, strict=True):
-        if (output.numel(), output.dtype) != (value.numel(), value.dtype):
-            came, here = (f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "") for tensor in (value, output))
-            raise RuntimeError(f"{operation}: a tensor {came} came, but the one to receive it is {here}")
-        # As with other backends autograd sees nothing of it, not even that the tensor has changed.
-        output.data.copy_(value.reshape(output.shape))
 
 
 class BrokerGroup(dist.ProcessGroup):
@@ -256,7 +155,7 @@ class BrokerGroup(dist.ProcessGroup):
         return Several([self.reduce_scatter_single(*pair, opts) for pair in zip(outputs, tensors, strict=True)])
 
     all_gather_single_coalesced = allgather_into_tensor_coalesced
-    reduce_scatter_single_coalesced = reduce_scatter_tensor_coalesced
+    reduce_scatter_single_coalesced = reduce_scatter_tensor_coalesced  # type: ignore[assignment]
 
     def _slices(self, tensor):
         """A tensor's equal parts, one a rank: views of it."""

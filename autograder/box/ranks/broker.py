@@ -9,10 +9,10 @@ Ranks are student code: what is not a message is a BadReply, and what they leave
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from ...errors import BadReply
 from .collectives import Disagreement, combine
+from .operation import Operation
 from .post import Message, read, size_of
 
 MOST_HELD = 512 << 20  # bytes of tensors that nobody has waited for yet, each with what it costs besides
@@ -20,36 +20,6 @@ MOST_PENDING = 10_000  # operations that nobody has waited for yet
 MOST_TRAFFIC = 200_000  # operations and tensors of one request
 _ADVICE = {"send": "; one of them should receive first", "recv": "; one of them should send first"}
 _TENSOR = 1024  # bytes that a tensor costs besides its own
-
-
-@dataclass(eq=False)
-class Operation:
-    """A collective, a send or a receive, with the parts that have come.
-
-    Attributes:
-        ranks: who takes part, in the group's order; the source first, the destination last.
-        parts: rank -> its tensors. numbers: rank -> its own number for this operation.
-    """
-
-    name: str
-    ranks: tuple[int, ...]
-    root: int | None = None
-    reduction: str | None = None
-    tag: int = 0
-    parts: dict[int, list] = field(default_factory=dict)
-    numbers: dict[int, int] = field(default_factory=dict)
-
-    def __str__(self):
-        tag = f" with tag {self.tag}" if self.tag else ""
-        if self.name == "send":
-            return f"send to rank {self.ranks[-1]}{tag}"
-        if self.name == "recv":
-            return f"recv from rank {' or '.join(map(str, self.ranks[:-1]))}{tag}"
-        root = "" if self.root is None else f" with root {self.ranks[self.root]}"
-        return self.name + root + ("" if self.reduction is None else f" ({self.reduction})")
-
-    def missing(self):
-        return [rank for rank in self.ranks if rank not in self.numbers]
 
 
 class Broker:
