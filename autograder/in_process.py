@@ -14,9 +14,8 @@ from pathlib import Path
 
 from .box import replies, wire
 from .box.inside import worker
-from .box.local import LocalProcess
+from .box.ranks.local import LocalTeam
 from .box.ranks.post import Message
-from .box.ranks.team import Member, Team
 from .errors import BadReply
 
 
@@ -27,14 +26,15 @@ class InProcess:
         submission: folder of the modules.
         seed: of the generators: this process's, which are left alone if it is None; rank r has seed + r.
         used: folders of the modules that those of the submission build on.
+        gloo: whether ranks talk to each other over torch's gloo, as on any machine, instead of through this process.
     """
 
-    def __init__(self, submission: Path, seed: int | None = None, used: Sequence[Path] = ()):
+    def __init__(self, submission: Path, seed: int | None = None, used: Sequence[Path] = (), gloo: bool = False):
         self._root = str(Path(submission).resolve())
         self._folders = [self._root, *(str(Path(folder).resolve()) for folder in used)]
         self._seed = seed or 0
-        self._teams: dict[int, Team] = {}
-        self._started: list[LocalProcess] = []
+        self._gloo = gloo
+        self._teams: dict[int, LocalTeam] = {}
         for folder in reversed(self._folders):
             if folder not in sys.path:
                 sys.path.insert(0, folder)
@@ -54,7 +54,7 @@ class InProcess:
         self, request: dict[str, object], ranks: int, timeout: float
     ) -> tuple[dict[int, replies.Reply], list[Message]]:
         if ranks not in self._teams:
-            self._teams[ranks] = Team([self._member(rank, ranks) for rank in range(ranks)])
+            self._teams[ranks] = LocalTeam(self._folders, ranks, self._seed, self._gloo)
         team = self._teams[ranks]
         return {rank: replies.read(reply) for rank, reply in team.ask(request, timeout).items()}, team.traffic
 
@@ -68,13 +68,8 @@ class InProcess:
 
     def close(self) -> None:
         """Ends the ranks."""
-        for process in self._started:
-            process.close()
-
-    def _member(self, rank: int, size: int) -> Member:
-        process = LocalProcess(self._folders, self._seed + rank, rank, size)
-        self._started.append(process)
-        return Member(process.requests, process.messages, replies.receive, process.stop, process.usage)
+        for team in self._teams.values():
+            team.close()
 
 
 def _ends():

@@ -32,8 +32,8 @@ LAYERS = [
     "exports.gradescope exports.otter exports.csv author.samples author.messages author.plain grade",
     "suite",
     "witness plugin rules author.stub",
-    "cases in_process marks",
-    "student check submission",
+    "cases in_process gloo marks",
+    "student check submission timeline",
     "intake.missing joining",
     "intake.choose",
     "intake.gather intake.naming intake.classes",
@@ -43,10 +43,11 @@ LAYERS = [
     "lesson scorecard probes arguments",
     "bounds box.choose names tomls author.stub_marks author.needless",
     "box.sandbox box.unconfined box.session",
-    "box.slot box.boxed box.zygote.loop box.local box.seam",
-    "box.ranks.team box.replies box.budget box.zygote.warm",
-    "box.ranks.broker box.zygote.confine box.zygote.memory box.users box.inside.worker",
-    "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.callers box.inside.uncompiled box.inside.scan box.inside.group",
+    "box.slot box.boxed box.zygote.loop box.ranks.local box.seam",
+    "box.ranks.team box.local box.budget box.zygote.warm",
+    "box.ranks.broker box.ranks.listener box.replies box.inside.gloo box.zygote.confine box.zygote.memory box.users box.inside.worker",
+    "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.callers box.inside.uncompiled box.inside.scan box.inside.group box.ranks.operation",
+    "box.inside.pending",
     "box.wire box.ranks.collectives box.inside.reading",
     "box.codec box.clock box.cpu",
     "differences files points pool progress digests options intake.reader box.caps box.policy author.wording",
@@ -154,6 +155,8 @@ def test_what_shares_a_process_with_student_code_imports_nothing_of_ours_but_the
     assert {"box.inside.worker", "box.inside.group"} <= set(inside)
     used = {name: imports_of(name, source) - {"box.wire"} for name, source in inside.items()}
     assert used.pop("box.inside.scan") == {"box.inside.reading"}  # one text, and no student code has run where it runs
+    assert used.pop("box.inside.gloo") == {"box.inside.group", "box.inside.pending"}  # in the same process
+    assert used.pop("box.inside.group") == {"box.inside.pending"}
     assert {name: names for name, names in used.items() if names} == {}
 
 

@@ -82,24 +82,27 @@ class Clock:
     Args:
         limits: seconds of processor time, or all three limits.
         usage: looks at the processes; gives None where that is not possible.
+
+    Attributes:
+        over: what the code did, once the time is over: "used more than …".
     """
 
     def __init__(self, limits: Limits | float, usage: Callable[[], Usage | None] = lambda: None):
-        self._limits, self._usage = Limits.of(limits), usage
-        self._every = min(LOOK_S, self._limits.cpu_s / 4)
+        self.limits, self._usage = Limits.of(limits), usage
+        self._every = min(LOOK_S, self.limits.cpu_s / 4)
         now = time.monotonic()
-        self._end, self._looked_at = now + self._limits.wall_s, now
+        self._end, self._looked_at = now + self.limits.wall_s, now
         self._first: Usage | None = None
         self._last: Usage | None = None
         self._idle = 0.0
-        self.over = ""  # what the code did, once the time is over: "used more than …"
+        self.over = ""
 
     def __call__(self) -> float:
         now = time.monotonic()
         if now >= self._looked_at + self._every:
             self._look(now)
         if now >= self._end and not self.over:
-            self.over = f"did not answer within {_number(self._limits.wall_s)} s"
+            self.over = f"did not answer within {_number(self.limits.wall_s)} s"
         if self.over:
             return 0.0
         return max(0.001, min(self._end, self._looked_at + self._every) - now)
@@ -116,10 +119,10 @@ class Clock:
         # What kept this process from looking is no idle time of theirs.
         self._idle = self._idle + min(passed, 2 * self._every) if napped else 0.0
         self._last = usage
-        if usage.cpu_s - self._first.cpu_s > self._limits.cpu_s:
-            self.over = f"used more than {_number(self._limits.cpu_s)} s of processor time{self._limits.whose}"
-        elif self._idle > self._limits.idle_s:
-            self.over = f"did nothing for {_number(self._limits.idle_s)} s: it is waiting for something"
+        if usage.cpu_s - self._first.cpu_s > self.limits.cpu_s:
+            self.over = f"used more than {_number(self.limits.cpu_s)} s of processor time{self.limits.whose}"
+        elif self._idle > self.limits.idle_s:
+            self.over = f"did nothing for {_number(self.limits.idle_s)} s: it is waiting for something"
 
 
 def _number(seconds):

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from . import cpu, wire
 from .clock import Usage
-from .inside import worker
+from .inside import group, worker
 
 _END_S = 2.0  # for a process that was told to end
 _RESEED_S = 60.0  # for one that only waits for requests: it answers at once, if the machine is not very busy
@@ -28,6 +30,7 @@ class LocalProcess:
         seed: of its generators. rank, size: its place among ranks; with size 0 it is not a rank.
         prepare: is called in it before anything is imported, and returns the notes that go with every reply.
         output: file that gets what it prints; None leaves that where this process prints.
+        join: (socket, rank, size) -> None, makes it one of the ranks; None takes the group of the box.
 
     Attributes:
         requests: where it gets requests and sends replies. messages: where a rank talks to the others.
@@ -41,10 +44,11 @@ class LocalProcess:
         size: int = 0,
         prepare: Callable[[], list] = list,
         output: Path | None = None,
+        join: Callable[[socket.socket, int, int], None] | None = None,
     ):
         self.requests, theirs = socket.socketpair()
         self.messages, theirs_too = socket.socketpair()
-        arguments = (theirs, theirs_too, list(folders), list(sys.path), seed, rank, size, prepare, output)
+        arguments = (theirs, theirs_too, list(folders), list(sys.path), seed, rank, size, prepare, output, join)
         self._process = _context().Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
@@ -83,16 +87,13 @@ def _context():
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # The last is what torch imports at a first gradient: a third of a second for each rank.
+    context.set_forkserver_preload([__name__, group.__name__, "torch.fx.experimental.symbolic_shapes"])
     return context
 
 
-def _serve(requests, messages, folders, path, seed, rank, size, prepare, output):
+def _serve(requests, messages, folders, path, seed, rank, size, prepare, output, join):
     """What the process runs."""
-    import torch
-
-    from .inside import group
-
     if output is not None:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for standard in (1, 2):
@@ -102,5 +103,5 @@ def _serve(requests, messages, folders, path, seed, rank, size, prepare, output)
     notes = prepare()
     worker.seed_everything(seed)
     if size:
-        group.join(messages, rank, size)
+        (join or group.join)(messages, rank, size)
     worker.serve(requests, folders[0], notes)

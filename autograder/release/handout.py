@@ -9,7 +9,8 @@
         grading/             byte-for-byte copies of what the fixtures need of this package; for these torch is enough
 
 `pytest`, typed in that folder or elsewhere, runs the public tests on the student's modules in the same process: no box, no
-time limit, no score. Whatever decides a grade stays here. A handout whose lesson uses others takes their modules from the
+time limit, no score; with `--gloo` its ranks talk over torch's own gloo. `python -m grading.gloo` runs a function as ranks, and
+grading/timeline.py draws them. Whatever decides a grade stays here. A handout whose lesson uses others takes their modules from the
 folders of those handouts, so students build on their own work.
 """
 
@@ -26,11 +27,15 @@ from ..scorecard import Scorecard
 PACKAGE = Path(__file__).parents[1]
 COPIED = (
     *("errors.py", "check.py", "differences.py", "student.py", "in_process.py", "progress.py"),
+    *("gloo.py", "timeline.py"),
     *("arguments.py", "names.py", "probes.py"),
     *("box/__init__.py", "box/caps.py", "box/clock.py", "box/codec.py", "box/cpu.py"),
     *("box/local.py", "box/replies.py", "box/seam.py", "box/wire.py"),
-    *("box/inside/__init__.py", "box/inside/group.py", "box/inside/worker.py"),
-    *(f"box/ranks/{name}.py" for name in ("__init__", "broker", "collectives", "post", "team")),
+    *(f"box/inside/{name}.py" for name in ("__init__", "gloo", "group", "pending", "uncompiled", "worker")),
+    *(
+        f"box/ranks/{name}.py"
+        for name in ("__init__", "broker", "collectives", "listener", "local", "operation", "post", "team")
+    ),
 )
 
 _GRADING = '''"""What the public tests need of the course's autograder. The files here are copies: changing them changes no grade."""
@@ -60,6 +65,11 @@ for module in (grading.arguments, grading.check, grading.probes, grading.student
     module.__tracebackhide__ = True  # a failure shows the line of the test
 
 PROGRESS = grading.progress.Progress(HERE)
+
+
+def pytest_addoption(parser):
+    about = "ranks talk to each other over torch's own gloo, as on any machine; else through this process, as when grading"
+    parser.addoption("--gloo", action="store_true", help=about)
 
 
 def pytest_configure(config):
@@ -109,10 +119,10 @@ def device(request):
 
 
 @pytest.fixture
-def student(device):
+def student(device, pytestconfig):
     inside = HERE / "grading" / "inside.py"
     source = inside.read_text(encoding="utf-8") if inside.exists() else ""
-    processes = grading.in_process.InProcess(HERE)
+    processes = grading.in_process.InProcess(HERE, gloo=pytestconfig.getoption("--gloo", default=False))
     yield grading.student.Student(processes, source, str(device))
     processes.close()
 

@@ -176,7 +176,40 @@ def test_ranks_that_call_different_collectives_are_told():
     answers = both(post("barrier"), post("broadcast", torch.ones(1), root=1))
 
     assert answers[0] == answers[1]
-    assert answers[0]["error"] == "the ranks disagree: rank 0 calls barrier, rank 1 calls broadcast with root 1"
+    assert answers[0]["error"] == (
+        "the ranks disagree: rank 0 calls barrier, rank 1 calls broadcast with root 1; "
+        "they should call the same, in the same order"
+    )
+
+
+def test_the_ranks_that_disagree_are_told_in_their_order():
+    broker = Broker(2)
+    for rank in (1, 0):
+        begin_and_wait(broker, rank, post("broadcast", torch.ones(1), root=rank))
+
+    assert "rank 0 calls broadcast with root 0, rank 1 calls broadcast with root 1" in answers_of(broker)[0]["error"]
+
+
+def test_tags_are_told_where_they_part_messages():
+    answers = both(post("send", torch.ones(1), peer=1, tag=3), post("recv", peer=0, tag=4))
+
+    assert answers[0]["error"].endswith(
+        "rank 0 is waiting in send to rank 1 with tag 3, rank 1 is waiting in recv from rank 0 with tag 4"
+    )
+
+
+def test_a_rank_that_polls_is_told_from_one_that_computes():
+    broker = Broker(2)
+    message = post("recv", peer=1)
+    broker.handle(0, message)
+    broker.handle(0, {"poll": message["id"]})
+    answers_of(broker)
+
+    assert str(broker) == "rank 0 asks whether recv from rank 1 is complete, rank 1 computes"
+
+    broker.handle(0, post("send", torch.ones(1), peer=1))
+
+    assert str(broker) == "rank 0 computes, rank 1 computes"
 
 
 def test_shapes_that_differ_are_told():
@@ -207,7 +240,8 @@ def test_ranks_that_both_send_first_wait_for_each_other():
     answers = both(post("send", torch.ones(1), peer=1), post("send", torch.ones(1), peer=0))
 
     assert answers[0]["error"] == (
-        "the ranks are waiting for each other: rank 0 is waiting in send to rank 1, rank 1 is waiting in send to rank 0"
+        "the ranks are waiting for each other: rank 0 is waiting in send to rank 1, rank 1 is waiting in send to rank 0; "
+        "one of them should receive first"
     )
 
 

@@ -52,6 +52,34 @@ def die_on_one():
     dist.barrier()
 
 
+def lose_one(what):
+    if dist.get_rank() == 1:
+        raise KeyError("lost")
+    work = dist.irecv(torch.ones(2), 1)
+    while what != "die" or not work.is_completed():
+        if what == "poll":
+            work.is_completed()
+    os._exit(0)
+
+
+def misfit(what):
+    rank, x = dist.get_rank(), torch.ones(2)
+    if what == "shape":
+        dist.recv(x, 0) if rank else dist.send(torch.ones(3), 1)
+    elif what == "count":
+        dist.all_gather([x], x.clone())
+    elif what == "dtype":
+        dist.all_reduce(x.double() if rank else x)
+    elif what == "root":
+        dist.broadcast(x, rank)
+    elif what == "order":
+        dist.barrier() if rank else dist.all_reduce(x)
+    elif what == "sends":
+        dist.send(x, 1 - rank)
+    elif what == "early" and rank == 0:
+        dist.barrier()
+
+
 def reduce_by_a_factor():
     dist.all_reduce(torch.ones(2), op=dist._make_nccl_premul_sum(2.0))
 
@@ -184,6 +212,18 @@ def test_torch_s_own_data_parallel_runs(boxed):
     assert torch.allclose(grad, x.mean(0).expand(2, 3))
 
 
+def test_to_be_a_rank_imports_no_compiler(student):
+    """It was half a second of processor time for each rank of each test."""
+
+    def compiler():
+        import sys
+
+        torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
+        return "torch._dynamo.convert_frame" in sys.modules
+
+    assert student.on(ranks=2).run(compiler) == [False, False]
+
+
 def test_what_a_rank_sends_before_it_returns_arrives(boxed):
     def many(count):
         import torch.distributed as dist
@@ -281,8 +321,39 @@ def test_a_rank_that_hangs_is_named(student):
 
 
 def test_a_rank_that_dies_is_named(student):
-    with pytest.raises(StudentDied, match="rank 1"):
+    with pytest.raises(StudentDied, match=r"running rank 1.*\(rank 0 (is waiting in barrier|computes)\)"):
         student.on(ranks=2, timeout=5).call("rank_work.die_on_one")
+
+
+@pytest.mark.parametrize("what", ["poll", "compute", "die"])
+def test_what_a_rank_raised_comes_before_what_became_of_the_others(student, what):
+    with pytest.raises(
+        (StudentTimeout, StudentDied), match="^rank 1: KeyError: 'lost'; after that, .*rank 1 has returned"
+    ):
+        student.on(ranks=2, timeout=1).call("rank_work.lose_one", what)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("shape", r"recv: a tensor \(3,\) float32 came, but the one to receive it is \(2,\) float32"),
+        ("count", "all_gather: 2 tensors came, but there are 1 to receive them"),
+        ("dtype", r"all_reduce: rank 0 gives \(2,\) float32, rank 1 gives \(2,\) float64"),
+        (
+            "root",
+            "the ranks disagree: rank 0 calls broadcast with root 0, rank 1 calls broadcast with root 1; they should",
+        ),
+        ("order", "the ranks disagree: rank 0 calls all_reduce .sum., rank 1 calls barrier; they should"),
+        (
+            "sends",
+            "waiting for each other: rank 0 is waiting in send to rank 1, rank 1 .*; one of them should receive first",
+        ),
+        ("early", "rank 0 is waiting in barrier, but rank 1 has returned and will never take part"),
+    ],
+)
+def test_ranks_that_do_not_fit_together_are_told_how(student, what, words):
+    with pytest.raises(StudentRaised, match=words):
+        student.on(ranks=2).call("rank_work.misfit", what)
 
 
 def test_a_forged_message_fails_its_test_and_no_other(session):

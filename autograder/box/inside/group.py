@@ -9,21 +9,18 @@ side ever blocks on the other's full buffer:
     {"poll": n}                           -> {"ready": whether a wait would return at once}
 
 A send ends when its receive has begun, as in gloo: two ranks that both send first wait for ever. A copy of this file is
-in every handout: it imports the wire and nothing else of ours.
+in every handout: it imports nothing else of ours than what is beside it.
 """
 
 # mypy: disable-error-code="override"
 # torch calls a backend with lists of tensors and their options only; its other overloads are for users of the class.
 
-import itertools
 import os
 import socket
-import threading
 
-import torch
 import torch.distributed as dist
 
-from .. import wire
+from .pending import Link, Pending, Several
 
 _REDUCTIONS = {
     "sum": dist.ReduceOp.SUM,
@@ -50,59 +47,6 @@ def join(connection: socket.socket, rank: int, size: int) -> None:
     dist.init_process_group("broker", store=dist.HashStore(), rank=rank, world_size=size)
 
 
-class Link:
-    """The way to the broker. Operations of several threads take turns."""
-
-    def __init__(self, connection: socket.socket):
-        self._connection, self._lock, self._ids = connection, threading.Lock(), itertools.count()
-
-    def post(self, **message) -> int:
-        with self._lock:
-            number = next(self._ids)
-            wire.send(self._connection, {"id": number, **message})
-            return number
-
-    def ask(self, **message) -> dict:
-        with self._lock:
-            wire.send(self._connection, message)
-            return wire.receive(self._connection)
-
-
-class Pending(dist.Work):
-    """An operation that has begun."""
-
-    def __init__(self, link, number, outputs):
-        super().__init__()
-        self._link, self._number, self._outputs, self._done = link, number, outputs, False
-        self._source = -1  # not known before it is done
-
-    def wait(self, timeout=None) -> bool:
-        """Waits until the outputs are filled.
-
-        Raises:
-            RuntimeError: the operation cannot be completed: the ranks do not agree on it, or wait for each other.
-        """
-        if not self._done:
-            reply = self._link.ask(wait=self._number)
-            if "error" in reply:
-                raise RuntimeError(reply["error"])
-            _fill(self._outputs, reply["tensors"])
-            self._source, self._done = reply["source"], True
-        return True
-
-    def is_completed(self) -> bool:
-        return self._done or self._link.ask(poll=self._number)["ready"]
-
-    def get_future(self) -> torch.futures.Future:
-        self.wait()
-        future: torch.futures.Future = torch.futures.Future()
-        future.set_result(self._outputs)
-        return future
-
-    def _source_rank(self) -> int:
-        return self._source
-
-
 def _name_of(reduction) -> str:
     """What the grader calls it: it takes no other names, which would be words from one rank to another."""
     for name, known in _REDUCTIONS.items():
@@ -111,24 +55,17 @@ def _name_of(reduction) -> str:
     raise RuntimeError(f"the reduction {reduction} is not supported here, only {', '.join(_REDUCTIONS)}")
 
 
-def _fill(outputs, values):
-    """Copies what came into the student's tensors, wherever they are."""
-    if len(outputs) != len(values):
-        raise RuntimeError(f"{len(values)} tensors came for {len(outputs)} outputs")
-    for output, value in zip(outputs, values, strict=True):
-        if (output.numel(), output.dtype) != (value.numel(), value.dtype):
-            came, here = (f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (value, output))
-            raise RuntimeError(f"a tensor {came} came for an output {here}")
-        # As with other backends autograd sees nothing of it, not even that the tensor has changed.
-        output.data.copy_(value.reshape(output.shape))
-
-
 class BrokerGroup(dist.ProcessGroup):
     """The methods that torch.distributed calls. `ranks` are the members' ranks in the whole world, in their order here."""
 
     def __init__(self, link: Link, rank: int, ranks: list[int], name: str):
         super().__init__(rank, len(ranks))  # type: ignore[call-arg]  # one of its two constructors
         self._link, self._ranks, self._name = link, ranks, name
+
+    @property
+    def group_name(self):
+        """By which torch finds the group again: functional collectives and meshes of devices hand on the name alone."""
+        return self._name
 
     def getBackendName(self):
         return "broker"
@@ -140,18 +77,26 @@ class BrokerGroup(dist.ProcessGroup):
             post=operation, group=self._name, ranks=self._ranks, tensors=list(tensors),
             root=root, reduction=reduction, peer=peer, tag=tag,
         )  # fmt: skip
-        return Pending(self._link, number, list(outputs))
+        return Pending(self._link, number, list(outputs), operation)
 
     # ------------------------------------------------------------------------------------------ one to one
 
     def send(self, tensors, peer, tag=0):
+        self._require_another(peer, "send")
         return self._post("send", tensors, peer=peer, tag=tag)
 
     def recv(self, tensors, peer, tag=0):
+        self._require_another(peer, "recv")
         return self._post("recv", outputs=tensors, peer=peer, tag=tag)
 
     def recv_anysource(self, tensors, tag=0):
         return self._post("recv", outputs=tensors, tag=tag)
+
+    def _require_another(self, peer, operation):
+        if peer == self.rank():
+            raise RuntimeError(
+                f"rank {self._ranks[peer]} calls {operation} with itself: a message goes to another rank"
+            )
 
     # ------------------------------------------------------------------------------------------ collectives
 
@@ -201,6 +146,22 @@ class BrokerGroup(dist.ProcessGroup):
 
     _allgather_base, _reduce_scatter_base, alltoall_base = all_gather_single, reduce_scatter_single, all_to_all_single
 
+    # What torch calls for several at once: a coalescing manager, functional collectives.
+
+    def allgather_into_tensor_coalesced(self, outputs, tensors, opts=None):
+        return Several([self.all_gather_single(*pair) for pair in zip(outputs, tensors, strict=True)])
+
+    def reduce_scatter_tensor_coalesced(self, outputs, tensors, opts):
+        return Several([self.reduce_scatter_single(*pair, opts) for pair in zip(outputs, tensors, strict=True)])
+
+    all_gather_single_coalesced = allgather_into_tensor_coalesced
+    reduce_scatter_single_coalesced = reduce_scatter_tensor_coalesced  # type: ignore[assignment]
+
     def _slices(self, tensor):
         """A tensor's equal parts, one a rank: views of it."""
-        return list(tensor.view(self.size(), -1))
+        size = self.size()
+        if tensor.numel() % size:
+            raise RuntimeError(f"a tensor {tuple(tensor.shape)} cannot be cut into {size} parts of equal size")
+        if tensor.is_contiguous() or tensor.shape[0] % size:
+            return list(tensor.view(size, -1))
+        return list(tensor.chunk(size))

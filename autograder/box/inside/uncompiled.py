@@ -5,8 +5,8 @@ test (seconds of CPU) and write and start programs, which the box forbids. So wh
 and gives the same values. Laid in the zygote, before any submission is there.
 
 torch asks for its compiler where nothing is compiled, too: the first step of an optimizer, the first operation on the meta
-device and the first checkpoint import it, in order to tell it to keep away. That is half a second in each process of a test,
-so it is told beforehand.
+device, the first checkpoint and the first process group import it, in order to tell it to keep away. That is half a second in
+each process of a test, so it is told beforehand.
 """
 
 import gc
@@ -65,13 +65,19 @@ def _tell_torch_itself():
     torch._disable_dynamo = torch._compile._disable_dynamo = disable
 
 
+class _Rules:
+    """What a process group clears when it is made, though nothing was ever kept there."""
+
+    clear_lru_cache = staticmethod(_nothing)
+
+
 class _NotNeededYet(types.ModuleType):
     """Stands for torch's compiler: what torch itself wants of it is here, and all else imports the compiler after all."""
 
     disable = staticmethod(disable)
     assume_constant_result = allow_in_graph = staticmethod(_as_it_is)
     graph_break = reset = mark_dynamic = mark_static = staticmethod(_nothing)
-    trace_rules = types.SimpleNamespace(clear_lru_cache=_nothing)  # which each init_process_group does
+    trace_rules = _Rules
 
     def __init__(self, name):
         super().__init__(name)

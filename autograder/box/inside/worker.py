@@ -145,9 +145,9 @@ def _perform(request):
 
 
 def _find(path):
-    """The function at "module.name" or "module.Class.name"."""
-    module, *names = path.split(".")
-    return functools.reduce(getattr, names, importlib.import_module(module))
+    """The function at "module.name" or "module.Class.name"; a colon ends a module that is in a package: "package.module:name"."""
+    module, _, names = path.partition(":" if ":" in path else ".")
+    return functools.reduce(getattr, names.split("."), importlib.import_module(module))
 
 
 def _probe(source, name, inside):

@@ -8,45 +8,18 @@ Ranks are student code: what is not a message is a BadReply, and what they leave
 """
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 
 from ...errors import BadReply
 from .collectives import Disagreement, combine
+from .operation import Operation
 from .post import Message, read, size_of
 
 MOST_HELD = 512 << 20  # bytes of tensors that nobody has waited for yet, each with what it costs besides
 MOST_PENDING = 10_000  # operations that nobody has waited for yet
 MOST_TRAFFIC = 200_000  # operations and tensors of one request
+_ADVICE = {"send": "; one of them should receive first", "recv": "; one of them should send first"}
 _TENSOR = 1024  # bytes that a tensor costs besides its own
-
-
-@dataclass(eq=False)
-class Operation:
-    """A collective, a send or a receive, with the parts that have come.
-
-    Attributes:
-        ranks: who takes part, in the group's order; the source first, the destination last.
-        parts: rank -> its tensors. numbers: rank -> its own number for this operation.
-    """
-
-    name: str
-    ranks: tuple[int, ...]
-    root: int | None = None
-    reduction: str | None = None
-    parts: dict[int, list] = field(default_factory=dict)
-    numbers: dict[int, int] = field(default_factory=dict)
-
-    def __str__(self):
-        if self.name == "send":
-            return f"send to rank {self.ranks[-1]}"
-        if self.name == "recv":
-            return f"recv from rank {' or '.join(map(str, self.ranks[:-1]))}"
-        root = "" if self.root is None else f" with root {self.ranks[self.root]}"
-        return self.name + root + ("" if self.reduction is None else f" ({self.reduction})")
-
-    def missing(self):
-        return [rank for rank in self.ranks if rank not in self.numbers]
 
 
 class Broker:
@@ -54,13 +27,17 @@ class Broker:
 
     Attributes:
         traffic: every operation since the last `begin`, in the order in which they came.
+        patience_s: seconds that the others may idle once a rank has raised; None where those who wait for it are told.
     """
+
+    patience_s: float | None = None
 
     def __init__(self, size: int):
         self._size = size
         self.traffic: list[Message] = []
         self._returned: set[int] = set()
         self._asking: dict[int, tuple[str, int]] = {}  # rank -> what it asks for: ("wait" or "poll", number)
+        self._polled: dict[int, int] = {}  # rank -> number: it did nothing else since it asked for that
         self._pending: dict[tuple[int, int], Operation] = {}  # (rank, number), until the operation is complete
         self._results: dict[tuple[int, int], dict] = {}  # (rank, number) -> answer, until it is waited for
         self._collectives: dict[tuple, list[Operation]] = {}  # group -> those that some members have not posted yet
@@ -84,10 +61,13 @@ class Broker:
             BadReply: it is not a message, or the ranks leave too much here.
         """
         kind = next((kind for kind in ("wait", "poll", "post") if type(message) is dict and kind in message), None)
+        self._polled.pop(rank, None)
         if kind == "post":
             self._post(rank, read(message, rank, self._size))
         elif kind is not None and type(message[kind]) is int and self._knows(rank, message[kind]):
             self._asking[rank] = kind, message[kind]
+            if kind == "poll":
+                self._polled[rank] = message[kind]
         else:
             raise BadReply("a rank sent something that is not a message between ranks")
 
@@ -105,15 +85,25 @@ class Broker:
                 self._held -= _weight(answer.get("tensors", ()))
                 yield rank, answer
 
+    def failed(self, rank: int) -> bool:
+        """Whether an operation of the rank failed only since another is gone: never, nobody here hears of that."""
+        return False
+
     def __str__(self):
         """What each rank is doing, for a message about a hang."""
-        return ", ".join(f"rank {rank} {self._doing(rank)}" for rank in range(self._size))
+        return self.doing(range(self._size))
+
+    def doing(self, ranks: Iterable[int]) -> str:
+        return ", ".join(f"rank {rank} {self._doing(rank)}" for rank in ranks)
 
     def _doing(self, rank):
         if rank in self._returned:
             return "has returned"
         operation = self._waited_for(rank)
-        return "computes" if operation is None else f"is waiting in {operation}"
+        if operation is not None:
+            return f"is waiting in {operation}"
+        polled = self._pending.get((rank, self._polled.get(rank, -1)))
+        return "computes" if polled is None else f"asks whether {polled} is complete"
 
     def _knows(self, rank, number):
         return (rank, number) in self._pending or (rank, number) in self._results
@@ -148,8 +138,9 @@ class Broker:
         if (operation.name, operation.root, operation.reduction) != (post.name, post.root, post.reduction):
             begun.remove(operation)
             other = Operation(post.name, post.ranks, post.root, post.reduction)
-            first = next(iter(operation.numbers))
-            self._refuse(operation, f"the ranks disagree: rank {first} calls {operation}, rank {rank} calls {other}")
+            calls = sorted([(next(iter(operation.numbers)), operation), (rank, other)], key=lambda call: call[0])
+            told = ", ".join(f"rank {caller} calls {called}" for caller, called in calls)
+            self._refuse(operation, f"the ranks disagree: {told}; they should call the same, in the same order")
         elif not operation.missing():
             begun.remove(operation)
             self._complete(operation)
@@ -172,7 +163,7 @@ class Broker:
         self._held -= sum(map(_weight, operation.parts.values()))
 
     def _send(self, rank, post):
-        send = Operation("send", (rank, post.peer))
+        send = Operation("send", (rank, post.peer), tag=post.tag)
         self._take_part(send, rank, post)
         receives = self._receives.setdefault((post.group, post.peer, post.tag), deque())
         receive = next((each for each in receives if rank in each.ranks[:-1]), None)
@@ -184,7 +175,7 @@ class Broker:
 
     def _receive(self, rank, post):
         sources = post.ranks if post.peer is None else (post.peer,)
-        receive = Operation("recv", (*(source for source in sources if source != rank), rank))
+        receive = Operation("recv", (*(source for source in sources if source != rank), rank), tag=post.tag)
         self._take_part(receive, rank, post)
         sends = self._sends.setdefault((post.group, rank, post.tag), deque())
         send = next((each for each in sends if each.ranks[0] in receive.ranks[:-1]), None)
@@ -223,7 +214,9 @@ class Broker:
                 self._settle(rank, operation, {"error": why})
         waited = {rank: self._waited_for(rank) for rank in range(self._size) if rank not in self._returned}
         if waited and None not in waited.values():
-            why = f"the ranks are waiting for each other: {self}"
+            names = {operation.name for operation in waited.values() if operation}
+            advice = _ADVICE.get(names.pop(), "") if len(names) == 1 else ""
+            why = f"the ranks are waiting for each other: {self}{advice}"
             for rank, operation in waited.items():
                 self._settle(rank, operation, {"error": why})
 

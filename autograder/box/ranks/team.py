@@ -13,10 +13,12 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...errors import StudentFault, StudentTimeout
-from .. import wire
+from ...errors import BadReply, StudentDied, StudentFault, StudentTimeout
+from .. import replies, wire
 from ..clock import Clock, Limits, Usage, total
 from .broker import Broker
+from .listener import Listener
+from .post import Message
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,19 @@ class Member:
 
 
 class Team:
-    """Ranks 0, 1 … of one submission, that live as long as their test."""
+    """Ranks 0, 1 … of one submission, that live as long as their test.
 
-    def __init__(self, members: Sequence[Member]):
+    Args:
+        through: what carries their messages; a Listener where they talk over gloo.
+    """
+
+    def __init__(self, members: Sequence[Member], through: Broker | Listener | None = None):
         self._members = members
-        self._broker = Broker(len(members))
+        self._broker = through or Broker(len(members))
 
     @property
-    def traffic(self):
-        """What the ranks sent while they answered the last request (post.Message)."""
+    def traffic(self) -> list[Message]:
+        """What the ranks sent while they answered the last request."""
         return self._broker.traffic
 
     def ask(self, request: dict, timeout: float | Limits) -> dict[int, object]:
@@ -54,14 +60,30 @@ class Team:
         All ranks together may compute for `timeout` seconds, each of them counted.
 
         Raises:
-            StudentTimeout, StudentDied, BadReply: of any rank; the others are stopped then.
+            StudentTimeout, StudentDied, BadReply: of any rank; the others are stopped then. What a rank raised before
+                comes first in the text: the rest may be no more than its consequence.
         """
+        by_rank: dict[int, object] = {}
         try:
-            return self._ask(request, Clock(timeout, self._usage))
-        except StudentFault:
+            self._ask(request, Clock(timeout, self._usage), by_rank)
+        except StudentFault as fault:
             for member in self._members:
                 member.stop()
-            raise
+            raise self._with_its_cause(fault, by_rank) from None
+        return by_rank
+
+    def _too_late(self, clock):
+        return StudentTimeout(f"the code of the ranks {clock.over}: {self._broker}")
+
+    def _with_its_cause(self, fault, by_rank):
+        if isinstance(fault, BadReply):
+            return fault
+        for rank, reply in by_rank.items():
+            raised = replies.read(reply).raised
+            if raised is not None and not self._broker.failed(rank):
+                said = ": ".join(filter(None, [f"rank {rank}", raised.types[0], raised.text]))
+                return type(fault)(f"{said}; after that, {fault}", detail=raised.traceback)
+        return fault
 
     def close(self) -> None:
         for member in self._members:
@@ -71,30 +93,36 @@ class Team:
     def _usage(self):
         return total([member.usage() for member in self._members])
 
-    def _ask(self, request, clock):
+    def _ask(self, request, clock, by_rank):
         self._broker.begin()
-        replies: dict[int, object] = {}
         with selectors.DefaultSelector() as selector:
             for rank, member in enumerate(self._members):
                 self._send(member.requests, request, clock)
                 for connection in (member.requests, member.messages):
                     selector.register(connection, selectors.EVENT_READ, rank)
-            while len(replies) < len(self._members):
+            while len(by_rank) < len(self._members):
                 patience = clock()
                 if not patience:
-                    raise StudentTimeout(f"the code of the ranks {clock.over}: {self._broker}")
+                    raise self._too_late(clock)
                 ready = selector.select(patience)
                 for key, _ in ready:
                     if key.fileobj is self._members[key.data].requests:
-                        replies[key.data] = self._receive(key.data, key.fileobj, clock, wire.REPLY)
+                        by_rank[key.data] = self._receive(key.data, key.fileobj, clock, wire.REPLY)
                         selector.unregister(key.fileobj)
                         self._hear(key.data, clock)  # what it sent before it replied comes before its return
                         self._broker.returned(key.data)
+                        clock = self._for_the_others(by_rank[key.data], clock)
                     else:
                         self._hear(key.data, clock)
                 for rank, answer in self._broker.answers():
                     self._answer(self._members[rank].messages, answer, clock)
-        return replies
+
+    def _for_the_others(self, reply, clock):
+        """The time that is left to the other ranks: little, if one has raised and nobody tells those who wait for it."""
+        idle_s = self._broker.patience_s
+        if idle_s is None or replies.read(reply).raised is None:
+            return clock
+        return Clock(Limits(clock.limits.cpu_s, idle_s, clock.limits.wall_s), self._usage)
 
     def _hear(self, rank, clock):
         """Takes all messages of a rank that are there; what comes when the time is over is not received any more."""
@@ -103,7 +131,13 @@ class Team:
             self._broker.handle(rank, self._receive(rank, connection, clock, None))
 
     def _receive(self, rank, connection, clock, caps):
-        return self._members[rank].receive(connection, clock, f"running rank {rank}", caps)
+        try:
+            return self._members[rank].receive(connection, clock, f"running rank {rank}", caps)
+        except StudentTimeout:  # in the middle of a message
+            raise self._too_late(clock) from None
+        except StudentDied as died:
+            others = self._broker.doing(other for other in range(len(self._members)) if other != rank)
+            raise StudentDied(f"{died}" + (f" ({others})" if others else "")) from None
 
     @staticmethod
     def _send(connection, value, clock):
