@@ -1,4 +1,4 @@
-"""Tensor parallelism: every matrix is cut into slices, one a rank, and all ranks work on the same tokens.
+"""Matrices in parallel, known as tensor parallelism: every matrix is cut into slices, one a rank, and all ranks work on the same tokens.
 
 Shoeybi et al. 2019, "Megatron-LM", cut the two matrices of an MLP so that nothing has to be sent between them:
 
@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import FunctionCtx  # solution only
 
 IGNORED = -100  # solution only
 
@@ -39,11 +40,11 @@ class _Copy(torch.autograd.Function):  # solution only
     """x, which each rank uses for its own part of the work; backward these parts of its gradient are summed."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: FunctionCtx, x: torch.Tensor) -> torch.Tensor:
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
         return _summed(grad)
 
 
@@ -51,11 +52,11 @@ class _Sum(torch.autograd.Function):  # solution only
     """The sum of the ranks' parts; each part counts once in it, so its gradient is that of the sum."""
 
     @staticmethod
-    def forward(ctx, part):
+    def forward(ctx: FunctionCtx, part: torch.Tensor) -> torch.Tensor:
         return _summed(part)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
         return grad
 
 
@@ -63,11 +64,11 @@ class _Gather(torch.autograd.Function):  # solution only
     """The ranks' slices (..., n / N) -> (..., n); backward rank r takes its own slice."""
 
     @staticmethod
-    def forward(ctx, part):
+    def forward(ctx: FunctionCtx, part: torch.Tensor) -> torch.Tensor:
         return _gathered(part)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
         return _own_slice(grad, dim=-1)
 
 
@@ -75,11 +76,11 @@ class _Slice(torch.autograd.Function):  # solution only
     """(..., n) -> the r-th slice (..., n / N); backward the gradients of all slices come together."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: FunctionCtx, x: torch.Tensor) -> torch.Tensor:
         return _own_slice(x, dim=-1)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
         return _gathered(grad)
 
 

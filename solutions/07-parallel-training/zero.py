@@ -11,10 +11,12 @@ W is the number of ranks, the world size.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.autograd.function import FunctionCtx  # solution only
 
 # ---------------------------------------------------------------------------------------------- the optimizer sharded
 
@@ -45,7 +47,7 @@ class ZeroRedundancyOptimizer(torch.optim.Optimizer):
     `zero_grad()` clears the gradients of all parameters, also of those that other ranks update.
     """
 
-    def __init__(self, params: Iterable, optimizer_class: type[torch.optim.Optimizer], **kwargs) -> None:
+    def __init__(self, params: Iterable, optimizer_class: type[torch.optim.Optimizer], **kwargs: Any) -> None:
         # student: share the elements out, and make an optimizer_class of this rank's part, which may be empty
         # This one knows all parameters, and will update a part of them: most optimizers make their state in a step.
         self._optimizer = optimizer_class(params, **kwargs)
@@ -140,7 +142,7 @@ class FullyShardedModule(nn.Module):
             for numbers in self._numbers
         )
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What module(*args, **kwargs) gives, of any kind."""
         # student: gather the parameters, put them into the module, call it, and take them out again
         parameters = self._gather()
@@ -170,11 +172,11 @@ class _Gather(torch.autograd.Function):  # solution only
     """
 
     @staticmethod
-    def forward(ctx, *shards):
+    def forward(ctx: FunctionCtx, *shards: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(_all_gather(shard) for shard in shards)
 
     @staticmethod
-    def backward(ctx, *gradients):
+    def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return tuple(
             _mean_of_my_part(gradient) if needed else None
             for gradient, needed in zip(gradients, ctx.needs_input_grad, strict=True)

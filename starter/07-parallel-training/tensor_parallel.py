@@ -1,4 +1,4 @@
-"""Tensor parallelism: every matrix is cut into slices, one a rank, and all ranks work on the same tokens.
+"""Matrices in parallel, known as tensor parallelism: every matrix is cut into slices, one a rank, and all ranks work on the same tokens.
 
 Shoeybi et al. 2019, "Megatron-LM", cut the two matrices of an MLP so that nothing has to be sent between them:
 

@@ -11,6 +11,7 @@ W is the number of ranks, the world size.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -45,7 +46,7 @@ class ZeroRedundancyOptimizer(torch.optim.Optimizer):
     `zero_grad()` clears the gradients of all parameters, also of those that other ranks update.
     """
 
-    def __init__(self, params: Iterable, optimizer_class: type[torch.optim.Optimizer], **kwargs) -> None:
+    def __init__(self, params: Iterable, optimizer_class: type[torch.optim.Optimizer], **kwargs: Any) -> None:
         # TODO(student): share the elements out, and make an optimizer_class of this rank's part, which may be empty
         raise NotImplementedError("ZeroRedundancyOptimizer.__init__ is not implemented yet")
 
@@ -88,7 +89,7 @@ class FullyShardedModule(nn.Module):
         # TODO(student): put this rank's parts of rank 0's parameters into shards, and take the whole parameters out of the module
         raise NotImplementedError("FullyShardedModule.__init__ is not implemented yet")
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What module(*args, **kwargs) gives, of any kind."""
         # TODO(student): gather the parameters, put them into the module, call it, and take them out again
         raise NotImplementedError("FullyShardedModule.forward is not implemented yet")

@@ -1,7 +1,7 @@
 """What ranks tell that talk over real gloo (box/inside/gloo.py): the traffic of their call, its times, and what each is doing now.
 
 It stands where the broker stands when grading, and has no part in what it hears of. For authors and in handouts, never for
-grades: nothing here guards against lies. A copy of this file is in every handout.
+grades: nothing here guards against forgery. A copy of this file is in every handout.
 """
 
 import time
