@@ -62,6 +62,10 @@ class InProcess:
         """Of the one process that there is."""
         return time.process_time()
 
+    def peak(self) -> int:
+        """Nobody reads it here."""
+        return 0
+
     def close(self) -> None:
         """Ends the ranks."""
         for process in self._started:

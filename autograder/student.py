@@ -79,6 +79,14 @@ class Student:
         """
         return self.processes.cpu_s()
 
+    def peak(self) -> int:
+        """The most bytes that one of the submission's processes that run has had in memory at once, torch's own among them.
+
+        When grading it is read from outside. What it grows by shows what a call held: calls that hold less than an earlier one
+        leave it as it is, so the small one comes first. 0 where nobody can read it, as in a handout.
+        """
+        return self.processes.peak()
+
     def run(self, probe: Callable, *args, **kwargs):
         """Runs `probe`, a function of the test, in the student's process and returns what it returns, as plain data.
 

@@ -153,7 +153,7 @@ class WrongProcesses:
 
     def __init__(self, processes):
         self._processes = processes
-        self.close, self.cpu_s = processes.close, processes.cpu_s
+        self.close, self.cpu_s, self.peak = processes.close, processes.cpu_s, processes.peak
 
     def ask(self, request, timeout):
         reply = self._processes.ask(request, timeout)

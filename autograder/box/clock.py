@@ -45,10 +45,12 @@ class Usage:
 
     Attributes:
         cpu_s: seconds of processor time. awake: whether any of them computes, or waits for a processor or a disk.
+        peak: the most bytes that one of those that run has had in memory at once; 0 where nobody reads it.
     """
 
     cpu_s: float
     awake: bool = False
+    peak: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def total(usages: "Iterable[Usage | None]") -> Usage | None:
     known = [usage for usage in read if usage is not None]
     if len(known) < len(read):
         return None
-    return Usage(sum(usage.cpu_s for usage in known), any(usage.awake for usage in known))
+    peak = max((usage.peak for usage in known), default=0)
+    return Usage(sum(usage.cpu_s for usage in known), any(usage.awake for usage in known), peak)
 
 
 class Clock:

@@ -29,6 +29,10 @@ class Processes(Protocol):
         """Seconds of processor time that all processes of the submission have used; what two readings differ by is a cost."""
         ...
 
+    def peak(self) -> int:
+        """The most bytes that one of the submission's processes has had in memory at once; 0 where nobody can read it."""
+        ...
+
     def close(self) -> None:
         """Ends what was started for the test."""
         ...

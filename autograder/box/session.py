@@ -97,6 +97,10 @@ class BoxedProcesses:
         usage = self._session.usage()
         return time.perf_counter() if usage is None else usage.cpu_s
 
+    def peak(self) -> int:
+        usage = self._session.usage()
+        return 0 if usage is None else usage.peak
+
     def close(self) -> None:
         for opened in (self._channel, *self._teams.values()):
             if opened is not None:

@@ -96,7 +96,7 @@ class Slot:
     def usage(self) -> Usage | None:
         """What the submission used so far, in workers that are gone too; None where nobody can read it."""
         running = Usage(0.0) if self._worker is None else self._worker.usage()
-        return running and Usage(self.cpu_s + running.cpu_s, running.awake)
+        return running and replace(running, cpu_s=self.cpu_s + running.cpu_s)
 
     def channel(self, module: str | None, seed: int, timeout: float | Limits) -> "Channel":
         """A fresh fork of the worker for one test of `module`, which is imported first, within `timeout`.

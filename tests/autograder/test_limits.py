@@ -1,6 +1,7 @@
 """Limits of time: what counts is the processor time of the submission, whoever else is busy on the machine."""
 
 import os
+import sys
 import time
 
 import pytest
@@ -431,6 +432,30 @@ def test_the_tests_own_time_is_processor_time_too(tmp_path, monkeypatch):
         card = grader.grade(Submission("student", "", lesson.solution_files()), Asked(seed=1))
 
     assert [row.status for row in card.outcomes] == [PASSED, "grader_error"]  # the solution too keeps it busy
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="nobody reads it elsewhere")
+def test_a_test_can_ask_how_much_memory_a_call_took(tmp_path):
+    suite = """
+        import pytest
+        @pytest.mark.points(1)
+        def test_memory(student):
+            ranks = student.on(ranks=2)
+            ranks.call("toy.hold", 1 << 20)
+            few = ranks.peak()
+            ranks.call("toy.hold", 40 << 20)
+            many = ranks.peak()
+            ranks.call("toy.hold", 1 << 20)
+            assert 36 << 20 < many - few < 44 << 20, f"{(many - few) / 2**20} MB"
+            assert ranks.peak() == many
+    """
+    solution = "def hold(size):\n    return len(b'1' * size)\n"
+    write_lesson(tmp_path, suite=suite, solution=solution)
+    lesson = load("99-toy", tmp_path)
+    with Grader(lesson) as grader:
+        card = grader.grade(Submission("student", "", lesson.solution_files()), Asked(seed=1))
+
+    assert [row.status for row in card.outcomes] == [PASSED], card.outcomes
 
 
 @pytest.mark.slow

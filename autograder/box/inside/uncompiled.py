@@ -71,6 +71,7 @@ class _NotNeededYet(types.ModuleType):
     disable = staticmethod(disable)
     assume_constant_result = allow_in_graph = staticmethod(_as_it_is)
     graph_break = reset = mark_dynamic = mark_static = staticmethod(_nothing)
+    trace_rules = types.SimpleNamespace(clear_lru_cache=_nothing)  # which each init_process_group does
 
     def __init__(self, name):
         super().__init__(name)

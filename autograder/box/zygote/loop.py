@@ -144,7 +144,7 @@ class Zygote:
 
     def _usage(self, slot: Slot) -> Usage:
         pids = self._read_meter(slot)
-        return Usage(slot.meter.seconds, cpu.awake(pids))
+        return Usage(slot.meter.seconds, cpu.awake(pids), memory.peak(pids))
 
     def _read_meter(self, slot):
         """The slot's processes, after their processor time was read."""

@@ -49,6 +49,11 @@ def together(pids: Iterable[int], inherited: int) -> Reading:
     return Reading(sum(each.bytes for each in readings), sum(each.threads for each in readings))
 
 
+def peak(pids: Iterable[int]) -> int:
+    """The most bytes that one of the processes has had at once, those among them that it shares with its parent."""
+    return max((_fields(f"/proc/{pid}/status", ("VmHWM",)).get("VmHWM", 0) for pid in pids), default=0)
+
+
 def walked(pids: Iterable[int], inherited: int, uid: int) -> int | None:
     """Bytes of all these processes, shared pages counted once, less what the zygote has: None where nobody may look.
 
