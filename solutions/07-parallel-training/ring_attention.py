@@ -38,8 +38,10 @@ def ring_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bo
     Backward communicates as well: every rank must run it, and what requires a gradient is the same on all ranks.
     Only first derivatives are needed.
 
-    What is sent: blocks of keys and values, or of their gradients, and only from a rank to its two neighbours in the ring,
-    (rank + 1) % world_size and (rank - 1) % world_size, by send and receive; no collective. Both directions may be used.
+    What is sent: blocks, and only from a rank to its two neighbours in the ring, (rank + 1) % world_size and (rank - 1) % world_size,
+    by send and receive; no collective. Both directions may be used. A message has no more elements than six blocks of keys.
+    The ranks share the work: where each query sees each key, every rank gets at least a block from each other rank, handed on
+    by those between them, in forward and again in backward.
 
     What is held: a rank never has more than a few blocks of keys, neither in one tensor nor in several, in forward, in backward
     and between the two. So its memory does not grow with world_size, if its slice stays as long as it is.
@@ -122,10 +124,8 @@ def _gradients(
     do = grad_output.to(wide)
     delta = (do * output.to(wide)).sum(dim=-1, keepdim=True)  # (B, H, T/P, 1)
     dq = torch.zeros_like(q, dtype=wide)
-    dk, dv = (
-        torch.zeros_like(k, dtype=wide),
-        torch.zeros_like(v, dtype=wide),
-    )  # of the block that is here, by all who had it
+    # These are of the block that is here just now, and hold the parts of all ranks that it has passed.
+    dk, dv = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
 
     for step in range(world_size):
         owner = (rank - step) % world_size

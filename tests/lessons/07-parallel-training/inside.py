@@ -251,6 +251,9 @@ def held():
 # ---------------------------------------------------------------------------------------------- ring_attention
 
 
+KEPT = []  # what a probe leaves to the next one of the same test
+
+
 def ring_inputs(*tensors):
     """This rank's slices of whole sequences (B, H, T, d), as leaves that require a gradient."""
     return [own_slice(whole, 2).requires_grad_() for whole in tensors]

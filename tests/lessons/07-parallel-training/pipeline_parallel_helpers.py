@@ -26,7 +26,7 @@ def linear_stages(rng, *widths, dtype=torch.float64):
     return stages
 
 
-def trained(student, stages, *calls, loss=None, before=None):
+def train_stages(student, stages, *calls, loss=None, before=None):
     """Each rank's (what train_step returned, gradients, weights) after calls: (batch, targets, M, plan) each.
 
     loss: "squares" for a loss_fn, that of the helper of this name. before: what each gradient is before the first call.
@@ -70,7 +70,7 @@ def cross_entropies(output, targets):
     return F.cross_entropy(output.flatten(0, -2), targets.flatten())
 
 
-def whole(stages, batch, targets, parts=1, share=lambda rows, B, M: rows / B, loss=cross_entropies):
+def whole_model(stages, batch, targets, parts=1, share=lambda rows, B, M: rows / B, loss=cross_entropies):
     """The loss and all gradients, stage by stage, of a model in one process in float64; in `parts` only for mistakes.
 
     share: what the mean loss of each of `parts` parts counts by.
@@ -87,7 +87,7 @@ def whole(stages, batch, targets, parts=1, share=lambda rows, B, M: rows / B, lo
 
 
 def stage_grads(ranks):
-    """The gradients of each rank, of what `trained` gives; zeros where a rank has none."""
+    """The gradients of each rank, of what `train_stages` gives; zeros where a rank has none."""
     return [
         [torch.zeros_like(weight) if grad is None else grad for grad, weight in zip(grads, weights, strict=True)]
         for _, grads, weights in ranks
@@ -150,7 +150,7 @@ def large_sends(traffic, rank):
     ]
 
 
-def runs(sent):
+def joined_sends(sent):
     """Neighbouring messages to the same rank as one."""
     joined = []
     for peer, size in sent:

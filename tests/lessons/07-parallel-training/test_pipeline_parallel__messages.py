@@ -12,14 +12,14 @@ from pipeline_parallel_helpers import (
     FORWARD,
     NARROW,
     WIDE,
+    joined_sends,
     large_sends,
     like_sum,
     linear_stages,
     plan_of,
-    runs,
     stage_grads,
-    trained,
-    whole,
+    train_stages,
+    whole_model,
 )  # fmt: skip
 from shared import randn, tokens
 
@@ -49,10 +49,10 @@ def test_1f1b_is_carried_out(student, check, rng):
     """Neighbours that send to each other do not wait for each other."""
     stages = linear_stages(rng, 3, 4, 4, 4, 4)
     batch, targets = randn(rng, 8, 3, dtype=torch.float64), tokens(rng, 4, 8)
-    found = trained(student, stages, (batch, targets, 4, plan_of("1F1B", 4, 4)))
+    found = train_stages(student, stages, (batch, targets, 4, plan_of("1F1B", 4, 4)))
 
     grads = stage_grads(found)
-    _, truth = whole(stages, batch, targets)
+    _, truth = whole_model(stages, batch, targets)
     check(
         grads,
         like_sum(grads, truth, 4),
@@ -64,25 +64,25 @@ def test_1f1b_is_carried_out(student, check, rng):
 
 @pytest.mark.points(3)
 def test_stages_may_take_microbatches_in_different_orders(student, check, rng):
-    """A plan is valid in which a stage takes microbatches in another order than they come."""
+    """A plan is valid in which a stage does not take microbatches in the order in which they come."""
     stages = linear_stages(rng, 3, 4, 4)
     batch, targets = randn(rng, 6, 3, dtype=torch.float64), tokens(rng, 4, 6)
     orders = [(FORWARD, (0, 1, 2)), (BACKWARD, (2, 0, 1))], [(FORWARD, (1, 2, 0)), (BACKWARD, (0, 1, 2))]
     plan = [[(way, m) for way, order in stage for m in order] for stage in orders]
-    found = trained(student, stages, (batch, targets, 3, plan))
+    found = train_stages(student, stages, (batch, targets, 3, plan))
 
     grads = stage_grads(found)
-    _, truth = whole(stages, batch, targets)
+    _, truth = whole_model(stages, batch, targets)
     came = targets.view(3, 2)[
         [1, 2, 0]
     ].flatten()  # the targets of what comes first, if it is taken for microbatch 1, …
     check(grads[1], like_sum(grads[1:], truth[1:], 3)[0], relative=EXACT, what="the gradients of the last stage", mistakes={
-        "microbatches are taken in the order in which they come; it should be that of the stage's own plan": lambda: whole(
+        "microbatches are taken in the order in which they come; it should be that of the stage's own plan": lambda: whole_model(
             stages, batch, came
         )[1][1],
     })  # fmt: skip
     check(grads[0], like_sum(grads[:1], truth[:1], 3)[0], relative=EXACT, what="the gradients of the first stage", otherwise=(
-        "the gradients of the first stage are wrong where it takes them in another order than they come"
+        "the gradients of the first stage are wrong where it does not take them in the order in which they come"
     ))  # fmt: skip
 
 
@@ -93,10 +93,10 @@ def test_any_plan_is_carried_out(student, check, rng):
     batch, targets = randn(rng, 6, 3, dtype=torch.float64), tokens(rng, 4, 6)
     order = torch.randperm(3, generator=rng).tolist()
     plan = [[(way, m) for m in order for way in (FORWARD, BACKWARD)] for _ in range(4)]
-    found = trained(student, stages, (batch, targets, 3, plan))
+    found = train_stages(student, stages, (batch, targets, 3, plan))
 
     grads = stage_grads(found)
-    _, truth = whole(stages, batch, targets)
+    _, truth = whole_model(stages, batch, targets)
     check(grads, like_sum(grads, truth, 3), relative=EXACT, names=[f"rank {n}" for n in range(4)], what="the gradients")
 
 
@@ -110,7 +110,7 @@ def test_a_stage_follows_its_plan(student, check, rng, kind):
     trained_on(ranks, stages, batch, targets, 4, plan)
 
     for rank in (1, 2):
-        sides = [peer for peer, _ in runs(large_sends(ranks.traffic, rank))]
+        sides = [peer for peer, _ in joined_sends(large_sends(ranks.traffic, rank))]
         check(sides, sides_of(plan[rank], rank), what=f"to whom rank {rank} sends", mistakes={
             "all microbatches run forward before the first one runs backward; the plan is another one": sides_of(
                 plan_of("GPipe", 4, 4)[rank], rank
@@ -139,7 +139,7 @@ def trained_on(ranks, stages, batch, targets, M, plan):
 def sides_of(steps, rank):
     """To whom a stage in the middle sends, by its plan; twice in turn to the same one is once."""
     sent = [(rank + 1 if direction == FORWARD else rank - 1, 1) for direction, _ in steps]
-    return [peer for peer, _ in runs(sent)]
+    return [peer for peer, _ in joined_sends(sent)]
 
 
 # ---------------------------------------------------------------------------------------------- messages

@@ -1,0 +1,272 @@
+"""Hidden tests of ring_attention.py: the gradients, against their formulas over the whole sequence in float64."""
+
+import pytest
+import torch
+
+from ring_attention_helpers import (
+    EXACT,
+    before,
+    cut,
+    expected_like,
+    gentle,
+    gradient_scales,
+    gradient_slips,
+    gradients,
+    joined,
+    one_of,
+    three_whole,
+    whole,
+)
+from shared import nearly
+
+pytestmark = pytest.mark.question("gradients")
+
+
+@pytest.mark.points(3)
+def test_the_gradient_of_q(student, check, rng):
+    """A query's gradient has a part from the keys of each rank."""
+    q, k, v, g = gentle(rng, 8, 2)
+
+    def probe(q, k, v, g):
+        from ring_attention import ring_attention
+
+        inputs = inside.ring_inputs(q, k, v)
+        return inside.gradients(ring_attention(*inputs), inputs, [inside.own_slice(g, 2)])
+
+    results = student.on(ranks=2).run(probe, q, k, v, g)
+
+    check(
+        [each[0] for each in results],
+        cut(gradients(q, k, v, g)[0], 2),
+        dtype=torch.float32,
+        relative=EXACT[torch.float32],
+        mistakes=one_of(gradient_slips(q, k, v, g, 2), 0, 2),
+    )
+
+
+@pytest.mark.points(3)
+def test_the_gradient_of_k(student, check, rng):
+    """A key's gradient has a part from the queries of each rank, and is at home with its key."""
+    q, k, v, g = gentle(rng, 8, 2)
+
+    def probe(q, k, v, g):
+        from ring_attention import ring_attention
+
+        inputs = inside.ring_inputs(q, k, v)
+        return inside.gradients(ring_attention(*inputs), inputs, [inside.own_slice(g, 2)])
+
+    results = student.on(ranks=2).run(probe, q, k, v, g)
+
+    check(
+        [each[1] for each in results],
+        cut(gradients(q, k, v, g)[1], 2),
+        dtype=torch.float32,
+        relative=EXACT[torch.float32],
+        mistakes=one_of(gradient_slips(q, k, v, g, 2), 1, 2),
+    )
+
+
+@pytest.mark.points(3)
+def test_the_gradient_of_v(student, check, rng):
+    """A value's gradient has a part from the queries of each rank, and is at home with its value."""
+    q, k, v, g = gentle(rng, 8, 2)
+
+    def probe(q, k, v, g):
+        from ring_attention import ring_attention
+
+        inputs = inside.ring_inputs(q, k, v)
+        return inside.gradients(ring_attention(*inputs), inputs, [inside.own_slice(g, 2)])
+
+    results = student.on(ranks=2).run(probe, q, k, v, g)
+
+    check(
+        [each[2] for each in results],
+        cut(gradients(q, k, v, g)[2], 2),
+        dtype=torch.float32,
+        relative=EXACT[torch.float32],
+        mistakes=one_of(gradient_slips(q, k, v, g, 2), 2, 2),
+    )
+
+
+@pytest.mark.points(2)
+def test_the_gradients_have_the_scale(student, check, rng):
+    """The gradients of q and k are divided by sqrt(Dh), where Dh is not 1, and the weights are those of the forward."""
+    q, k, v, g = whole(rng, 8, 5)
+
+    def probe(q, k, v, g):
+        from ring_attention import ring_attention
+
+        inputs = inside.ring_inputs(q, k, v)
+        return inside.gradients(ring_attention(*inputs), inputs, [inside.own_slice(g, 2)])
+
+    results = student.on(ranks=2).run(probe, q, k, v, g)
+
+    truth = gradients(q, k, v, g)
+    for n, name in enumerate(("q", "k")):
+        check(
+            [each[n] for each in results],
+            cut(truth[n], 2),
+            dtype=torch.float32,
+            relative=EXACT[torch.float32],
+            mistakes=one_of(gradient_scales(q, k, v, g), n, 2),
+            what=f"the gradients of {name}",
+        )
+
+
+@pytest.mark.points(4)
+@pytest.mark.parametrize("size", [4, 3])
+def test_gradients_come_home_from_a_long_way(student, check, rng, size):
+    """With more ranks each block's gradient collects a part at every rank, and ends where its block began."""
+    q, k, v, g = gentle(rng, 2 * size, size)
+
+    def probe(q, k, v, g):
+        from ring_attention import ring_attention
+
+        inputs = inside.ring_inputs(q, k, v)
+        return inside.gradients(ring_attention(*inputs), inputs, [inside.own_slice(g, 2)])
+
+    results = student.on(ranks=size).run(probe, q, k, v, g)
+
+    for n, truth in reversed(list(enumerate(gradients(q, k, v, g)))):
+        check(
+            [each[n] for each in results],
+            cut(truth, size),
+            dtype=torch.float32,
+            relative=EXACT[torch.float32],
+            mistakes=one_of(gradient_slips(q, k, v, g, size), n, size),
+        )
+
+
+@pytest.mark.points(4)
+@pytest.mark.parametrize("size", [2, 4])
+def test_causal_gradients(student, check, rng, size):
+    """With causal nothing flows back from a query to a later key."""
+    q, k, v, g = gentle(rng, 3 * size, size)
+
+    def probe(q, k, v, g):
+        from ring_attention import ring_attention
+
+        inputs = inside.ring_inputs(q, k, v)
+        return inside.gradients(ring_attention(*inputs, causal=True), inputs, [inside.own_slice(g, 2)])
+
+    results = student.on(ranks=size).run(probe, q, k, v, g)
+
+    seen = before(3 * size)
+    ignored = "the backward ignores causal"
+    for n, truth in reversed(list(enumerate(gradients(q, k, v, g, seen)))):
+        slips = gradient_slips(q, k, v, g, size, seen) | {ignored: lambda: gradients(q, k, v, g)}
+        check(
+            [each[n] for each in results],
+            cut(truth, size),
+            dtype=torch.float32,
+            relative=EXACT[torch.float32],
+            mistakes=one_of(slips, n, size),
+        )
+
+
+@pytest.mark.points(2)
+@pytest.mark.parametrize("needed", [[True, False, False], [False, False, True], [False, True, True]], ids=str)
+def test_some_inputs_may_need_no_gradient(student, check, rng, needed):
+    """Where some of q, k and v require no gradient, the others get the same as with all."""
+    q, k, v, g = gentle(rng, 6, 2)
+
+    def probe(q, k, v, g, needed):
+        from ring_attention import ring_attention
+
+        inputs, cotangent = inside.ring_inputs(q, k, v), inside.own_slice(g, 2)
+        every = inside.gradients(ring_attention(*inputs), inputs, [cotangent])
+        some = [each.requires_grad_(needs) for each, needs in zip(inputs, needed, strict=True)]
+        output = ring_attention(*some)
+        return every, inside.gradients(output, [each for each in some if each.requires_grad], [cotangent])
+
+    results = student.on(ranks=2).run(probe, q, k, v, g, needed)
+
+    own = three_whole([every for every, _ in results])
+    truths = [expected_like(*pair, torch.float32) for pair in zip(own, gradients(q, k, v, g), strict=True)]
+    some = [truth for truth, needs in zip(truths, needed, strict=True) if needs]
+    for n, (truth, within) in enumerate(some):
+        check([each[n] for _, each in results], cut(truth, 2), dtype=torch.float32, relative=within)
+
+
+@pytest.mark.points(3)
+def test_calls_do_not_share_anything(student, check, rng):
+    """Two calls before one backward, with other inputs and another causal: each backward is that of its own call."""
+    first, second = gentle(rng, 6, 2), gentle(rng, 8, 2)
+
+    def probe(first, second):
+        from ring_attention import ring_attention
+
+        inputs = [inside.ring_inputs(*call[:3]) for call in (first, second)]
+        cotangents = [inside.own_slice(call[3], 2) for call in (first, second)]
+        own = [
+            inside.gradients(ring_attention(*leaves, causal), leaves, [g])
+            for leaves, g, causal in zip(inputs, cotangents, (True, False), strict=True)
+        ]
+        outputs = [ring_attention(*inputs[0], True), ring_attention(*inputs[1], False)]
+        return sum(own, []), inside.gradients(outputs, sum(inputs, []), cotangents)
+
+    results = student.on(ranks=2).run(probe, list(first), list(second))
+
+    truth = [*gradients(*first, before(6)), *gradients(*second)]
+    for n, right in enumerate(truth):
+        own = joined([alone[n] for alone, _ in results])
+        wanted, within = expected_like(own, right, torch.float32)
+        check(
+            [both[n] for _, both in results],
+            cut(wanted, 2),
+            dtype=torch.float32,
+            relative=within,
+            otherwise="a second call changes the gradients of the first: keep what backward needs in ctx",
+        )
+
+
+@pytest.mark.points(2)
+def test_backward_can_be_run_again(student, check, rng):
+    """With retain_graph a second backward gives the same, also for the gradient of a sum, which is not contiguous."""
+    q, k, v, g = gentle(rng, 6, 3)
+    ones = torch.ones_like(g)
+
+    def probe(q, k, v, ones):
+        from ring_attention import ring_attention
+
+        inputs = inside.ring_inputs(q, k, v)
+        own = inside.gradients(ring_attention(*inputs), inputs, [inside.own_slice(ones, 2)])
+        total = inside.a_tensor(ring_attention(*inputs)).sum()
+        twice = [torch.autograd.grad(total, inputs, retain_graph=True, materialize_grads=True) for _ in range(2)]
+        return own, *map(list, twice)
+
+    results = student.on(ranks=3).run(probe, q, k, v, ones)
+
+    own = three_whole([each for each, *_ in results])
+    for n, right in enumerate(gradients(q, k, v, ones)):
+        truth, within = expected_like(own[n], right, torch.float32)
+        for time in (1, 2):
+            found = [each[time][n] for each in results]
+            again = {"otherwise": "a second backward gives other gradients than the first"} if time == 2 else {}
+            check(found, cut(truth, 3), dtype=torch.float32, relative=within, **again)
+
+
+@pytest.mark.points(2)
+def test_gradients_are_exact_in_float64(student, check, rng):
+    """Inputs in float64 get gradients in float64, exact to 1e-9."""
+    q, k, v, g = whole(rng, 8, 4, dtype=torch.float64)
+
+    def probe(q, k, v, g):
+        from ring_attention import ring_attention
+
+        found = []
+        for dtype in (torch.float64, torch.float32):
+            inputs = inside.ring_inputs(*(each.to(dtype) for each in (q, k, v)))
+            found.append(inside.gradients(ring_attention(*inputs), inputs, [inside.own_slice(g, 2).to(dtype)]))
+        return found
+
+    results = student.on(ranks=2).run(probe, q, k, v, g)
+
+    own = three_whole([single for _, single in results])
+    coarse = "something is computed in float32 although the inputs are float64"
+    for n, right in enumerate(gradients(q, k, v, g)):
+        found = [double[n] for double, _ in results]
+        truth, within = expected_like(own[n], right, torch.float64)
+        is_double = all(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in found)
+        is_coarse = is_double and nearly(found, cut(right, 2), 1e-4)
+        check(found, cut(truth, 2), relative=within, mistakes={coarse: check.when(is_coarse)})
