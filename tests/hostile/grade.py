@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from course import asked, files_of, honest, laid  # noqa: E402
+from course import asked, files_of, honest, laid, limits  # noqa: E402
 from watch import CANARY, Watch, WatchedSandbox  # noqa: E402
 
 from autograder import grade  # noqa: E402
@@ -25,8 +25,6 @@ from autograder.author.samples import HOSTILE, load_samples  # noqa: E402
 from autograder.batch import Job, run  # noqa: E402
 from autograder.lesson import load  # noqa: E402
 from autograder.options import Asked  # noqa: E402
-
-LIMITS = "call_timeout_s = 1.5\ndeadline_s = 6\n"
 
 
 def main() -> None:
@@ -74,7 +72,7 @@ def copied_course(root: Path, name: str) -> Path:
     settings = root / "assignments" / name / "lesson.toml"
     # Evidence of forbidden calls is collected, and costs nothing.
     kept = re.sub(r"(?m)^(call_timeout_s|deadline_s|cost) *=.*\n", "", settings.read_text())
-    settings.write_text(LIMITS + kept)
+    settings.write_text(limits(name) + kept)
     (root / "tests" / "submissions").symlink_to(ROOT / "tests" / "submissions")
     return root
 

@@ -63,8 +63,9 @@ def test_every_sample_can_be_read():
 def test_every_test_of_the_table_exists(name):
     lesson = lesson_of(name)
 
-    for module, tests in TABLE[name].items():
-        lesson.modules_with(tests, None if module == "honest" else [module])
+    for key, tests in TABLE[name].items():
+        if key != "deadline_s":
+            lesson.modules_with(tests, None if key == "honest" else [key])
 
 
 def test_every_row_of_the_catalogue_has_a_sample_or_a_reason():

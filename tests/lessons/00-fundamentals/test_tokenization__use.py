@@ -467,7 +467,11 @@ def test_load_gives_back_what_was_saved(student, check, rng):
     check(without, bare)
     # Rank 1 has a folder of its own and none of this process's memory: nothing is there but the content of the file.
     elsewhere = student.on(ranks=2).run(load_content, content)[1]
-    check(elsewhere, first, otherwise="load needs more than the file that save wrote; all of the tokenizer should be in it")
+    check(
+        elsewhere,
+        first,
+        otherwise="load needs more than the file that save wrote; all of the tokenizer should be in it",
+    )
 
 
 # ---------------------------------------------------------------------------------------------- count_tokens, truncate_to_context
