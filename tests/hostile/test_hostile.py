@@ -39,13 +39,12 @@ ELSEWHERE = {
     "A10": "needs many runs: each draws a fresh seed (tests/autograder/test_witness.py), feedback shows no values",
     "D10": "archives are refused before anything runs (tests/autograder/test_submission.py)",
     "F8": "needs a GPU: what a slot leaves there is not examined (docs/security.md)",
-    "H7": "a cache of keys and values: tested by the suite of the lesson that has one",
     "H8": "quantization: tested by the suite of the lesson that has it",
-    "H9": "several ranks: tested by the suite of the lesson that has them",
 }
 QUICK = """open-hidden-files other-submissions exit-in-a-call forge-a-verdict patch-the-wire seed-of-the-inputs lying-tensor
     kill-the-grader world-connectable-sockets memory-in-forks deep-folders hopping-daemon rows-of-nothing
-    errors-without-a-type""".split()
+    errors-without-a-type ids-that-equal-everything save-nothing-and-remember patch-the-model-to-load
+    checkpoint-with-a-payload""".split()
 
 
 # ---------------------------------------------------------------------------------------------- the samples
