@@ -1,4 +1,7 @@
-"""Every python block of a handout runs against the solutions: what students are told to try works."""
+"""Every python block of a handout runs against the solutions: what students are told to try works.
+
+A block that starts ranks is a file, which each of them imports: it is saved and run as one, as students are told to.
+"""
 
 import json
 import os
@@ -9,6 +12,8 @@ import sys
 import pytest
 from conftest import ROOT, all_lessons
 from test_handout_claims import CLAIMS
+
+from autograder.release.handout import handout_files
 
 LESSONS = all_lessons()
 OTHERS = [lesson for lesson in LESSONS if lesson.name not in {*CLAIMS, "02-transformer", "03-generation"}]
@@ -40,25 +45,33 @@ def blocks_of(text: str) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, match.start(1)) + 1, match[1]) for match in found]
 
 
-def problems_of(lesson, folder, alone=False) -> list[str]:
-    """What goes wrong in the blocks, run one after the other or each alone: "assignments/NN/handout.md, line 57: …"."""
-    blocks = blocks_of(lesson.handout.read_text("utf-8"))
-    handout = lesson.handout.relative_to(ROOT).as_posix()
-    assert blocks, f"{handout} has no python block: a handout has activities"
+def starts_ranks(code: str) -> bool:
+    return "from grading.gloo import" in code
+
+
+def environment_of(lesson, folder) -> dict[str, str]:
+    """What a block needs: the solutions in place of a student's modules."""
     folders = [lesson.solution, *(used.solution for used in lesson.prerequisites())]
-    environment = {
+    return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, folders)),
         "MPLBACKEND": "Agg",
         "HF_HUB_OFFLINE": "1",
+        "MPLCONFIGDIR": str(folder / "matplotlib"),
     }
-    environment["MPLCONFIGDIR"] = str(folder / "matplotlib")
+
+
+def problems_of(lesson, folder, alone=False) -> list[str]:
+    """What goes wrong in the blocks, run one after the other or each alone: "assignments/NN/handout.md, line 57: …"."""
+    blocks = [block for block in blocks_of(lesson.handout.read_text("utf-8")) if not starts_ranks(block[1])]
+    handout = lesson.handout.relative_to(ROOT).as_posix()
+    assert blocks, f"{handout} has no python block: a handout has activities"
 
     run = subprocess.run(
         [sys.executable, "-c", _RUNNER],
         input=json.dumps([handout, alone, blocks]),
         cwd=folder,
-        env=environment,
+        env=environment_of(lesson, folder),
         capture_output=True,
         text=True,
         timeout=300,
@@ -66,6 +79,33 @@ def problems_of(lesson, folder, alone=False) -> list[str]:
     if run.returncode:
         return [f"{handout}: a block ended the process: {run.stderr[-3000:]}"]
     return json.loads(run.stdout.splitlines()[-1])
+
+
+def files_of(lesson) -> list:
+    """(lesson, number of its first line, code) of each block that starts ranks, as a case with a name."""
+    blocks = blocks_of(lesson.handout.read_text("utf-8"))
+    return [pytest.param(lesson, *block, id=f"{lesson.name}-{block[0]}") for block in blocks if starts_ranks(block[1])]
+
+
+@pytest.mark.parametrize(("lesson", "line", "code"), [case for lesson in LESSONS for case in files_of(lesson)])
+def test_a_block_that_starts_ranks_runs_as_a_file_of_the_handout(lesson, line, code, tmp_path):
+    for name, content in handout_files(lesson).items():
+        if name.startswith("grading/"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+    (tmp_path / "activity.py").write_text("\n" * (line - 1) + code, "utf-8")
+
+    run = subprocess.run(
+        [sys.executable, "activity.py"],
+        cwd=tmp_path,
+        env=environment_of(lesson, tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+    if run.returncode:
+        pytest.fail(f"{lesson.name}, the block of line {line}: {run.stderr[-3000:]}", pytrace=False)
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)

@@ -15,12 +15,12 @@ from ..inside import RIGHT
 
 
 def mark():
-    """A message of the probe's own, which parts what is sent before it from what is sent after it: helpers' `phases`."""
+    """A message of the probe's own, which parts what is sent before it from what is sent after it: helpers' `parted_by_marks`."""
     torch.distributed.all_reduce(torch.zeros(3, 1, 4, 1, 5, dtype=torch.uint8))
 
 
 def own_slice(whole, dim=-1):
-    """This rank's slice of a tensor, as a leaf."""
+    """A copy of this rank's slice of a tensor."""
     rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     return whole.chunk(size, dim)[rank].clone()
 
@@ -52,41 +52,45 @@ class Summed(torch.autograd.Function):
 
 
 class RightColumnParallelLinear(nn.Module):
-    """Its output is parallel: what an MLP and an attention need."""
-
     def __init__(self, in_features, out_features, bias=True, gather_output=True):
         super().__init__()
+        self.gather_output = gather_output
         rows = out_features // torch.distributed.get_world_size()
         self.weight = nn.Parameter(torch.zeros(rows, in_features))
         self.bias = nn.Parameter(torch.zeros(rows)) if bias else None
 
     @classmethod
     def from_linear(cls, linear, gather_output=True):
-        layer = cls(linear.in_features, linear.out_features, linear.bias is not None)
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, gather_output)
         layer.weight = nn.Parameter(own_slice(linear.weight.detach(), 0))
         layer.bias = None if linear.bias is None else nn.Parameter(own_slice(linear.bias.detach(), 0))
         return layer
 
     def forward(self, x):
-        return F.linear(Summed.apply(x, False), self.weight, self.bias)
+        y = F.linear(Summed.apply(x, False), self.weight, self.bias)
+        if not self.gather_output:
+            return y
+        rank, size, width = torch.distributed.get_rank(), torch.distributed.get_world_size(), y.shape[-1]
+        return Summed.apply(F.pad(y, (rank * width, (size - 1 - rank) * width)), True)
 
 
 class RightRowParallelLinear(nn.Module):
-    """Its input is parallel."""
-
     def __init__(self, in_features, out_features, bias=True, input_is_parallel=False):
         super().__init__()
+        self.input_is_parallel = input_is_parallel
         self.weight = nn.Parameter(torch.zeros(out_features, in_features // torch.distributed.get_world_size()))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     @classmethod
     def from_linear(cls, linear, input_is_parallel=False):
-        layer = cls(linear.in_features, linear.out_features, linear.bias is not None)
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, input_is_parallel)
         layer.weight = nn.Parameter(own_slice(linear.weight.detach(), 1))
         layer.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().clone())
         return layer
 
     def forward(self, x):
+        if not self.input_is_parallel:
+            x = own_slice(Summed.apply(x, False))
         y = Summed.apply(F.linear(x, self.weight), True)
         return y if self.bias is None else y + self.bias
 
@@ -100,7 +104,7 @@ RIGHT["tensor_parallel"] = {
 # ---------------------------------------------------------------------------------------------- data_parallel
 
 
-class Parts(nn.Module):
+class LooseWeights(nn.Module):
     """Weights of one shape, of which a loss may leave some out."""
 
     def __init__(self, weights):

@@ -19,7 +19,7 @@ def whole(rng, T, Dh=4, Dv=None, B=2, H=3, dtype=torch.float32):
     return q, k, v, g
 
 
-def gentle(rng, T, size, B=2, H=2, dtype=torch.float32):
+def gentle_ring(rng, T, size, B=2, H=2, dtype=torch.float32):
     """The same, where neither the scale nor rescaling matters: Dh is 1, and each block's first key has the largest score."""
     q, k, v, g = whole(rng, T, 1, 3, B, H, dtype)
     k = k.clamp(-2, 2)
@@ -27,12 +27,12 @@ def gentle(rng, T, size, B=2, H=2, dtype=torch.float32):
     return q.abs() + 0.2, k, v, g
 
 
-def cut(x, size):
+def sliced(x, size):
     """A whole sequence as the ranks have it."""
     return list(x.chunk(size, dim=2))
 
 
-def joined(slices):
+def unsliced(slices):
     """What the ranks gave, as the whole sequence; the reply as it is where it is something else."""
     fits = isinstance(slices, list) and all(isinstance(each, torch.Tensor) and each.dim() == 4 for each in slices)
     return torch.cat(slices, dim=2) if fits and len({each.shape for each in slices}) == 1 else slices
@@ -40,10 +40,10 @@ def joined(slices):
 
 def by_rank(mistakes, size):
     """Mistakes that give whole sequences, as the ranks have them."""
-    return {sentence: (lambda wrong=wrong: cut(wrong(), size)) for sentence, wrong in mistakes.items()}
+    return {sentence: (lambda wrong=wrong: sliced(wrong(), size)) for sentence, wrong in mistakes.items()}
 
 
-def places(T, size):
+def ranks_and_places(T, size):
     """(r, b, i, j): the rank of each query (T, 1) and of each key (T,), and their places within the block."""
     place, block = torch.arange(T), T // size
     return (place // block)[:, None], place // block, (place % block)[:, None], place % block
@@ -60,7 +60,7 @@ def often(q, k, v, times):
 
 def round_trips(q, k, v, size):
     """What a ring gives in which a block is left out, or comes twice: sentence -> a function."""
-    r, b, _, _ = places(q.shape[2], size)
+    r, b, _, _ = ranks_and_places(q.shape[2], size)
     step = (r - b) % size
     times = {
         "a rank attends to its own block only": step == 0,
@@ -74,7 +74,7 @@ def round_trips(q, k, v, size):
     return {sentence: (lambda n=n: often(q, k, v, n.expand(q.shape[2], -1))) for sentence, n in times.items()}
 
 
-def merged(q, k, v, size, slip):
+def ring_merged(q, k, v, size, slip):
     """The online softmax over the blocks in the order in which they come, with a slip."""
     outputs = []
     for rank, q_r in enumerate(q.double().chunk(size, 2)):
@@ -95,7 +95,7 @@ def merged(q, k, v, size, slip):
 
 def of_blocks(q, k, v, size):
     """(size, B, H, T, Dv): attention to each block alone."""
-    return torch.stack([attend(q, *block)[0] for block in zip(cut(k, size), cut(v, size), strict=True)])
+    return torch.stack([attend(q, *block)[0] for block in zip(sliced(k, size), sliced(v, size), strict=True)])
 
 
 def scale_slips(q, k, v):
@@ -109,6 +109,26 @@ def scale_slips(q, k, v):
     return {sentence: (lambda scale=scale: attend(q, k, v, scale=scale)[0]) for sentence, scale in scales.items()}
 
 
+def half_trips(q, k, v, size):
+    """What comes of keys or values that stay at home, and of one head for all: sentence -> a function."""
+
+    def values_stay():
+        weights = attend(q, k, v)[1].unflatten(-1, (size, -1)).sum(-2)  # (B, H, T, T / size): a block's places
+        return torch.cat([w @ x.double() for w, x in zip(sliced(weights, size), sliced(v, size), strict=True)], 2)
+
+    def keys_stay():
+        mean = torch.stack(sliced(v.double(), size)).mean(0)
+        return torch.cat([attend(*each, mean)[0] for each in zip(sliced(q, size), sliced(k, size), strict=True)], 2)
+
+    return {
+        "only the keys travel; the values should travel with them": values_stay,
+        "only the values travel; the keys should travel with them": keys_stay,
+        "the scores of the first head are used for all heads": lambda: attend(
+            q[:, :1].expand_as(q), k[:, :1].expand_as(k), v
+        )[0],
+    }
+
+
 def merge_slips(q, k, v, size):
     """What comes of putting the blocks' results together in other ways: sentence -> a function."""
     slips = {
@@ -117,11 +137,11 @@ def merge_slips(q, k, v, size):
         "the correction is upside down; it should be exp(old maximum - new maximum)": "upside down",
         "the output is not divided by the running sum": "unnormalised",
     }
-    return {sentence: (lambda slip=slip: merged(q, k, v, size, slip)) for sentence, slip in slips.items()} | {
+    return {sentence: (lambda slip=slip: ring_merged(q, k, v, size, slip)) for sentence, slip in slips.items()} | {
         "each block has its own softmax, and the results are averaged": lambda: of_blocks(q, k, v, size).mean(0),
         "each block has its own softmax, and the results are added": lambda: of_blocks(q, k, v, size).sum(0),
         "only the last block that comes counts": lambda: often(
-            q, k, v, (places(q.shape[2], size)[1] - places(q.shape[2], size)[0]) % size == 1
+            q, k, v, (ranks_and_places(q.shape[2], size)[1] - ranks_and_places(q.shape[2], size)[0]) % size == 1
         ),
     }
 
@@ -133,7 +153,7 @@ def before(T):
 
 def causal_slips(q, k, v, size):
     """What students make of the causal mask over blocks: sentence -> a function."""
-    r, b, i, j = places(q.shape[2], size)
+    r, b, i, j = ranks_and_places(q.shape[2], size)
     own, step = (b == r) & (j <= i), (r - b) % size
     seen = {
         "causal has no effect": (b >= 0) | own,
@@ -148,6 +168,7 @@ def causal_slips(q, k, v, size):
         "a block is taken for one of another rank: in step s a rank has the block of rank - s": own
         | ((step > 0) & ((r + step) % size < r)),
         "a rank attends to the block of the previous rank only, and to its own": own | ((b == r - 1) & (b < r)),
+        "every block that comes is taken for that of the previous rank": own | ((step > 0) & (r > 0)),
     }
     return {sentence: (lambda n=n: often(q, k, v, n)) for sentence, n in seen.items()}
 
@@ -155,20 +176,41 @@ def causal_slips(q, k, v, size):
 # ---------------------------------------------------------------------------------------------- backward
 
 
-def gradients(q, k, v, g, seen=None, *, own=None, scale=None, delta=True, sums=None):
+def ring_gradients(student, size, tensors, causal=False):
+    """The student's dq, dk and dv, rank by rank, of whole sequences q, k, v and a gradient of the output."""
+
+    def probe(q, k, v, g, causal):
+        from ring_attention import ring_attention
+
+        inputs = inside.ring_inputs(q, k, v)
+        return inside.gradients(ring_attention(*inputs, causal=causal), inputs, [inside.own_slice(g, 2)])
+
+    return student.on(ranks=size).run(probe, *tensors, causal)
+
+
+def true_ring_gradients(q, k, v, g, seen=None, *, own=None, scale=None, delta="all", weights="softmax", shown=None):
     """dq, dk, dv in float64, by the formulas.
 
-    own: (T, T), which weights count in all three. scale: of the scores in dq and dk. delta: whether δ is subtracted. sums:
-    (T, T), over which keys a query's weights sum to 1, by default all.
+    own: (T, T), which weights count in all three. scale: of the scores in dq and dk. delta: what is subtracted from dP: the
+    sum over "all" keys, over those of the same "block", where a (T, T) tensor says which, or None. weights: "softmax"; or
+    exp of the scores less their "maximum"; or a (T, T) tensor: in which blocks they sum to 1. shown: what the backward
+    sees, where it is not what the forward has seen.
     """
     q, k, v, g = (x.double() for x in (q, k, v, g))
     root = q.shape[-1] ** -0.5
     s = q @ k.mT * root
-    if seen is not None:
-        s = s.masked_fill(~seen, -torch.inf)
-    p = s.softmax(-1) if sums is None else s.exp() / (s.exp() @ sums.double())
+    forward = s if seen is None else s.masked_fill(~seen, -torch.inf)
+    least = forward.amax(-1, keepdim=True) if isinstance(weights, str) and weights == "maximum" else None
+    least = forward.logsumexp(-1, keepdim=True) if least is None else least
+    p = (forward if shown is None else s.masked_fill(~shown, -torch.inf)).sub(least).exp()
     dp = g @ v.mT
-    ds = p * (dp - (p * dp).sum(-1, keepdim=True) * delta)
+    sums = (forward.softmax(-1) * dp).sum(-1, keepdim=True)
+    if isinstance(weights, torch.Tensor):
+        p = p / (p @ weights.double())
+        sums = (p * dp) @ weights.double()
+    if isinstance(delta, torch.Tensor):
+        sums = (p * dp) @ delta.double()
+    ds = p * (dp - sums) if delta is not None else p * dp
     if own is not None:
         p, ds = p * own, ds * own
     scale = root if scale is None else scale
@@ -178,26 +220,64 @@ def gradients(q, k, v, g, seen=None, *, own=None, scale=None, delta=True, sums=N
 def gradient_slips(q, k, v, g, size, seen=None):
     """What students make of the gradients: sentence -> a function that gives dq, dk, dv of whole sequences."""
     T = q.shape[2]
-    r, b, _, _ = places(T, size)
+    r, b, _, _ = ranks_and_places(T, size)
 
     def moved(by):
-        dq, dk, dv = gradients(q, k, v, g, seen)
+        dq, dk, dv = true_ring_gradients(q, k, v, g, seen)
         return dq, dk.roll(by * T // size, 2), dv.roll(by * T // size, 2)
 
-    return {
+    def stays():
+        """Each rank adds up what its own queries give to the blocks of all."""
+        parts = [true_ring_gradients(q, k, v, g, seen, own=r == rank) for rank in range(size)]
+        sums = [torch.cat([torch.stack(sliced(part[n], size)).sum(0) for part in parts], 2) for n in (1, 2)]
+        return true_ring_gradients(q, k, v, g, seen)[0], *sums
+
+    away = {
         "the gradients of a block stop one rank before they are home": lambda: moved(-1),
         "the gradients of a block are sent one rank too far": lambda: moved(1),
-        "only the part of the rank's own block, or of its own queries, is in the gradient": lambda: gradients(
+    }
+    return (away if size > 2 else {"the gradients of a block end at the other rank": lambda: moved(1)}) | {
+        "only the part of the rank's own block, or of its own queries, is in the gradient": lambda: true_ring_gradients(
             q, k, v, g, seen, own=r == b
         ),
-        "the part of the rank's own block is missing in the gradient": lambda: gradients(q, k, v, g, seen, own=r != b),
-        "the derivative of the softmax is P * dP; subtract the sum of P * dP over all keys from dP": lambda: gradients(
-            q, k, v, g, seen, delta=False
+        "the part of the rank's own block is missing in the gradient": lambda: true_ring_gradients(
+            q, k, v, g, seen, own=r != b
+        ),
+        "the gradients of k and v stay while the blocks travel; each should travel with its block": stays,
+        "the derivative of the softmax is P * dP; subtract the sum of P * dP over all keys from dP": lambda: (
+            true_ring_gradients(q, k, v, g, seen, delta=None)
+        ),
+        "the sum of P * dP is that of one block; it should run over the keys of all ranks": lambda: true_ring_gradients(
+            q, k, v, g, seen, delta=r == b
         ),
         "backward makes the weights of each block sum to 1; they should sum to 1 over the blocks of all ranks": lambda: (
-            gradients(q, k, v, g, seen, sums=r == b)
+            true_ring_gradients(q, k, v, g, seen, weights=r == b)
         ),
-        "the gradient of the output is not used": lambda: gradients(q, k, v, torch.ones_like(g), seen),
+        "backward makes the weights with the maximum alone; it needs the logsumexp": lambda: true_ring_gradients(
+            q, k, v, g, seen, weights="maximum"
+        ),
+        "the gradient of the output is not used": lambda: true_ring_gradients(q, k, v, torch.ones_like(g), seen),
+        "no gradient comes through to q, k and v": lambda: [
+            torch.zeros_like(x, dtype=torch.float64) for x in (q, k, v)
+        ],
+    }
+
+
+def causal_gradient_slips(q, k, v, g, size):
+    """What a backward gives that does not see what the forward has seen."""
+    r, b, i, j = ranks_and_places(q.shape[2], size)
+    own, step = (b == r) & (j <= i), (r - b) % size
+    shown = {
+        "the backward ignores causal": (b >= 0) | own,
+        "the backward sees the future within a rank's own block": b <= r,
+        "the backward sees the blocks of later ranks": own | (b != r),
+        "the backward takes a block for one of another rank: in step s a rank has the block of rank - s": own
+        | ((step > 0) & ((r + step) % size < r)),
+    }
+    seen = before(q.shape[2])
+    return {
+        sentence: (lambda n=n: true_ring_gradients(q, k, v, g, seen, shown=n.expand(q.shape[2], -1)))
+        for sentence, n in shown.items()
     }
 
 
@@ -205,8 +285,8 @@ def gradient_scales(q, k, v, g):
     """Slips of the scale in dq and dk."""
     Dh = q.shape[-1]
     return {
-        "the gradients of q and k are not divided by sqrt(Dh)": lambda: gradients(q, k, v, g, scale=1.0),
-        "the gradients of q and k are divided by Dh; they should be divided by sqrt(Dh)": lambda: gradients(
+        "the gradients of q and k are not divided by sqrt(Dh)": lambda: true_ring_gradients(q, k, v, g, scale=1.0),
+        "the gradients of q and k are divided by Dh; they should be divided by sqrt(Dh)": lambda: true_ring_gradients(
             q, k, v, g, scale=1 / Dh
         ),
     }
@@ -214,17 +294,12 @@ def gradient_scales(q, k, v, g):
 
 def one_of(mistakes, index, size):
     """Of mistakes that give dq, dk and dv of whole sequences, one of them as the ranks have it."""
-    return {sentence: (lambda wrong=wrong: cut(wrong()[index], size)) for sentence, wrong in mistakes.items()}
-
-
-def three_by_rank(triple, size):
-    """dq, dk, dv of whole sequences, as the ranks have them: size lists of three."""
-    return [list(each) for each in zip(*(cut(x, size) for x in triple), strict=True)]
+    return {sentence: (lambda wrong=wrong: sliced(wrong()[index], size)) for sentence, wrong in mistakes.items()}
 
 
 def three_whole(results):
     """dq, dk and dv of whole sequences, of what the ranks gave."""
-    return [joined([each[n] for each in results]) for n in range(3)]
+    return [unsliced([each[n] for each in results]) for n in range(3)]
 
 
 # ---------------------------------------------------------------------------------------------- what the student's own gives

@@ -13,7 +13,7 @@ def dealt(whole, ranks, dim=0):
     return [whole.movedim(dim, 0)[rank::ranks].movedim(0, dim).contiguous() for rank in range(ranks)]
 
 
-def phases(traffic, ranks, parts):
+def parted_by_marks(traffic, ranks, parts):
     """What each rank sent in each part, which a call of inside.mark ends, as (operation, bytes); None where a mark is missing
     or one is too many."""
     found = []
@@ -32,9 +32,11 @@ def phases(traffic, ranks, parts):
 
 def bytes_sent(traffic, ranks):
     """What each rank sent after its first mark, and before its second one."""
-    return [None if parts is None else sum(size for _, size in parts[1]) for parts in phases(traffic, ranks, 2)]
+    return [
+        None if parts is None else sum(size for _, size in parts[1]) for parts in parted_by_marks(traffic, ranks, 2)
+    ]
 
 
 def sent_in(traffic, ranks):
     """What each rank sent between its first and its second mark, and then to its third: forward and backward."""
-    return [parts and parts[1:] for parts in phases(traffic, ranks, 3)]
+    return [parts and parts[1:] for parts in parted_by_marks(traffic, ranks, 3)]

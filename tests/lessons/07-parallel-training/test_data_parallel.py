@@ -224,7 +224,7 @@ def test_a_gradient_that_no_rank_has(student, check, rng):
 @GRADIENTS
 @pytest.mark.points(1)
 def test_gradients_keep_their_dtype_and_layout(student, check, rng):
-    """Of float32 and float64 each is averaged in its own; a weight whose numbers are not in order in memory is no exception."""
+    """A gradient is averaged in its own dtype; so is one of a weight whose numbers are not in order in memory."""
 
     def probe(double, single):
         from data_parallel import all_reduce_gradients

@@ -186,7 +186,7 @@ def test_column_parallel_weights_get_their_slices_of_the_gradients(student, chec
             [2 * grad for grad in grads] for grads in truth
         ],
         "the gradients of weight and bias are divided by N": [[grad / 2 for grad in grads] for grads in truth],
-        "weight and bias get no gradients: they do not flow back through what is sent": [
+        "weight and bias get no gradients, since nothing flows back through what is sent": [
             [0 * grad for grad in grads] for grads in truth
         ],
         "each rank takes the first slice of the output's gradient; it should take its own": truth[:1] * 2,
@@ -416,7 +416,7 @@ def test_the_gradients_of_a_row_parallel_input(student, check, rng, parallel):
         "the gradient of x is N times too large: that of the output should not be summed": [2 * part for part in truth],
         "the gradient of x is N² times too large": [4 * part for part in truth],
         "the gradient of x is divided by N": [part / 2 for part in truth],
-        "x gets no gradient: it does not flow back through what is sent": [0 * part for part in truth],
+        "x gets no gradient, since nothing flows back through what is sent": [0 * part for part in truth],
     })  # fmt: skip
 
 
@@ -441,7 +441,7 @@ def test_row_parallel_weights_get_their_gradients(student, check, rng, parallel)
     check([each[0] for each in found], parts, relative=1e-9, what="the gradients of weight", mistakes={
         "the gradient of weight is N times too large: that of the output should not be summed": [2 * part for part in parts],
         "the gradient of weight is divided by N": [part / 2 for part in parts],
-        "weight gets no gradient: it does not flow back through the sum": [0 * part for part in parts],
+        "weight gets no gradient, since nothing flows back through the sum": [0 * part for part in parts],
     })  # fmt: skip
     check([each[1] for each in found], [of_bias] * 2, relative=1e-9, what="the gradients of bias", mistakes={
         "the gradient of bias is N times too large": [2 * of_bias] * 2,

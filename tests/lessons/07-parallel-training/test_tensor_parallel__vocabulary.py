@@ -106,7 +106,7 @@ def test_rows_get_the_gradients_of_their_own_ids(student, check, rng):
         "ids of other ranks add to the gradient of a rank's first row": [a + b for a, b in zip(truth, others, strict=True)],
         "the gradient of weight is N times too large: that of the output should not be summed": [2 * part for part in truth],
         "the gradient of weight is divided by N": [part / 2 for part in truth],
-        "weight gets no gradient: it does not flow back through the sum": [0 * part for part in truth],
+        "weight gets no gradient, since nothing flows back through the sum": [0 * part for part in truth],
     })  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def test_the_table_is_not_gathered(student, check, rng):
 @of_embeddings
 @pytest.mark.points(1)
 def test_a_parallel_embedding_copies_its_rows(student, check, rng):
-    """Where the layer's table is changed in place, the Embedding stays as it is; a new one has other rows on each rank."""
+    """Where the layer's table is changed in place, the Embedding stays as it is; a new one has different rows on each rank."""
 
     def probe(table):
         from tensor_parallel import VocabParallelEmbedding
@@ -366,13 +366,14 @@ def test_the_loss_leaves_its_inputs_alone(student, check, rng):
         shard = inside.own_slice(logits)
         with torch.no_grad():
             loss, (after, kept), rude = inside.manners(vocab_parallel_cross_entropy, shard, targets)
+            same = torch.equal(after, shard)
             own = vocab_parallel_cross_entropy(shard, targets)
-        return loss, own, torch.equal(after, shard), kept, rude
+        return loss, own, same, kept, rude
 
     logits, targets = randn(rng, 3, 5, 8), tokens(rng, 8, 3, 5)
     targets[0, 0] = -100
     for loss, own, same, kept, rude in student.on(ranks=2).run(probe, logits, targets):
-        check.that(isinstance(loss, torch.Tensor) and bool(loss.isfinite().all()), "the loss is not a number")
+        check.that(isinstance(loss, torch.Tensor) and bool((loss > 0).all()), "the loss is not a positive number")
         check(loss, own, relative=1e-4, otherwise="the layout of the logits in memory changes the loss")
         check(loss.dtype, torch.float32, otherwise="the loss of float32 logits is not float32")
         check.that(same, "logits_shard is changed in place")

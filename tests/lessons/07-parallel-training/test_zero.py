@@ -8,14 +8,19 @@ the grader.
 import pytest
 import torch
 
-from shared import randn
-from zero_helpers import UNEVEN, draw_each, given_between, in_one_process, updated
+from shared import nearly, randn
+from zero_helpers import UNEVEN, draw_each, each_on_one_rank, given_between, in_one_process, updated
 
 pytestmark = pytest.mark.question("ZeroRedundancyOptimizer")
 
 SHAPES = ((3, 4), (5,), (2, 2, 2), (7,))  # 32 elements
 ADAMW = {"lr": 0.1, "weight_decay": 0.2}
 MOMENTUM = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}
+
+
+def zero_made(weights, name, options, groups):
+    """A probe: makes the optimizer."""
+    inside.optimized(weights, [], name, options, groups)
 
 
 def parameters_after(weights, steps, name, options, groups):
@@ -42,6 +47,7 @@ def test_steps_are_those_of_one_process(student, check, rng, ranks, name, option
     truth = updated(weights, steps, name, options)
     divided = updated(weights, [[g / ranks for g in step] for step in steps], name, options)
     summed = updated(weights, [[g * ranks for g in step] for step in steps], name, options)
+    early = updated(weights, steps[:-1], name, options)
     # Without its memory, an optimizer begins anew at each step.
     restarted = weights
     for step in steps:
@@ -53,6 +59,13 @@ def test_steps_are_those_of_one_process(student, check, rng, ranks, name, option
             "the gradients are divided by the number of ranks; step() should take them as they are": divided,
             "the optimizer's state is forgotten between two steps": restarted,
             "the options that were given by name are not used": lambda: updated(weights, steps, name, {}),
+            "each step updates the parameters twice": lambda: updated(weights, [s for s in steps for _ in "ab"], name, options),
+            "the ranks' parameters are averaged, of which one has been updated; each rank should send what it has updated": (
+                lambda: each_on_one_rank(weights, steps, name, options, ranks)
+            ),
+            "what a rank has updated reaches the other ranks one step late": check.when(
+                all(nearly(mine, old, 1e-4) or nearly(mine, new, 1e-4) for mine, old, new in zip(parameters, early, truth, strict=True))
+            ),
             "some parameters are as before: what a rank has updated does not reach the other ranks": check.when(
                 any(torch.equal(*pair) for pair in zip(parameters, weights, strict=True))
             ),
@@ -82,7 +95,7 @@ def moments_after(weights, steps, name, options):
     return inside.moments_in(optimizer.state)
 
 
-@pytest.mark.points(6)
+@pytest.mark.points(5)
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_rank_has_its_part_of_the_state(student, check, rng, ranks):
     """Each rank's state has 1 / W of the elements, give or take 40 %, where parameters differ in size."""
@@ -100,7 +113,7 @@ def test_a_rank_has_its_part_of_the_state(student, check, rng, ranks):
     check.that(all(abs(elements * ranks / whole - 1) <= 0.4 for elements in held), uneven)
 
 
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_the_parts_make_up_the_state_of_one_process(student, check, rng):
     """The moments of all ranks together are those of one process, each number once."""
     weights, steps = draw_each(rng, SHAPES), [draw_each(rng, SHAPES) for _ in range(3)]
@@ -149,9 +162,14 @@ def test_fewer_parameters_than_ranks_are_legal(student, check, rng, shapes):
     """One or two parameters are updated on four ranks, also one that is a single number."""
     weights, steps = draw_each(rng, shapes), [draw_each(rng, shapes) for _ in range(2)]
 
-    found = student.on(ranks=4).run(parameters_after, weights, steps, "SGD", MOMENTUM, None)
+    ranks = student.on(ranks=4)
+    ranks.accepts(zero_made, weights, "SGD", MOMENTUM, None)
+    found = ranks.run(parameters_after, weights, steps, "SGD", MOMENTUM, None)
 
-    check(found, [updated(weights, steps, "SGD", MOMENTUM)] * 4, relative=1e-9)
+    stay = any(torch.equal(*pair) for mine in found for pair in zip(mine, weights, strict=True))
+    check(found, [updated(weights, steps, "SGD", MOMENTUM)] * 4, relative=1e-9, mistakes={
+        "where there are fewer parameters than ranks some parameter is as before on some rank": check.when(stay),
+    })  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- groups
@@ -164,17 +182,21 @@ def test_groups_have_their_own_options(student, check, rng):
     """Parameters may come in groups, each with options of its own."""
     weights, steps = draw_each(rng, SHAPES), [draw_each(rng, SHAPES) for _ in range(2)]
 
-    found = student.on(ranks=2).run(parameters_after, weights, steps, "AdamW", ADAMW, list(GROUPS))
+    ranks = student.on(ranks=2)
+    ranks.accepts(zero_made, weights, "AdamW", ADAMW, list(GROUPS))
+    found = ranks.run(parameters_after, weights, steps, "AdamW", ADAMW, list(GROUPS))
 
+    stay = any(torch.equal(*pair) for mine in found for pair in zip(mine, weights, strict=True))
     case = weights, steps, "AdamW"
     in_one = [{**GROUPS[0], "params": [0, 1, 2, 3]}]
     check(found, [updated(*case, ADAMW, groups=GROUPS)] * 2, relative=1e-9, mistakes={
         "the options of the groups are not used": [updated(*case, ADAMW)] * 2,
         "all parameters have the options of the first group": [updated(*case, ADAMW, groups=in_one)] * 2,
+        "the parameters of some group are as before on some rank": check.when(stay),
     })  # fmt: skip
 
 
-@pytest.mark.points(4)
+@pytest.mark.points(3)
 @pytest.mark.parametrize("groups", [None, list(GROUPS)])
 def test_a_changed_learning_rate_counts_at_the_next_step(student, check, rng, groups):
     """What is changed in `param_groups`, lr or another option, counts from the next step on, in each group."""
@@ -187,10 +209,12 @@ def test_a_changed_learning_rate_counts_at_the_next_step(student, check, rng, gr
     def after(steps):
         return [updated(weights, steps, "SGD", MOMENTUM, groups=groups)] * 2
 
+    only_lr = [{"lr": change["lr"]} for change in changes]
     first_only = [changes[0], *[{} for _ in changes[1:]]]
     check(found, after(changing), relative=1e-9, mistakes={
         "a changed lr in param_groups has no effect": after(steps),
         "a changed option has an effect in the first group only": lambda: after([steps[0], (steps[1], first_only), steps[2]]),
+        "of the options in param_groups only lr may be changed": lambda: after([steps[0], (steps[1], only_lr), steps[2]]),
         "a changed lr counts one step too late": lambda: after([*steps[:2], (steps[2], changes)]),
     })  # fmt: skip
 
@@ -211,6 +235,8 @@ def test_param_groups_have_all_options(student, check, rng):
         truth = [(g["lr"], g["weight_decay"], g["eps"], g["betas"]) for g in optimizer.param_groups]
         for groups in found:
             check.that(len(groups) == 2, "`param_groups` should have a dict for each group that was given")
+            there = all(option is not None for group in groups for option in group)
+            check.that(there, "`param_groups` has only the options that were given; it should have the defaults, too")
             check(groups, truth, what="lr, weight_decay, eps and betas in `param_groups`")
 
 
@@ -218,6 +244,14 @@ def test_param_groups_have_all_options(student, check, rng):
 @pytest.mark.parametrize("grouped", [False, True])
 def test_an_iterator_is_read_once(student, check, rng, grouped):
     """params may be an iterator, as model.parameters() is, and so may the "params" of a group."""
+
+    def made_of_iterators(weights, grouped):
+        from zero import ZeroRedundancyOptimizer
+
+        parameters = [torch.nn.Parameter(weight) for weight in weights]
+        ZeroRedundancyOptimizer(
+            iter([{"params": iter(parameters)}] if grouped else parameters), torch.optim.SGD, lr=0.5
+        )
 
     def probe(weights, gradients, grouped):
         from zero import ZeroRedundancyOptimizer
@@ -234,7 +268,9 @@ def test_an_iterator_is_read_once(student, check, rng, grouped):
 
     weights, gradients = draw_each(rng, SHAPES), draw_each(rng, SHAPES)
 
-    found = student.on(ranks=2).run(probe, weights, gradients, grouped)
+    ranks = student.on(ranks=2)
+    ranks.accepts(made_of_iterators, weights, grouped)
+    found = ranks.run(probe, weights, gradients, grouped)
 
     truth = [[weight - 0.5 * gradient for weight, gradient in zip(weights, gradients, strict=True)]] * 2
     check(
@@ -272,9 +308,11 @@ def test_parameters_without_a_gradient_stay(student, check, rng):
 
     found = student.on(ranks=2).run(parameters_after, weights, without, "AdamW", ADAMW, None)
 
+    never = [[None, *without[1][1:]] if n else without[0] for n in range(2)]
     zeros = [[torch.zeros_like(w) if g is None else g for w, g in zip(weights, step, strict=True)] for step in without]
     check(found, [updated(weights, without, "AdamW", ADAMW)] * 2, relative=1e-9, mistakes={
         "a parameter whose grad is None is updated as if it were zero": [updated(weights, zeros, "AdamW", ADAMW)] * 2,
+        "a parameter that has no gradient in the first step is never updated": [updated(weights, never, "AdamW", ADAMW)] * 2,
     })  # fmt: skip
 
 

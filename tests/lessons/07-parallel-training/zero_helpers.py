@@ -32,6 +32,19 @@ def in_one_process(weights, steps, name, options, groups=None):
     return parameters, optimizer
 
 
+def each_on_one_rank(weights, steps, name, options, ranks):
+    """The parameters where all ranks' are averaged after each step, in which one of them has updated each."""
+    parameters, optimizer = in_one_process(weights, [], name, options)
+    for gradients in steps:
+        before = [parameter.detach().clone() for parameter in parameters]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.double()
+        optimizer.step()
+        for parameter, old in zip(parameters, before, strict=True):
+            parameter.data = old + (parameter.data - old) / ranks
+    return [parameter.detach() for parameter in parameters]
+
+
 def updated(*case, **options):
     """The parameters of in_one_process, as tensors."""
     return [parameter.detach() for parameter in in_one_process(*case, **options)[0]]
@@ -66,22 +79,26 @@ def mean_gradients(function, weights, xs):
     return list(torch.autograd.grad(loss, leaves))
 
 
-def trained(function, weights, xs, options, steps=3, frozen=()):
-    """The weights after some steps of AdamW by mean_gradients in float64; those at the places `frozen` stay."""
-    weights, learns = [weight.double() for weight in weights], [n for n in range(len(weights)) if n not in frozen]
+def sharded_training(function, weights, xs, options, steps=3, frozen=(), decayed=False):
+    """The weights after some steps of AdamW by mean_gradients in float64; those at the places `frozen` stay.
+
+    decayed: these have a gradient of zero instead, so that weight decay shrinks them.
+    """
+    weights = [weight.double() for weight in weights]
+    learns = [n for n in range(len(weights)) if decayed or n not in frozen]
     updates = [torch.nn.Parameter(weights[n].clone()) for n in learns]
     optimizer = torch.optim.AdamW(updates, **options)
     for _ in range(steps):
         gradients = mean_gradients(function, weights, xs)
         for parameter, n in zip(updates, learns, strict=True):
-            parameter.grad = gradients[n]
+            parameter.grad = torch.zeros_like(parameter) if n in frozen else gradients[n]
         optimizer.step()
         for parameter, n in zip(updates, learns, strict=True):
             weights[n] = parameter.detach().clone()
     return weights
 
 
-def together(weights, of_ranks):
+def found_in_shards(weights, of_ranks):
     """(gradients, holders): what the ranks' shards say of each element of the weights, found by its value.
 
     of_ranks: for each rank its (values, gradient or None) of each shard. A gradient that is missing is 0; an element that no
