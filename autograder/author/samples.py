@@ -41,8 +41,9 @@ class Expectation(BaseModel):
     `costs` is the reason why a wrong sample loses more than a quarter of its module's points (costs.py).
 
     Of a hostile sample also its `row` in the threat catalogue, what must hold of it (`verdict`: no test passes; ends at a
-    limit; passes, as right values do however they are made), whether it `beats_in_process`, that is an ordinary pytest,
-    and the modes that what it reaches is `granted_to`.
+    limit; passes, as right values do however they are made), the tests that it is asked (`asks`, where these are not those of
+    tests/hostile/lessons.toml), whether it `beats_in_process`, that is an ordinary pytest, and the modes that what it
+    reaches is `granted_to`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +55,7 @@ class Expectation(BaseModel):
     change: tuple[Change, ...] = ()
     row: str | None = None
     verdict: Literal["blocked", "killed", "values"] | None = None
+    asks: tuple[str, ...] = ()
     beats_in_process: bool = False
     granted_to: tuple[str, ...] = ()
 
@@ -205,6 +207,7 @@ def _load(lesson, kind, path, module):
         raise LessonError(f"{file}: costs is the reason of a wrong sample, in one line without |")
     if kind == HOSTILE and not (expect.row and expect.verdict):
         raise LessonError(f"{file}: a hostile sample names its row of the catalogue and its verdict")
+    sample.lesson.modules_with(expect.asks, sample.modules)  # UsageError where one of them is not there
     return sample
 
 

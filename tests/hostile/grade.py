@@ -1,6 +1,6 @@
 """Grades hostile samples one after another, as a class is graded, and looks at what each has reached and left behind.
 
-    grade.py FOLDER [SAMPLE...]
+    grade.py FOLDER LESSON [SAMPLE...]
 
 Run by launch.py as the kind of process that is tested. For each sample a line of JSON is added to FOLDER/records: its
 outcomes, and `problems`, of which there must be none. After each sample an honest submission is graded by the same grader.
@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
+from course import asked, files_of, honest, laid, limits  # noqa: E402
 from watch import CANARY, Watch, WatchedSandbox  # noqa: E402
 
 from autograder import grade  # noqa: E402
@@ -25,33 +26,19 @@ from autograder.batch import Job, run  # noqa: E402
 from autograder.lesson import load  # noqa: E402
 from autograder.options import Asked  # noqa: E402
 
-LESSON = "01-attention"
-TESTS = {
-    "attention": (
-        "test_causal_mask_shows_a_position_itself_and_the_past_only",
-        "test_scaled_dot_product_is_a_weighted_mean_of_the_values",
-        "test_scaled_dot_product_refuses_a_temperature_that_is_not_positive",
-        "test_causal_attention_attends_to_the_past",
-    ),
-    "flash_attention": ("test_the_forward_never_holds_the_matrix_of_scores",),
-}
-HONEST = Asked(("attention",), TESTS["attention"][:2])
-LIMITS = "call_timeout_s = 1.5\ndeadline_s = 6\n"
-
 
 def main() -> None:
-    folder, names = Path(sys.argv[1]), sys.argv[2:]
-    lesson = load(LESSON, copied_course(folder / "course"))
+    folder, names = Path(sys.argv[1]), sys.argv[3:]
+    lesson = load(sys.argv[2], copied_course(folder / "course", sys.argv[2]))
     samples = [sample for sample in load_samples(lesson, (HOSTILE,)) if not names or sample.name in names]
-    watch = Watch(
-        folder, {"hidden_test": lesson.hidden_test("attention"), "solution": lesson.solution / "attention.py"}
-    )
+    hidden = honest(lesson).modules[0]
+    watch = Watch(folder, {"hidden_test": lesson.hidden_test(hidden), "solution": lesson.solution / f"{hidden}.py"})
     grade.open_box = WatchedSandbox
 
-    honest = Job(laid(folder / "honest", lesson.solution_files()), HONEST)
-    jobs = [honest]
+    neighbour = Job(laid(folder / "honest", lesson.solution_files()), honest(lesson))
+    jobs = [neighbour]
     for sample in samples:
-        jobs += [Job(folder / sample.name, Asked(sample.modules, asked(sample))), honest]
+        jobs += [Job(folder / sample.name, Asked(sample.modules, asked(sample))), neighbour]
     cards = run(lesson, jobs)
     unfair_at_first = unfair(next(cards)[1])
     with open(folder / "records", "w", buffering=1) as records:
@@ -72,36 +59,22 @@ def main() -> None:
     cards.close()
 
 
-def copied_course(root: Path) -> Path:
-    """The lesson's own files with short limits, and a canary in each that is hidden from students."""
-    for part in (f"assignments/{LESSON}", f"solutions/{LESSON}", f"tests/lessons/{LESSON}"):
-        shutil.copytree(ROOT / part, root / part)
+def copied_course(root: Path, name: str) -> Path:
+    """The files of the lesson and of those that it uses, with short limits, and a canary in each that is hidden from students."""
+    lesson = load(name, ROOT)
+    for each in (name, *(used.name for used in lesson.prerequisites())):
+        for part in (f"assignments/{each}", f"solutions/{each}", f"tests/lessons/{each}"):
+            shutil.copytree(ROOT / part, root / part)
     for shared in (ROOT / "tests" / "lessons").glob("*.py"):
         shutil.copy(shared, root / "tests" / "lessons")
     for hidden in (*(root / "solutions").rglob("*.py"), *(root / "tests").rglob("test_*.py")):
         hidden.write_text(f"{hidden.read_text()}\n# {CANARY}\n")
-    settings = root / "assignments" / LESSON / "lesson.toml"
+    settings = root / "assignments" / name / "lesson.toml"
     # Evidence of forbidden calls is collected, and costs nothing.
     kept = re.sub(r"(?m)^(call_timeout_s|deadline_s|cost) *=.*\n", "", settings.read_text())
-    settings.write_text(LIMITS + kept)
+    settings.write_text(limits(name) + kept)
     (root / "tests" / "submissions").symlink_to(ROOT / "tests" / "submissions")
     return root
-
-
-def asked(sample) -> tuple[str, ...]:
-    return sum((TESTS[module] for module in sample.modules), ())
-
-
-def files_of(sample, targets: dict) -> dict[str, bytes]:
-    lines = "".join(f"{name} = {value!r}\n" for name, value in targets.items())
-    return sample.submission().files | {"attack.py": (HERE / "attack.py").read_bytes(), "targets.py": lines.encode()}
-
-
-def laid(folder: Path, files: dict[str, bytes]) -> Path:
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
 
 
 def unfair(card) -> list[str]:

@@ -1,7 +1,7 @@
 """The box holds: no attack gets a verdict that it did not earn, reads what is hidden, or outlives its grading.
 
-The samples of tests/submissions/01-attention/hostile/ are graded in the three modes of launch.py by
-tests/hostile/grade.py, which also looks at what each has reached and left behind, and grades an honest submission after it.
+The samples of tests/submissions/<lesson>/hostile/ are graded in the three modes of launch.py by tests/hostile/grade.py, which also
+looks at what each has reached and left behind, and grades an honest submission of the same lesson after it (course.py).
 `make test` runs some of them as root (or as who you are), `make test-hostile` all of them in all modes.
 """
 
@@ -16,14 +16,16 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, all_samples
+from conftest import all_lessons, all_samples
 
 from autograder.author.samples import HOSTILE, find_samples
-from autograder.lesson import load
 
 HOSTILE_FOLDER = Path(__file__).parent
-LESSON = load("01-attention", ROOT)
-SAMPLES = {sample.name: sample for sample in all_samples(LESSON, (HOSTILE,))}
+sys.path.insert(0, str(HOSTILE_FOLDER))
+
+from course import TABLE, beside, files_of, laid, lesson_of  # noqa: E402
+
+SAMPLES = {sample.name: sample for name in TABLE for sample in all_samples(lesson_of(name), (HOSTILE,))}
 MODES = ("root", "docker", "plain")
 CANNOT = 77  # launch.py's way to say that this machine does not allow a mode
 AT_A_LIMIT = re.compile(r"used more than|did not answer within|did nothing for|process ended")
@@ -37,20 +39,32 @@ ELSEWHERE = {
     "A10": "needs many runs: each draws a fresh seed (tests/autograder/test_witness.py), feedback shows no values",
     "D10": "archives are refused before anything runs (tests/autograder/test_submission.py)",
     "F8": "needs a GPU: what a slot leaves there is not examined (docs/security.md)",
-    "H7": "a cache of keys and values: tested by the suite of the lesson that has one",
     "H8": "quantization: tested by the suite of the lesson that has it",
-    "H9": "several ranks: tested by the suite of the lesson that has them",
 }
 QUICK = """open-hidden-files other-submissions exit-in-a-call forge-a-verdict patch-the-wire seed-of-the-inputs lying-tensor
     kill-the-grader world-connectable-sockets memory-in-forks deep-folders hopping-daemon rows-of-nothing
-    errors-without-a-type""".split()
+    errors-without-a-type ids-that-equal-everything save-nothing-and-remember patch-the-model-to-load
+    checkpoint-with-a-payload""".split()
 
 
 # ---------------------------------------------------------------------------------------------- the samples
 
 
 def test_every_sample_can_be_read():
-    assert [found.load().name for found in find_samples(LESSON, (HOSTILE,))] == sorted(SAMPLES)
+    found = [sample for lesson in all_lessons() for sample in find_samples(lesson, (HOSTILE,))]
+
+    assert sorted(sample.load().name for sample in found) == sorted(SAMPLES), (
+        "two have one name, or lessons.toml lacks a lesson"
+    )
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_test_of_the_table_exists(name):
+    lesson = lesson_of(name)
+
+    for key, tests in TABLE[name].items():
+        if key != "deadline_s":
+            lesson.modules_with(tests, None if key == "honest" else [key])
 
 
 def test_every_row_of_the_catalogue_has_a_sample_or_a_reason():
@@ -76,7 +90,8 @@ def test_an_attack_fails_in_each_mode(mode, name):
 
 def verdict_problems(mode: str, names: tuple[str, ...], name: str) -> list[str]:
     """What of a sample's record is not as its expect.toml says."""
-    records, last_words = graded(mode, names)
+    lesson = SAMPLES[name].lesson.name
+    records, last_words = graded(mode, lesson, tuple(each for each in names if SAMPLES[each].lesson.name == lesson))
     if name not in records:
         return [f"the grader did not finish it: {last_words}"]
     record, expect = records[name], SAMPLES[name].expect
@@ -97,13 +112,13 @@ def verdict_problems(mode: str, names: tuple[str, ...], name: str) -> list[str]:
 
 
 @cache
-def graded(mode: str, names: tuple[str, ...]) -> tuple[dict, str]:
-    """name -> record of grade.py, and what the grading process said at its end."""
+def graded(mode: str, lesson: str, names: tuple[str, ...]) -> tuple[dict, str]:
+    """name -> record of grade.py for samples of one lesson, and what the grading process said at its end."""
     folder = Path(tempfile.mkdtemp(prefix="hostile-"))
     folder.chmod(0o755)
     try:
         command = [sys.executable, "-B", str(HOSTILE_FOLDER / "launch.py"), mode, str(folder)]
-        command += [sys.executable, "-B", str(HOSTILE_FOLDER / "grade.py"), str(folder), *names]
+        command += [sys.executable, "-B", str(HOSTILE_FOLDER / "grade.py"), str(folder), lesson, *names]
         done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
         if done.returncode == CANNOT:
             pytest.skip(done.stderr.strip())
@@ -139,42 +154,54 @@ def test_what_bombs_beside_it_costs_a_submission_nothing(mode, tmp_path):
 # ---------------------------------------------------------------------------------------------- the control
 
 
+CONTROLLED = sorted(path.stem for path in (HOSTILE_FOLDER / "naive").glob("*.py"))  # lessons with an ordinary suite
+
+
 @cache
-def in_one_process(names: tuple[str, ...]) -> dict[str, int]:
-    """How many of the tests in naive.py do not fail, for each of the samples, the solution, and no attack."""
+def in_one_process(lesson: str, names: tuple[str, ...]) -> dict[str, int]:
+    """How many of the tests in naive/<lesson>.py do not fail, for each of the samples, the solution, and no attack."""
+    nowhere = dict.fromkeys(("results", "hidden_test", "closed"), "/nowhere")
+    solution = lesson_of(lesson).solution_files()
     with tempfile.TemporaryDirectory() as top:
-        files = {name: SAMPLES[name].submission().files for name in names}
-        files["(the solution)"] = LESSON.solution_files()
-        files["(no attack)"] = {"attention.py": b"from attack import *\n"}
+        files = {name: files_of(SAMPLES[name], nowhere) for name in names}
+        files["(the solution)"] = solution
+        files["(no attack)"] = dict.fromkeys(solution, b"from attack import *\n") | beside(lesson, nowhere)
+        suite = (HOSTILE_FOLDER / "naive" / f"{lesson}.py").read_bytes()
         for name, contents in files.items():
-            folder = Path(top, name)
-            folder.mkdir()
-            shutil.copy(HOSTILE_FOLDER / "attack.py", folder)
-            shutil.copy(HOSTILE_FOLDER / "naive.py", folder / "test_naive.py")
-            (folder / "targets.py").write_text("results = hidden_test = closed = '/nowhere'\n")
-            for file, content in contents.items():
-                (folder / file).write_bytes(content)
+            laid(Path(top, name), contents | {"test_naive.py": suite})
         command = [sys.executable, "-B", str(HOSTILE_FOLDER / "naive_runs.py"), top]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     return json.loads(done.stdout)
 
 
-BEATING = tuple(name for name, sample in SAMPLES.items() if sample.expect.beats_in_process)
-QUICKLY_BEATING = tuple(name for name in BEATING if name in QUICK)
+def beating(lesson: str) -> tuple[str, ...]:
+    """The lesson's samples that beat an ordinary suite."""
+    found = [name for name, sample in SAMPLES.items() if sample.expect.beats_in_process]
+    return tuple(name for name in found if SAMPLES[name].lesson.name == lesson)
 
 
-def test_an_ordinary_suite_in_one_process_passes_the_solution_and_fails_wrong_answers():
-    assert in_one_process(QUICKLY_BEATING)["(the solution)"] == 3
-    assert in_one_process(QUICKLY_BEATING)["(no attack)"] == 0
+def quickly_beating(lesson: str) -> tuple[str, ...]:
+    return tuple(name for name in beating(lesson) if name in QUICK)
 
 
-@pytest.mark.parametrize("name", QUICKLY_BEATING)
-def test_an_ordinary_suite_in_one_process_is_beaten(name):
-    assert in_one_process(QUICKLY_BEATING)[name] > 0
+BEATING = [(lesson, name) for lesson in CONTROLLED for name in beating(lesson)]
+
+
+@pytest.mark.parametrize("lesson", CONTROLLED)
+def test_an_ordinary_suite_in_one_process_passes_the_solution_and_fails_wrong_answers(lesson):
+    found = in_one_process(lesson, quickly_beating(lesson))
+
+    assert found["(the solution)"] == 3
+    assert found["(no attack)"] == 0
+
+
+@pytest.mark.parametrize(("lesson", "name"), [pair for pair in BEATING if pair[1] in QUICK])
+def test_an_ordinary_suite_in_one_process_is_beaten(lesson, name):
+    assert in_one_process(lesson, quickly_beating(lesson))[name] > 0
 
 
 @pytest.mark.hostile
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BEATING)
-def test_an_ordinary_suite_in_one_process_is_beaten_by_each(name):
-    assert in_one_process(BEATING)[name] > 0
+@pytest.mark.parametrize(("lesson", "name"), BEATING)
+def test_an_ordinary_suite_in_one_process_is_beaten_by_each(lesson, name):
+    assert in_one_process(lesson, beating(lesson))[name] > 0

@@ -30,8 +30,13 @@ _IGNORED = """chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat setxa
 # setxattrat, removexattrat, open_tree_attr, file_setattr: too new for libseccomp's names, of one number everywhere.
 _DENIED_NUMBERS = (463, 466, 467, 469)
 # Their first argument is a process: 0 means oneself. A worker that shares the grader's uid could limit the grader.
-_SELF_ONLY = "prlimit64 sched_setaffinity sched_setscheduler sched_setparam sched_setattr"
-_OF_ONE_PROCESS = {"setpriority": 0, "ioprio_set": 1}  # PRIO_PROCESS, IOPRIO_WHO_PROCESS
+_LIMITS = "prlimit64"
+# For oneself these say yes and do nothing: everybody may read them of every process, so one rank could tell another something.
+_SCHEDULING = "sched_setaffinity sched_setscheduler sched_setparam sched_setattr"
+_PRIORITIES = {
+    "setpriority": 0,
+    "ioprio_set": 1,
+}  # PRIO_PROCESS, IOPRIO_WHO_PROCESS: the same call sets it for a whole user
 _NAMESPACE_FLAGS = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)  # CLONE_NEW*
 # Of fcntl: locks on ranges (their owners and offsets are data for whoever may read the file, and each takes memory that no
 # limit counts); signals that a descriptor sends to a process of the sender's choice; what stays with a file for others to see.
@@ -63,11 +68,15 @@ def build():
         _add(rules, refused, number)
     for name in _IGNORED.split():
         _add(rules, ignored, name)
-    for name in _SELF_ONLY.split():
+    _add(rules, refused, _LIMITS, pyseccomp.Arg(0, pyseccomp.NE, 0))
+    for name in _SCHEDULING.split():
         _add(rules, refused, name, pyseccomp.Arg(0, pyseccomp.NE, 0))
-    for name, one_process in _OF_ONE_PROCESS.items():  # the same call sets it for a whole user
+        _add(rules, ignored, name, pyseccomp.Arg(0, pyseccomp.EQ, 0))
+    for name, one_process in _PRIORITIES.items():
         _add(rules, refused, name, pyseccomp.Arg(0, pyseccomp.NE, one_process))
         _add(rules, refused, name, pyseccomp.Arg(1, pyseccomp.NE, 0))
+        oneself = pyseccomp.Arg(0, pyseccomp.EQ, one_process), pyseccomp.Arg(1, pyseccomp.EQ, 0)
+        _add(rules, ignored, name, *oneself)
 
     for flag in _NAMESPACE_FLAGS:
         _add(rules, refused, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, flag, flag))

@@ -401,6 +401,18 @@ def test_load_gives_back_what_was_saved(student, check, rng):
 
         return inside.state_as_pairs(BPETokenizer.load(path))
 
+    def content_of(path):
+        with open(path, "rb") as file:
+            return file.read()
+
+    def load_content(content):
+        from tokenization import BPETokenizer
+
+        path = inside.path_in_an_empty_folder("a copy")
+        with open(path, "wb") as file:
+            file.write(content)
+        return inside.state_as_pairs(BPETokenizer.load(path))
+
     def use(path, parts, text, ids):
         from tokenization import BPETokenizer
 
@@ -419,6 +431,7 @@ def test_load_gives_back_what_was_saved(student, check, rng):
     check.that(len(names) <= 1, "save writes more than one file; it should write one")
     check(names, ["a tokenizer.v2"], otherwise="save writes to another path; it should write to exactly the one given")
     other_path, _ = student.run(save, other)
+    content = student.run(content_of, path)
     states = [student.run(load, path), student.run(load, other_path)]
     student.run(save, (vocab, merges, special), other_path)  # a file that is there is replaced
     states += [student.run(load, other_path)]
@@ -452,6 +465,13 @@ def test_load_gives_back_what_was_saved(student, check, rng):
     check(found_ids, own_ids if tells(own_ids) else ids)
     check(found_text, own_text if isinstance(own_text, str) and own_text else text)
     check(without, bare)
+    # Rank 1 has a folder of its own and none of this process's memory: nothing is there but the content of the file.
+    elsewhere = student.on(ranks=2).run(load_content, content)[1]
+    check(
+        elsewhere,
+        first,
+        otherwise="load needs more than the file that save wrote; all of the tokenizer should be in it",
+    )
 
 
 # ---------------------------------------------------------------------------------------------- count_tokens, truncate_to_context

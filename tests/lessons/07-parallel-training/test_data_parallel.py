@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data_parallel_helpers import factor_of, fair, mean_of, times
-from shared import MANNERS, randn, tokens
+from shared import MANNERS, nearly, randn, tokens
 
 SHARDS = pytest.mark.question("shard_batch")
 GRADIENTS = pytest.mark.question("all_reduce_gradients")
@@ -284,8 +284,15 @@ def test_no_rank_does_the_work_of_all(student, check, rng):
     ranks, shapes = 4, [(16, 8), (8, 16)]
     weights = [randn(rng, *shape) for shape in shapes]
     four = student.on(ranks=ranks)
-    averaged(four, ranks, weights, [weights] * ranks)
+    grads = [[randn(rng, *shape) for shape in shapes] for _ in range(ranks)]
+    results = averaged(four, ranks, weights, grads)
 
     size = sum(weight.numel() * 4 for weight in weights)
     for fact in fair(four.traffic, ranks, size, size):
         check.that(*fact)
+    mean = mean_of(grads)
+    right = times(factor_of(results[0][0], mean, ranks), mean)
+    check.that(
+        all(nearly(found, right) for found, _ in results),
+        "what is sent does not become the mean of the gradients: it counts for nothing",
+    )

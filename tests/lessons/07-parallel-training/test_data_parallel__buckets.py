@@ -6,6 +6,7 @@ something that is not its own, where other shapes would only stop all ranks. `in
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from data_parallel_helpers import LARGE, behind, by_phase, factor_of, fair, mean_of, times
 from shared import randn
@@ -420,6 +421,8 @@ def test_each_dtype_has_its_own_buckets(student, check, rng):
 
 # ---------------------------------------------------------------------------------------------- what is sent, and when
 
+NOT_SENT = "no gradients are sent, or the gradients afterwards are not those that were sent"
+
 
 def step_messages(student, weights, options, ranks=2, backwards=1, frozen=()):
     """What each rank sends, as (operation, bytes): in the constructor, in forward, in backward until it reaches the first layer, and
@@ -434,18 +437,36 @@ def step_messages(student, weights, options, ranks=2, backwards=1, frozen=()):
         model = DistributedDataParallel(module, **options)
         inside.mark()
         for _ in range(backwards):
-            out = model(x)
+            out = model(x * (1 + torch.distributed.get_rank()))
             inside.mark()
             out.square().sum().backward()
         model.finish_gradient_synchronization()
         inside.mark()
-        return [None if grad is None else bool(grad.any()) for grad in inside.grads_of(model)]
+        return inside.grads_of(model)
 
     team = student.on(ranks=ranks)
-    grads = team.run(
-        probe, weights, torch.ones(1, weights[0].shape[1], dtype=weights[0].dtype), options, backwards, frozen
+    x = torch.arange(1, 1 + weights[0].shape[1], dtype=weights[0].dtype)[None] / weights[0].shape[1]
+    grads = team.run(probe, weights, x, options, backwards, frozen)
+    has = [[None if grad is None else bool(grad.any()) for grad in own] for own in grads]
+    return (team.traffic if means_of_a_step(grads, weights, x, ranks) else []), has
+
+
+def means_of_a_step(grads, weights, x, ranks):
+    """Whether each rank's gradients are, but for a factor, the means of what the ranks have for x, 2x, …: else whatever was sent
+    were not the gradients, and counts for nothing. Those of frozen weights are not looked at."""
+    W = [weight.double().requires_grad_() for weight in weights]
+    total = 0.0
+    for rank in range(ranks):
+        out = x.double() * (rank + 1)
+        for weight in W:
+            out = torch.tanh(out @ weight.T)
+        total = total + out.square().sum()
+    truth = torch.autograd.grad(total, W)
+    pairs = [(mine, right) for own in grads for mine, right in zip(own, truth, strict=True) if torch.is_tensor(mine)]
+    return all(
+        mine.shape == right.shape and float(F.cosine_similarity(mine.double().flatten(), right.flatten(), 0)) > 0.999
+        for mine, right in pairs
     )
-    return team.traffic, grads
 
 
 def eights(rng, layers=6):
@@ -466,7 +487,7 @@ def test_a_bucket_leaves_before_backward_is_done(student, check, rng, size):
     traffic, _ = step_messages(student, eights(rng), {"bucket_size_mb": size / MB})
 
     for sent in gradients_sent(traffic, 2, 4):
-        check.that(sent is not None and bool(sent[2] or sent[3]), "no gradients are sent")
+        check.that(sent is not None and bool(sent[2] or sent[3]), NOT_SENT)
         check.that(bool(sent[2]), "all gradients leave after backward; a bucket should leave as soon as it is full")
 
 
@@ -477,7 +498,7 @@ def test_a_bucket_is_not_larger_than_its_limit(student, check, rng):
         traffic, _ = step_messages(student, eights(rng), {"bucket_size_mb": size / MB})
 
         for sent in gradients_sent(traffic, 2, 4):
-            check.that(sent is not None and bool(sent[2] + sent[3]), "no gradients are sent")
+            check.that(sent is not None and bool(sent[2] + sent[3]), NOT_SENT)
             largest = max(sent[2] + sent[3])
             check.that(largest <= max(size, 512), "a bucket is larger than bucket_size_mb · 2^20 bytes")
 
@@ -490,7 +511,7 @@ def test_small_parameters_share_a_bucket(student, check, rng):
 
         for sent in gradients_sent(traffic, 2, 4):
             count = 0 if sent is None else len(sent[2] + sent[3])
-            check.that(count > 0, "no gradients are sent")
+            check.that(count > 0, NOT_SENT)
             check.that(count < 6, "each parameter is sent alone; parameters that fit into a bucket should share one")
             check.that(count <= most + 1, "buckets are not filled up: a parameter that still fits begins a new one")
 
@@ -502,7 +523,7 @@ def test_no_rank_averages_for_the_others(student, check, rng):
     traffic, _ = step_messages(student, weights, {"bucket_size_mb": 1100 / MB}, ranks=4)
 
     sent = by_phase(traffic, 4, 4)
-    check.that(None not in sent, "no gradients are sent")
+    check.that(None not in sent, NOT_SENT)
     check.that(all(part[1] == [] for part in sent), "something is sent in forward; nothing should be")
     first = [sum(size for _, size in part[0]) for part in sent]
     after_forward = [message for rank in range(4) for message in behind(traffic, rank, 2)]

@@ -1,8 +1,8 @@
-"""Laid beside every hostile sample: wrong answers to all that the suite asks, and what attacks have in common.
+"""Laid beside every hostile sample as tools.py: what attacks have in common, whatever the lesson.
 
-    from attack import *      wrong answers under the names of the module `attention`, and the words below
-    @at_call                  the function is run inside every call of the student's code, before it answers
-    @answer                   the function (q, k, v) -> output replaces the wrong answer of all zeros
+    from attack import *      all of this, and the lesson's wrong answers where attacks/<lesson>.py has some
+    @at_call                  the function is run by `called()`, which wrong answers begin with
+    @answer                   the function replaces the one in `answers[0]`, which wrong answers end with
     reached(what, attempt)    runs attempt(): if it does not raise it has reached something, and says so on stdout
 
 `targets` is written by the grader of the samples (grade.py): the paths, process ids and addresses that an attacker is
@@ -18,15 +18,12 @@ import sys
 import time
 
 import targets
-import torch
-from torch import nn
 
 __all__ = [
-    "CausalAttention",
-    "ScaledDotProductAttention",
     "answer",
+    "answers",
     "at_call",
-    "causal_mask",
+    "called",
     "libc",
     "local_of_a_caller",
     "message",
@@ -111,7 +108,7 @@ def send_raw(data):
 # ---------------------------------------------------------------------------------------------- wrong answers
 
 _on_call = []
-_output = [lambda q, k, v: torch.zeros(*q.shape[:-1], v.shape[-1])]
+answers = [None]  # what wrong answers ask for their values
 
 
 def at_call(function):
@@ -120,34 +117,11 @@ def at_call(function):
 
 
 def answer(function):
-    _output[0] = function
+    answers[0] = function
     return function
 
 
-def _called():
+def called():
+    """The student's code was called: what a sample does then comes first."""
     for function in _on_call:
         function()
-
-
-def causal_mask(length, device=None):
-    _called()
-    return torch.zeros(length, length, dtype=torch.bool)
-
-
-class ScaledDotProductAttention(nn.Module):
-    def __init__(self, temperature, attn_dropout=0.1):
-        super().__init__()
-        _called()
-
-    def forward(self, q, k, v, mask=None):
-        return _output[0](q, k, v), torch.zeros(*q.shape[:-1], k.shape[-2])
-
-
-class CausalAttention(nn.Module):
-    def __init__(self, d_model, num_heads, dropout=0.1):
-        super().__init__()
-        _called()
-        self.num_heads, self.qkv, self.proj = num_heads, nn.Linear(d_model, 3 * d_model), nn.Linear(d_model, d_model)
-
-    def forward(self, x):
-        return _output[0](x, x, x), torch.zeros(x.shape[0], self.num_heads, x.shape[1], x.shape[1])
