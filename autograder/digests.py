@@ -3,7 +3,7 @@
 import ast
 import hashlib
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -44,16 +44,21 @@ def relative_imports(path: Path) -> list[Path]:
 def imports_beside(path: Path, folders: Iterable[Path]) -> list[Path]:
     """Where the absolute imports of a suite's file may lead: `import a` to a.py in one of the folders."""
     try:
-        tree = ast.parse(path.read_bytes())
+        names = _absolute_imports(path.read_bytes())
     except (SyntaxError, ValueError):  # the suite cannot be loaded, and a row of the scorecard says so
         return []
+    return [folder / f"{name}.py" for folder in folders for name in names]
+
+
+@lru_cache(maxsize=1000)  # by what a file holds: what several suites share is asked for by each of them
+def _absolute_imports(source: bytes) -> tuple[str, ...]:
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module)
-    return [folder / f"{name}.py" for folder in folders for name in sorted(names)]
+    return tuple(sorted(names))
 
 
 @cache

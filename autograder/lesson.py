@@ -7,7 +7,7 @@ which has the same shape. `assignments/example.toml` shows every key of lesson.t
 import ast
 import os
 from collections.abc import Iterable
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -108,13 +108,12 @@ class Lesson(BaseModel):
 
     def test_names(self, module: str) -> list[str]:
         """The test functions of the module's hidden suite, read off its files."""
-        names = []
+        names: list[str] = []
         for path in self.hidden_tests(module):
             try:
-                body = ast.parse(path.read_bytes()).body
+                names += _test_functions(path.read_bytes())
             except (SyntaxError, ValueError) as error:
                 raise LessonError(f"{path} is not Python: {error}") from error
-            names += [node.name for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
         return names
 
     def modules_with(self, tests: Iterable[str], modules: Iterable[str] | None = None) -> tuple[str, ...]:
@@ -196,6 +195,12 @@ class Lesson(BaseModel):
 
 
 _REACHES_A_TEST = {"uses", "packages", "student_memory_mb", "deadline_s", "call_timeout_s", "forbidden"}
+
+
+@lru_cache(maxsize=1000)  # by what a file holds: each of thousands of samples asks for the tests of its module
+def _test_functions(source: bytes) -> tuple[str, ...]:
+    body = ast.parse(source).body
+    return tuple(node.name for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test"))
 
 
 def _text_of(path):

@@ -30,7 +30,7 @@ def seed_of(lesson: Lesson) -> int:
     return int(digest_of({module: lesson.suite_digest(module).encode() for module in lesson.modules}), 16)
 
 
-def job_of(lesson: Lesson, name: str) -> Job:
+def job_of(lesson: Lesson, name: str, seed: int) -> Job:
     """How a sample is graded, or "solution" or "stub".
 
     Raises:
@@ -42,9 +42,9 @@ def job_of(lesson: Lesson, name: str) -> Job:
         stub = {
             file: f"{starter_text(content.decode(), file)}\n# mine\n".encode() for file, content in solution.items()
         }
-        return Job(Submission(name, "", solution if name == "solution" else stub), Asked(seed=seed_of(lesson)))
+        return Job(Submission(name, "", solution if name == "solution" else stub), Asked(seed=seed))
     sample = SAMPLES[lesson.name, name].load()
-    return Job(sample.submission(), replace(sample.asked, seed=seed_of(lesson)))
+    return Job(sample.submission(), replace(sample.asked, seed=seed))
 
 
 @pytest.fixture(scope="session")
@@ -59,14 +59,15 @@ def card_of(request):
 
     def card_of(lesson, name):
         if (lesson, name) not in {*cards, *wrong}:
-            jobs: dict[str, Job] = {}
+            known, jobs = load(lesson, ROOT), {}
+            seed = seed_of(known)
             for each in [params["name"] for params in asked if params["lesson"] == lesson]:
                 try:
-                    jobs[each] = job_of(load(lesson, ROOT), each)
+                    jobs[each] = job_of(known, each, seed)
                 except UsageError as error:
                     wrong[lesson, each] = str(error)
             processes = default_processes() if len(jobs) > 1 else None  # a pool would only start later
-            graded = run(load(lesson, ROOT), list(jobs.values()), processes=processes)
+            graded = run(known, list(jobs.values()), processes=processes)
             cards.update({(lesson, list(jobs)[at]): card for at, card in graded})
         if (lesson, name) in wrong:
             pytest.fail(wrong[lesson, name], pytrace=False)
