@@ -299,6 +299,7 @@ def test_a_second_load_leaves_nothing_of_the_first(student, check, rng):
 
     firsts = {
         "the eps": {"rms_norm_eps": 0.7},
+        "the factor of scaled rotary frequencies": {"rope_parameters": KINDS["linear"][0]},
         "the attention_scaling of YaRN": {"rope_parameters": YARN},
         "the base of the rotary frequencies": {"rope_parameters": KINDS["a base of 50"][0]},
         "a tied head": {"tie_word_embeddings": True},

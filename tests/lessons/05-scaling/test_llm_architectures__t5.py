@@ -92,6 +92,8 @@ class T5:
     heads: int = H
     biased: Callable = lambda layer: True  # whether a layer adds the numbers of the buckets
     cross_bias: str = ""  # "table", or "padded": that of the targets, and 0 beyond
+    between: Callable = lambda x, weight: x  # two layers of the encoder
+    between_in_decoder: Callable = lambda x, weight: x
     last_norm: Callable = rms  # of a stack
     last_of_decoder: Callable = rms
     visible: Callable = past  # in the decoder
@@ -110,6 +112,7 @@ class T5:
         length, see = ids.shape[1], self.seen(ids, mask if self.hidden_in_encoder else None)
         bias, x = self.bias(table, length, length, True), token[ids] * self.size
         for layer in range(LAYERS):
+            x = self.between(x, self.gain) if layer else x
             x = self.attend(x, None, see, bias if self.biased(layer) else 0.0)
             x = self.feed(x)
         return self.last_norm(x, self.gain)
@@ -133,6 +136,7 @@ class T5:
                 lambda x: self.attend(x, self.source(memory), see, over),
                 self.feed,
             ]
+            x = self.between_in_decoder(x, self.gain) if layer else x
             for step in self.order(steps):
                 x = step(x)
         return self.last_of_decoder(x, self.gain) * self.out @ token.T
@@ -192,6 +196,7 @@ STEPS = {  # sentence -> the steps that it replaces, of the encoder and the deco
     "the sub-layers have no norm before them": {"style": lambda x, f, norm: x + f(x)},
     "the residual connection begins after the norm": {"style": lambda x, f, norm: norm(x) + f(norm(x))},
     "a stack has no norm at its end": {"last_norm": lambda x, w: x, "last_of_decoder": lambda x, w: x},
+    "the encoder's last norm follows each layer; it should follow the last one only": {"between": rms},
     "the feed-forward has a GELU; T5 1.0 should have a ReLU": {"act": F.gelu},
     "the feed-forward has the tanh form of GELU; T5 1.0 should have a ReLU": {"act": lambda x: F.gelu(x, approximate="tanh")},
     "the feed-forward has silu; T5 1.0 should have a ReLU": {"act": F.silu},
@@ -207,6 +212,7 @@ OF_DECODER = {
     "the logits are not scaled; the states should be multiplied by d_model^-0.5": {"out": 1.0},
     "the logits are divided by d_model; it should be its root": {"out": 1 / D},
     "the decoder's stack has no norm at its end": {"last_of_decoder": lambda x, w: x},
+    "the decoder's last norm follows each layer; it should follow the last one only": {"between_in_decoder": rms},
     "the decoder is not causal": {"visible": lambda length: torch.ones(length, length, dtype=torch.bool)},
     "no target sees itself": {"visible": lambda length: past(length).tril(-1)},
     "the cross-attention adds the numbers of the buckets; it should add none": {"cross_bias": "table"},

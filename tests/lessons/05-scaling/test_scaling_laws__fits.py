@@ -99,6 +99,17 @@ def other_valleys(found, runs):
     return {sentence: misses}
 
 
+def dead_ends(found, own):
+    """Sentence -> whether a number is lost that is there in the student's own law of plain runs."""
+
+    def lost(law):
+        return {name for name in NAMES if type(law[name]) is float and abs(law[name]) < 1e-6}
+
+    laws = all(isinstance(law, dict) and law.keys() == set(NAMES) for law in (found, own))
+    sentence = "the fit is stuck where one of the five numbers is nearly 0; it should begin at a better first guess, or at several"
+    return {sentence: laws and bool(lost(found) - lost(own))}
+
+
 def law_to_repeat(law, own):
     """What a fit of the same losses should give again: the student's own law where it has the right numbers, or wrong ones
     that a known mistake gives; else the right one."""
@@ -136,7 +147,7 @@ def test_a_law_is_found_from_five_runs(student, check, rng):
     found = student.call("scaling_laws.fit_chinchilla", *runs)
     own = student.call("scaling_laws.fit_chinchilla", *runs_of(rng, law, GRID))
 
-    facts = other_valleys(found, runs)
+    facts = other_valleys(found, runs) | dead_ends(found, own)
     mistakes = wrong_fits(law) | {sentence: check.when(so) for sentence, so in facts.items()}
     check(found, law_to_repeat(law, own), relative=0.01, mistakes=mistakes)
 
@@ -165,7 +176,7 @@ def test_the_law_may_be_one_of_small_or_large_models(student, check, rng, ends, 
 
     known = [sentence for sentence, wrong in list(wrong_fits(plain).items())[1:] if near(own, wrong)]
     expected = wrong_fits(law)[known[0]] if known else law
-    facts = other_valleys(found, runs)
+    facts = other_valleys(found, runs) | dead_ends(found, own)
     mistakes = wrong_fits(law) | {sentence: check.when(so) for sentence, so in facts.items()}
     check(found, expected, relative=0.01, mistakes=mistakes)
 
