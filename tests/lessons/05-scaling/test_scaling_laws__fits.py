@@ -153,20 +153,26 @@ def test_a_law_is_found_from_five_runs(student, check, rng):
 
 
 # Laws at the ends of what the docstring promises. In the second, one term is far larger than the other, so that a descent
-# from a poor first guess ends where the small one is lost.
+# from a poor first guess ends where the small one is lost. In the third both terms are far larger than E, and fall slowly, so
+# that of a first guess by linear least squares a term is negative.
 SMALL = {"E": (2.8, 3.0), "A": (100, 150), "B": (1500, 2000), "alpha": (0.2, 0.22), "beta": (0.46, 0.5)}
 LARGE = {"E": (1.0, 1.2), "A": (100, 250), "B": (1800, 2000), "alpha": (0.47, 0.5), "beta": (0.2, 0.22)}
+FLAT = {"E": (1.5, 2.5), "A": (100, 150), "B": (200, 300), "alpha": (0.2, 0.22), "beta": (0.2, 0.22)}
 
 
 @FIT
 @pytest.mark.points(1)
 @pytest.mark.parametrize(
     ("ends", "n", "d"),
-    [(SMALL, (6.0, 7.5, 9.0), (8.0, 9.5, 11.0)), (LARGE, (8.0, 10.0, 12.0), (10.0, 11.5, 13.0))],
-    ids=["small", "large"],
+    [
+        (SMALL, (6.0, 7.5, 9.0), (8.0, 9.5, 11.0)),
+        (LARGE, (8.0, 10.0, 12.0), (10.0, 11.5, 13.0)),
+        (FLAT, (1.0, 2.5, 4.0), (1.0, 2.5, 4.0)),  # params in millions, tokens in billions
+    ],
+    ids=["small", "large", "in-millions"],
 )
 def test_the_law_may_be_one_of_small_or_large_models(student, check, rng, ends, n, d):
-    """The sizes of the runs and the numbers of their law are not those of a certain paper."""
+    """The sizes of the runs, their units and the numbers of their law are not those of a certain paper."""
     law = {name: number_between(rng, *each) for name, each in ends.items()}
     runs = runs_of(rng, law, [(a, b) for a in n for b in d])
 
