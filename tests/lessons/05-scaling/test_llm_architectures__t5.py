@@ -682,3 +682,20 @@ def test_t5_drops_nothing_and_changes_nothing_else(student, check, rng):
         otherwise="the logits of train mode differ from those of eval mode: T5 should have no dropout here",
     )
     check(short, plain, terms=4096, otherwise="the logits depend on whether ids have 32 or 64 bits")
+
+
+@pytest.mark.gpu
+@pytest.mark.points(1)
+def test_t5_follows_its_inputs_to_the_gpu(student, check, rng, device):
+    """On the GPU in bfloat16 states and logits are there, too, with a mask and without."""
+
+    def probe(sizes, ids, targets, mask):
+        from llm_architectures import T5Model
+
+        model = T5Model(*sizes).to(ids.device, torch.bfloat16).eval()
+        calls = [(ids,), (ids, targets), (ids, targets, mask)]
+        return [inside.a_tensor(model(*call)).detach() for call in calls]
+
+    for result in student.on(device=device, timeout=60).run(probe, SIZES, *some_texts(rng)):
+        check(result, result.clone(), dtype=torch.bfloat16)  # it was on the device
+        check.that(not shared.has_nan([result]), "a value is NaN")
