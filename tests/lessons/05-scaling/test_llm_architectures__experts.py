@@ -362,7 +362,7 @@ def test_a_mixture_changes_nothing_else(student, check, rng):
         alone = inside.left_alone(layer, x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             try:
-                cast = inside.a_tensor(layer(x.bfloat16())[0]).dtype
+                cast = [inside.a_tensor(layer(each)[0]).dtype for each in (x, x.bfloat16())]
             except RuntimeError:
                 cast = "an error"
         short, _ = layer.bfloat16()(x.bfloat16())
@@ -386,8 +386,10 @@ def test_a_mixture_changes_nothing_else(student, check, rng):
         torch.bfloat16,
         mistakes={"the output for bfloat16 is float32; it should have the dtype of x": torch.float32},
     )
-    check(cast, torch.bfloat16, what="the dtype of the output for bfloat16 under autocast", mistakes={
-        "under autocast a bfloat16 x is an error; what the experts give should be converted to the dtype of the output": "an error",
-        "the output for bfloat16 under autocast is float32; it should have the dtype of x": torch.float32,
+    wide, short = torch.float32, torch.bfloat16
+    check(cast, [wide, short], what="the dtype of the output under autocast, for float32 and for bfloat16", mistakes={
+        "under autocast the layer fails; what the experts give should be converted to the dtype of the output": "an error",
+        "under autocast the output is bfloat16; it should have the dtype of x": [short, short],
+        "under autocast the output is float32; it should have the dtype of x": [wide, wide],
     })  # fmt: skip
     check.that(shared.is_own(plain, torch.zeros_like(x)), "the output is the same everywhere")

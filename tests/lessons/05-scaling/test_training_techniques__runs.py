@@ -580,6 +580,6 @@ def test_a_run_is_where_its_model_is(student, check, rng, device):
 
     check(before, tagged(weights, [data])[0], dtype=torch.float64, relative=1e-5, what="the loss of validate")
     check(answer, "loaded", what="what becomes of a load on the GPU")
-    check.that(abs(ours - loaded) <= 1e-6, "a run that is loaded on the GPU has other weights")
+    check.that(abs(ours - loaded) <= 1e-6, "a run that is loaded on the GPU has the wrong weights")
     for weight in trained:
         check(weight, weight.clone())  # it was on the device
