@@ -463,8 +463,8 @@ class LlamaModel(nn.Module):
         rotary positions (`model.model.rotary_emb.inv_freq`), whatever rope_base is here; cosines and sines are multiplied by its
         `attention_scaling`, which is not 1 for YaRN. A head that is tied to the embedding is copied like any other: here the
         two stay apart. max_len stays, and need not be model's. Nothing is shared with model afterwards, weights keep their
-        dtype and device, and model is not changed, nor are the modes of either. Of a model that was loaded before nothing
-        is left.
+        dtype and device, a 16-bit LlamaModel runs on in 16 bits, and model is not changed, nor are the modes of either. Of a
+        model that was loaded before nothing is left.
 
         Returns:
             The LlamaModel itself.
@@ -565,7 +565,7 @@ class MixtureOfExperts(nn.Module):
         self.experts = nn.ModuleList(SwiGLU(d_model, d_ff) for _ in range(num_experts))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x (..., D) -> (output in the shape and dtype of x, load_balancing_loss).
+        """x (..., D) -> (output in the shape and dtype of x, under autocast too, load_balancing_loss).
 
         The loss is a tensor without dimensions: E · Σ_i f_i P_i, where f_i is the number of tokens that chose expert i,
         divided by the number of all tokens, and P_i the mean of its probability over all tokens, before the scaling. It is

@@ -248,14 +248,14 @@ class LLMTrainer:
     False) stays as it is until it no longer is.
 
     Args:
-        model: model(inputs (B, T)) -> logits (B, T, V).
+        model: model(inputs (B, T)) -> logits (B, T, V). It stays on its device, to which the data are moved.
         train_dataset, val_dataset: have a length and give by number, 0 to length - 1, (inputs (T,), targets (T,)); all have one
             T. Targets are compared with the logits at the same place; -100 does not count.
         config: a dict, in which each key may be missing; it is not changed.
             batch_size (8): the last batch of an epoch may be smaller; none is left out.
             lr (1e-3), weight_decay (0.01): of the optimizer, for all parameters of the model.
             max_grad_norm (1.0), more than 0: the gradients of all parameters together are clipped to this length before each update.
-            seed (0).
+            seed (0): below 2^63.
 
     Attributes:
         model: as given.

@@ -80,7 +80,8 @@ def fit_chinchilla(params: Numbers, tokens: Numbers, losses: Numbers) -> dict[st
     without noise, in float64, each of the five numbers is within 1 % of the truth, if the runs determine them, as do those on
     a grid of three or more params and three or more tokens (of a grid a row and a column, 5 runs, are enough), over a factor of
     1000 or more each, and the law is like those of language models: E from 1 to 3, A and B from 100 to 2000, both exponents
-    from 0.2 to 0.5, and each of the two powers at least a thousandth of the loss in one of the runs.
+    from 0.2 to 0.5, and each of the two powers at least a thousandth of the loss in one of the runs (of a row and a column a
+    hundredth, in one of those along which it changes). N and D may be counted in millions or billions; A and B are then others.
 
     Args:
         params: N of each run: a sequence, an array or a tensor, 1-D, of any dtype of numbers. It is not changed.

@@ -360,13 +360,18 @@ def test_a_mixture_changes_nothing_else(student, check, rng):
         layer(-x)  # of which nothing may stay
         _, again = layer(x)
         alone = inside.left_alone(layer, x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            try:
+                cast = [inside.a_tensor(layer(each)[0]).dtype for each in (x, x.bfloat16())]
+            except RuntimeError:
+                cast = "an error"
         short, _ = layer.bfloat16()(x.bfloat16())
         plain, result, short = map(inside.a_tensor, (plain, result, short))
         losses = [inside.a_tensor(one, "the loss").detach() for one in (loss, trained, again)]
-        return seeded, plain.detach(), losses, result.detach(), after, rude, alone, short.dtype
+        return seeded, plain.detach(), losses, result.detach(), after, rude, alone, short.dtype, cast
 
     x = randn(rng, 4, 5, D)
-    seeded, plain, (loss, trained, again), result, after, rude, alone, dtype = student.run(probe, (D, FF, E), x)
+    seeded, plain, (loss, trained, again), result, after, rude, alone, dtype, cast = student.run(probe, (D, FF, E), x)
 
     check.that(not seeded, "all layers start with the same weights: do not set a seed")
     check(after, x, otherwise="x is changed in place")
@@ -381,4 +386,10 @@ def test_a_mixture_changes_nothing_else(student, check, rng):
         torch.bfloat16,
         mistakes={"the output for bfloat16 is float32; it should have the dtype of x": torch.float32},
     )
+    wide, short = torch.float32, torch.bfloat16
+    check(cast, [wide, short], what="the dtype of the output under autocast, for float32 and for bfloat16", mistakes={
+        "under autocast the layer fails; what the experts give should be converted to the dtype of the output": "an error",
+        "under autocast the output is bfloat16; it should have the dtype of x": [short, short],
+        "under autocast the output is float32; it should have the dtype of x": [wide, wide],
+    })  # fmt: skip
     check.that(shared.is_own(plain, torch.zeros_like(x)), "the output is the same everywhere")

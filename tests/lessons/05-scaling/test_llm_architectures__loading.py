@@ -244,6 +244,15 @@ def test_loading_copies_and_keeps_the_rest(student, check, rng):
         wide.load_huggingface(narrow)
         dtypes = sorted({str(weight.dtype) for weight in wide.parameters()})
         kept += [inside.holds(narrow, before), inside.modes_of(narrow) == modes]
+
+        def dtype_of_logits(model):
+            try:
+                return str(inside.a_tensor(model(ids)).dtype)
+            except RuntimeError:
+                return "an error"
+
+        short = LlamaModel(*sizes).bfloat16()
+        shorts = [dtype_of_logits(short), dtype_of_logits(short.load_huggingface(narrow) or short)]
         lengths = []
         for most in (40, 80):  # less and more than that of the loaded model
             bounded = LlamaModel(*sizes, max_len=most)
@@ -253,9 +262,9 @@ def test_loading_copies_and_keeps_the_rest(student, check, rng):
                     lengths.append(inside.a_tensor(bounded(torch.zeros(1, length, dtype=torch.int64))).shape[1])
                 except ValueError:
                     lengths.append("a ValueError")
-        return returns, kept, dtypes, plain, again, copied, learns, lengths, rude
+        return returns, kept, dtypes, shorts, plain, again, copied, learns, lengths, rude
 
-    returns, kept, dtypes, plain, again, copied, learns, lengths, rude = student.run(
+    returns, kept, dtypes, shorts, plain, again, copied, learns, lengths, rude = student.run(
         probe, CONFIG, llama_state(rng), tokens(rng, 19, 2, 6)
     )
 
@@ -264,6 +273,12 @@ def test_loading_copies_and_keeps_the_rest(student, check, rng):
     check(dtypes, ["torch.float64"], mistakes={
         "a float64 model becomes float32 by loading": ["torch.float32"],
         "a float64 model takes over the dtype of the loaded one; it should keep its own": ["torch.bfloat16"],
+    })  # fmt: skip
+    check(shorts[1], shorts[0], what="the dtype of a bfloat16 model's logits after loading", mistakes={
+        "a bfloat16 model cannot run after loading; its cosines and sines should keep their dtype": check.when(shorts[1] == "an error"),
+        "a bfloat16 model gives float32 after loading; its cosines and sines should keep their dtype": check.when(
+            shorts == ["torch.bfloat16", "torch.float32"]
+        ),
     })  # fmt: skip
     shared_weight = "a weight is shared with the loaded model; it should be copied"
     check(again, plain, terms=4096, otherwise=shared_weight)
@@ -299,6 +314,7 @@ def test_a_second_load_leaves_nothing_of_the_first(student, check, rng):
 
     firsts = {
         "the eps": {"rms_norm_eps": 0.7},
+        "the factor of scaled rotary frequencies": {"rope_parameters": KINDS["linear"][0]},
         "the attention_scaling of YaRN": {"rope_parameters": YARN},
         "the base of the rotary frequencies": {"rope_parameters": KINDS["a base of 50"][0]},
         "a tied head": {"tie_word_embeddings": True},
@@ -407,3 +423,23 @@ def test_what_is_refused_leaves_the_model_as_it_was(student, check):
         )
         check.that(stays, "a model that is refused changes the mode")
         check.that(theirs, "a model that is refused is changed itself")
+
+
+@pytest.mark.gpu
+@pytest.mark.points(1)
+def test_llama_loads_and_runs_on_the_gpu(student, check, rng, device):
+    """On the GPU, in bfloat16: the logits of a model that has loaded one from the CPU are there, too."""
+
+    def probe(config, state, ids):
+        from llm_architectures import LlamaModel
+
+        model = LlamaModel(*[config[name] for name in inside.LLAMA_SIZES]).to(ids.device, torch.bfloat16).eval()
+        new = inside.a_tensor(model(ids)).detach()
+        model.load_huggingface(inside.llama_like(config, {name: weight.cpu() for name, weight in state.items()}))
+        return new, inside.a_tensor(model(ids)).detach()
+
+    logits = student.on(device=device, timeout=60).run(probe, CONFIG, llama_state(rng), tokens(rng, 19, 2, 11))
+
+    for each in logits:
+        check(each, each.clone(), dtype=torch.bfloat16)  # it was on the device
+    check.that(not shared.has_nan(list(logits)), "a logit is NaN")

@@ -92,6 +92,8 @@ class T5:
     heads: int = H
     biased: Callable = lambda layer: True  # whether a layer adds the numbers of the buckets
     cross_bias: str = ""  # "table", or "padded": that of the targets, and 0 beyond
+    between: Callable = lambda x, weight: x  # two layers of the encoder
+    between_in_decoder: Callable = lambda x, weight: x
     last_norm: Callable = rms  # of a stack
     last_of_decoder: Callable = rms
     visible: Callable = past  # in the decoder
@@ -110,6 +112,7 @@ class T5:
         length, see = ids.shape[1], self.seen(ids, mask if self.hidden_in_encoder else None)
         bias, x = self.bias(table, length, length, True), token[ids] * self.size
         for layer in range(LAYERS):
+            x = self.between(x, self.gain) if layer else x
             x = self.attend(x, None, see, bias if self.biased(layer) else 0.0)
             x = self.feed(x)
         return self.last_norm(x, self.gain)
@@ -133,6 +136,7 @@ class T5:
                 lambda x: self.attend(x, self.source(memory), see, over),
                 self.feed,
             ]
+            x = self.between_in_decoder(x, self.gain) if layer else x
             for step in self.order(steps):
                 x = step(x)
         return self.last_of_decoder(x, self.gain) * self.out @ token.T
@@ -192,6 +196,7 @@ STEPS = {  # sentence -> the steps that it replaces, of the encoder and the deco
     "the sub-layers have no norm before them": {"style": lambda x, f, norm: x + f(x)},
     "the residual connection begins after the norm": {"style": lambda x, f, norm: norm(x) + f(norm(x))},
     "a stack has no norm at its end": {"last_norm": lambda x, w: x, "last_of_decoder": lambda x, w: x},
+    "the encoder's last norm follows each layer; it should follow the last one only": {"between": rms},
     "the feed-forward has a GELU; T5 1.0 should have a ReLU": {"act": F.gelu},
     "the feed-forward has the tanh form of GELU; T5 1.0 should have a ReLU": {"act": lambda x: F.gelu(x, approximate="tanh")},
     "the feed-forward has silu; T5 1.0 should have a ReLU": {"act": F.silu},
@@ -207,6 +212,7 @@ OF_DECODER = {
     "the logits are not scaled; the states should be multiplied by d_model^-0.5": {"out": 1.0},
     "the logits are divided by d_model; it should be its root": {"out": 1 / D},
     "the decoder's stack has no norm at its end": {"last_of_decoder": lambda x, w: x},
+    "the decoder's last norm follows each layer; it should follow the last one only": {"between_in_decoder": rms},
     "the decoder is not causal": {"visible": lambda length: torch.ones(length, length, dtype=torch.bool)},
     "no target sees itself": {"visible": lambda length: past(length).tril(-1)},
     "the cross-attention adds the numbers of the buckets; it should add none": {"cross_bias": "table"},
@@ -676,3 +682,20 @@ def test_t5_drops_nothing_and_changes_nothing_else(student, check, rng):
         otherwise="the logits of train mode differ from those of eval mode: T5 should have no dropout here",
     )
     check(short, plain, terms=4096, otherwise="the logits depend on whether ids have 32 or 64 bits")
+
+
+@pytest.mark.gpu
+@pytest.mark.points(1)
+def test_t5_follows_its_inputs_to_the_gpu(student, check, rng, device):
+    """On the GPU in bfloat16 states and logits are there, too, with a mask and without."""
+
+    def probe(sizes, ids, targets, mask):
+        from llm_architectures import T5Model
+
+        model = T5Model(*sizes).to(ids.device, torch.bfloat16).eval()
+        calls = [(ids,), (ids, targets), (ids, targets, mask)]
+        return [inside.a_tensor(model(*call)).detach() for call in calls]
+
+    for result in student.on(device=device, timeout=60).run(probe, SIZES, *some_texts(rng)):
+        check(result, result.clone(), dtype=torch.bfloat16)  # it was on the device
+        check.that(not shared.has_nan([result]), "a value is NaN")

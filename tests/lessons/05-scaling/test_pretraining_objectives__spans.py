@@ -190,8 +190,31 @@ def test_spans_may_fill_the_text(student, check, length, prob, width, kept):
 @pytest.mark.points(1)
 def test_there_are_as_many_spans_as_find_room(student, check):
     """Of 3 spans of 3 in 9 tokens there are 2, as one has to be kept between two."""
-    found = student.run(hidden_by, [(9, 1.0, 3, 4), (6, 1.0, 1, 4), (10, 0.9, 2, 4)])
 
+    def probe(roomy, crowded):
+        from pretraining_objectives import SpanCorruptionTrainer
+
+        def hidden(length, prob, width, rows):
+            trainer = SpanCorruptionTrainer(None, 1000, 999, width, prob)
+            corrupted, _ = inside.listed(trainer.create_span_targets(torch.arange(length).repeat(rows, 1)))
+            return corrupted == 999
+
+        hidden(*roomy)  # an error that has nothing to do with room comes here
+        try:
+            return [hidden(*case) for case in crowded], ""
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            return [], type(error).__name__
+
+    crowded = [(9, 1.0, 3, 4), (6, 1.0, 1, 4), (10, 0.9, 2, 4)]
+    found, error = student.run(probe, (9, 0.6, 3, 4), crowded)
+
+    check(
+        error,
+        "",
+        otherwise="where more spans are wanted than find room an error is raised; there should be as many as find room",
+    )
     check([hidden.sum(1).tolist() for hidden in found], [[6] * 4, [3] * 4, [6] * 4], mistakes={
         "all tokens are hidden although spans need a kept token between them": [[9] * 4, [6] * 4, [10] * 4],
     }, what="the number of hidden tokens")  # fmt: skip

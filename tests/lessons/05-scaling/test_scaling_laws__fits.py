@@ -99,6 +99,17 @@ def other_valleys(found, runs):
     return {sentence: misses}
 
 
+def dead_ends(found, own):
+    """Sentence -> whether a number is lost that is there in the student's own law of plain runs."""
+
+    def lost(law):
+        return {name for name in NAMES if type(law[name]) is float and abs(law[name]) < 1e-6}
+
+    laws = all(isinstance(law, dict) and law.keys() == set(NAMES) for law in (found, own))
+    sentence = "the fit is stuck where one of the five numbers is nearly 0; it should begin at a better first guess, or at several"
+    return {sentence: laws and bool(lost(found) - lost(own))}
+
+
 def law_to_repeat(law, own):
     """What a fit of the same losses should give again: the student's own law where it has the right numbers, or wrong ones
     that a known mistake gives; else the right one."""
@@ -136,26 +147,39 @@ def test_a_law_is_found_from_five_runs(student, check, rng):
     found = student.call("scaling_laws.fit_chinchilla", *runs)
     own = student.call("scaling_laws.fit_chinchilla", *runs_of(rng, law, GRID))
 
-    facts = other_valleys(found, runs)
+    facts = other_valleys(found, runs) | dead_ends(found, own)
     mistakes = wrong_fits(law) | {sentence: check.when(so) for sentence, so in facts.items()}
     check(found, law_to_repeat(law, own), relative=0.01, mistakes=mistakes)
 
 
 # Laws at the ends of what the docstring promises. In the second, one term is far larger than the other, so that a descent
-# from a poor first guess ends where the small one is lost.
+# from a poor first guess ends where the small one is lost. In the third both terms are far larger than E, and fall slowly, so
+# that of a first guess by linear least squares a term is negative. The others part good first guesses and small steps from
+# such as are found by luck: in the fourth the power of N is little more than a thousandth of the loss.
 SMALL = {"E": (2.8, 3.0), "A": (100, 150), "B": (1500, 2000), "alpha": (0.2, 0.22), "beta": (0.46, 0.5)}
 LARGE = {"E": (1.0, 1.2), "A": (100, 250), "B": (1800, 2000), "alpha": (0.47, 0.5), "beta": (0.2, 0.22)}
+FLAT = {"E": (1.5, 2.5), "A": (100, 150), "B": (200, 300), "alpha": (0.2, 0.22), "beta": (0.2, 0.22)}
+LITTLE = {"E": (2.9, 3.0), "A": (100, 102), "B": (265, 272), "alpha": (0.377, 0.38), "beta": (0.264, 0.266)}
+STEEP = {"E": (1.5, 2.0), "A": (700, 750), "B": (1600, 1650), "alpha": (0.49, 0.5), "beta": (0.49, 0.5)}
+UNLIKE = {"E": (1.0, 1.05), "A": (375, 385), "B": (505, 515), "alpha": (0.495, 0.5), "beta": (0.2075, 0.209)}
 
 
 @FIT
 @pytest.mark.points(1)
 @pytest.mark.parametrize(
     ("ends", "n", "d"),
-    [(SMALL, (6.0, 7.5, 9.0), (8.0, 9.5, 11.0)), (LARGE, (8.0, 10.0, 12.0), (10.0, 11.5, 13.0))],
-    ids=["small", "large"],
+    [
+        (SMALL, (6.0, 7.5, 9.0), (8.0, 9.5, 11.0)),
+        (LARGE, (8.0, 10.0, 12.0), (10.0, 11.5, 13.0)),
+        (FLAT, (1.0, 2.5, 4.0), (1.0, 2.5, 4.0)),  # params in millions, tokens in billions
+        (LITTLE, (10.0, 11.5, 13.0), (1.5, 2.7, 3.9, 5.1)),  # tokens in billions
+        (STEEP, (7.8, 9.3, 10.8), (6.0, 7.5, 9.1, 10.7)),
+        (UNLIKE, (4.0, 5.5, 7.0), (4.0, 5.0, 6.0, 7.0)),  # tokens in thousands
+    ],
+    ids=["small", "large", "in-millions", "little", "steep", "unlike"],
 )
 def test_the_law_may_be_one_of_small_or_large_models(student, check, rng, ends, n, d):
-    """The sizes of the runs and the numbers of their law are not those of a certain paper."""
+    """The sizes of the runs, their units and the numbers of their law are not those of a certain paper."""
     law = {name: number_between(rng, *each) for name, each in ends.items()}
     runs = runs_of(rng, law, [(a, b) for a in n for b in d])
 
@@ -165,7 +189,7 @@ def test_the_law_may_be_one_of_small_or_large_models(student, check, rng, ends, 
 
     known = [sentence for sentence, wrong in list(wrong_fits(plain).items())[1:] if near(own, wrong)]
     expected = wrong_fits(law)[known[0]] if known else law
-    facts = other_valleys(found, runs)
+    facts = other_valleys(found, runs) | dead_ends(found, own)
     mistakes = wrong_fits(law) | {sentence: check.when(so) for sentence, so in facts.items()}
     check(found, expected, relative=0.01, mistakes=mistakes)
 

@@ -153,10 +153,23 @@ def test_sizes_that_do_not_fit_are_refused(student, check):
         with torch.no_grad():
             return list(inside.a_tensor(model(torch.zeros(1, length, dtype=torch.long))).shape), model.max_len
 
+    def many_rows():
+        from training_techniques import MemoryEfficientLLM
+
+        model = MemoryEfficientLLM(5, 4, 1, 1)
+        with torch.no_grad():
+            try:
+                return len(inside.a_tensor(model(torch.zeros(1025, 2, dtype=torch.long))))
+            except ValueError:
+                return "a ValueError"
+
     student.raises(ValueError, made, V, 12, 2, 5, says=("d_model", "num_heads", 12, 5))
     student.raises(ValueError, made, V, 24, 2, says=("d_model", "num_heads", 24, 16))
     student.raises(ValueError, used, 1025, says=("max_len", "input_ids", 1025, 1024))
     check(student.run(used, 1024), ([1, 1024, 5], 1024), names=("shape of the logits", "max_len"))
+    check(student.run(many_rows), 1025, what="the rows of the logits of 1025 short texts", mistakes={
+        "1025 rows are refused; max_len should be compared with T alone": "a ValueError",
+    })  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- gradients

@@ -118,6 +118,27 @@ def test_a_seed_gives_the_same_run_whatever_else_is_drawn(student, check, rng):
     check.that(abs(first - second) > 1e-6, "every epoch drops the same; dropout should be drawn anew")
 
 
+@pytest.mark.points(1)
+def test_a_seed_may_be_large(student, check, rng):
+    """2^62 and 2^62 + 1 are two seeds."""
+
+    def probe(weights, train, seeds):
+        losses = []
+        for seed in seeds:
+            trainer, _ = inside.a_trainer(weights, train, train, {"seed": seed, "batch_size": 2, "lr": 0.1})
+            try:
+                losses.append(trainer.train_epoch())
+            except (OverflowError, RuntimeError, ValueError):
+                losses.append("an error")
+        return losses
+
+    small, one, other = student.run(probe, tagger_weights(rng), full(rng, 20), (1, 2**62, 2**62 + 1))
+
+    check.that(type(small) is float, "the loss is not a float")
+    check.that("an error" not in (one, other), "a seed of 2^62 is an error; all seeds below 2^63 should do")
+    check.that(one != other, "the seeds 2^62 and 2^62 + 1 give the same run: an int should not become a float")
+
+
 # ---------------------------------------------------------------------------------------------- updates
 
 
@@ -539,3 +560,26 @@ def test_a_wrong_config_is_refused(student, check, rng):
     student.raises(ValueError, probe, weights, data, {"learning_rate": 0.1}, says=("learning_rate", "config", "key"))
     for size in (0, -1):
         student.raises(ValueError, probe, weights, data, {"batch_size": size}, says=("batch_size", size))
+
+
+@pytest.mark.gpu
+@pytest.mark.points(1)
+def test_a_run_is_where_its_model_is(student, check, rng, device):
+    """Items on the CPU are moved to a model on the GPU, and a run that is saved there goes on there."""
+
+    def probe(weights, *data):
+        data = tuple(each.cpu() for each in data)
+        (trainer, model), (other, _) = (inside.a_trainer(weights, data, data, {}) for _ in range(2))
+        before = trainer.validate()
+        trainer.train_epoch()
+        answer = inside.load_bytes(other, inside.saved_bytes(trainer))
+        return before, answer, [one.validate() for one in (trainer, other)], list(model.weights().values())
+
+    weights, data = tagger_weights(rng), full(rng, 9)
+    before, answer, (ours, loaded), trained = student.on(device=device, timeout=60).run(probe, weights, *data)
+
+    check(before, tagged(weights, [data])[0], dtype=torch.float64, relative=1e-5, what="the loss of validate")
+    check(answer, "loaded", what="what becomes of a load on the GPU")
+    check.that(abs(ours - loaded) <= 1e-6, "a run that is loaded on the GPU has the wrong weights")
+    for weight in trained:
+        check(weight, weight.clone())  # it was on the device
