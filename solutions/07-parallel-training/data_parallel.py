@@ -150,7 +150,8 @@ class DistributedDataParallel(nn.Module):
 
     Each bucket is averaged by one all_reduce; no rank does more than another. A bucket leaves during backward, as soon as its gradients
     are there: if there are several buckets, one is on its way before backward has reached the first layer. After one backward each
-    gradient is sent once; after n of them, at most n times.
+    gradient is sent once; after n of them, at most n times. What the ranks have to agree on besides, such as which buckets have changed
+    since they left, may be sent as well: a few bytes for each parameter.
 
     A parameter that has no part in the loss, on all or on some ranks, counts as zero there. Where no rank has a gradient, it stays None
     or becomes zero. Nothing is sent for frozen parameters, which get no gradient.

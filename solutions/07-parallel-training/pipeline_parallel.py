@@ -111,7 +111,8 @@ class PipelineStage:
 
     Args:
         module: the layers of this stage: module(input) -> one tensor of any shape and dtype, contiguous or not; it may
-            differ from stage to stage, and its shape from microbatch to microbatch. The module may have no parameters.
+            differ from stage to stage, and its shape from microbatch to microbatch. The module may have no parameters,
+            and does not change its input.
             That of stage 0 takes microbatches of the batch, any other one what the stage before it gives.
         rank: the number of this stage, that of this process in the default process group.
         world_size: how many stages there are.

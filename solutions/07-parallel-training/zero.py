@@ -107,13 +107,14 @@ class FullyShardedModule(nn.Module):
     the parameters; how many there are, how the elements are laid out in them, and what fills one up, is open. `.buffers()`
     are the module's, whole, and `.train()` and `.eval()` reach the module.
 
-    All ranks start with the weights of rank 0, also where theirs were others. A parameter that occurs at several places of
+    All ranks start with the weights of rank 0, also where theirs were others; with whose buffers, is open. A parameter that occurs at several places of
     the module (tied weights) is sharded once, stays one, and its gradient is the sum over the places. A parameter that
     needs no gradient (requires_grad is False) is sharded as well, and stays as it is, whatever the optimizer: its elements
     are in no shard that learns. A parameter that is used by no rank has a gradient of zero, or none.
 
     Args:
-        module: any module, whose parameters may have different dtypes. It is taken over and not to be used afterwards.
+        module: any module that reads its parameters in forward only (no checkpointing within it), whose parameters may have
+            different dtypes. It is taken over and not to be used afterwards.
 
     All ranks make it, call it, and run backward, equally often.
     """

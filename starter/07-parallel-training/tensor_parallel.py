@@ -21,7 +21,7 @@ so the gradient that comes back to a whole output is the same on each of them, a
     VocabParallelEmbedding               all-reduce of y       nothing
     vocab_parallel_cross_entropy         3 numbers a target    nothing
 
-The default process group exists before a layer is made. In what follows N is the number of its ranks, and r this one.
+The default process group exists before a layer is made, and making a layer sends nothing. In what follows N is the number of its ranks, and r this one.
 """
 
 import torch
@@ -94,7 +94,8 @@ class RowParallelLinear(nn.Module):
     Attributes:
         weight: (out_features, in_features / N), columns r · in_features / N and following of W; a parameter. It starts as
             nn.Linear(in_features, out_features) does: uniform between ± 1 / √in_features, with other numbers on each rank.
-        bias: (out_features,), the whole b on each rank, a parameter, from the start the same on all; or None.
+        bias: (out_features,), the whole b on each rank, a parameter, which starts the same on all ranks, without a message
+            (with zeros, for example); or None.
 
     Raises:
         ValueError: N does not divide in_features.
@@ -241,7 +242,7 @@ class TensorParallelAttention(nn.Module):
     """Multi-head self-attention; rank r has the r-th of N equal groups of heads.
 
     Its parameters are the rows of q, k and v of this rank's heads and the columns of proj that read them, 1 / N of the numbers;
-    the bias of proj, which is whole and counts once, is all that each rank has.
+    the bias of proj, which is whole and counts once, is all that each rank has. torch's F.scaled_dot_product_attention may be used.
 
     Args:
         d_model: D.
