@@ -294,5 +294,5 @@ def test_no_rank_does_the_work_of_all(student, check, rng):
     right = times(factor_of(results[0][0], mean, ranks), mean)
     check.that(
         all(nearly(found, right) for found, _ in results),
-        "what is sent does not become the mean of the gradients: it counts for nothing",
+        "what is sent does not become the mean of the gradients, so it counts for nothing",
     )
