@@ -97,7 +97,7 @@ FORWARD_HOLDS, BACKWARD_HOLDS = (
 )
 
 
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_forward_holds_a_few_blocks(student, check):
     """The memory of a rank in forward does not grow with the number of ranks."""
 
@@ -122,7 +122,7 @@ def test_forward_holds_a_few_blocks(student, check):
     check.that(grown < 3.5 * 2**19, FORWARD_HOLDS)
 
 
-@pytest.mark.points(3)
+@pytest.mark.points(2)
 def test_training_holds_a_few_blocks(student, check):
     """The memory of a rank in forward and backward does not grow with the number of ranks."""
 
