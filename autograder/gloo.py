@@ -8,7 +8,7 @@
         with span("F"):
             total = torch.ones(rows) * dist.get_rank()
         dist.all_reduce(total)
-        return total
+        return total.tolist()
 
     if __name__ == "__main__":                       # or each rank would start ranks of its own
         ranks = run_ranks(step, 4, 8)                # step(8) on four ranks: a list, one value a rank

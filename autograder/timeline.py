@@ -41,7 +41,7 @@ def timeline(events: Sequence, path: str | Path, title: str = "", words: dict[st
     except ImportError:
         raise ImportError("a timeline is drawn by matplotlib, which is not installed: pip install matplotlib") from None
     known: list[Event] = list(getattr(events, "events", events))
-    if not known:
+    if len(known) == 0:
         raise ValueError("there is nothing to draw: the ranks sent nothing and marked nothing with span()")
     picture = _Picture(known, Figure)
     picture.draw(title, words or {})

@@ -12,7 +12,10 @@ from conftest import ROOT, all_lessons
 from autograder.lesson import Lesson, load
 from autograder.release.handout import build_handout, handout_files
 
-PAGE = (ROOT / "assignments" / "README.md").read_text("utf-8")
+PATH = ROOT / "assignments" / "README.md"
+if not PATH.exists():
+    pytest.skip("this course has no such page", allow_module_level=True)
+PAGE = PATH.read_text("utf-8")
 LESSONS = all_lessons()
 
 

@@ -161,14 +161,16 @@ CONTROLLED = sorted(path.stem for path in (HOSTILE_FOLDER / "naive").glob("*.py"
 def in_one_process(lesson: str, names: tuple[str, ...]) -> dict[str, int]:
     """How many of the tests in naive/<lesson>.py do not fail, for each of the samples, the solution, and no attack."""
     nowhere = dict.fromkeys(("results", "hidden_test", "closed"), "/nowhere")
-    solution = lesson_of(lesson).solution_files()
+    course = lesson_of(lesson)
+    solution = course.solution_files()
+    used = {file: content for each in course.prerequisites() for file, content in each.solution_files().items()}
     with tempfile.TemporaryDirectory() as top:
         files = {name: files_of(SAMPLES[name], nowhere) for name in names}
         files["(the solution)"] = solution
         files["(no attack)"] = dict.fromkeys(solution, b"from attack import *\n") | beside(lesson, nowhere)
         suite = (HOSTILE_FOLDER / "naive" / f"{lesson}.py").read_bytes()
         for name, contents in files.items():
-            laid(Path(top, name), contents | {"test_naive.py": suite})
+            laid(Path(top, name), used | contents | {"test_naive.py": suite})
         command = [sys.executable, "-B", str(HOSTILE_FOLDER / "naive_runs.py"), top]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     return json.loads(done.stdout)

@@ -13,12 +13,11 @@ Nothing is answered. All processes of a machine read the same clock. A copy of t
 
 # mypy: disable-error-code="override"
 
-import contextlib
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 import torch.distributed as dist
@@ -44,15 +43,18 @@ def join(folder: str, connection: socket.socket, rank: int, size: int) -> None:
     dist.init_process_group("told", store=store, rank=rank, world_size=size)
 
 
-@contextlib.contextmanager
-def span(name: str) -> Iterator[None]:
+class span:
     """Marks what is computed meanwhile, for a timeline: `with span("F3"):`. Outside of ranks that are told it does nothing."""
-    begin = time.perf_counter()
-    try:
-        yield
-    finally:
+
+    def __init__(self, name: str) -> None:
+        self._name = str(name)
+
+    def __enter__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
         if _told is not None:
-            _told.tell({"span": str(name), "from": begin, "to": time.perf_counter()})
+            _told.tell({"span": self._name, "from": self._begin, "to": time.perf_counter()})
 
 
 def warm_up() -> None:
@@ -70,7 +72,7 @@ class Told(Link):
         self._telling = threading.Lock()
 
     def tell(self, message: dict) -> None:
-        with self._telling, contextlib.suppress(OSError):  # nobody listens any more: all is being ended
+        with self._telling, suppress(OSError):  # nobody listens any more: all is being ended
             wire.send(self._connection, message)
 
     def post(self, **message) -> int:
@@ -93,7 +95,7 @@ class Watched(Pending):
         super().__init__(told, number, outputs)
         self._told, self._work = told, work
         self._ending, self._over = threading.Lock(), False
-        with contextlib.suppress(RuntimeError):  # sends and receives have none: they end when they are waited for
+        with suppress(RuntimeError):  # sends and receives have none: they end when they are waited for
             work.get_future().add_done_callback(lambda future: self._end())
 
     def wait(self, timeout=None) -> bool:
