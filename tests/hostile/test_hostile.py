@@ -40,7 +40,6 @@ ELSEWHERE = {
     "D10": "archives are refused before anything runs (tests/autograder/test_submission.py)",
     "F8": "needs a GPU: what a slot leaves there is not examined (docs/security.md)",
     "H8": "quantization: tested by the suite of the lesson that has it",
-    "H9": "several ranks: tested by the suite of the lesson that has them",
 }
 QUICK = """open-hidden-files other-submissions exit-in-a-call forge-a-verdict patch-the-wire seed-of-the-inputs lying-tensor
     kill-the-grader world-connectable-sockets memory-in-forks deep-folders hopping-daemon rows-of-nothing

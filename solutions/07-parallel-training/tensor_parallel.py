@@ -1,0 +1,422 @@
+"""Matrices in parallel, known as tensor parallelism: every matrix is cut into slices, one a rank, and all ranks work on the same tokens.
+
+Shoeybi et al. 2019, "Megatron-LM", cut the two matrices of an MLP so that nothing has to be sent between them:
+
+    Y = GELU(X Aᵀ)     A is cut by rows:     rank r makes its own columns of Y, from the whole X
+    Z = Y Bᵀ           B is cut by columns:  rank r uses its own columns of Y; the Z of all ranks are summed
+
+So an MLP needs one all-reduce forward, of Z. Backward it is the mirror image: the gradient of Z is the same on all ranks,
+each rank gets one part of the gradient of X from its own rows of A, and one all-reduce sums these. An attention is the same
+with heads in place of columns.
+
+Here x is "whole" where each rank has all of it, the same numbers on each, and "parallel" where rank r has the r-th slice of
+its last dimension. The gradient of what is whole is whole, too: all ranks go on with the same computation and the same loss,
+so the gradient that comes back to a whole output is the same on each of them, and is not summed.
+
+    N ranks, numbers sent a rank         forward               backward
+    ColumnParallelLinear                 all-gather of y       all-reduce of ∂x
+    ColumnParallelLinear, not gathered   nothing               all-reduce of ∂x
+    RowParallelLinear                    all-reduce of y       all-gather of ∂x
+    RowParallelLinear, parallel input    all-reduce of y       nothing
+    VocabParallelEmbedding               all-reduce of y       nothing
+    vocab_parallel_cross_entropy         3 numbers a target    nothing
+
+The default process group exists before a layer is made, and making a layer sends nothing. In what follows N is the number of its ranks, and r this one.
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import FunctionCtx  # solution only
+
+IGNORED = -100  # solution only
+
+# ---------------------------------------------------------------------------------------------- what is sent, and its gradient
+# Four autograd functions do all of it, in two pairs: the backward of each is the forward of its partner.
+
+
+class _Copy(torch.autograd.Function):  # solution only
+    """x, which each rank uses for its own part of the work; backward these parts of its gradient are summed."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: torch.Tensor) -> torch.Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
+        return _summed(grad)
+
+
+class _Sum(torch.autograd.Function):  # solution only
+    """The sum of the ranks' parts; each part counts once in it, so its gradient is that of the sum."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, part: torch.Tensor) -> torch.Tensor:
+        return _summed(part)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
+        return grad
+
+
+class _Gather(torch.autograd.Function):  # solution only
+    """The ranks' slices (..., n / N) -> (..., n); backward rank r takes its own slice."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, part: torch.Tensor) -> torch.Tensor:
+        return _gathered(part)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
+        return _own_slice(grad, dim=-1)
+
+
+class _Slice(torch.autograd.Function):  # solution only
+    """(..., n) -> the r-th slice (..., n / N); backward the gradients of all slices come together."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: torch.Tensor) -> torch.Tensor:
+        return _own_slice(x, dim=-1)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> torch.Tensor:
+        return _gathered(grad)
+
+
+def _summed(x: torch.Tensor) -> torch.Tensor:  # solution only
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
+def _gathered(part: torch.Tensor) -> torch.Tensor:  # solution only
+    part = part.contiguous()
+    parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, part)
+    return torch.cat(parts, dim=-1)
+
+
+def _own_slice(x: torch.Tensor, dim: int) -> torch.Tensor:  # solution only
+    """A copy of the r-th of N equal slices."""
+    return x.chunk(dist.get_world_size(), dim)[dist.get_rank()].clone(memory_format=torch.contiguous_format)
+
+
+def _share_of(size: int, name: str) -> int:  # solution only
+    """size / N, or a ValueError that names the argument."""
+    ranks = dist.get_world_size()
+    if size % ranks:
+        raise ValueError(f"{name} must be divisible by the number of ranks, {ranks}, not {size}")
+    return size // ranks
+
+
+def _parameter(whole: torch.Tensor, dim: int | None = None) -> nn.Parameter:  # solution only
+    """This rank's slice of a weight, or all of it, as a parameter of its own."""
+    whole = whole.detach()
+    return nn.Parameter(whole.clone() if dim is None else _own_slice(whole, dim))
+
+
+# ---------------------------------------------------------------------------------------------- layers
+
+
+class ColumnParallelLinear(nn.Module):
+    """y = x Wᵀ + b, of which rank r makes the r-th of N equal slices of y's last dimension.
+
+    The name is from the paper, which writes x A: a column of A is a row of W, as torch keeps it.
+
+    Args:
+        in_features, out_features: of the whole layer.
+        bias: whether there is one.
+        gather_output: whether forward returns the whole y, or this rank's slice.
+
+    Attributes:
+        weight: (out_features / N, in_features), rows r · out_features / N and following of W; a parameter. It starts as
+            nn.Linear(in_features, out_features) does: uniform between ± 1 / √in_features, with other numbers on each rank.
+        bias: (out_features / N,), the same rows of b, a parameter; or None.
+
+    Raises:
+        ValueError: N does not divide out_features.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, gather_output: bool = True) -> None:
+        # student: check out_features, then make this rank's rows of the weight and the bias
+        super().__init__()
+        rows = _share_of(out_features, "out_features")
+        self.gather_output = gather_output
+        # Drawn whole, so that ranks with the same seed get different slices of one matrix, not N equal ones.
+        self.weight = _parameter(nn.Linear(in_features, out_features, bias=False).weight, dim=0)
+        self.bias = nn.Parameter(torch.zeros(rows)) if bias else None
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, gather_output: bool = True) -> "ColumnParallelLinear":
+        """The layer with the weights of a whole one, which is the same on all ranks, with a bias or without.
+
+        Its weights are copies, in the dtype and on the device of those of `linear`: what changes them later does not change
+        linear.
+
+        Raises:
+            ValueError: N does not divide linear.out_features.
+        """
+        # student: make the layer, then copy this rank's rows
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, gather_output)
+        layer.weight = _parameter(linear.weight, dim=0)
+        layer.bias = None if linear.bias is None else _parameter(linear.bias, dim=0)
+        return layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., in_features), whole -> y (..., out_features), whole; or (..., out_features / N) if it is not gathered.
+
+        Where it is not gathered, nothing is sent forward, and one all-reduce backward, for the gradient of x if it requires
+        one. That is whole. All gradients are those of the one layer in one process; where y is whole, its gradient is taken
+        to be the same on each rank.
+        """
+        # student: this rank's rows, from an x whose gradients are summed over the ranks; then gather what they give
+        y = F.linear(_Copy.apply(x), self.weight, self.bias)
+        return _Gather.apply(y) if self.gather_output else y
+
+
+class RowParallelLinear(nn.Module):
+    """y = x Wᵀ + b, of which rank r uses the r-th of N equal slices of x's last dimension; the sum over the ranks is y.
+
+    Args:
+        in_features, out_features: of the whole layer.
+        bias: whether there is one.
+        input_is_parallel: whether forward gets this rank's slice of x, or the whole x.
+
+    Attributes:
+        weight: (out_features, in_features / N), columns r · in_features / N and following of W; a parameter. It starts as
+            nn.Linear(in_features, out_features) does: uniform between ± 1 / √in_features, with other numbers on each rank.
+        bias: (out_features,), the whole b on each rank, a parameter, which starts the same on all ranks, without a message
+            (with zeros, for example); or None.
+
+    Raises:
+        ValueError: N does not divide in_features.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, input_is_parallel: bool = False) -> None:
+        # student: check in_features, then make this rank's columns of the weight, and the whole bias
+        super().__init__()
+        _share_of(in_features, "in_features")
+        self.input_is_parallel = input_is_parallel
+        self.weight = _parameter(nn.Linear(in_features, out_features, bias=False).weight, dim=1)
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, input_is_parallel: bool = False) -> "RowParallelLinear":
+        """The layer with the weights of a whole one, which is the same on all ranks, with a bias or without.
+
+        Its weights are copies, in the dtype and on the device of those of `linear`: what changes them later does not change
+        linear.
+
+        Raises:
+            ValueError: N does not divide linear.in_features.
+        """
+        # student: make the layer, then copy this rank's columns and the bias
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, input_is_parallel)
+        layer.weight = _parameter(linear.weight, dim=1)
+        layer.bias = None if linear.bias is None else _parameter(linear.bias)
+        return layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., in_features), whole, or (..., in_features / N) if it is parallel -> y (..., out_features), whole.
+
+        y's gradient is taken to be the same on each rank. The gradient of a whole x is whole; that of a parallel x is that of
+        this rank's slice. The bias has the same gradient on each rank. For a parallel x there is one all-reduce forward, and
+        nothing is sent backward.
+        """
+        # student: sum the ranks' products, then add the bias once
+        if not self.input_is_parallel:
+            x = _Slice.apply(x)
+        y = _Sum.apply(F.linear(x, self.weight))
+        return y if self.bias is None else y + self.bias
+
+
+class VocabParallelEmbedding(nn.Module):
+    """A table of V rows, of which rank r holds the r-th of N equal slices: ids r · V / N and following.
+
+    Args:
+        num_embeddings: V.
+        embedding_dim: D.
+
+    Attributes:
+        weight: (V / N, D), a parameter. It starts with numbers of N(0, 1), as that of nn.Embedding, other ones on each rank.
+
+    Raises:
+        ValueError: N does not divide num_embeddings.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+        # student: check num_embeddings, then make this rank's rows, and keep which id is the first
+        super().__init__()
+        self.first = dist.get_rank() * _share_of(num_embeddings, "num_embeddings")
+        self.weight = _parameter(nn.Embedding(num_embeddings, embedding_dim).weight, dim=0)
+
+    @classmethod
+    def from_embedding(cls, embedding: nn.Embedding) -> "VocabParallelEmbedding":
+        """The layer with the table of a whole one, which is the same on all ranks and has none of nn.Embedding's options.
+
+        Its rows are copies, in the dtype and on the device of those of `embedding`: what changes them later does not change
+        embedding.
+
+        Raises:
+            ValueError: N does not divide embedding.num_embeddings.
+        """
+        # student: make the layer, then copy this rank's rows
+        layer = cls(embedding.num_embeddings, embedding.embedding_dim)
+        layer.weight = _parameter(embedding.weight, dim=0)
+        return layer
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids (...) integers from 0 to V - 1, the same on each rank -> (..., D), whole.
+
+        The table is not gathered: what is sent does not depend on V, neither forward nor backward. The result's gradient is
+        taken to be the same on each rank; the gradient of weight is this rank's slice of that of the whole table.
+        """
+        # student: zeros for ids of other ranks, then sum over the ranks
+        local, own = _local_ids(ids, self.first, len(self.weight))
+        return _Sum.apply(F.embedding(local, self.weight).masked_fill(~own[..., None], 0.0))
+
+
+def _local_ids(ids: torch.Tensor, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:  # solution only
+    """Global ids -> (their rows on this rank, or 0 where it has none, is it this rank that has them)."""
+    own = (ids >= first) & (ids < first + count)
+    return (ids - first).masked_fill(~own, 0), own
+
+
+# ---------------------------------------------------------------------------------------------- loss
+
+
+def vocab_parallel_cross_entropy(logits_shard: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """F.cross_entropy of logits whose vocabulary is spread over the ranks.
+
+    With m the largest logit of all ranks, and z the sum over all ranks of Σ exp(logit - m), the loss of one target t is
+
+        ln z - (logits[t] - m)
+
+    Logits are not gathered: a few numbers a target are sent, and what is sent does not depend on V, neither forward nor
+    backward. Large logits do not overflow.
+
+    Args:
+        logits_shard: (..., V / N), the r-th of N equal slices of the logits: ids r · V / N and following.
+        targets: (...) int64, ids from 0 to V - 1 or -100, which does not count; the same on each rank.
+
+    Returns:
+        () in the dtype of the logits, the same on each rank: the mean over the targets that count; NaN if there are none.
+        Where each rank calls backward on it, the gradient of logits_shard is this rank's slice of that of the whole logits.
+    """
+    # student: the maximum of all ranks, then z and the target's logit, each summed over the ranks, and the mean
+    largest = logits_shard.detach().amax(dim=-1)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    shifted = logits_shard - largest[..., None]  # the loss does not depend on m, so no gradient flows through it
+    count = shifted.shape[-1]
+    local, own = _local_ids(targets, dist.get_rank() * count, count)
+    chosen = shifted.gather(-1, local[..., None]).squeeze(-1).masked_fill(~own, 0.0)  # 0 on all ranks but one
+    z, chosen = _Sum.apply(torch.stack([shifted.exp().sum(dim=-1), chosen]))
+    return (z.log() - chosen)[targets != IGNORED].mean()
+
+
+# ---------------------------------------------------------------------------------------------- a layer of a transformer
+
+
+class TensorParallelMLP(nn.Module):
+    """down(GELU(up(x))) with the exact GELU; rank r has the r-th of N equal slices of the d_ff inner features.
+
+    Its parameters are this rank's slices of up and down, 1 / N of their numbers; the bias of down, which is whole and counts
+    once, is all that each rank has.
+
+    Args:
+        d_model: D.
+        d_ff: width inside.
+
+    Raises:
+        ValueError: N does not divide d_ff.
+    """
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        # student: a column-parallel layer, whose output stays parallel, and a row-parallel one
+        super().__init__()
+        _share_of(d_ff, "d_ff")
+        self.up = ColumnParallelLinear(d_model, d_ff, gather_output=False)
+        self.down = RowParallelLinear(d_ff, d_model, input_is_parallel=True)
+
+    @classmethod
+    def from_linears(cls, up: nn.Linear, down: nn.Linear) -> "TensorParallelMLP":
+        """The MLP with copies of the weights of up (D -> d_ff) and down (d_ff -> D), each with a bias or without.
+
+        up and down are the same on all ranks, and do not change, also where the copies are changed later.
+
+        Raises:
+            ValueError: N does not divide up.out_features, which is d_ff.
+        """
+        # student: both layers from linears
+        mlp = cls(up.in_features, up.out_features)
+        mlp.up = ColumnParallelLinear.from_linear(up, gather_output=False)
+        mlp.down = RowParallelLinear.from_linear(down, input_is_parallel=True)
+        return mlp
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., D), whole -> (..., D), whole.
+
+        One all-reduce of as many numbers as x has, and one more backward, for the gradient of x if it requires one; nothing
+        else is sent. The output's gradient is taken to be the same on each rank.
+        """
+        # student: up, GELU, down
+        return self.down(F.gelu(self.up(x)))
+
+
+class TensorParallelAttention(nn.Module):
+    """Multi-head self-attention; rank r has the r-th of N equal groups of heads.
+
+    Its parameters are the rows of q, k and v of this rank's heads and the columns of proj that read them, 1 / N of the numbers;
+    the bias of proj, which is whole and counts once, is all that each rank has. torch's F.scaled_dot_product_attention may be used.
+
+    Args:
+        d_model: D.
+        num_heads: H; a head is Dh = D / H wide.
+
+    Raises:
+        ValueError: H does not divide D, or N does not divide H.
+    """
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        # student: check both sizes; a column-parallel layer for q, k and v of this rank's heads, a row-parallel one behind them
+        super().__init__()
+        if d_model % num_heads:
+            raise ValueError(f"d_model must be divisible by num_heads={num_heads}, not {d_model}")
+        self.heads = _share_of(num_heads, "num_heads")  # of this rank
+        self.qkv = ColumnParallelLinear(d_model, 3 * d_model, gather_output=False)
+        self.proj = RowParallelLinear(d_model, d_model, input_is_parallel=True)
+
+    @classmethod
+    def from_linears(cls, qkv: nn.Linear, proj: nn.Linear, num_heads: int) -> "TensorParallelAttention":
+        """The attention with copies of the weights of qkv (D -> 3 · D) and proj (D -> D), each with a bias or without.
+
+        The first D rows of qkv are those of q, then k, then v; head h has rows h · Dh and following of each. proj reads the
+        heads' outputs in the same order. qkv and proj are the same on all ranks, and do not change, also where the copies are
+        changed later.
+
+        Raises:
+            ValueError: H does not divide D, or N does not divide H.
+        """
+        # student: this rank's rows of q, of k and of v, which are not a slice of qkv
+        attention = cls(qkv.in_features, num_heads)
+        by_rank = torch.arange(qkv.out_features).view(3, dist.get_world_size(), -1)
+        rows = by_rank[:, dist.get_rank()].flatten().to(qkv.weight.device)
+        attention.qkv.weight = _parameter(qkv.weight[rows])
+        attention.qkv.bias = None if qkv.bias is None else _parameter(qkv.bias[rows])
+        attention.proj = RowParallelLinear.from_linear(proj, input_is_parallel=True)
+        return attention
+
+    def forward(self, x: torch.Tensor, causal: bool = False) -> torch.Tensor:
+        """x (B, T, D), whole -> (B, T, D), whole: softmax(q kᵀ / √Dh) v of each head, and proj of all of them.
+
+        One all-reduce of as many numbers as x has, and one more backward, for the gradient of x if it requires one; nothing
+        else is sent. The output's gradient is taken to be the same on each rank.
+
+        Args:
+            causal: whether a position attends to itself and what comes before it only.
+        """
+        # student: attention of this rank's heads alone, then proj
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H / N, T, Dh)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.proj(attended.transpose(1, 2).flatten(2))

@@ -1,0 +1,270 @@
+"""Helpers for the probes of this lesson: they run in the student's process, with torch and the standard library only."""
+
+import contextlib
+import ctypes
+import gc
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..inside import RIGHT
+
+# ---------------------------------------------------------------------------------------------- tensor_parallel
+
+
+def mark():
+    """A message of the probe's own, which parts what is sent before it from what is sent after it: helpers' `parted_by_marks`."""
+    torch.distributed.all_reduce(torch.zeros(3, 1, 4, 1, 5, dtype=torch.uint8))
+
+
+def own_slice(whole, dim=-1):
+    """A copy of this rank's slice of a tensor."""
+    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return whole.chunk(size, dim)[rank].clone()
+
+
+def whole_linear(weight, bias=None):
+    """A Linear with these weights."""
+    linear = nn.Linear(*reversed(weight.shape), bias=bias is not None, dtype=weight.dtype)
+    linear.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+    return linear
+
+
+class Summed(torch.autograd.Function):
+    """Sums over the ranks: forward, or backward."""
+
+    @staticmethod
+    def forward(ctx, x, forward):
+        ctx.forward = forward
+        return Summed.total(x) if forward else x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return (grad if ctx.forward else Summed.total(grad)), None
+
+    @staticmethod
+    def total(x):
+        x = x.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(x)
+        return x
+
+
+class RightColumnParallelLinear(nn.Module):
+    def __init__(self, in_features, out_features, bias=True, gather_output=True):
+        super().__init__()
+        self.gather_output = gather_output
+        rows = out_features // torch.distributed.get_world_size()
+        self.weight = nn.Parameter(torch.zeros(rows, in_features))
+        self.bias = nn.Parameter(torch.zeros(rows)) if bias else None
+
+    @classmethod
+    def from_linear(cls, linear, gather_output=True):
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, gather_output)
+        layer.weight = nn.Parameter(own_slice(linear.weight.detach(), 0))
+        layer.bias = None if linear.bias is None else nn.Parameter(own_slice(linear.bias.detach(), 0))
+        return layer
+
+    def forward(self, x):
+        y = F.linear(Summed.apply(x, False), self.weight, self.bias)
+        if not self.gather_output:
+            return y
+        rank, size, width = torch.distributed.get_rank(), torch.distributed.get_world_size(), y.shape[-1]
+        return Summed.apply(F.pad(y, (rank * width, (size - 1 - rank) * width)), True)
+
+
+class RightRowParallelLinear(nn.Module):
+    def __init__(self, in_features, out_features, bias=True, input_is_parallel=False):
+        super().__init__()
+        self.input_is_parallel = input_is_parallel
+        self.weight = nn.Parameter(torch.zeros(out_features, in_features // torch.distributed.get_world_size()))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    @classmethod
+    def from_linear(cls, linear, input_is_parallel=False):
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, input_is_parallel)
+        layer.weight = nn.Parameter(own_slice(linear.weight.detach(), 1))
+        layer.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().clone())
+        return layer
+
+    def forward(self, x):
+        if not self.input_is_parallel:
+            x = own_slice(Summed.apply(x, False))
+        y = Summed.apply(F.linear(x, self.weight), True)
+        return y if self.bias is None else y + self.bias
+
+
+RIGHT["tensor_parallel"] = {
+    "ColumnParallelLinear": RightColumnParallelLinear,
+    "RowParallelLinear": RightRowParallelLinear,
+}
+
+
+# ---------------------------------------------------------------------------------------------- data_parallel
+
+
+class LooseWeights(nn.Module):
+    """Weights of one shape, of which a loss may leave some out."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = nn.ParameterList(weights.clone().unbind())
+
+    def forward(self, x, used):
+        return sum((x @ self.weights[place]).square().sum() for place in used)
+
+
+class Marked(torch.autograd.Function):
+    """The identity; backward calls `mark` when it gets here."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        mark()
+        return grad
+
+
+def tower(weights, marked=False):
+    """Layers without bias and tanh; where it is marked, backward calls `mark` before it reaches the first one."""
+    layers = []
+    for weight in weights:
+        layers += [whole_linear(weight), nn.Tanh()]
+    if marked:
+        hook = nn.Identity()
+        hook.forward = Marked.apply
+        layers.insert(1, hook)
+    return nn.Sequential(*layers)
+
+
+def grads_of(module):
+    """Copies of the gradients of a module's parameters; None where there is none."""
+    return [None if weight.grad is None else weight.grad.clone() for weight in module.parameters()]
+
+
+# ---------------------------------------------------------------------------------------------- pipeline_parallel
+
+
+class PipelinePart(nn.Module):
+    """A stage of pipeline_parallel_helpers: {"steps": …, "weights": …, "frozen": whether the weights need no gradient}."""
+
+    def __init__(self, stage):
+        super().__init__()
+        self.steps, learns = stage["steps"], not stage.get("frozen", False)
+        self.weights = nn.ParameterList([nn.Parameter(weight, requires_grad=learns) for weight in stage["weights"]])
+        self.calls = 0
+
+    def forward(self, x):
+        weights = iter(self.weights)
+        self.calls += 1
+        for name, *given in self.steps:
+            if name == "linear":
+                x = F.linear(x, next(weights), next(weights))
+            elif name == "embedding":
+                x = F.embedding(x, next(weights))
+            elif name == "times its calls":
+                x = x * self.calls
+            else:
+                x = getattr(x, name)(*given)
+        return x
+
+
+# ---------------------------------------------------------------------------------------------- zero
+
+
+def optimized(weights, steps, name, options, groups=None):
+    """(parameters, optimizer) after a step of ZeroRedundancyOptimizer for each list of gradients; None is no gradient.
+
+    name: of a torch optimizer. groups: dicts whose "params" are places in weights; by default all are one group.
+    steps: lists of gradients, or (a list of gradients, options that change before this step for each group).
+    """
+    from zero import ZeroRedundancyOptimizer
+
+    parameters = [nn.Parameter(weight) for weight in weights]
+    given = parameters
+    if groups is not None:
+        given = [{**group, "params": [parameters[n] for n in group["params"]]} for group in groups]
+    optimizer = ZeroRedundancyOptimizer(given, getattr(torch.optim, name), **options)
+    for gradients in steps:
+        if isinstance(gradients, tuple):
+            gradients, changes = gradients
+            for group, change in zip(optimizer.param_groups, changes, strict=True):
+                group.update(change)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = None if gradient is None else gradient.clone()
+        optimizer.step()
+    return parameters, optimizer
+
+
+def moments_in(state):
+    """The tensors with a dimension in an optimizer's state, whatever it is keyed by."""
+    if isinstance(state, torch.Tensor):
+        return [state.clone()] if state.dim() else []
+    items = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return [tensor for item in items for tensor in moments_in(item)]
+
+
+def two_layers(weights, frozen=()):
+    """Linear, tanh, Linear with weights (w, b, w, b), of which those at some places need no gradient."""
+    model = nn.Sequential(whole_linear(*weights[:2]), nn.Tanh(), whole_linear(*weights[2:]))
+    for place, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(place not in frozen)
+    return model
+
+
+class Mirrored(nn.Module):
+    """tanh(x @ w) @ w: one parameter at two places, in two modules."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.first, self.second = whole_linear(weight.T), whole_linear(weight.T)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.first(x).tanh())
+
+
+class Manifold(nn.Module):
+    """Parameters of two dtypes, one without a dimension and one that is not used; takes and gives more than a tensor."""
+
+    def __init__(self, single, double, number):
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(3, dtype=double.dtype))
+        self.matrix, self.factors, self.number = nn.Parameter(single), nn.Parameter(double), nn.Parameter(number)
+
+    def forward(self, x, times, *, plus=0):
+        y = (x.float() @ self.matrix).double() * self.factors
+        return {"sum": y.sum() * times + plus, "pair": (y, self.number * times)}
+
+
+def shards_of(model):
+    """(values, gradient or None) of each of this rank's parameters."""
+    return [(w.detach().clone(), None if w.grad is None else w.grad.clone()) for w in model.parameters()]
+
+
+def held():
+    """Bytes of all tensors of floating point that Python can reach, each block of memory once."""
+    gc.collect()
+    found = [each for each in gc.get_objects() if torch.Tensor in type(each).__mro__ and each.is_floating_point()]
+    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in found}.values())
+
+
+# ---------------------------------------------------------------------------------------------- ring_attention
+
+
+KEPT = []  # what a probe leaves to the next one of the same test
+
+
+def ring_inputs(*tensors):
+    """This rank's slices of whole sequences (B, H, T, d), as leaves that require a gradient."""
+    return [own_slice(whole, 2).requires_grad_() for whole in tensors]
+
+
+def exact_memory():
+    """Tensors of 64 KB and more get memory of their own from the kernel and give it back: a process has what its tensors hold."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD, which would grow by itself

@@ -1,0 +1,42 @@
+"""What the hidden tests of tensor_parallel share: slices, and what the ranks sent."""
+
+MARK = (3, 1, 4, 1, 5)  # the shape of inside.mark's message
+
+
+def slices(whole, ranks, dim=0):
+    """The equal slices of a tensor, one a rank."""
+    return [part.contiguous() for part in whole.chunk(ranks, dim)]
+
+
+def dealt(whole, ranks, dim=0):
+    """As slices are often mistaken: what comes at r, r + N, …"""
+    return [whole.movedim(dim, 0)[rank::ranks].movedim(0, dim).contiguous() for rank in range(ranks)]
+
+
+def parted_by_marks(traffic, ranks, parts):
+    """What each rank sent in each part, which a call of inside.mark ends, as (operation, bytes); None where a mark is missing
+    or one is too many."""
+    found = []
+    for rank in range(ranks):
+        lists = [[]]
+        for message in traffic:
+            if message.rank != rank:
+                continue
+            if message.shapes == (MARK,):
+                lists.append([])
+            else:
+                lists[-1].append((message.operation, message.bytes))
+        found.append(lists[:-1] if len(lists) == parts + 1 and not lists[-1] else None)
+    return found
+
+
+def bytes_sent(traffic, ranks):
+    """What each rank sent after its first mark, and before its second one."""
+    return [
+        None if parts is None else sum(size for _, size in parts[1]) for parts in parted_by_marks(traffic, ranks, 2)
+    ]
+
+
+def sent_in(traffic, ranks):
+    """What each rank sent between its first and its second mark, and then to its third: forward and backward."""
+    return [parts and parts[1:] for parts in parted_by_marks(traffic, ranks, 3)]

@@ -1,0 +1,232 @@
+"""Hidden tests of pipeline_parallel: plans that are carried out, and what is sent meanwhile.
+
+The grader counts the messages itself. Between the stages each number is repeated 200 times, so that what holds values has
+1 KiB or more, and what tells shape and dtype less.
+"""
+
+import pytest
+import torch
+
+from pipeline_parallel_helpers import (
+    BACKWARD,
+    FORWARD,
+    NARROW,
+    WIDE,
+    joined_sends,
+    large_sends,
+    like_sum,
+    linear_stages,
+    plan_of,
+    stage_grads,
+    train_stages,
+    whole_model,
+)  # fmt: skip
+from shared import randn, tokens
+
+pytestmark = pytest.mark.question("PipelineStage")
+
+EXACT = 1e-9
+
+
+def wide_stages(rng, S):
+    """S stages of width 4 between which each number is sent 200 times: 6400 bytes a row."""
+    stages = linear_stages(rng, *[3, *[4] * S])
+    for stage in stages[:-1]:
+        stage["steps"] = [*stage["steps"], WIDE]
+    for stage in stages[1:]:
+        stage["steps"] = [*NARROW, *stage["steps"]]
+    return stages
+
+
+ROW = 4 * 200 * 8  # bytes
+
+
+# ---------------------------------------------------------------------------------------------- plans
+
+
+@pytest.mark.points(3)
+def test_1f1b_is_carried_out(student, check, rng):
+    """Neighbours that send to each other do not wait for each other."""
+    stages = linear_stages(rng, 3, 4, 4, 4, 4)
+    batch, targets = randn(rng, 8, 3, dtype=torch.float64), tokens(rng, 4, 8)
+    found = train_stages(student, stages, (batch, targets, 4, plan_of("1F1B", 4, 4)))
+
+    grads = stage_grads(found)
+    _, truth = whole_model(stages, batch, targets)
+    check(
+        grads,
+        like_sum(grads, truth, 4),
+        relative=EXACT,
+        names=[f"rank {n}" for n in range(4)],
+        what="the gradients",
+    )
+
+
+@pytest.mark.points(3)
+def test_stages_may_take_microbatches_in_different_orders(student, check, rng):
+    """A plan is valid in which a stage does not take microbatches in the order in which they come."""
+    stages = linear_stages(rng, 3, 4, 4)
+    batch, targets = randn(rng, 6, 3, dtype=torch.float64), tokens(rng, 4, 6)
+    orders = [(FORWARD, (0, 1, 2)), (BACKWARD, (2, 0, 1))], [(FORWARD, (1, 2, 0)), (BACKWARD, (0, 1, 2))]
+    plan = [[(way, m) for way, order in stage for m in order] for stage in orders]
+    found = train_stages(student, stages, (batch, targets, 3, plan))
+
+    grads = stage_grads(found)
+    _, truth = whole_model(stages, batch, targets)
+    came = targets.view(3, 2)[
+        [1, 2, 0]
+    ].flatten()  # the targets of what comes first, if it is taken for microbatch 1, …
+    check(grads[1], like_sum(grads[1:], truth[1:], 3)[0], relative=EXACT, what="the gradients of the last stage", mistakes={
+        "microbatches are taken in the order in which they come; it should be that of the stage's own plan": lambda: whole_model(
+            stages, batch, came
+        )[1][1],
+    })  # fmt: skip
+    check(grads[0], like_sum(grads[:1], truth[:1], 3)[0], relative=EXACT, what="the gradients of the first stage", otherwise=(
+        "the gradients of the first stage are wrong where it does not take them in the order in which they come"
+    ))  # fmt: skip
+
+
+@pytest.mark.points(2)
+def test_any_plan_is_carried_out(student, check, rng):
+    """Plans that are neither GPipe's nor 1F1B's: all stages one after the other for each microbatch, in any order."""
+    stages = linear_stages(rng, 3, 4, 4, 4, 4)
+    batch, targets = randn(rng, 6, 3, dtype=torch.float64), tokens(rng, 4, 6)
+    order = torch.randperm(3, generator=rng).tolist()
+    plan = [[(way, m) for m in order for way in (FORWARD, BACKWARD)] for _ in range(4)]
+    found = train_stages(student, stages, (batch, targets, 3, plan))
+
+    grads = stage_grads(found)
+    _, truth = whole_model(stages, batch, targets)
+    check(grads, like_sum(grads, truth, 3), relative=EXACT, names=[f"rank {n}" for n in range(4)], what="the gradients")
+
+
+@pytest.mark.points(3)
+@pytest.mark.parametrize("kind", ["GPipe", "1F1B"])
+def test_a_stage_follows_its_plan(student, check, rng, kind):
+    """What the stages in the middle send, to which side and when, is in the order of their plan."""
+    stages, plan = wide_stages(rng, 4), plan_of(kind, 4, 4)
+    batch, targets = randn(rng, 4, 3, dtype=torch.float64), tokens(rng, 4, 4)
+    ranks = student.on(ranks=4)
+    trained_on(ranks, stages, batch, targets, 4, plan)
+
+    for rank in (1, 2):
+        sides = [peer for peer, _ in joined_sends(large_sends(ranks.traffic, rank))]
+        check(sides, sides_of(plan[rank], rank), what=f"to whom rank {rank} sends", mistakes={
+            "all microbatches run forward before the first one runs backward; the plan is another one": sides_of(
+                plan_of("GPipe", 4, 4)[rank], rank
+            ),
+            "one microbatch runs in both directions before the next one begins; the plan is another one": [
+                *[rank + 1, rank - 1] * 4
+            ],
+            "the passes are those of 1F1B; the plan is another one": sides_of(plan_of("1F1B", 4, 4)[rank], rank),
+            "no gradients are sent": [rank + 1],
+            "it sends no messages to its neighbours": [],
+        })  # fmt: skip
+
+
+def trained_on(ranks, stages, batch, targets, M, plan):
+    """One train_step in these ranks, whose traffic is looked at."""
+
+    def probe(stages, batch, targets, M, plan):
+        from pipeline_parallel import PipelineStage
+
+        part = inside.PipelinePart(stages[torch.distributed.get_rank()])
+        PipelineStage(part, torch.distributed.get_rank(), len(stages)).train_step(batch, targets, M, plan)
+
+    ranks.run(probe, stages, batch, targets, M, plan)
+
+
+def sides_of(steps, rank):
+    """To whom a stage in the middle sends, by its plan; twice in turn to the same one is once."""
+    sent = [(rank + 1 if direction == FORWARD else rank - 1, 1) for direction, _ in steps]
+    return [peer for peer, _ in joined_sends(sent)]
+
+
+# ---------------------------------------------------------------------------------------------- messages
+
+
+@pytest.mark.points(3)
+def test_outputs_and_gradients_cross_each_border_once(student, check, rng):
+    """Rank s sends its outputs to rank s + 1 and gradients to rank s - 1: as many bytes as they have, and to nobody else."""
+    stages = wide_stages(rng, 4)
+    batch, targets = randn(rng, 4, 3, dtype=torch.float64), tokens(rng, 4, 4)
+    ranks = student.on(ranks=4)
+    trained_on(ranks, stages, batch, targets, 2, plan_of("GPipe", 4, 2))
+
+    other = [each.operation for each in ranks.traffic if each.bytes >= 1024 and each.operation not in ("send", "recv")]
+    check(sorted(set(other)), [], what="the operations by which values go", mistakes={
+        "outputs or gradients are broadcast to all ranks; send them to the neighbour alone": ["broadcast"],
+        "outputs or gradients are gathered on all ranks; send them to the neighbour alone": ["all_gather"],
+        "gradients or outputs are summed over all ranks; each rank has its own stage": ["all_reduce"],
+    })  # fmt: skip
+    sent = {}
+    for rank in range(4):
+        for peer, size in large_sends(ranks.traffic, rank):
+            sent[rank, peer] = sent.get((rank, peer), 0) + size
+    border = 4 * ROW
+    down, up = {(n, n + 1): border for n in range(3)}, {(n + 1, n): border for n in range(3)}
+    check(dict(sorted(sent.items())), dict(sorted((down | up).items())), what="the bytes from rank to rank", mistakes={
+        "no gradients are sent": down,
+        "gradients are sent in float32, half of their bytes": down | {pair: border // 2 for pair in up},
+        "outputs go to every later stage, not only to the next one": check.when((0, 2) in sent),
+    })  # fmt: skip
+
+
+@pytest.mark.points(2)
+@pytest.mark.parametrize(("rows", "M"), [(7, 3), (6, 4)])
+def test_microbatches_are_those_of_tensor_split(student, check, rng, rows, M):
+    """Sizes differ by one row at most: those of batch.tensor_split(M)."""
+    stages = wide_stages(rng, 2)
+    batch, targets = randn(rng, rows, 3, dtype=torch.float64), tokens(rng, 4, rows)
+    ranks = student.on(ranks=2)
+    trained_on(ranks, stages, batch, targets, M, plan_of("GPipe", 2, M))
+
+    def sums(sizes):
+        return torch.tensor(sizes).cumsum(0).tolist()
+
+    sent = sums([size for _, size in large_sends(ranks.traffic, 0)] or [0])
+    right = sums([len(part) * ROW for part in batch.tensor_split(M)])
+    check([total for total in right if total in sent], right, what="the bytes of the outputs after each microbatch", mistakes={
+        "the microbatches are those of chunk; they should be those of tensor_split": check.when(
+            sent == sums([len(part) * ROW for part in batch.chunk(M)])
+        ),
+        "the rows that are left over all go to the last microbatch": check.when(
+            sent == sums([rows // M * ROW] * (M - 1) + [(rows - rows // M * (M - 1)) * ROW])
+        ),
+        "the rows that are left over are dropped": check.when(sent == sums([rows // M * ROW] * M)),
+        "the whole batch is sent at once": check.when(sent == [rows * ROW]),
+    })  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.points(2)
+def test_a_stage_forgets_what_ran_backward(student, check, rng):
+    """With 1F1B a stage keeps few of its outputs, however many microbatches there are: they go with their backward pass."""
+    stages = linear_stages(rng, 3, 4, 4)
+    batch, targets = randn(rng, 8, 3, dtype=torch.float64), tokens(rng, 4, 8)
+
+    def probe(stages, batch, targets, plan):
+        import weakref
+
+        from pipeline_parallel import PipelineStage
+
+        rank = torch.distributed.get_rank()
+        part = inside.PipelinePart(stages[rank])
+        outputs, kept = [], []
+
+        def note(module, given, output):
+            kept.append(sum(each() is not None for each in outputs))
+            outputs.append(weakref.ref(output))
+
+        part.register_forward_hook(note)
+        PipelineStage(part, rank, 2).train_step(batch, targets, 8, plan)
+        return kept
+
+    kept = student.on(ranks=2).run(probe, stages, batch, targets, plan_of("1F1B", 2, 8))
+
+    check([len(counts) for counts in kept], [8, 8], what="how often the module runs on each rank")
+    # A variable of the student's may still hold the output of the pass before.
+    check.that(max(kept[0]) <= 2, "rank 0 keeps outputs whose backward pass is done")
+    check.that(max(kept[1]) <= 1, "the last rank keeps outputs whose backward pass is done")

@@ -1,0 +1,343 @@
+"""Hidden tests of zero: ZeroRedundancyOptimizer.
+
+The truth is the same optimizer of torch in one process, in float64. How elements are shared out is open: a rank's state is
+asked for as values, and those of all ranks together are compared with the state of one process; messages are counted by
+the grader.
+"""
+
+import pytest
+import torch
+
+from shared import nearly, randn
+from zero_helpers import UNEVEN, draw_each, each_on_one_rank, given_between, in_one_process, updated
+
+pytestmark = pytest.mark.question("ZeroRedundancyOptimizer")
+
+SHAPES = ((3, 4), (5,), (2, 2, 2), (7,))  # 32 elements
+ADAMW = {"lr": 0.1, "weight_decay": 0.2}
+MOMENTUM = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}
+
+
+def zero_made(weights, name, options, groups):
+    """A probe: makes the optimizer."""
+    inside.optimized(weights, [], name, options, groups)
+
+
+def parameters_after(weights, steps, name, options, groups):
+    """A probe: the parameters after the steps, on this rank."""
+    parameters, _ = inside.optimized(weights, steps, name, options, groups)
+    return [parameter.detach() for parameter in parameters]
+
+
+@pytest.mark.points(5)
+@pytest.mark.parametrize(
+    ("ranks", "name", "options", "dtype"),
+    [
+        (2, "SGD", MOMENTUM, torch.float64),
+        (2, "AdamW", ADAMW, torch.float32),
+        (4, "Adam", {"lr": 0.1}, torch.float64),
+    ],
+)
+def test_steps_are_those_of_one_process(student, check, rng, ranks, name, options, dtype):
+    """After three steps each rank has the parameters that the optimizer makes in one process."""
+    weights, steps = draw_each(rng, SHAPES, dtype), [draw_each(rng, SHAPES, dtype) for _ in range(3)]
+
+    found = student.on(ranks=ranks).run(parameters_after, weights, steps, name, options, None)
+
+    truth = updated(weights, steps, name, options)
+    divided = updated(weights, [[g / ranks for g in step] for step in steps], name, options)
+    summed = updated(weights, [[g * ranks for g in step] for step in steps], name, options)
+    early = updated(weights, steps[:-1], name, options)
+    # Without its memory, an optimizer begins anew at each step.
+    restarted = weights
+    for step in steps:
+        restarted = updated(restarted, [step], name, options)
+    for parameters in found:
+        check(parameters, truth, dtype=dtype, relative=1e-9 if dtype is torch.float64 else 1e-4, mistakes={
+            "the parameters do not change": [weight.double() for weight in weights],
+            "the gradients are added up over the ranks; step() should take them as they are": summed,
+            "the gradients are divided by the number of ranks; step() should take them as they are": divided,
+            "the optimizer's state is forgotten between two steps": restarted,
+            "the options that were given by name are not used": lambda: updated(weights, steps, name, {}),
+            "each step updates the parameters twice": lambda: updated(weights, [s for s in steps for _ in "ab"], name, options),
+            "the ranks' parameters are averaged, of which one has been updated; each rank should send what it has updated": (
+                lambda: each_on_one_rank(weights, steps, name, options, ranks)
+            ),
+            "what a rank has updated reaches the other ranks one step late": check.when(
+                all(nearly(mine, old, 1e-4) or nearly(mine, new, 1e-4) for mine, old, new in zip(parameters, early, truth, strict=True))
+            ),
+            "some parameters are as before: what a rank has updated does not reach the other ranks": check.when(
+                any(torch.equal(*pair) for pair in zip(parameters, weights, strict=True))
+            ),
+        })  # fmt: skip
+
+
+@pytest.mark.points(2)
+def test_ranks_are_equal_to_the_last_bit(student, check, rng):
+    """After the steps the parameters of all ranks are the same numbers."""
+    weights, steps = draw_each(rng, SHAPES), [draw_each(rng, SHAPES) for _ in range(2)]
+
+    first, *others = student.on(ranks=4).run(parameters_after, weights, steps, "AdamW", ADAMW, None)
+
+    moved = [not torch.equal(*pair) for pair in zip(first, weights, strict=True)]
+    check.that(any(moved), "the parameters do not change")
+    for other in others:
+        same = [torch.equal(*pair) for pair in zip(first, other, strict=True)]
+        check.that(all(same), "after step() the ranks have different parameters")
+
+
+# ---------------------------------------------------------------------------------------------- who holds what
+
+
+def moments_after(weights, steps, name, options):
+    """A probe: the tensors in this rank's state after the steps."""
+    _, optimizer = inside.optimized(weights, steps, name, options)
+    return inside.moments_in(optimizer.state)
+
+
+@pytest.mark.points(5)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_rank_has_its_part_of_the_state(student, check, rng, ranks):
+    """Each rank's state has 1 / W of the elements, give or take 40 %, where parameters differ in size."""
+    shapes = [(size,) for size in UNEVEN]
+    weights, steps = draw_each(rng, shapes), [draw_each(rng, shapes)]
+
+    found = student.on(ranks=ranks).run(moments_after, weights, steps, "AdamW", ADAMW)
+
+    held = [sum(moment.numel() for moment in moments) for moments in found]
+    whole = 2 * sum(UNEVEN)
+    check.that(any(held), "after a step `state` has no tensors; it should have this rank's part")
+    check.that(held != [whole] * ranks, "every rank holds the whole state, as with a plain optimizer")
+    check.that(max(held) < whole, "one rank holds all the state; the ranks should share it out")
+    uneven = "the state is not shared out evenly: a rank should have 1 / W of the elements, give or take 40 %"
+    check.that(all(abs(elements * ranks / whole - 1) <= 0.4 for elements in held), uneven)
+
+
+@pytest.mark.points(2)
+def test_the_parts_make_up_the_state_of_one_process(student, check, rng):
+    """The moments of all ranks together are those of one process, each number once."""
+    weights, steps = draw_each(rng, SHAPES), [draw_each(rng, SHAPES) for _ in range(3)]
+
+    found = student.on(ranks=2).run(moments_after, weights, steps, "AdamW", ADAMW)
+
+    _, optimizer = in_one_process(weights, steps, "AdamW", ADAMW)
+    truth = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    numbers = torch.cat([moment.flatten() for moments in found for moment in moments] or [torch.zeros(0)])
+    numbers = numbers[numbers != 0]  # what fills up a slice
+    truth = torch.cat([moment.flatten() for moment in truth])
+    check.that(len(numbers) <= len(truth), "some of the state is held by more than one rank")
+    check.that(len(numbers) == len(truth), "some of the state is held by no rank")
+    check(numbers.sort().values, truth.sort().values, relative=1e-9, what="the moments of all ranks, sorted")
+
+
+@pytest.mark.points(3)
+def test_each_rank_sends_what_it_has_updated(student, check, rng):
+    """In a step every rank gives at least half of its part to messages: none of them does all the work."""
+
+    def probe(weights, gradients, options):
+        from zero import ZeroRedundancyOptimizer
+
+        parameters = [torch.nn.Parameter(weight) for weight in weights]
+        optimizer = ZeroRedundancyOptimizer(parameters, torch.optim.AdamW, **options)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        inside.mark()
+        optimizer.step()
+        inside.mark()
+        return [parameter.detach() for parameter in parameters]
+
+    shapes = [(6,)] * 9
+    ranks = student.on(ranks=4)
+    ranks.run(probe, draw_each(rng, shapes), draw_each(rng, shapes), ADAMW)
+
+    given = given_between(ranks.traffic, 4, 0, 1)
+    check.that(any(given), "step() sends nothing: the ranks do not share the work")
+    part = 8 * 6 * 9 / 4  # bytes
+    check.that(all(sent >= part / 2 for sent in given), "in step() some rank sends nothing that it could have updated")
+
+
+@pytest.mark.points(3)
+@pytest.mark.parametrize("shapes", [((5,),), ((3, 2), (1,)), ((), (2,))])
+def test_fewer_parameters_than_ranks_are_legal(student, check, rng, shapes):
+    """One or two parameters are updated on four ranks, also one that is a single number."""
+    weights, steps = draw_each(rng, shapes), [draw_each(rng, shapes) for _ in range(2)]
+
+    ranks = student.on(ranks=4)
+    ranks.accepts(zero_made, weights, "SGD", MOMENTUM, None)
+    found = ranks.run(parameters_after, weights, steps, "SGD", MOMENTUM, None)
+
+    stay = any(torch.equal(*pair) for mine in found for pair in zip(mine, weights, strict=True))
+    check(found, [updated(weights, steps, "SGD", MOMENTUM)] * 4, relative=1e-9, mistakes={
+        "where there are fewer parameters than ranks some parameter is as before on some rank": check.when(stay),
+    })  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- groups
+
+GROUPS = ({"params": [0, 2], "lr": 0.3}, {"params": [1, 3], "weight_decay": 0.7})
+
+
+@pytest.mark.points(3)
+def test_groups_have_their_own_options(student, check, rng):
+    """Parameters may come in groups, each with options of its own."""
+    weights, steps = draw_each(rng, SHAPES), [draw_each(rng, SHAPES) for _ in range(2)]
+
+    ranks = student.on(ranks=2)
+    ranks.accepts(zero_made, weights, "AdamW", ADAMW, list(GROUPS))
+    found = ranks.run(parameters_after, weights, steps, "AdamW", ADAMW, list(GROUPS))
+
+    stay = any(torch.equal(*pair) for mine in found for pair in zip(mine, weights, strict=True))
+    case = weights, steps, "AdamW"
+    in_one = [{**GROUPS[0], "params": [0, 1, 2, 3]}]
+    check(found, [updated(*case, ADAMW, groups=GROUPS)] * 2, relative=1e-9, mistakes={
+        "the options of the groups are not used": [updated(*case, ADAMW)] * 2,
+        "all parameters have the options of the first group": [updated(*case, ADAMW, groups=in_one)] * 2,
+        "the parameters of some group are as before on some rank": check.when(stay),
+    })  # fmt: skip
+
+
+@pytest.mark.points(3)
+@pytest.mark.parametrize("groups", [None, list(GROUPS)])
+def test_a_changed_learning_rate_counts_at_the_next_step(student, check, rng, groups):
+    """What is changed in `param_groups`, lr or another option, counts from the next step on, in each group."""
+    weights, steps = draw_each(rng, SHAPES), [draw_each(rng, SHAPES) for _ in range(3)]
+    changes = [{"lr": 0.02}] if groups is None else [{"lr": 0.02}, {"lr": 0.5, "weight_decay": 0.1}]
+    changing = [steps[0], (steps[1], changes), steps[2]]
+
+    found = student.on(ranks=2).run(parameters_after, weights, changing, "SGD", MOMENTUM, groups)
+
+    def after(steps):
+        return [updated(weights, steps, "SGD", MOMENTUM, groups=groups)] * 2
+
+    only_lr = [{"lr": change["lr"]} for change in changes]
+    first_only = [changes[0], *[{} for _ in changes[1:]]]
+    check(found, after(changing), relative=1e-9, mistakes={
+        "a changed lr in param_groups has no effect": after(steps),
+        "a changed option has an effect in the first group only": lambda: after([steps[0], (steps[1], first_only), steps[2]]),
+        "of the options in param_groups only lr may be changed": lambda: after([steps[0], (steps[1], only_lr), steps[2]]),
+        "a changed lr counts one step too late": lambda: after([*steps[:2], (steps[2], changes)]),
+    })  # fmt: skip
+
+
+@pytest.mark.points(2)
+def test_param_groups_have_all_options(student, check, rng):
+    """Each group of `param_groups` has the options of the optimizer, also those that are defaults of its class."""
+
+    def probe(weights, groups, options):
+        _, optimizer = inside.optimized(weights, [], "AdamW", options, groups)
+        names = ("lr", "weight_decay", "eps", "betas")
+        return [tuple(group.get(name) for name in names) for group in optimizer.param_groups]
+
+    weights = draw_each(rng, SHAPES)
+    for options in (ADAMW, {}):
+        found = student.on(ranks=2).run(probe, weights, list(GROUPS), options)
+        _, optimizer = in_one_process(weights, [], "AdamW", options, GROUPS)
+        truth = [(g["lr"], g["weight_decay"], g["eps"], g["betas"]) for g in optimizer.param_groups]
+        for groups in found:
+            check.that(len(groups) == 2, "`param_groups` should have a dict for each group that was given")
+            there = all(option is not None for group in groups for option in group)
+            check.that(there, "`param_groups` has only the options that were given; it should have the defaults, too")
+            check(groups, truth, what="lr, weight_decay, eps and betas in `param_groups`")
+
+
+@pytest.mark.points(2)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_an_iterator_is_read_once(student, check, rng, grouped):
+    """params may be an iterator, as model.parameters() is, and so may the "params" of a group."""
+
+    def made_of_iterators(weights, grouped):
+        from zero import ZeroRedundancyOptimizer
+
+        parameters = [torch.nn.Parameter(weight) for weight in weights]
+        ZeroRedundancyOptimizer(
+            iter([{"params": iter(parameters)}] if grouped else parameters), torch.optim.SGD, lr=0.5
+        )
+
+    def probe(weights, gradients, grouped):
+        from zero import ZeroRedundancyOptimizer
+
+        parameters = [torch.nn.Parameter(weight) for weight in weights]
+        params = iter(parameters)
+        if grouped:
+            params = iter([{"params": iter(parameters[:2])}, {"params": iter(parameters[2:])}])
+        optimizer = ZeroRedundancyOptimizer(params, torch.optim.SGD, lr=0.5)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        return [parameter.detach() for parameter in parameters]
+
+    weights, gradients = draw_each(rng, SHAPES), draw_each(rng, SHAPES)
+
+    ranks = student.on(ranks=2)
+    ranks.accepts(made_of_iterators, weights, grouped)
+    found = ranks.run(probe, weights, gradients, grouped)
+
+    truth = [[weight - 0.5 * gradient for weight, gradient in zip(weights, gradients, strict=True)]] * 2
+    check(
+        found,
+        truth,
+        relative=1e-9,
+        mistakes={"an iterator is read more than once: no parameter is left": [weights] * 2},
+    )
+
+
+# ---------------------------------------------------------------------------------------------- gradients, layouts
+
+
+@pytest.mark.points(2)
+def test_zero_grad_clears_all_gradients(student, check, rng):
+    """After zero_grad() no parameter has a gradient, on any rank, whoever updates it."""
+
+    def probe(weights, gradients):
+        parameters, optimizer = inside.optimized(weights, [gradients], "SGD", {"lr": 0.1})
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.zero_grad()
+        return [parameter.grad is None or not parameter.grad.any() for parameter in parameters]
+
+    for cleared in student.on(ranks=2).run(probe, draw_each(rng, SHAPES), draw_each(rng, SHAPES)):
+        check.that(any(cleared), "zero_grad() clears no gradient")
+        check.that(all(cleared), "zero_grad() clears only some of the gradients; it should clear all of them")
+
+
+@pytest.mark.points(2)
+def test_parameters_without_a_gradient_stay(student, check, rng):
+    """A parameter whose grad is None is not updated: no weight decay, and no momentum from before."""
+    weights, steps = draw_each(rng, SHAPES), [draw_each(rng, SHAPES) for _ in range(2)]
+    without = [[None, *steps[0][1:]], [*steps[1][:3], None]]
+
+    found = student.on(ranks=2).run(parameters_after, weights, without, "AdamW", ADAMW, None)
+
+    never = [[None, *without[1][1:]] if n else without[0] for n in range(2)]
+    zeros = [[torch.zeros_like(w) if g is None else g for w, g in zip(weights, step, strict=True)] for step in without]
+    check(found, [updated(weights, without, "AdamW", ADAMW)] * 2, relative=1e-9, mistakes={
+        "a parameter whose grad is None is updated as if it were zero": [updated(weights, zeros, "AdamW", ADAMW)] * 2,
+        "a parameter that has no gradient in the first step is never updated": [updated(weights, never, "AdamW", ADAMW)] * 2,
+    })  # fmt: skip
+
+
+@pytest.mark.points(2)
+def test_parameters_have_any_layout_and_dtype(student, check, rng):
+    """Parameters that are not contiguous, and of different dtypes, are updated."""
+
+    def probe(weights, gradients):
+        from zero import ZeroRedundancyOptimizer
+
+        parameters = [torch.nn.Parameter(inside.strided(weight)) for weight in weights]
+        optimizer = ZeroRedundancyOptimizer(parameters, torch.optim.SGD, lr=0.5)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = inside.strided(gradient)
+        optimizer.step()
+        return [parameter.detach() for parameter in parameters]
+
+    weights, gradients = ([*draw_each(rng, [(3, 4), (2, 5)]), randn(rng, 4, 3)] for _ in range(2))
+
+    found = student.on(ranks=2).run(probe, weights, gradients)
+
+    truth = [weight.double() - 0.5 * gradient.double() for weight, gradient in zip(weights, gradients, strict=True)]
+    for parameters in found:
+        check([p.dtype for p in parameters], [w.dtype for w in weights], what="the dtypes")
+        check(parameters[:2], truth[:2], relative=1e-9, what="the parameters in float64", mistakes={
+            "parameters in float64 are sent in float32": [each.float().double() for each in truth[:2]],
+        })  # fmt: skip
+        check(parameters[2], truth[2], dtype=torch.float32, relative=1e-4, what="the parameter in float32")
