@@ -6,9 +6,9 @@
     def step(rows):                                  # at the top of a file: each rank imports it anew
         import torch.distributed as dist             # the default process group is there already
         with span("F"):
-            total = torch.ones(rows) * dist.get_rank()
-        dist.all_reduce(total)
-        return total.tolist()
+            numbers = torch.ones(rows) * dist.get_rank()
+        dist.all_reduce(numbers)
+        return numbers.tolist()
 
     if __name__ == "__main__":                       # or each rank would start ranks of its own
         ranks = run_ranks(step, 4, 8)                # step(8) on four ranks: a list, one value a rank

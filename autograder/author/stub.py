@@ -35,7 +35,10 @@ from autograder.errors import StubError
 
 LINE_LENGTH = 120  # as in pyproject.toml, [tool.ruff]
 SHORTEST_SECRET = 12  # a shorter line, such as `return x`, gives nothing away
-NO_SECRETS = {"super().__init__()", "with torch.no_grad():"}  # nor do these, which any handout may show
+NO_SECRETS = {  # nor do these, which any handout may show
+    *("super().__init__()", "with torch.no_grad():"),
+    *("@staticmethod", "import itertools"),
+}
 
 Lines = list[cst.EmptyLine]
 

@@ -305,11 +305,14 @@ def test_a_handout_is_cut_from_the_solution_whatever_lies_in_starter(course):
 
 # ---------------------------------------------------------------------------------------------- as students run it
 
-# Runs pytest with the libraries in a folder, and without what Windows has not.
+# Runs pytest with the libraries in a folder, and without what Windows has not; multiprocessing has another way there, and keeps it here.
 RUN = """
-import os, signal, socket, sys
+import os, signal, socket, sys, types
+from multiprocessing import forkserver, popen_fork, popen_forkserver, reduction, resource_tracker
 sys.path.append(sys.argv[1])
 import pytest, torch
+for module in (forkserver, popen_fork, popen_forkserver, resource_tracker):
+    module.os = types.SimpleNamespace(**vars(os))
 for module, names in ((os, "fork setsid waitpid WNOHANG"), (socket, "send_fds recv_fds"), (signal, "SIGALRM setitimer")):
     for name in names.split():
         delattr(module, name)
