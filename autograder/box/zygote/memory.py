@@ -3,11 +3,15 @@
 A fork shares the pages of its parent until one of them writes, and then has a page of its own that no counter of the kernel
 tells from a shared one, but for the fault that made it. So a look first adds up what a slot can have at most, which costs as
 good as nothing; only where that is too much are its pages walked, at some 5 ms a process, and shared ones counted once.
+
+The kernel keeps memory for a process, too, and shows it to nobody: for each range of addresses, for what is on its way through
+a socket. So these are counted, and each is taken to be as large as it can be.
 """
 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from .processes import acting_as
 
@@ -15,6 +19,7 @@ _FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _FLAGS, _FAULTS = 6, 7  # places in /proc/PID/stat behind the name
 _COUNTED = ("RssAnon", "RssShmem", "VmSwap", "VmPTE", "HugetlbPages", "Threads")
+_A_MAP = 256  # bytes for a range of addresses: measured 246, with the tree that they are in
 _WALKED = ("Pss_Anon", "Pss_Shmem", "SwapPss", "Private_Hugetlb", "Shared_Hugetlb")
 
 
@@ -40,7 +45,8 @@ def at_most(pid: int, inherited: int = 0) -> Reading:
         written = min(inherited, own, int(stat[_FAULTS]) * _PAGE)
         own = max(0, own - inherited) + written
     others = sum(fields.get(name, 0) for name in ("RssShmem", "VmPTE", "HugetlbPages"))
-    return Reading(own + others, fields.get("Threads", 0))
+    kernel = _most_maps() * _A_MAP + _descriptors(pid) * _in_a_socket()
+    return Reading(own + others + kernel, fields.get("Threads", 0))
 
 
 def together(pids: Iterable[int], inherited: int) -> Reading:
@@ -59,13 +65,72 @@ def walked(pids: Iterable[int], inherited: int, uid: int) -> int | None:
 
     Of the pages that are still shared with the zygote a part counts as theirs, never more than the zygote has.
     """
-    total, seen = 0, False
+    pages, maps, sockets, seen = 0, 0, set(), False
     with acting_as(uid):
         for pid in pids:
             fields = _fields(f"/proc/{pid}/smaps_rollup", _WALKED)
             seen = seen or bool(fields)
-            total += sum(fields.values())
-    return max(0, total - inherited) if seen else None
+            pages += sum(fields.values())
+            maps += _maps(pid)
+            sockets |= _sockets(pid)
+    return max(0, pages - inherited) + maps * _A_MAP + len(sockets) * _in_a_socket() if seen else None
+
+
+# ---------------------------------------------------------------------------------------------- what the kernel keeps
+
+
+@cache
+def _most_maps():
+    return _number("/proc/sys/vm/max_map_count", 65530)
+
+
+@cache
+def _in_a_socket():
+    """Bytes that can wait in a socket, which nobody in a slot can raise (seccomp.py): as many as its other end may send."""
+    return _number("/proc/sys/net/core/wmem_default", 212992)
+
+
+def _number(path, otherwise):
+    try:
+        with open(path) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return otherwise
+
+
+def _descriptors(pid):
+    """How many it has open: since Linux 6.2 the size of the folder says it."""
+    try:
+        return os.stat(f"/proc/{pid}/fd").st_size or len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
+
+
+def _maps(pid):
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as lines:
+            return sum(1 for _ in lines)
+    except OSError:
+        return 0
+
+
+def _sockets(pid):
+    """Their names, by which one that several processes have is known."""
+    try:
+        paths = [entry.path for entry in os.scandir(f"/proc/{pid}/fd")]
+    except OSError:
+        return set()
+    return {name for name in map(_read_link, paths) if name.startswith("socket:")}
+
+
+def _read_link(path):
+    try:
+        return os.readlink(path)
+    except OSError:  # closed meanwhile
+        return ""
+
+
+# ---------------------------------------------------------------------------------------------- files of /proc
 
 
 def _fields(path, names):

@@ -47,6 +47,8 @@ _FCNTL = {
 }
 _IOCTL_OWNER = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: the same as fcntl's signals
 _SHARED_WITHOUT_A_FILE = 0x21  # MAP_SHARED | MAP_ANONYMOUS: who unmaps a page of it keeps it, and no counter shows it
+_SOL_SOCKET = 1
+_BUFFERS = (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF, and both as root: what waits there no counter of a process shows
 _INT = 0xFFFFFFFF  # the kernel looks at the lower half of an argument that it takes as an int
 _SOCK_DGRAM, _SOCK_RAW, _SOCK_SEQPACKET = 2, 3, 5
 _PR_SET_SECCOMP, _PR_SET_DUMPABLE, _PR_SET_PTRACER = 22, 4, 0x59616D61
@@ -87,6 +89,11 @@ def build():
     for call, commands in [*(("fcntl", commands) for commands in _FCNTL.values()), ("ioctl", _IOCTL_OWNER)]:
         for command in commands:
             _add(rules, refused, call, pyseccomp.Arg(1, pyseccomp.MASKED_EQ, _INT, command))
+    for buffer in _BUFFERS:  # says yes and does nothing: how large one is, is for the system to choose anyway
+        level, option = (
+            pyseccomp.Arg(place, pyseccomp.MASKED_EQ, _INT, value) for place, value in ((1, _SOL_SOCKET), (2, buffer))
+        )
+        _add(rules, ignored, "setsockopt", level, option)
     shared = pyseccomp.Arg(3, pyseccomp.MASKED_EQ, _SHARED_WITHOUT_A_FILE, _SHARED_WITHOUT_A_FILE)
     _add(rules, refused, "mmap", shared)
 
