@@ -95,7 +95,7 @@ def other_valleys(found, runs):
         n, d, losses = (torch.tensor(each, dtype=torch.float64) for each in runs)
         worst = float((E + A / n**alpha + B / d**beta - losses).abs().max())
         misses = 1e-4 < worst < 0.5  # not any wrong numbers, but those of a descent that ended elsewhere
-    sentence = "the law misses the losses, which another one fits; the fit should not stop early or in a local minimum"
+    sentence = "the law misses the losses, which another one fits; the fit should not stop early, in a local minimum or at a bound"
     return {sentence: misses}
 
 
