@@ -37,7 +37,8 @@ class ZeroRedundancyOptimizer(torch.optim.Optimizer):
 
     Args:
         params: as for optimizer_class: an iterable of parameters, of which an iterator can be read only once, or of dicts,
-            each with "params" and what holds for them alone, such as "lr". The same on all ranks.
+            each with "params" (one parameter, or an iterable) and what holds for them alone, such as "lr". The same on
+            all ranks.
         optimizer_class: such as torch.optim.AdamW.
         kwargs: what else optimizer_class takes, by name.
 

@@ -211,6 +211,15 @@ def optimized(weights, steps, name, options, groups=None):
     return parameters, optimizer
 
 
+def given_as(form, parameters):
+    """What a torch optimizer may be given of these parameters."""
+    if form == "iterator":
+        return iter(parameters)
+    if form == "iterators in groups":
+        return iter([{"params": iter(parameters[:2])}, {"params": iter(parameters[2:])}])
+    return [{"params": parameter} for parameter in parameters]
+
+
 def moments_in(state):
     """The tensors with a dimension in an optimizer's state, whatever it is keyed by."""
     if isinstance(state, torch.Tensor):

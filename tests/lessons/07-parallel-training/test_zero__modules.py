@@ -93,20 +93,21 @@ def test_it_is_called_like_the_module(student, check, rng):
 
 
 @pytest.mark.points(2)
-def test_all_ranks_start_with_the_weights_of_rank_0(student, check, rng):
-    """Where the ranks' modules have different weights those of rank 0 count."""
+@pytest.mark.parametrize("frozen", [[], [0]])
+def test_all_ranks_start_with_the_weights_of_rank_0(student, check, rng, frozen):
+    """Where the ranks' modules have different weights those of rank 0 count, also of what needs no gradient."""
 
-    def probe(weights, x):
+    def probe(weights, x, frozen):
         from zero import FullyShardedModule
 
         factor = torch.distributed.get_rank() + 1
         same = FullyShardedModule(inside.two_layers(weights))
-        other = FullyShardedModule(inside.two_layers([weight * factor for weight in weights]))
+        other = FullyShardedModule(inside.two_layers([weight * factor for weight in weights], frozen))
         return inside.a_tensor(other(x)).detach(), inside.a_tensor(same(x)).detach()
 
     weights, x = draw_each(rng, SHAPES), randn(rng, 3, 5, dtype=torch.float64)
 
-    for rank, (other, same) in enumerate(student.on(ranks=2).run(probe, weights, x)):
+    for rank, (other, same) in enumerate(student.on(ranks=2).run(probe, weights, x, frozen)):
         check.that(bool(same.any()), "the outputs are zero")
         check(other, same, relative=1e-9, otherwise="the ranks do not start with the weights of rank 0", mistakes={
             "the weights of the last rank count; those of rank 0 should": check.when(rank == 0, layers([2 * w for w in weights], x)),
