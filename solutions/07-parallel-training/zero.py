@@ -113,8 +113,7 @@ class FullyShardedModule(nn.Module):
     All ranks start with the weights of rank 0, also where theirs were others; with whose buffers, is open. A parameter that occurs at several places of
     the module (tied weights) is sharded once, stays one, and its gradient is the sum over the places. A parameter that
     needs no gradient (requires_grad is False) is sharded as well, and stays as it is, whatever the optimizer: its elements
-    are in no shard that learns. All parameters may be such. A parameter that a rank does not use has a gradient of zero
-    there, which counts in the mean; one that is used by no rank has a gradient of zero, or none.
+    are in no shard that learns. All parameters may be such. A parameter that is used by no rank has a gradient of zero, or none.
 
     Args:
         module: any module that reads its parameters in forward only (no checkpointing within it), whose parameters may have

@@ -388,38 +388,6 @@ def test_two_calls_have_one_backward(student, check, rng):
 
 
 @pytest.mark.points(2)
-def test_ranks_may_use_different_parameters(student, check, rng):
-    """A parameter that a rank does not use, or uses at another place, has the mean of all ranks' gradients all the same."""
-
-    def probe(weights, x, used):
-        from zero import FullyShardedModule
-
-        model = FullyShardedModule(inside.LooseWeights(weights))
-        inside.a_tensor(model(x, used[torch.distributed.get_rank()])).backward()
-        return inside.shards_of(model)
-
-    weights, x = randn(rng, 3, 4, 4, dtype=torch.float64), randn(rng, 3, 4, dtype=torch.float64)
-    used = [[0, 1], [2, 1, 2]]
-
-    found = student.on(ranks=2).run(probe, weights, x, used)
-
-    def loss(leaves, places):
-        return sum((x @ leaves[place]).square().sum() for place in places)
-
-    gradients, _ = found_in_shards(list(weights), found)
-    leaves = [weight.clone().requires_grad_() for weight in weights]
-    of_ranks = [
-        torch.autograd.grad(loss(leaves, places), leaves, allow_unused=True, materialize_grads=True) for places in used
-    ]
-    means = [(one + other) / 2 for one, other in zip(*of_ranks, strict=True)]
-    check(gradients, means, relative=1e-9, what="the gradients of the shards", mistakes={
-        "gradients are averaged over the ranks that use a parameter; the others should count as zero": (
-            [of_ranks[0][0], means[1], of_ranks[1][2]]
-        ),
-    })  # fmt: skip
-
-
-@pytest.mark.points(2)
 @pytest.mark.parametrize("frozen", [[], [0, 1, 2, 3]])
 def test_inputs_get_the_gradient_of_their_own_loss(student, check, rng, frozen):
     """The gradient of a rank's input is that of its own loss, not of the mean, also where no parameter learns."""

@@ -52,19 +52,14 @@ class ZeroRedundancyOptimizer:
 
 class _Whole(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, shapes, *slices):
-        return tuple(_join(mine, shape) for mine, shape in zip(slices, shapes))
+    def forward(ctx, mine, shape):
+        return _join(mine, shape)
 
     @staticmethod
-    def backward(ctx, *gradients):
-        means = [None]
-        for gradient, needed in zip(gradients, ctx.needs_input_grad[1:]):
-            means.append(None)
-            if needed:
-                total = gradient.clone(memory_format=torch.contiguous_format)
-                dist.all_reduce(total)
-                means[-1] = _mine(total) / dist.get_world_size()
-        return tuple(means)
+    def backward(ctx, gradient):
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return _mine(total) / dist.get_world_size(), None
 
 
 class FullyShardedModule(torch.nn.Module):
@@ -83,5 +78,5 @@ class FullyShardedModule(torch.nn.Module):
         self.slices = torch.nn.ParameterList(slices)
 
     def forward(self, *args, **kwargs):
-        whole = _Whole.apply(self.shapes, *self.slices)
+        whole = [_Whole.apply(mine, shape) for mine, shape in zip(self.slices, self.shapes)]
         return functional_call(self.wrapped, dict(zip(self.names, whole)), args, kwargs)
