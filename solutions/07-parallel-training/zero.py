@@ -32,10 +32,13 @@ class ZeroRedundancyOptimizer(torch.optim.Optimizer):
     A rank's part is 1 / W of all elements, give or take 40 %, whenever no parameter has more than 1 / (2W) of them. Whole
     parameters may be shared out, or slices of them. A rank without a part is legal: there may be fewer parameters than
     ranks. A parameter whose grad is None stays as it is, and has no state. A parameter may have any strides and any dtype.
+    A step begins at what the parameters are then, as of torch optimizers: they may be clamped or loaded between two steps.
+    It leaves the gradients as they are.
 
     Args:
         params: as for optimizer_class: an iterable of parameters, of which an iterator can be read only once, or of dicts,
-            each with "params" and what holds for them alone, such as "lr". The same on all ranks.
+            each with "params" (one parameter, or an iterable) and what holds for them alone, such as "lr". The same on
+            all ranks.
         optimizer_class: such as torch.optim.AdamW.
         kwargs: what else optimizer_class takes, by name.
 
@@ -110,11 +113,11 @@ class FullyShardedModule(nn.Module):
     All ranks start with the weights of rank 0, also where theirs were others; with whose buffers, is open. A parameter that occurs at several places of
     the module (tied weights) is sharded once, stays one, and its gradient is the sum over the places. A parameter that
     needs no gradient (requires_grad is False) is sharded as well, and stays as it is, whatever the optimizer: its elements
-    are in no shard that learns. A parameter that is used by no rank has a gradient of zero, or none.
+    are in no shard that learns. All parameters may be such. A parameter that is used by no rank has a gradient of zero, or none.
 
     Args:
         module: any module that reads its parameters in forward only (no checkpointing within it), whose parameters may have
-            different dtypes. It is taken over and not to be used afterwards.
+            different dtypes and any strides, and be at any depth. It is taken over and not to be used afterwards.
 
     All ranks make it, call it, and run backward, equally often.
     """

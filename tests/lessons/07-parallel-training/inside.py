@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..inside import RIGHT
+from ..inside import RIGHT, strided
 
 # ---------------------------------------------------------------------------------------------- tensor_parallel
 
@@ -175,10 +175,21 @@ class PipelinePart(nn.Module):
 # ---------------------------------------------------------------------------------------------- zero
 
 
+class CountingAdamW(torch.optim.AdamW):
+    """AdamW that counts the elements that are updated by all optimizers of this class."""
+
+    elements = 0
+
+    def step(self, closure=None):
+        own = [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]
+        CountingAdamW.elements += sum(weight.numel() for weight in own)
+        return super().step(closure)
+
+
 def optimized(weights, steps, name, options, groups=None):
     """(parameters, optimizer) after a step of ZeroRedundancyOptimizer for each list of gradients; None is no gradient.
 
-    name: of a torch optimizer. groups: dicts whose "params" are places in weights; by default all are one group.
+    name: of a torch optimizer, or of one of this page. groups: dicts whose "params" are places in weights; by default all are one group.
     steps: lists of gradients, or (a list of gradients, options that change before this step for each group).
     """
     from zero import ZeroRedundancyOptimizer
@@ -187,7 +198,8 @@ def optimized(weights, steps, name, options, groups=None):
     given = parameters
     if groups is not None:
         given = [{**group, "params": [parameters[n] for n in group["params"]]} for group in groups]
-    optimizer = ZeroRedundancyOptimizer(given, getattr(torch.optim, name), **options)
+    kind = CountingAdamW if name == "CountingAdamW" else getattr(torch.optim, name)
+    optimizer = ZeroRedundancyOptimizer(given, kind, **options)
     for gradients in steps:
         if isinstance(gradients, tuple):
             gradients, changes = gradients
@@ -199,6 +211,15 @@ def optimized(weights, steps, name, options, groups=None):
     return parameters, optimizer
 
 
+def given_as(form, parameters):
+    """What a torch optimizer may be given of these parameters."""
+    if form == "iterator":
+        return iter(parameters)
+    if form == "iterators in groups":
+        return iter([{"params": iter(parameters[:2])}, {"params": iter(parameters[2:])}])
+    return [{"params": parameter} for parameter in parameters]
+
+
 def moments_in(state):
     """The tensors with a dimension in an optimizer's state, whatever it is keyed by."""
     if isinstance(state, torch.Tensor):
@@ -207,9 +228,15 @@ def moments_in(state):
     return [tensor for item in items for tensor in moments_in(item)]
 
 
-def two_layers(weights, frozen=()):
-    """Linear, tanh, Linear with weights (w, b, w, b), of which those at some places need no gradient."""
-    model = nn.Sequential(whole_linear(*weights[:2]), nn.Tanh(), whole_linear(*weights[2:]))
+def two_layers(weights, frozen=(), deep=False):
+    """Linear, tanh, Linear with weights (w, b, w, b), of which those at some places need no gradient.
+
+    deep: the first two are in a module of their own, and so is that.
+    """
+    first, tanh, second = whole_linear(*weights[:2]), nn.Tanh(), whole_linear(*weights[2:])
+    model = (
+        nn.Sequential(nn.Sequential(nn.Sequential(first, tanh)), second) if deep else nn.Sequential(first, tanh, second)
+    )
     for place, parameter in enumerate(model.parameters()):
         parameter.requires_grad_(place not in frozen)
     return model
@@ -228,12 +255,16 @@ class Mirrored(nn.Module):
 
 
 class Manifold(nn.Module):
-    """Parameters of two dtypes, one without a dimension and one that is not used; takes and gives more than a tensor."""
+    """Parameters of two dtypes, one strided, one without a dimension and one not used; takes and gives more than a tensor."""
 
     def __init__(self, single, double, number):
         super().__init__()
         self.unused = nn.Parameter(torch.ones(3, dtype=double.dtype))
-        self.matrix, self.factors, self.number = nn.Parameter(single), nn.Parameter(double), nn.Parameter(number)
+        self.matrix, self.factors, self.number = (
+            nn.Parameter(strided(single)),
+            nn.Parameter(double),
+            nn.Parameter(number),
+        )
 
     def forward(self, x, times, *, plus=0):
         y = (x.float() @ self.matrix).double() * self.factors

@@ -76,14 +76,45 @@ def test_steps_are_those_of_one_process(student, check, rng, ranks, name, option
 def test_ranks_are_equal_to_the_last_bit(student, check, rng):
     """After the steps the parameters of all ranks are the same numbers."""
     weights, steps = draw_each(rng, SHAPES), [draw_each(rng, SHAPES) for _ in range(2)]
+    large = {**ADAMW, "lr": 1.0}  # steps as large as the weights: their difference has to be rounded
 
-    first, *others = student.on(ranks=4).run(parameters_after, weights, steps, "AdamW", ADAMW, None)
+    first, *others = student.on(ranks=4).run(parameters_after, weights, steps, "AdamW", large, None)
 
     moved = [not torch.equal(*pair) for pair in zip(first, weights, strict=True)]
     check.that(any(moved), "the parameters do not change")
     for other in others:
         same = [torch.equal(*pair) for pair in zip(first, other, strict=True)]
         check.that(all(same), "after step() the ranks have different parameters")
+
+
+@pytest.mark.points(2)
+def test_parameters_may_change_between_steps(student, check, rng):
+    """A step begins at what the parameters are then: clamped or loaded meanwhile, on all ranks alike."""
+
+    def probe(weights, first, second, options):
+        parameters, optimizer = inside.optimized(weights, [first], "SGD", options)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, second, strict=True):
+                parameter.clamp_(-0.5, 0.5)
+                parameter.grad = gradient
+        optimizer.step()
+        return [parameter.detach() for parameter in parameters]
+
+    weights, first, second = (draw_each(rng, SHAPES) for _ in range(3))
+
+    found = student.on(ranks=2).run(probe, weights, first, second, MOMENTUM)
+
+    def after(changes):
+        parameters, optimizer = in_one_process(weights, [first], "SGD", MOMENTUM)
+        for parameter, gradient in zip(parameters, second, strict=True):
+            parameter.data = parameter.data.clamp(-0.5, 0.5) if changes else parameter.data
+            parameter.grad = gradient
+        optimizer.step()
+        return [parameter.detach() for parameter in parameters]
+
+    check(found, [after(True)] * 2, relative=1e-9, mistakes={
+        "a step begins at the parameters that the last one made; it should begin at what they are now": [after(False)] * 2,
+    })  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- who holds what
@@ -95,22 +126,40 @@ def moments_after(weights, steps, name, options):
     return inside.moments_in(optimizer.state)
 
 
+PAIRS = [{"params": [n, n + 1], "lr": 0.1 + n} for n in range(0, len(UNEVEN), 2)]
+
+
 @pytest.mark.points(5)
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_a_rank_has_its_part_of_the_state(student, check, rng, ranks):
-    """Each rank's state has 1 / W of the elements, give or take 40 %, where parameters differ in size."""
+@pytest.mark.parametrize(("ranks", "groups"), [(2, None), (4, None), (4, PAIRS)])
+def test_a_rank_has_its_part_of_the_state(student, check, rng, ranks, groups):
+    """Each rank holds the state of 1 / W of the elements, give or take 40 %, and updates as many, in few groups and in many."""
+
+    def probe(weights, steps, options, groups):
+        inside.CountingAdamW.elements = 0
+        _, optimizer = inside.optimized(weights, steps, "CountingAdamW", options, groups)
+        return inside.moments_in(optimizer.state), inside.CountingAdamW.elements
+
     shapes = [(size,) for size in UNEVEN]
     weights, steps = draw_each(rng, shapes), [draw_each(rng, shapes)]
 
-    found = student.on(ranks=ranks).run(moments_after, weights, steps, "AdamW", ADAMW)
+    found = student.on(ranks=ranks).run(probe, weights, steps, ADAMW, groups)
 
-    held = [sum(moment.numel() for moment in moments) for moments in found]
+    held = [sum(moment.numel() for moment in moments) for moments, _ in found]
     whole = 2 * sum(UNEVEN)
     check.that(any(held), "after a step `state` has no tensors; it should have this rank's part")
     check.that(held != [whole] * ranks, "every rank holds the whole state, as with a plain optimizer")
     check.that(max(held) < whole, "one rank holds all the state; the ranks should share it out")
     uneven = "the state is not shared out evenly: a rank should have 1 / W of the elements, give or take 40 %"
     check.that(all(abs(elements * ranks / whole - 1) <= 0.4 for elements in held), uneven)
+    made = [elements for _, elements in found]
+    check.that(
+        made != [sum(UNEVEN)] * ranks,
+        "every rank updates all parameters, whatever `state` shows; a rank should update its part and get the others",
+    )
+    check.that(
+        all(abs(elements * ranks / sum(UNEVEN) - 1) <= 0.4 for elements in made),
+        "a rank updates more than its part of the elements, or less: each should be updated by one rank",
+    )
 
 
 @pytest.mark.points(2)
@@ -197,24 +246,28 @@ def test_groups_have_their_own_options(student, check, rng):
 
 
 @pytest.mark.points(3)
-@pytest.mark.parametrize("groups", [None, list(GROUPS)])
-def test_a_changed_learning_rate_counts_at_the_next_step(student, check, rng, groups):
-    """What is changed in `param_groups`, lr or another option, counts from the next step on, in each group."""
+@pytest.mark.parametrize(("ranks", "groups"), [(2, None), (4, list(GROUPS))])
+def test_a_changed_learning_rate_counts_at_the_next_step(student, check, rng, ranks, groups):
+    """What is changed in `param_groups`, lr or another option, counts from the next step on, in each group that changes."""
     weights, steps = draw_each(rng, SHAPES), [draw_each(rng, SHAPES) for _ in range(3)]
     changes = [{"lr": 0.02}] if groups is None else [{"lr": 0.02}, {"lr": 0.5, "weight_decay": 0.1}]
     changing = [steps[0], (steps[1], changes), steps[2]]
+    if groups is not None:  # then the second one alone
+        changing[2] = steps[2], [{}, {"lr": 0.2}]
 
-    found = student.on(ranks=2).run(parameters_after, weights, changing, "SGD", MOMENTUM, groups)
+    found = student.on(ranks=ranks).run(parameters_after, weights, changing, "SGD", MOMENTUM, groups)
 
     def after(steps):
-        return [updated(weights, steps, "SGD", MOMENTUM, groups=groups)] * 2
+        return [updated(weights, steps, "SGD", MOMENTUM, groups=groups)] * ranks
 
     only_lr = [{"lr": change["lr"]} for change in changes]
     first_only = [changes[0], *[{} for _ in changes[1:]]]
+    last = changing[2]
     check(found, after(changing), relative=1e-9, mistakes={
         "a changed lr in param_groups has no effect": after(steps),
         "a changed option has an effect in the first group only": lambda: after([steps[0], (steps[1], first_only), steps[2]]),
-        "of the options in param_groups only lr may be changed": lambda: after([steps[0], (steps[1], only_lr), steps[2]]),
+        "a change of the second group alone has no effect": lambda: after([steps[0], (steps[1], changes), steps[2]]),
+        "of the options in param_groups only lr may be changed": lambda: after([steps[0], (steps[1], only_lr), last]),
         "a changed lr counts one step too late": lambda: after([*steps[:2], (steps[2], changes)]),
     })  # fmt: skip
 
@@ -230,7 +283,7 @@ def test_param_groups_have_all_options(student, check, rng):
 
     weights = draw_each(rng, SHAPES)
     for options in (ADAMW, {}):
-        found = student.on(ranks=2).run(probe, weights, list(GROUPS), options)
+        found = student.on(ranks=4).run(probe, weights, list(GROUPS), options)  # a rank may have no part of a group
         _, optimizer = in_one_process(weights, [], "AdamW", options, GROUPS)
         truth = [(g["lr"], g["weight_decay"], g["eps"], g["betas"]) for g in optimizer.param_groups]
         for groups in found:
@@ -241,26 +294,21 @@ def test_param_groups_have_all_options(student, check, rng):
 
 
 @pytest.mark.points(2)
-@pytest.mark.parametrize("grouped", [False, True])
-def test_an_iterator_is_read_once(student, check, rng, grouped):
-    """params may be an iterator, as model.parameters() is, and so may the "params" of a group."""
+@pytest.mark.parametrize("form", ["iterator", "iterators in groups", "one in each group"])
+def test_an_iterator_is_read_once(student, check, rng, form):
+    """params may be an iterator, as model.parameters() is, and so may the "params" of a group, which may also be one parameter."""
 
-    def made_of_iterators(weights, grouped):
+    def made_of_iterators(weights, form):
         from zero import ZeroRedundancyOptimizer
 
         parameters = [torch.nn.Parameter(weight) for weight in weights]
-        ZeroRedundancyOptimizer(
-            iter([{"params": iter(parameters)}] if grouped else parameters), torch.optim.SGD, lr=0.5
-        )
+        ZeroRedundancyOptimizer(inside.given_as(form, parameters), torch.optim.SGD, lr=0.5)
 
-    def probe(weights, gradients, grouped):
+    def probe(weights, gradients, form):
         from zero import ZeroRedundancyOptimizer
 
         parameters = [torch.nn.Parameter(weight) for weight in weights]
-        params = iter(parameters)
-        if grouped:
-            params = iter([{"params": iter(parameters[:2])}, {"params": iter(parameters[2:])}])
-        optimizer = ZeroRedundancyOptimizer(params, torch.optim.SGD, lr=0.5)
+        optimizer = ZeroRedundancyOptimizer(inside.given_as(form, parameters), torch.optim.SGD, lr=0.5)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
@@ -269,8 +317,8 @@ def test_an_iterator_is_read_once(student, check, rng, grouped):
     weights, gradients = draw_each(rng, SHAPES), draw_each(rng, SHAPES)
 
     ranks = student.on(ranks=2)
-    ranks.accepts(made_of_iterators, weights, grouped)
-    found = ranks.run(probe, weights, gradients, grouped)
+    ranks.accepts(made_of_iterators, weights, form)
+    found = ranks.run(probe, weights, gradients, form)
 
     truth = [[weight - 0.5 * gradient for weight, gradient in zip(weights, gradients, strict=True)]] * 2
     check(
@@ -286,16 +334,30 @@ def test_an_iterator_is_read_once(student, check, rng, grouped):
 
 @pytest.mark.points(2)
 def test_zero_grad_clears_all_gradients(student, check, rng):
-    """After zero_grad() no parameter has a gradient, on any rank, whoever updates it."""
+    """step() leaves the gradients as they are; after zero_grad() no parameter has one, on any rank, whoever updates it."""
 
     def probe(weights, gradients):
         parameters, optimizer = inside.optimized(weights, [gradients], "SGD", {"lr": 0.1})
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.clone()
+        optimizer.step()
+        kept = inside.grads_of(torch.nn.ParameterList(parameters))
         optimizer.zero_grad()
-        return [parameter.grad is None or not parameter.grad.any() for parameter in parameters]
+        after = [parameter.detach() for parameter in parameters]
+        return after, kept, [parameter.grad is None or not parameter.grad.any() for parameter in parameters]
 
-    for cleared in student.on(ranks=2).run(probe, draw_each(rng, SHAPES), draw_each(rng, SHAPES)):
+    weights, gradients = draw_each(rng, SHAPES), draw_each(rng, SHAPES)
+
+    for after, kept, cleared in student.on(ranks=2).run(probe, weights, gradients):
+        check.that(
+            not all(torch.equal(*pair) for pair in zip(after, weights, strict=True)), "step() changes no parameter"
+        )
+        check.that(all(grad is not None for grad in kept), "step() clears gradients; only zero_grad() should")
+        check(kept, gradients, relative=1e-9, what="the gradients after step()", mistakes={
+            "step() clears gradients; only zero_grad() should": check.when(any(not grad.any() for grad in kept)),
+            "step() divides the gradients by the number of ranks; it should leave them as they are": [each / 2 for each in gradients],
+            "step() adds up the gradients of the ranks; it should leave them as they are": [each * 2 for each in gradients],
+        })  # fmt: skip
         check.that(any(cleared), "zero_grad() clears no gradient")
         check.that(all(cleared), "zero_grad() clears only some of the gradients; it should clear all of them")
 

@@ -18,11 +18,11 @@ ODD = ((5, 3), (5,), (3, 5), (3,))  # 38 elements: two ranks divide their sum, f
 ADAMW = {"lr": 0.05, "weight_decay": 0.2}
 
 
-def one_pass(weights, x):
+def one_pass(weights, x, frozen):
     """A probe: (output, gradient of the input, shards) after one pass with rank r's rows x[r]."""
     from zero import FullyShardedModule
 
-    model = FullyShardedModule(inside.two_layers(weights))
+    model = FullyShardedModule(inside.two_layers(weights, frozen))
     mine = x[torch.distributed.get_rank()].requires_grad_()
     output = inside.a_tensor(model(mine))
     output.square().sum().backward()
@@ -36,7 +36,7 @@ def output_after_training(weights, x, new, options, steps, frozen):
     model = FullyShardedModule(inside.two_layers(weights, frozen))
     optimizer = torch.optim.AdamW(model.parameters(), **options)
     for _ in range(steps):
-        model(x[torch.distributed.get_rank()]).square().sum().backward()
+        inside.a_tensor(model(x[torch.distributed.get_rank()])).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
     return inside.a_tensor(model(new)).detach()
@@ -51,7 +51,7 @@ def test_outputs_are_those_of_the_module(student, check, rng, ranks, dtype):
     """Each rank gets the module's output for its own input."""
     weights, x = draw_each(rng, SHAPES, dtype), randn(rng, ranks, 3, 5, dtype=dtype)
 
-    found = [output for output, _, _ in student.on(ranks=ranks).run(one_pass, weights, x)]
+    found = [output for output, _, _ in student.on(ranks=ranks).run(one_pass, weights, x, [])]
 
     truth = [layers(weights, rows) for rows in x]
     check(found, truth, dtype=dtype, relative=1e-9 if dtype is torch.float64 else 1e-4, mistakes={
@@ -93,20 +93,21 @@ def test_it_is_called_like_the_module(student, check, rng):
 
 
 @pytest.mark.points(2)
-def test_all_ranks_start_with_the_weights_of_rank_0(student, check, rng):
-    """Where the ranks' modules have different weights those of rank 0 count."""
+@pytest.mark.parametrize("frozen", [[], [0]])
+def test_all_ranks_start_with_the_weights_of_rank_0(student, check, rng, frozen):
+    """Where the ranks' modules have different weights those of rank 0 count, also of what needs no gradient."""
 
-    def probe(weights, x):
+    def probe(weights, x, frozen):
         from zero import FullyShardedModule
 
         factor = torch.distributed.get_rank() + 1
         same = FullyShardedModule(inside.two_layers(weights))
-        other = FullyShardedModule(inside.two_layers([weight * factor for weight in weights]))
-        return other(x).detach(), same(x).detach()
+        other = FullyShardedModule(inside.two_layers([weight * factor for weight in weights], frozen))
+        return inside.a_tensor(other(x)).detach(), inside.a_tensor(same(x)).detach()
 
     weights, x = draw_each(rng, SHAPES), randn(rng, 3, 5, dtype=torch.float64)
 
-    for rank, (other, same) in enumerate(student.on(ranks=2).run(probe, weights, x)):
+    for rank, (other, same) in enumerate(student.on(ranks=2).run(probe, weights, x, frozen)):
         check.that(bool(same.any()), "the outputs are zero")
         check(other, same, relative=1e-9, otherwise="the ranks do not start with the weights of rank 0", mistakes={
             "the weights of the last rank count; those of rank 0 should": check.when(rank == 0, layers([2 * w for w in weights], x)),
@@ -122,9 +123,9 @@ def test_train_and_eval_reach_the_module_and_its_buffers(student, check, rng):
         from zero import FullyShardedModule
 
         model = FullyShardedModule(torch.nn.BatchNorm1d(5, dtype=x.dtype))
-        first = model(x).detach()
-        quiet = model.eval()(new).detach()
-        loud = model.train()(new).detach()
+        first = inside.a_tensor(model(x)).detach()
+        quiet = inside.a_tensor(model.eval()(new)).detach()
+        loud = inside.a_tensor(model.train()(new)).detach()
         return first, quiet, loud, [buffer for buffer in model.buffers() if buffer.dim()]
 
     x, new = randn(rng, 6, 5, dtype=torch.float64) + 3, randn(rng, 4, 5, dtype=torch.float64)
@@ -155,29 +156,29 @@ def test_train_and_eval_reach_the_module_and_its_buffers(student, check, rng):
 
 
 @pytest.mark.points(5)
-@pytest.mark.parametrize(
-    ("ranks", "shapes"), [(2, ((24, 5), (24,), (4, 24), (4,))), (4, ((24, 5), (24,), (4, 24), (4,)))]
-)
-def test_a_rank_has_its_part_of_the_parameters(student, check, rng, ranks, shapes):
-    """The parameters of each rank have about 1 / W of the elements (25 % more or less), although two of four are large."""
+@pytest.mark.parametrize(("ranks", "deep"), [(2, False), (4, True)])
+def test_a_rank_has_its_part_of_the_parameters(student, check, rng, ranks, deep):
+    """The parameters of each rank have about 1 / W of the elements (25 % more or less), however large and deep they are."""
 
-    def probe(weights, x):
+    def probe(weights, x, deep):
         from zero import FullyShardedModule
 
-        model = FullyShardedModule(inside.two_layers(weights))
+        model = FullyShardedModule(inside.two_layers(weights, deep=deep))
         before = sum(parameter.numel() for parameter in model.parameters())
-        loss = model(x).square().sum()
-        if loss.requires_grad:  # else another test says so
-            loss.backward()
-        return before, sum(parameter.numel() for parameter in model.parameters())
+        output = inside.a_tensor(model(x))
+        if output.requires_grad:  # else another test says so
+            output.square().sum().backward()
+        return bool(output.any()), before, sum(parameter.numel() for parameter in model.parameters())
 
-    weights = draw_each(rng, shapes)
+    weights = draw_each(rng, ((24, 5), (24,), (4, 24), (4,)))
 
-    found = student.on(ranks=ranks).run(probe, weights, randn(rng, 2, 5, dtype=torch.float64))
+    found = student.on(ranks=ranks).run(probe, weights, randn(rng, 2, 5, dtype=torch.float64), deep)
 
     whole = sum(weight.numel() for weight in weights)
     part = whole / ranks
-    for when, held in zip(("before the first call", "after a pass"), zip(*found, strict=True), strict=True):
+    computed, *held_when = zip(*found, strict=True)
+    check.that(all(computed), "the module's output is zero")
+    for when, held in zip(("before the first call", "after a pass"), held_when, strict=True):
         check.that(
             held != (whole,) * ranks, f"every rank holds all parameters {when}, as in plain data parallel training"
         )
@@ -213,29 +214,33 @@ def test_the_shards_are_the_weights(student, check, rng, shapes):
 
 
 @pytest.mark.points(3)
-def test_whole_parameters_are_not_kept(student, check, rng):
-    """After a forward pass without gradients a rank holds its shards, and after a training pass its shards and their gradients."""
+@pytest.mark.parametrize("frozen", [[], [0]])
+def test_whole_parameters_are_not_kept(student, check, rng, frozen):
+    """After a forward pass without gradients a rank holds its shards, also of what is frozen; after a training pass gradients, too."""
 
-    def probe(weights, x):
+    def probe(weights, x, frozen):
         from zero import FullyShardedModule
 
         start = inside.held()
-        model = FullyShardedModule(inside.two_layers(weights))
+        model = FullyShardedModule(inside.two_layers(weights, frozen))
         made = inside.held() - start
         with torch.no_grad():
             model(x)
         quiet = inside.held() - start
-        model(x).square().sum().backward()
+        inside.a_tensor(model(x)).square().sum().backward()
         return made, quiet, inside.held() - start
 
     weights = draw_each(rng, ((64, 40), (64,), (8, 64), (8,)))
 
-    found = student.on(ranks=4).run(probe, weights, randn(rng, 1, 40, dtype=torch.float64))
+    found = student.on(ranks=4).run(probe, weights, randn(rng, 1, 40, dtype=torch.float64), frozen)
 
     whole = 8 * sum(weight.numel() for weight in weights)  # bytes; a rank's part is a quarter of it
     for made, quiet, after in found:
         check.that(min(made, after) > 0, "the module holds no tensors")
-        check.that(made < 0.6 * whole, "the constructor leaves the whole parameters in memory, beside the shards")
+        kept = "the constructor leaves the whole parameters in memory, beside the shards"
+        if frozen:
+            kept = "parameters that need no gradient stay whole in memory; each rank should hold its part of them"
+        check.that(made < 0.6 * whole, kept)
         check.that(
             quiet < 0.6 * whole, "the whole parameters are still in memory after a forward pass without gradients"
         )
@@ -250,12 +255,12 @@ def test_a_changed_shard_shows_on_all_ranks(student, check, rng):
         from zero import FullyShardedModule
 
         model = FullyShardedModule(inside.two_layers(weights))
-        first, shards = model(x).detach(), inside.shards_of(model)
+        first, shards = inside.a_tensor(model(x)).detach(), inside.shards_of(model)
         with torch.no_grad():
             for shard in model.parameters():
                 shard.mul_(torch.distributed.get_rank() + 2)
         inside.mark()
-        second = model(x).detach()
+        second = inside.a_tensor(model(x)).detach()
         inside.mark()
         return first, shards, second
 
@@ -295,7 +300,7 @@ def test_fewer_elements_than_ranks_are_legal(student, check, rng, shape):
         from zero import FullyShardedModule
 
         model = FullyShardedModule(inside.whole_linear(weight))
-        return model(x).detach()
+        return inside.a_tensor(model(x)).detach()
 
     weight, x = randn(rng, *shape, dtype=torch.float64), randn(rng, 1, shape[1], dtype=torch.float64)
 
@@ -315,7 +320,7 @@ def test_gradients_are_means_over_the_ranks(student, check, rng, ranks, shapes, 
     """`.grad` of the shards is the mean over the ranks of the gradients of their losses."""
     weights, x = draw_each(rng, shapes, dtype), randn(rng, ranks, 3, shapes[0][1], dtype=dtype)
 
-    found = student.on(ranks=ranks).run(one_pass, weights, x)
+    found = student.on(ranks=ranks).run(one_pass, weights, x, [])
 
     gradients, holders = found_in_shards(weights, [shards for _, _, shards in found])
     truth = mean_gradients(layers, weights, x)
@@ -343,9 +348,9 @@ def test_gradients_add_up(student, check, rng):
         model, found = FullyShardedModule(inside.two_layers(weights)), []
         for batch in x:
             model.zero_grad()
-            model(batch).square().sum().backward()
+            inside.a_tensor(model(batch)).square().sum().backward()
             found.append([shard.grad.clone() for shard in model.parameters() if shard.grad is not None])
-        model(x[0]).square().sum().backward()
+        inside.a_tensor(model(x[0])).square().sum().backward()
         both = [shard.grad.clone() for shard in model.parameters() if shard.grad is not None]
         return (*found, both)
 
@@ -355,6 +360,7 @@ def test_gradients_add_up(student, check, rng):
         check.that(any(bool(gradient.any()) for gradient in first), "the shards get no gradient")
         check(both, [a + b for a, b in zip(first, second, strict=True)], relative=1e-9, what="`.grad` after two backwards", mistakes={
             "a second backward overwrites what is in .grad; it should add to it": first,
+            "a second backward divides what was in .grad once more; it should leave that as it is": [a + b / 2 for a, b in zip(first, second, strict=True)],
         })  # fmt: skip
 
 
@@ -368,7 +374,8 @@ def test_two_calls_have_one_backward(student, check, rng):
         model, found = FullyShardedModule(inside.two_layers(weights)), []
         for joined in (True, False):
             model.zero_grad()
-            outputs = model(torch.cat([first, second])).chunk(2) if joined else (model(first), model(second))
+            outputs = inside.listed([model(torch.cat([first, second]))] if joined else [model(first), model(second)])
+            outputs = outputs[0].chunk(2) if joined else outputs
             (outputs[0] * outputs[1]).sum().backward()
             found.append([shard.grad.clone() for shard in model.parameters() if shard.grad is not None])
         return found
@@ -381,11 +388,12 @@ def test_two_calls_have_one_backward(student, check, rng):
 
 
 @pytest.mark.points(2)
-def test_inputs_get_the_gradient_of_their_own_loss(student, check, rng):
-    """The gradient of a rank's input is that of its own loss, not of the mean."""
+@pytest.mark.parametrize("frozen", [[], [0, 1, 2, 3]])
+def test_inputs_get_the_gradient_of_their_own_loss(student, check, rng, frozen):
+    """The gradient of a rank's input is that of its own loss, not of the mean, also where no parameter learns."""
     weights, x = draw_each(rng, SHAPES), randn(rng, 2, 3, 5, dtype=torch.float64)
 
-    found = [gradient for _, gradient, _ in student.on(ranks=2).run(one_pass, weights, x)]
+    found = [gradient for _, gradient, _ in student.on(ranks=2).run(one_pass, weights, x, frozen)]
 
     leaf = x.clone().requires_grad_()
     (truth,) = torch.autograd.grad(layers(weights, leaf).square().sum(), leaf)
@@ -429,10 +437,10 @@ def test_tied_weights_stay_tied(student, check, rng):
         model = FullyShardedModule(inside.Mirrored(weight))
         optimizer = torch.optim.AdamW(model.parameters(), **options)
         for _ in range(3):
-            model(x).square().sum().backward()
+            inside.a_tensor(model(x)).square().sum().backward()
             optimizer.step()
             optimizer.zero_grad()
-        return sum(shard.numel() for shard in model.parameters()), model(x).detach()
+        return sum(shard.numel() for shard in model.parameters()), inside.a_tensor(model(x)).detach()
 
     weight, x = randn(rng, 6, 6, dtype=torch.float64), randn(rng, 4, 6, dtype=torch.float64)
 
