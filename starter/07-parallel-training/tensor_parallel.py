@@ -21,7 +21,9 @@ so the gradient that comes back to a whole output is the same on each of them, a
     VocabParallelEmbedding               all-reduce of y       nothing
     vocab_parallel_cross_entropy         3 numbers a target    nothing
 
-The default process group exists before a layer is made, and making a layer sends nothing. In what follows N is the number of its ranks, and r this one.
+The default process group exists before a layer is made, and making a layer sends nothing. A rank keeps its slices alone: a
+whole weight is not kept beside them, nor alive by a slice that is not copied (torch keeps all of a tensor for a part of it).
+In what follows N is the number of its ranks, and r this one.
 """
 
 import torch
@@ -181,7 +183,8 @@ def vocab_parallel_cross_entropy(logits_shard: torch.Tensor, targets: torch.Tens
         ln z - (logits[t] - m)
 
     Logits are not gathered: a few numbers a target are sent, and what is sent does not depend on V, neither forward nor
-    backward. Large logits do not overflow.
+    backward. Large logits do not overflow. A logit may be -inf, which has the probability 0 and the gradient 0, also where
+    all of one rank's are, as where V is filled up to a multiple of N; each target's logit is finite.
 
     Args:
         logits_shard: (..., V / N), the r-th of N equal slices of the logits: ids r · V / N and following.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..inside import RIGHT, strided
+from ..inside import RIGHT, a_tensor, strided, total
 
 # ---------------------------------------------------------------------------------------------- tensor_parallel
 
@@ -30,6 +30,84 @@ def whole_linear(weight, bias=None):
     linear = nn.Linear(*reversed(weight.shape), bias=bias is not None, dtype=weight.dtype)
     linear.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
     return linear
+
+
+def parts_of(layer):
+    """(weight, bias or None, names of the parameters that learn)."""
+    weight, bias = a_tensor(layer.weight, "weight"), layer.bias
+    names = sorted(name for name, parameter in layer.named_parameters() if parameter.requires_grad)
+    return weight.detach(), None if bias is None else a_tensor(bias, "bias").detach(), names
+
+
+def kept_by(make):
+    """(what make() gives, bytes of the tensors that are there since)."""
+    gc.freeze()  # what there is already is not looked at
+    try:
+        made = make()
+        return made, held()
+    finally:
+        gc.unfreeze()
+
+
+def sent_by(layer, x, *options):
+    """(the shape of the output, does x get a gradient?), with marks before, between and after forward and backward."""
+    mark()
+    y = a_tensor(layer(x, *options))
+    mark()
+    total(y).backward()
+    mark()
+    return list(y.shape), x.grad is not None
+
+
+def output_after_a_step(layer, linears, x):
+    """(the output after a step of SGD, are the linears as they were?)"""
+    before = [weight.clone() for linear in linears for weight in linear.parameters()]
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    total(layer(x)).backward()
+    optimizer.step()
+    after = [weight for linear in linears for weight in linear.parameters()]
+    return a_tensor(layer(x)).detach(), all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def without_each_rank(make, x):
+    """(outputs of make()'s layer where rank 0's parameters are zeros, and where rank 1's are; bytes that it keeps)."""
+    found = []
+    for rank in range(2):
+        layer, kept = kept_by(make)
+        with torch.no_grad():
+            for parameter in layer.parameters() if torch.distributed.get_rank() == rank else ():
+                parameter.zero_()
+            found.append(a_tensor(layer(x)))
+    return torch.stack(found), kept
+
+
+def new_layer(kind, sizes, x):
+    """(the output of kind(*sizes), how many numbers its parameters have, bytes that it keeps), with marks as in `sent_by`."""
+    layer, kept = kept_by(lambda: kind(*sizes))
+    given = x.clone().requires_grad_()
+    mark()
+    y = a_tensor(layer(given))
+    mark()
+    total(y).backward()
+    mark()
+    return y.detach(), sum(parameter.numel() for parameter in layer.parameters()), kept
+
+
+def gradients_beside(layer, x, cotangent, beside, *options):
+    """The gradients of x where a layer's input, 2 · x, has another use as well, in which it counts `beside` times.
+
+    First with the layer's parameters as they are, then where they are frozen. Another call lies between forward and backward.
+    """
+    found = []
+    for learns in (True, False):
+        for parameter in layer.parameters():
+            parameter.requires_grad_(learns)
+        given = x.clone().requires_grad_()
+        inner = 2 * given
+        y = a_tensor(layer(inner, *options))
+        layer(torch.ones_like(x), *options)
+        found += torch.autograd.grad((cotangent * y).sum() + (beside * inner).sum(), given)
+    return found
 
 
 class Summed(torch.autograd.Function):

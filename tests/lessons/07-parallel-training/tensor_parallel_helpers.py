@@ -30,6 +30,24 @@ def parted_by_marks(traffic, ranks, parts):
     return found
 
 
+KEEPS_MORE = (
+    "a layer keeps memory for more than its slices: a part of a whole tensor keeps all of it alive, unless it is copied"
+)
+SENDS_EARLY = "something is sent where a layer is made; nothing should be"
+FROM_ELSEWHERE = "what x gets from elsewhere is summed over the ranks, too: only what this layer gives should be"
+
+
+def keeps_its_part(kept, whole):
+    """Whether each of N ranks keeps no more bytes than 1 / N of those of the whole, and a quarter of them."""
+    return all(size <= whole.nbytes * (1 / len(kept) + 0.25) for size in kept)
+
+
+def is_made_silently(traffic, ranks):
+    """Whether the first message of each rank is its mark."""
+    first = [next((message.shapes for message in traffic if message.rank == rank), None) for rank in range(ranks)]
+    return first == [(MARK,)] * ranks
+
+
 def bytes_sent(traffic, ranks):
     """What each rank sent after its first mark, and before its second one."""
     return [
@@ -38,5 +56,5 @@ def bytes_sent(traffic, ranks):
 
 
 def sent_in(traffic, ranks):
-    """What each rank sent between its first and its second mark, and then to its third: forward and backward."""
+    """What each rank sent from its first mark to its second one, and then to its third: forward and backward."""
     return [parts and parts[1:] for parts in parted_by_marks(traffic, ranks, 3)]

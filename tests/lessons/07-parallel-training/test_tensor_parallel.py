@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from shared import linear, linear_weights, nearly, randn
-from tensor_parallel_helpers import dealt, sent_in, slices
+from tensor_parallel_helpers import (
+    FROM_ELSEWHERE,
+    KEEPS_MORE,
+    SENDS_EARLY,
+    dealt,
+    is_made_silently,
+    keeps_its_part,
+    sent_in,
+    slices,
+)
 
 of_columns = pytest.mark.question("ColumnParallelLinear")
 of_rows = pytest.mark.question("RowParallelLinear")
@@ -21,18 +30,17 @@ F64 = {"dtype": torch.float64}
 @pytest.mark.points(2)
 @pytest.mark.parametrize(("ranks", "bias"), [(2, True), (4, True), (2, False)])
 def test_a_column_parallel_layer_holds_rows(student, check, rng, ranks, bias):
-    """from_linear gives rank r the r-th of N slices of the weight's rows and of the bias, as parameters."""
+    """from_linear gives rank r the r-th of N slices of the weight's rows and of the bias, as parameters, and keeps no more."""
 
     def probe(*weights):
         from tensor_parallel import ColumnParallelLinear
 
-        layer = ColumnParallelLinear.from_linear(inside.whole_linear(*weights))
-        weight, bias = layer.weight, layer.bias
-        names = sorted(name for name, parameter in layer.named_parameters() if parameter.requires_grad)
-        return weight.detach(), None if bias is None else bias.detach(), names
+        layer, kept = inside.kept_by(lambda: ColumnParallelLinear.from_linear(inside.whole_linear(*weights)))
+        return *inside.parts_of(layer), kept
 
-    W, b = linear_weights(rng, 4, 8, bias=bias, **F64)
-    weights, biases, names = zip(*student.on(ranks=ranks).run(probe, W, b), strict=True)
+    W, b = linear_weights(rng, 16, 32, bias=bias, **F64)
+    team = student.on(ranks=ranks)
+    weights, biases, names, kept = zip(*team.run(probe, W, b), strict=True)
 
     check(list(weights), slices(W, ranks), what="the weights", mistakes={
         "rank r holds columns of the weight; it should hold rows": slices(W, ranks, 1),
@@ -49,6 +57,8 @@ def test_a_column_parallel_layer_holds_rows(student, check, rng, ranks, bias):
         "the bias is missing": [None] * ranks,
     })  # fmt: skip
     check(list(names), [["bias", "weight"] if bias else ["weight"]] * ranks, what="the names of the parameters")
+    check.that(keeps_its_part(kept, W), KEEPS_MORE)
+    check.that(not team.traffic, SENDS_EARLY)
 
 
 @of_columns
@@ -91,7 +101,7 @@ def test_what_is_not_gathered_stays_where_it_is(student, check, rng):
 
         layer = ColumnParallelLinear.from_linear(inside.whole_linear(*weights), gather_output=False)
         with torch.no_grad():
-            return layer(x)
+            return inside.a_tensor(layer(x))
 
     W, b = linear_weights(rng, 3, 8, **F64)
     x = randn(rng, 2, 3, **F64)
@@ -113,17 +123,12 @@ def test_without_gathering_nothing_is_sent_forward(student, check, rng):
         from tensor_parallel import ColumnParallelLinear
 
         layer, x = ColumnParallelLinear(3, 8, gather_output=False).double(), x.requires_grad_()
-        inside.mark()
-        y = layer(x)
-        inside.mark()
-        inside.total(y).backward()
-        inside.mark()
-        return x.grad is not None
+        return inside.sent_by(layer, x)
 
     team = student.on(ranks=2)
     found = team.run(probe, randn(rng, 2, 3, **F64))
 
-    check(found, [True] * 2, otherwise="x gets no gradient")
+    check(found, [([2, 4], True)] * 2, what="the shape of y, and whether x gets a gradient")
     sent = sent_in(team.traffic, 2)
     check(sent, [[[], [("all_reduce", 48)]]] * 2, what="what is sent forward and backward", mistakes={
         "nothing is sent backward, though the gradients of x should be summed": [[[], []]] * 2,
@@ -135,32 +140,67 @@ def test_without_gathering_nothing_is_sent_forward(student, check, rng):
 
 @of_columns
 @pytest.mark.points(2)
-@pytest.mark.parametrize("gather", [True, False])
-def test_the_gradients_of_a_column_parallel_input_are_summed(student, check, rng, gather):
-    """On each rank x gets the gradient that it has in the whole layer: the sum of what the slices give."""
+def test_a_gathered_output_costs_activations_alone(student, check, rng):
+    """By default no more is sent than the numbers of y forward, and those of x and y backward, twice at the most: no weight."""
 
-    def probe(x, cotangent, gather, *weights):
+    def probe(x, *weights):
+        from tensor_parallel import ColumnParallelLinear
+
+        layer, given = ColumnParallelLinear.from_linear(inside.whole_linear(*weights)), x.clone().requires_grad_()
+        return inside.sent_by(layer, given)
+
+    W, b = linear_weights(rng, 32, 16, **F64)
+    team = student.on(ranks=2)
+    found = team.run(probe, randn(rng, 1, 32, **F64), W, b)
+
+    check(found, [([1, 16], True)] * 2, what="the shape of y, and whether x gets a gradient")
+    for fact in facts_of_activations(sent_in(team.traffic, 2), forward=2 * 16 * 8, backward=2 * (16 + 32) * 8):
+        check.that(*fact)
+
+
+def facts_of_activations(sent, forward, backward):
+    """Facts about what each rank sent: at most so many bytes, and something both ways."""
+    sizes = [[sum(size for _, size in part) for part in parts or ([], [])] for parts in sent]
+    few = all(there <= forward and back <= backward for there, back in sizes)
+    return [
+        (few, "more numbers are sent than x and y have, as where weights are sent"),
+        (all(all(parts) for parts in sizes), "nothing is sent forward, or backward"),
+    ]
+
+
+@of_columns
+@pytest.mark.points(2)
+@pytest.mark.parametrize(("gather", "ranks"), [(True, 2), (False, 2), (True, 4)])
+def test_the_gradients_of_a_column_parallel_input_are_summed(student, check, rng, gather, ranks):
+    """On each rank x gets the gradient that it has in the whole layer, the sum of what the slices give, also from frozen weights."""
+
+    def probe(x, cotangent, beside, gather, *weights):
         from tensor_parallel import ColumnParallelLinear
 
         layer = ColumnParallelLinear.from_linear(inside.whole_linear(*weights), gather_output=gather)
-        x.requires_grad_()
-        y = layer(2 * x)  # x itself is not what the layer is given
-        return inside.gradients(y, [x], [cotangent if gather else inside.own_slice(cotangent)])[0]
+        return inside.gradients_beside(layer, x, cotangent if gather else inside.own_slice(cotangent), beside)
 
     W, b = linear_weights(rng, 3, 4, **F64)
-    x, cotangent = randn(rng, 2, 5, 3, **F64), randn(rng, 2, 5, 4, **F64)
-    found = student.on(ranks=2).run(probe, x, cotangent, gather, W, b)
+    x, cotangent, beside = randn(rng, 2, 5, 3, **F64), randn(rng, 2, 5, 4, **F64), randn(rng, 2, 5, 3, **F64)
+    found = student.on(ranks=ranks).run(probe, x, cotangent, beside, gather, W, b)
 
-    parts = [2 * part @ rows for part, rows in zip(slices(cotangent, 2, -1), slices(W, 2), strict=True)]
-    truth = 2 * cotangent @ W
-    check(found, [truth] * 2, relative=1e-9, what="the gradients of x", mistakes={
-        "the gradient of x is only what this rank's slice gives; it should be summed over the ranks": parts,
-        "what this rank's slice gives for x is counted N times, and that of the others is missing": [2 * part for part in parts],
-        "the gradient of x is N times too large": [2 * truth] * 2,
-        "the gradient of x is N² times too large": [4 * truth] * 2,
-        "the gradient of x is averaged over the ranks; it should be summed": [truth / 2] * 2,
-        "x gets no gradient": [0 * truth] * 2,
-    })  # fmt: skip
+    parts = [2 * part @ rows for part, rows in zip(slices(cotangent, ranks, -1), slices(W, ranks), strict=True)]
+    other, whole = 2 * beside, 2 * cotangent @ W
+    mistakes = {
+        "the gradient of x is only what this rank's slice gives; it should be summed over the ranks": [
+            part + other for part in parts
+        ],
+        "what this rank's slice gives for x is counted N times, and that of the others is missing": [
+            ranks * part + other for part in parts
+        ],
+        FROM_ELSEWHERE: [whole + ranks * other] * ranks,
+        "the gradient of x is N times too large": [ranks * whole + other] * ranks,
+        "the gradient of x is N² times too large": [ranks * ranks * whole + other] * ranks,
+        "the gradient of x is averaged over the ranks; it should be summed": [whole / ranks + other] * ranks,
+        "x gets no gradient": [other] * ranks,
+    }
+    for place, what in enumerate(("the gradients of x", "the gradients of x where the weights are frozen")):
+        check([each[place] for each in found], [whole + other] * ranks, relative=1e-9, what=what, mistakes=mistakes)
 
 
 @of_columns
@@ -174,7 +214,9 @@ def test_column_parallel_weights_get_their_slices_of_the_gradients(student, chec
 
         layer = ColumnParallelLinear.from_linear(inside.whole_linear(*weights), gather_output=gather)
         cotangents = [cotangent if gather else inside.own_slice(cotangent)]
-        return inside.gradients(layer(x), [layer.weight, layer.bias], cotangents)
+        y = layer(x)
+        layer(torch.ones_like(x))  # another call lies between forward and backward
+        return inside.gradients(y, [layer.weight, layer.bias], cotangents)
 
     W, b = linear_weights(rng, 3, 4, **F64)
     x, cotangent = randn(rng, 5, 3, **F64), randn(rng, 5, 4, **F64)
@@ -201,12 +243,16 @@ def test_a_new_column_parallel_layer(student, check):
     def probe():
         from tensor_parallel import ColumnParallelLinear
 
-        layer, plain = ColumnParallelLinear(16, 24), ColumnParallelLinear(16, 24, bias=False, gather_output=False)
+        layer, kept = inside.kept_by(lambda: ColumnParallelLinear(16, 24))
+        plain = ColumnParallelLinear(16, 24, bias=False, gather_output=False)
+        inside.mark()
         with torch.no_grad():
-            shapes = [list(layer(torch.ones(2, 16)).shape), list(plain(torch.ones(2, 16)).shape)]
-        return list(layer.bias.shape), plain.bias is None, shapes, layer.weight.detach()
+            outputs = inside.listed([layer(torch.ones(2, 16)), plain(torch.ones(2, 16))])
+        weight, bias, _ = inside.parts_of(layer)
+        return list(bias.shape), plain.bias is None, [list(y.shape) for y in outputs], weight, outputs[0], kept
 
-    biases, absent, outputs, weights = zip(*student.on(ranks=2).run(probe), strict=True)
+    team = student.on(ranks=2)
+    biases, absent, outputs, weights, whole, kept = zip(*team.run(probe), strict=True)
 
     check(list(biases), [[12]] * 2, what="the shapes of the biases", mistakes={
         "each rank holds the whole bias; it should hold the rows of its weight": [[24]] * 2
@@ -215,6 +261,10 @@ def test_a_new_column_parallel_layer(student, check):
     check(list(outputs), [[[2, 24], [2, 12]]] * 2, what="the shapes of the outputs with gather_output and without")
     for fact in facts_of_new_weights(weights, (12, 16), 1 / 4):
         check.that(*fact)
+    check(whole[1], whole[0], otherwise="the outputs of a new layer differ from rank to rank")
+    check.that(bool(whole[0].any()), "the output of a new layer is all zeros")
+    check.that(keeps_its_part(kept, torch.zeros(24, 16)), KEEPS_MORE)
+    check.that(is_made_silently(team.traffic, 2), SENDS_EARLY)
 
 
 def facts_of_new_weights(weights, shape, bound):
@@ -241,8 +291,8 @@ def test_a_column_parallel_layer_copies_its_weights(student, check, rng):
         with torch.no_grad():
             for parameter in layer.parameters():
                 parameter.add_(1.0)
-        moved = float(layer.weight.detach().sum())
-        return linear.weight.detach(), linear.bias.detach(), linear.weight.requires_grad, moved
+            y = inside.a_tensor(layer(torch.ones(3, dtype=torch.float64)))
+        return linear.weight.detach(), linear.bias.detach(), linear.weight.requires_grad, y
 
     W, b = linear_weights(rng, 3, 4, **F64)
     found = student.on(ranks=2).run(probe, W, b)
@@ -251,7 +301,10 @@ def test_a_column_parallel_layer_copies_its_weights(student, check, rng):
         check(weight, W, otherwise="the given linear's weight changes with the layer's: from_linear should copy it")
         check(bias, b, otherwise="the given linear's bias changes with the layer's: from_linear should copy it")
         check.that(learns, "the given linear is frozen by from_linear")
-    check.that(not nearly(torch.tensor(found[0][3]), W.sum()), "the layer's weight is not one of its parameters")
+    moved = (W + 1).sum(1) + b + 1
+    check([each[3] for each in found], [moved] * 2, what="the output after the change", mistakes={
+        "the parameters of the layer are not what its output is made of": [W.sum(1) + b] * 2,
+    })  # fmt: skip
 
 
 @of_columns
@@ -278,17 +331,17 @@ def test_rows_that_the_ranks_cannot_share_are_refused(student):
 @pytest.mark.points(2)
 @pytest.mark.parametrize(("ranks", "bias"), [(2, True), (2, False)])
 def test_a_row_parallel_layer_holds_columns(student, check, rng, ranks, bias):
-    """from_linear gives rank r the r-th of N slices of the weight's columns and the whole bias, as parameters."""
+    """from_linear gives rank r the r-th of N slices of the weight's columns and the whole bias, as parameters, and keeps no more."""
 
     def probe(*weights):
         from tensor_parallel import RowParallelLinear
 
-        layer = RowParallelLinear.from_linear(inside.whole_linear(*weights))
-        names = sorted(name for name, parameter in layer.named_parameters() if parameter.requires_grad)
-        return layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), names
+        layer, kept = inside.kept_by(lambda: RowParallelLinear.from_linear(inside.whole_linear(*weights)))
+        return *inside.parts_of(layer), kept
 
-    W, b = linear_weights(rng, 8, 4, bias=bias, **F64)
-    weights, biases, names = zip(*student.on(ranks=ranks).run(probe, W, b), strict=True)
+    W, b = linear_weights(rng, 32, 16, bias=bias, **F64)
+    team = student.on(ranks=ranks)
+    weights, biases, names, kept = zip(*team.run(probe, W, b), strict=True)
 
     check(list(weights), slices(W, ranks, 1), what="the weights", mistakes={
         "rank r holds rows of the weight; it should hold columns": slices(W, ranks),
@@ -306,6 +359,8 @@ def test_a_row_parallel_layer_holds_columns(student, check, rng, ranks, bias):
         "the bias is missing": [None] * ranks,
     })  # fmt: skip
     check(list(names), [["bias", "weight"] if bias else ["weight"]] * ranks, what="the names of the parameters")
+    check.that(keeps_its_part(kept, W), KEEPS_MORE)
+    check.that(not team.traffic, SENDS_EARLY)
 
 
 @of_rows
@@ -339,7 +394,7 @@ def row_parallel(x, parallel, *weights):
     options = {"input_is_parallel": True} if parallel else {}  # False is the default
     layer = RowParallelLinear.from_linear(inside.whole_linear(*weights), **options)
     with torch.no_grad():
-        return layer(inside.strided(inside.own_slice(x) if parallel else x))
+        return inside.a_tensor(layer(inside.strided(inside.own_slice(x) if parallel else x)))
 
 
 @of_rows
@@ -370,12 +425,7 @@ def test_a_parallel_input_costs_one_all_reduce(student, check, rng):
         from tensor_parallel import RowParallelLinear
 
         layer, x = RowParallelLinear(8, 3, input_is_parallel=True).double(), x.requires_grad_()
-        inside.mark()
-        y = layer(x)
-        inside.mark()
-        inside.total(y).backward()
-        inside.mark()
-        return list(y.shape), x.grad is not None
+        return inside.sent_by(layer, x)
 
     team = student.on(ranks=2)
     found = team.run(probe, randn(rng, 2, 4, **F64))
@@ -391,33 +441,65 @@ def test_a_parallel_input_costs_one_all_reduce(student, check, rng):
 
 @of_rows
 @pytest.mark.points(2)
-@pytest.mark.parametrize("parallel", [False, True])
-def test_the_gradients_of_a_row_parallel_input(student, check, rng, parallel):
-    """A whole x gets its whole gradient on each rank, a slice of x that of this slice."""
+def test_a_whole_input_costs_activations_alone(student, check, rng):
+    """By default no more is sent than the numbers of y forward, and those of x and y backward, twice at the most: no weight."""
 
-    def probe(x, cotangent, parallel, *weights):
+    def probe(x, *weights):
+        from tensor_parallel import RowParallelLinear
+
+        return inside.sent_by(RowParallelLinear.from_linear(inside.whole_linear(*weights)), x.clone().requires_grad_())
+
+    W, b = linear_weights(rng, 32, 16, **F64)
+    team = student.on(ranks=2)
+    found = team.run(probe, randn(rng, 1, 32, **F64), W, b)
+
+    check(found, [([1, 16], True)] * 2, what="the shape of y, and whether x gets a gradient")
+    for fact in facts_of_activations(sent_in(team.traffic, 2), forward=2 * 16 * 8, backward=2 * (16 + 32) * 8):
+        check.that(*fact)
+
+
+@of_rows
+@pytest.mark.points(2)
+@pytest.mark.parametrize(("parallel", "ranks"), [(False, 2), (True, 2), (False, 4)])
+def test_the_gradients_of_a_row_parallel_input(student, check, rng, parallel, ranks):
+    """A whole x gets its whole gradient on each rank, a slice of x that of this slice, also from frozen weights."""
+
+    def probe(x, cotangent, beside, parallel, *weights):
         from tensor_parallel import RowParallelLinear
 
         layer = RowParallelLinear.from_linear(inside.whole_linear(*weights), input_is_parallel=parallel)
-        x = (inside.own_slice(x) if parallel else x).requires_grad_()
-        return inside.gradients(layer(2 * x), [x], [cotangent])[0]
+        own = [inside.own_slice(each) if parallel else each for each in (x, beside)]
+        return inside.gradients_beside(layer, own[0], cotangent, own[1])
 
     W, b = linear_weights(rng, 4, 3, **F64)
-    x, cotangent = randn(rng, 2, 5, 4, **F64), randn(rng, 2, 5, 3, **F64)
-    found = student.on(ranks=2).run(probe, x, cotangent, parallel, W, b)
+    x, cotangent, beside = randn(rng, 2, 5, 4, **F64), randn(rng, 2, 5, 3, **F64), randn(rng, 2, 5, 4, **F64)
+    found = student.on(ranks=ranks).run(probe, x, cotangent, beside, parallel, W, b)
 
-    whole = 2 * cotangent @ W
-    truth = slices(whole, 2, -1) if parallel else [whole] * 2
-    own = torch.arange(4).view(2, 2)
-    alone = [torch.zeros_like(whole).index_copy(-1, own[r], whole[..., own[r]]) for r in range(2)]
-    check(found, truth, relative=1e-9, what="the gradients of x", mistakes={
+    whole, others = 2 * cotangent @ W, slices(2 * beside, ranks, -1) if parallel else [2 * beside] * ranks
+    parts, own = slices(whole, ranks, -1) if parallel else [whole] * ranks, torch.arange(4).view(ranks, -1)
+    alone = [torch.zeros_like(whole).index_copy(-1, own[r], whole[..., own[r]]) for r in range(ranks)]
+    gathered = torch.cat(slices(2 * beside, ranks, -1), -1)
+    wrong = {
         "x gets a gradient only in this rank's slice, zeros elsewhere; it should be gathered": alone,
-        "x gets a gradient N times too large only in this rank's slice, and zeros elsewhere": [2 * part for part in alone],
-        "the gradient of x is N times too large: that of the output should not be summed": [2 * part for part in truth],
-        "the gradient of x is N² times too large": [4 * part for part in truth],
-        "the gradient of x is divided by N": [part / 2 for part in truth],
-        "x gets no gradient, since nothing flows back through what is sent": [0 * part for part in truth],
-    })  # fmt: skip
+        "x gets a gradient N times too large only in this rank's slice, and zeros elsewhere": [
+            ranks * part for part in alone
+        ],
+        FROM_ELSEWHERE: [whole + (ranks - 1) * gathered] * ranks,
+        "the gradient of x is N times too large: that of the output should not be summed": [
+            ranks * part for part in parts
+        ],
+        "the gradient of x is N² times too large": [ranks * ranks * part for part in parts],
+        "the gradient of x is divided by N": [part / ranks for part in parts],
+        "x gets no gradient, since nothing flows back through what is sent": [0 * part for part in parts],
+    }
+    mistakes = {
+        sentence: [part + other for part, other in zip(given, others, strict=True)]
+        for sentence, given in wrong.items()
+        if given[0].shape == others[0].shape
+    }
+    truth = [part + other for part, other in zip(parts, others, strict=True)]
+    for place, what in enumerate(("the gradients of x", "the gradients of x where the weights are frozen")):
+        check([each[place] for each in found], truth, relative=1e-9, what=what, mistakes=mistakes)
 
 
 @of_rows
@@ -430,7 +512,9 @@ def test_row_parallel_weights_get_their_gradients(student, check, rng, parallel)
         from tensor_parallel import RowParallelLinear
 
         layer = RowParallelLinear.from_linear(inside.whole_linear(*weights), input_is_parallel=parallel)
-        y = layer(inside.own_slice(x) if parallel else x)
+        x = inside.own_slice(x) if parallel else x
+        y = layer(x)
+        layer(torch.ones_like(x))  # another call lies between forward and backward
         return inside.gradients(y, [layer.weight, layer.bias], [cotangent])
 
     W, b = linear_weights(rng, 4, 3, **F64)
@@ -459,12 +543,16 @@ def test_a_new_row_parallel_layer(student, check):
     def probe():
         from tensor_parallel import RowParallelLinear
 
-        layer, plain = RowParallelLinear(16, 6), RowParallelLinear(16, 6, bias=False, input_is_parallel=True)
+        layer, kept = inside.kept_by(lambda: RowParallelLinear(16, 6))
+        plain = RowParallelLinear(16, 6, bias=False, input_is_parallel=True)
+        inside.mark()
         with torch.no_grad():
-            shapes = [list(layer(torch.ones(2, 16)).shape), list(plain(torch.ones(2, 8)).shape)]
-        return layer.bias.detach(), plain.bias is None, shapes, layer.weight.detach()
+            outputs = inside.listed([layer(torch.ones(2, 16)), plain(torch.ones(2, 8))])
+        weight, bias, _ = inside.parts_of(layer)
+        return bias, plain.bias is None, [list(y.shape) for y in outputs], weight, outputs[0], kept
 
-    biases, absent, outputs, weights = zip(*student.on(ranks=2).run(probe), strict=True)
+    team = student.on(ranks=2)
+    biases, absent, outputs, weights, whole, kept = zip(*team.run(probe), strict=True)
 
     check([list(bias.shape) for bias in biases], [[6]] * 2, what="the shapes of the biases", mistakes={
         "the bias is in slices; it should be whole on each rank": [[3]] * 2
@@ -474,6 +562,10 @@ def test_a_new_row_parallel_layer(student, check):
     check(list(outputs), [[[2, 6], [2, 6]]] * 2, what="the shapes of the outputs")
     for fact in facts_of_new_weights(weights, (6, 8), 1 / 4):
         check.that(*fact)
+    check(whole[1], whole[0], otherwise="the outputs of a new layer differ from rank to rank")
+    check.that(bool(whole[0].any()), "the output of a new layer is all zeros")
+    check.that(keeps_its_part(kept, torch.zeros(6, 16)), KEEPS_MORE)
+    check.that(is_made_silently(team.traffic, 2), SENDS_EARLY)
 
 
 @of_rows
@@ -485,20 +577,24 @@ def test_a_row_parallel_layer_copies_its_weights(student, check, rng):
         from tensor_parallel import RowParallelLinear
 
         linear = inside.whole_linear(*weights)
-        parameters = list(RowParallelLinear.from_linear(linear).parameters())
+        layer = RowParallelLinear.from_linear(linear)
         with torch.no_grad():
-            for parameter in parameters:
-                parameter.mul_(0.0)
-        return linear.weight.detach(), linear.bias.detach(), linear.bias.requires_grad, len(parameters)
+            for parameter in layer.parameters():
+                parameter.add_(1.0)
+            y = inside.a_tensor(layer(torch.ones(4, dtype=torch.float64)))
+        return linear.weight.detach(), linear.bias.detach(), linear.bias.requires_grad, y
 
     W, b = linear_weights(rng, 4, 3, **F64)
     found = student.on(ranks=2).run(probe, W, b)
 
-    for weight, bias, learns, count in found:
-        check.that(count == 2, "weight and bias are not the layer's parameters")
+    for weight, bias, learns, _ in found:
         check(weight, W, otherwise="the given linear's weight changes with the layer's: from_linear should copy it")
         check(bias, b, otherwise="the given linear's bias changes with the layer's: from_linear should copy it")
         check.that(learns, "the given linear is frozen by from_linear")
+    moved = (W + 1).sum(1) + b + 1
+    check([each[3] for each in found], [moved] * 2, what="the output after the change", mistakes={
+        "the parameters of the layer are not what its output is made of": [W.sum(1) + b] * 2,
+    })  # fmt: skip
 
 
 @of_rows

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from shared import attend, join_heads, linear, linear_weights, nearly, on_right_parts, past, randn, split_heads
-from tensor_parallel_helpers import sent_in
+from tensor_parallel_helpers import FROM_ELSEWHERE, KEEPS_MORE, SENDS_EARLY, keeps_its_part, parted_by_marks, sent_in
 
 of_mlps = pytest.mark.question("TensorParallelMLP")
 of_attentions = pytest.mark.question("TensorParallelAttention")
@@ -40,8 +40,10 @@ def mlp(x, up, of_up, down, of_down, act=F.gelu):
     return linear(act(linear(x, up, of_up)), down, of_down)
 
 
-def mlp_weights(rng, bias=True):
-    return [*linear_weights(rng, D, D_FF, bias, **F64), *linear_weights(rng, D_FF, D, bias, **F64)]
+def mlp_weights(rng, bias=True, of_down=None):
+    """of_down: whether down has a bias, if not as up."""
+    last = bias if of_down is None else of_down
+    return [*linear_weights(rng, D, D_FF, bias, **F64), *linear_weights(rng, D_FF, D, last, **F64)]
 
 
 def mlp_of(x, weights, right):
@@ -58,10 +60,13 @@ def mlp_of(x, weights, right):
 
 @of_mlps
 @pytest.mark.points(2)
-@pytest.mark.parametrize(("ranks", "bias", "shape"), [(2, True, (2, 5)), (4, True, (3,)), (2, False, (1, 1))])
+@pytest.mark.parametrize(
+    ("ranks", "bias", "shape"),
+    [(2, (True, True), (2, 5)), (4, (True, True), (3,)), (2, (False, False), (1, 1)), (2, (True, False), (2,)), (2, (False, True), ())],
+)  # fmt: skip
 def test_the_mlp_is_that_of_one_process(student, check, rng, ranks, bias, shape):
-    """Each rank returns down(GELU(up(x))), with the exact GELU, with biases or without."""
-    x, weights = randn(rng, *shape, D, **F64), mlp_weights(rng, bias)
+    """Each rank returns down(GELU(up(x))), with the exact GELU, with two biases, one or none."""
+    x, weights = randn(rng, *shape, D, **F64), mlp_weights(rng, *bias)
 
     truth = mlp(x, *weights)
     outputs = on_right_parts(student.on(ranks=ranks), mlp_of, x, weights, fine=all_nearly(truth))
@@ -87,39 +92,62 @@ def test_the_mlp_is_that_of_one_process(student, check, rng, ranks, bias, shape)
 @of_mlps
 @pytest.mark.points(2)
 def test_the_mlp_gives_x_its_whole_gradient(student, check, rng):
-    """On each rank the gradient of x is that of the whole MLP."""
-    ranks = 2
+    """On each rank the gradient of x is that of the whole MLP, also where the weights are frozen."""
 
-    def probe(x, weights, right):
+    def probe(x, cotangent, beside, weights, right):
         from tensor_parallel import TensorParallelMLP
 
         def use():
             mlp = TensorParallelMLP.from_linears(inside.whole_linear(*weights[:2]), inside.whole_linear(*weights[2:]))
-            given = x.clone().requires_grad_()
-            return inside.gradients(mlp(2 * given), [given])[0]
+            return inside.gradients_beside(mlp, x, cotangent, beside)
 
         return inside.use_of(use, "tensor_parallel", "TensorParallelMLP", right)
 
-    x, weights = randn(rng, 2, 5, D, **F64), mlp_weights(rng)
-    given = x.clone().requires_grad_()
-    y = mlp(2 * given, *weights)
-    cotangent = torch.arange(y.numel()).double().cos().view_as(y)
-    truth = torch.autograd.grad((cotangent * y).sum(), given)[0]
-    found = on_right_parts(student.on(ranks=ranks), probe, x, weights, fine=all_nearly(truth))
+    x, cotangent, beside = (randn(rng, 2, 5, D, **F64) for _ in range(3))
+    weights = mlp_weights(rng)
+    whole, *parts = (part_of_gradient(x, cotangent, weights, own) for own in (slice(None), slice(0, 4), slice(4, 8)))
+    found = on_right_parts(
+        student.on(ranks=2), probe, x, cotangent, beside, weights, fine=all_pairs_nearly(whole + 2 * beside)
+    )
 
-    check(found, [truth] * ranks, relative=1e-9, what="the gradients of x", mistakes={
-        "the gradient of x is N times too large": [ranks * truth] * ranks,
-        "the gradient of x is N² times too large": [ranks * ranks * truth] * ranks,
-        "the gradient of x is divided by the number of ranks": [truth / ranks] * ranks,
-        "x gets no gradient": [0 * truth] * ranks,
-        "the gradient of x is only what this rank's part gives; it should be summed over the ranks": [
-            part_of_gradient(x, cotangent, weights, own) for own in torch.arange(D_FF).view(ranks, -1)
-        ],
-    })  # fmt: skip
+    sentence = "the gradient of x is only what this rank's part gives; it should be summed over the ranks"
+    for case in of_gradients(found, whole, 2 * beside, {sentence: parts}):
+        check(**case)
+
+
+def all_pairs_nearly(truth):
+    """Whether both values of each rank are the truth."""
+    return lambda found: all(isinstance(pair, (list, tuple)) and all_nearly(truth)(pair) for pair in found)
+
+
+def of_gradients(found, whole, other, parts):
+    """What check takes: the gradients of x on two ranks, of which the layer gives `whole`, and `other` comes from elsewhere.
+
+    parts: a sentence and what each rank's part gives.
+    """
+    wrong = {
+        **parts,
+        FROM_ELSEWHERE: [whole + other] * 2,
+        "the gradient of x is N times too large": [2 * whole] * 2,
+        "the gradient of x is N² times too large": [4 * whole] * 2,
+        "the gradient of x is divided by the number of ranks": [whole / 2] * 2,
+        "x gets no gradient": [0 * whole] * 2,
+    }
+    mistakes = {sentence: [part + other for part in given] for sentence, given in wrong.items()}
+    return [
+        {
+            "value": [each[place] for each in found],
+            "expected": [whole + other] * 2,
+            "relative": 1e-9,
+            "what": what,
+            "mistakes": mistakes,
+        }
+        for place, what in enumerate(("the gradients of x", "the gradients of x where the weights are frozen"))
+    ]
 
 
 def part_of_gradient(x, cotangent, weights, own):
-    """What the inner features `own` give to the gradient of x."""
+    """What the inner features `own` give to the gradient of x; down's bias gives nothing."""
     up, of_up, down, of_down = weights
     x = x.clone().requires_grad_()
     y = mlp(2 * x, up[own], of_up[own], down[:, own], of_down)
@@ -135,17 +163,15 @@ def test_the_mlp_learns_as_in_one_process(student, check, rng):
         from tensor_parallel import TensorParallelMLP
 
         def use():
-            mlp = TensorParallelMLP.from_linears(inside.whole_linear(*weights[:2]), inside.whole_linear(*weights[2:]))
-            optimizer = torch.optim.SGD(mlp.parameters(), lr=0.1)
-            inside.total(mlp(x)).backward()
-            optimizer.step()
-            return mlp(x).detach()
+            linears = inside.whole_linear(*weights[:2]), inside.whole_linear(*weights[2:])
+            return inside.output_after_a_step(TensorParallelMLP.from_linears(*linears), linears, x)
 
         return inside.use_of(use, "tensor_parallel", "TensorParallelMLP", right)
 
     x, weights = randn(rng, 2, 5, D, **F64), mlp_weights(rng)
     truth = mlp(x, *weights_after_a_step(mlp, weights, x, 0.1))
-    outputs = on_right_parts(student.on(ranks=2), probe, x, weights, fine=all_nearly(truth))
+    team = student.on(ranks=2)
+    found = on_right_parts(team, probe, x, weights, fine=lambda found: all_nearly(truth)([each[0] for each in found]))
 
     wrong = {
         "the gradient of down's bias is N times too large": [1, 1, 1, 2],
@@ -158,9 +184,10 @@ def test_the_mlp_learns_as_in_one_process(student, check, rng):
         "only up learns": [1, 1, 0, 0],
         "nothing is learnt": [0] * 4,
     }
-    check(outputs, [truth] * 2, relative=1e-9, what="the outputs after a step", mistakes={
+    check([each[0] for each in found], [truth] * 2, relative=1e-9, what="the outputs after a step", mistakes={
         sentence: [mlp(x, *weights_after_a_step(mlp, weights, x, 0.1, factors))] * 2 for sentence, factors in wrong.items()
     })  # fmt: skip
+    check.that(all(given is True for _, given in found), "the given linears change with the MLP: copy their weights")
 
 
 def of_forward_and_backward(size):
@@ -191,13 +218,7 @@ def test_the_mlp_reduces_once_forward_and_once_backward(student, check, rng):
 
         def use():
             mlp = TensorParallelMLP.from_linears(inside.whole_linear(*weights[:2]), inside.whole_linear(*weights[2:]))
-            given = x.clone().requires_grad_()
-            inside.mark()
-            y = mlp(given)
-            inside.mark()
-            inside.total(y).backward()
-            inside.mark()
-            return y.detach(), given.grad
+            return inside.sent_by(mlp, x.clone().requires_grad_())
 
         return inside.use_of(use, "tensor_parallel", "TensorParallelMLP", right)
 
@@ -209,7 +230,7 @@ def test_the_mlp_reduces_once_forward_and_once_backward(student, check, rng):
     )
     sent = wanted if wanted in seen else seen[0]
 
-    check([[y.shape == x.shape, grad is not None] for y, grad in found], [[True, True]] * 2, what="output and gradient")
+    check(found, [([2, 5, 3], True)] * 2, what="the shape of the output, and whether x gets a gradient")
     check(sent, wanted, what="what is sent forward and backward", mistakes={
         **of_forward_and_backward(240),
         "the inner activations or the weights are gathered": check.when(is_gathered(sent)),
@@ -225,23 +246,27 @@ def test_each_rank_works_out_its_part_of_the_mlp(student, check, rng):
         from tensor_parallel import TensorParallelMLP
 
         def use():
-            found = []
-            for rank in range(2):
-                mlp = TensorParallelMLP.from_linears(*(inside.whole_linear(weight) for weight in weights))
-                with torch.no_grad():
-                    for parameter in mlp.parameters() if torch.distributed.get_rank() == rank else ():
-                        parameter.zero_()
-                    found.append(mlp(x))
-            return torch.stack(found)
+            return inside.without_each_rank(
+                lambda: TensorParallelMLP.from_linears(*(inside.whole_linear(weight) for weight in weights)), x
+            )
 
         return inside.use_of(use, "tensor_parallel", "TensorParallelMLP", right)
 
     x, (up, _, down, _) = randn(rng, 2, 5, D, **F64), mlp_weights(rng, bias=False)
     first, second = (mlp(x, up[own], None, down[:, own], None) for own in (slice(0, D_FF // 2), slice(D_FF // 2, None)))
     truth = torch.stack([second, first])  # without rank 0, without rank 1
-    found = on_right_parts(student.on(ranks=2), probe, x, [up, down], fine=all_nearly(truth))
+    found = on_right_parts(student.on(ranks=2), probe, x, [up, down], fine=all_parts(truth, up, down))
 
-    check(found, [truth] * 2, relative=1e-9, what="the output where one rank's parameters are zeros", mistakes=work_of_one(first + second))  # fmt: skip
+    check([each[0] for each in found], [truth] * 2, relative=1e-9, what="the output where one rank's parameters are zeros", mistakes=work_of_one(first + second))  # fmt: skip
+    check.that(keeps_its_part([each[1] for each in found], torch.cat([up.flatten(), down.flatten()])), KEEPS_MORE)
+
+
+def all_parts(truth, *weights):
+    """Whether each rank's value is the truth, and it keeps its part of the weights."""
+    whole = torch.cat([weight.flatten() for weight in weights])
+    return lambda found: (
+        all_nearly(truth)([each[0] for each in found]) and keeps_its_part([each[1] for each in found], whole)
+    )
 
 
 def work_of_one(whole):
@@ -265,28 +290,41 @@ def test_a_new_mlp(student, check, rng):
     def probe(x, right):
         from tensor_parallel import TensorParallelMLP
 
-        def use():
-            mlp = TensorParallelMLP(3, 8)
-            with torch.no_grad():
-                return mlp(x), sum(parameter.numel() for parameter in mlp.parameters())
+        return inside.use_of(lambda: inside.new_layer(TensorParallelMLP, (6, 16), x), "tensor_parallel", "TensorParallelMLP", right)  # fmt: skip
 
-        return inside.use_of(use, "tensor_parallel", "TensorParallelMLP", right)
+    x = randn(rng, 2, 5, 6)
+    team, seen = student.on(ranks=2), []
+    on_right_parts(team, probe, x, fine=fine_when_new(seen, team, (2 * 6 * 16 + 16) // 2 + 6, x))
+
+    for fact in facts_when_new(*seen[-1] if seen[-1][-1] else seen[0], "down"):
+        check.that(*fact)
+
+
+def fine_when_new(seen, team, count, x):
+    """For on_right_parts: adds to seen (what each rank found, what it sent, how many numbers it should have, x, is all fine?)."""
 
     def fine(found):
-        return all(is_new(*pair, 31) for pair in found) and nearly(found[0][0], found[1][0])
+        case = found, parted_by_marks(team.traffic, 2, 3), count, x
+        seen.append((*case, False))
+        seen[-1] = *case, all(fact is True for fact, _ in facts_when_new(*seen[-1], ""))
+        return seen[-1][-1]
 
-    found = on_right_parts(student.on(ranks=2), probe, randn(rng, 2, 5, D), fine=fine)
-
-    (first, count), (second, other) = found
-    check.that(count == other == (2 * 3 * 8 + 8) // 2 + 3, "a rank should have 1 / N of the numbers and down's bias")
-    filled = all(isinstance(y, torch.Tensor) and bool(y.any()) for y in (first, second))
-    check.that(filled, "the output of a new MLP is not a tensor, or all zeros")
-    check(second, first, otherwise="the outputs of a new layer differ from rank to rank")
-    check.that(first.shape == (2, 5, 3), "the output of a new MLP has the wrong shape")
+    return fine
 
 
-def is_new(output, count, wanted):
-    return isinstance(output, torch.Tensor) and count == wanted
+def facts_when_new(found, sent, count, x, _, last):
+    """Facts about a new layer on two ranks, whose last part is called `last`."""
+    wanted = [("all_reduce", x.nbytes)]
+    first, second = (each[0] if each is not None else None for each in found)
+    tensors = all(isinstance(y, torch.Tensor) and y.shape == x.shape for y in (first, second))
+    return [
+        (None not in found and all(each[1] == count for each in found), f"a rank should have 1 / N of the numbers and {last}'s bias"),
+        (tensors and all(bool(y.any()) for y in (first, second)), "the output of a new layer is all zeros, or has the wrong shape"),
+        (tensors and nearly(first, second), "the outputs of a new layer differ from rank to rank"),
+        (not any(parts is None or parts[0] for parts in sent), SENDS_EARLY),
+        ([parts and parts[1:] for parts in sent] == [[wanted, wanted]] * 2, "a new layer sends something other than one all-reduce forward and one backward"),
+        (None not in found and all(each[2] <= 4 * (1.5 * count) for each in found), KEEPS_MORE),
+    ]  # fmt: skip
 
 
 @of_mlps
@@ -321,8 +359,10 @@ def whole_attention(x, qkv, of_qkv, proj, of_proj, heads=4, causal=False, scale=
     return linear(join_heads(attended), proj, of_proj)
 
 
-def attention_weights(rng, width=8, bias=True):
-    return [*linear_weights(rng, width, 3 * width, bias, **F64), *linear_weights(rng, width, width, bias, **F64)]
+def attention_weights(rng, width=8, bias=True, of_proj=None):
+    """of_proj: whether proj has a bias, if not as qkv."""
+    last = bias if of_proj is None else of_proj
+    return [*linear_weights(rng, width, 3 * width, bias, **F64), *linear_weights(rng, width, width, last, **F64)]
 
 
 def attention_of(x, weights, heads, options, right):
@@ -351,10 +391,13 @@ def by_heads(qkv, heads):
 
 @of_attentions
 @pytest.mark.points(2)
-@pytest.mark.parametrize(("ranks", "bias", "B", "T"), [(2, True, 2, 5), (4, True, 1, 3), (2, False, 3, 1)])
+@pytest.mark.parametrize(
+    ("ranks", "bias", "B", "T"),
+    [(2, (True, True), 2, 5), (4, (True, True), 1, 3), (2, (False, False), 3, 1), (2, (True, False), 1, 2), (2, (False, True), 1, 2)],
+)  # fmt: skip
 def test_the_attention_is_that_of_one_process(student, check, rng, ranks, bias, B, T):
-    """Each rank returns proj of all heads' softmax(q kᵀ / √Dh) v, with biases or without."""
-    x, weights = randn(rng, B, T, 8, **F64), attention_weights(rng, 8, bias)
+    """Each rank returns proj of all heads' softmax(q kᵀ / √Dh) v, with two biases, one or none."""
+    x, weights = randn(rng, B, T, 8, **F64), attention_weights(rng, 8, *bias)
 
     truth = whole_attention(x, *weights)
     outputs = on_right_parts(student.on(ranks=ranks), attention_of, x, weights, 4, {}, fine=all_nearly(truth))
@@ -396,8 +439,8 @@ def test_causal_attention_sees_the_past_alone(student, check, rng):
             qkv, proj = inside.whole_linear(*weights[:2]), inside.whole_linear(*weights[2:])
             layer = TensorParallelAttention.from_linears(qkv, proj, 4)
             with torch.no_grad():
-                alone = [layer(x[:, : end + 1])[:, -1] for end in range(x.shape[1])]
-                return layer(x, causal=True), torch.stack(alone, 1), layer(x), layer(x, causal=False)
+                alone = [inside.a_tensor(layer(x[:, : end + 1]))[:, -1] for end in range(x.shape[1])]
+                return inside.listed([layer(x, causal=True), torch.stack(alone, 1), layer(x), layer(x, causal=False)])
 
         return inside.use_of(use, "tensor_parallel", "TensorParallelAttention", right)
 
@@ -418,38 +461,37 @@ def test_causal_attention_sees_the_past_alone(student, check, rng):
 @of_attentions
 @pytest.mark.points(2)
 def test_the_attention_gives_x_its_whole_gradient(student, check, rng):
-    """On each rank the gradient of x is that of the whole attention."""
+    """On each rank the gradient of x is that of the whole attention, also where the weights are frozen."""
 
-    def probe(x, weights, right):
+    def probe(x, cotangent, beside, weights, right):
         from tensor_parallel import TensorParallelAttention
 
         def use():
             linears = inside.whole_linear(*weights[:2]), inside.whole_linear(*weights[2:])
-            given = x.clone().requires_grad_()
-            return inside.gradients(TensorParallelAttention.from_linears(*linears, 4)(2 * given, True), [given])[0]
+            layer = TensorParallelAttention.from_linears(*linears, 4)
+            return inside.gradients_beside(layer, x, cotangent, beside, True)  # causal
 
         return inside.use_of(use, "tensor_parallel", "TensorParallelAttention", right)
 
-    x, weights = randn(rng, 2, 5, 8, **F64), attention_weights(rng)
-    truth, *parts = (gradient_of_heads(x, weights, rows) for rows in (range(8), range(4), range(4, 8)))
-    found = on_right_parts(student.on(ranks=2), probe, x, weights, fine=all_nearly(truth))
+    x, cotangent, beside = (randn(rng, 2, 5, 8, **F64) for _ in range(3))
+    weights = attention_weights(rng)
+    whole, *parts = (gradient_of_heads(x, cotangent, weights, rows) for rows in (range(8), range(4), range(4, 8)))
+    found = on_right_parts(
+        student.on(ranks=2), probe, x, cotangent, beside, weights, fine=all_pairs_nearly(whole + 2 * beside)
+    )
 
-    check(found, [truth] * 2, relative=1e-9, what="the gradients of x", mistakes={
-        "the gradient of x is only what this rank's heads give; it should be summed over the ranks": parts,
-        "the gradient of x is N times too large": [2 * truth] * 2,
-        "the gradient of x is N² times too large": [4 * truth] * 2,
-        "the gradient of x is divided by the number of ranks": [truth / 2] * 2,
-        "x gets no gradient": [0 * truth] * 2,
-    })  # fmt: skip
+    sentence = "the gradient of x is only what this rank's heads give; it should be summed over the ranks"
+    for case in of_gradients(found, whole, 2 * beside, {sentence: parts}):
+        check(**case)
 
 
-def gradient_of_heads(x, weights, rows):
+def gradient_of_heads(x, cotangent, weights, rows):
     """What the heads with these rows give to the gradient of x, in causal attention of heads that are 2 wide."""
     qkv, of_qkv, proj, of_proj = weights
     x, own = x.clone().requires_grad_(), torch.tensor([[8 * part + row for row in rows] for part in range(3)])
     heads, own = len(rows) // 2, own.flatten()
     y = whole_attention(2 * x, qkv[own], of_qkv[own], proj[:, list(rows)], of_proj, heads=heads, causal=True)
-    return torch.autograd.grad((torch.arange(y.numel()).double().cos().view_as(y) * y).sum(), x)[0]
+    return torch.autograd.grad((cotangent * y).sum(), x)[0]
 
 
 @of_attentions
@@ -462,13 +504,7 @@ def test_the_attention_learns_as_in_one_process(student, check, rng):
 
         def use():
             linears = inside.whole_linear(*weights[:2]), inside.whole_linear(*weights[2:])
-            layer = TensorParallelAttention.from_linears(*linears, 4)
-            optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-            inside.total(layer(x)).backward()
-            optimizer.step()
-            given = all(torch.equal(weight, whole) for linear, two in zip(linears, (weights[:2], weights[2:]), strict=True)
-                        for weight, whole in zip(linear.parameters(), two, strict=True))  # fmt: skip
-            return layer(x).detach(), given
+            return inside.output_after_a_step(TensorParallelAttention.from_linears(*linears, 4), linears, x)
 
         return inside.use_of(use, "tensor_parallel", "TensorParallelAttention", right)
 
@@ -503,13 +539,7 @@ def test_the_attention_reduces_once_forward_and_once_backward(student, check, rn
 
         def use():
             qkv, proj = inside.whole_linear(*weights[:2]), inside.whole_linear(*weights[2:])
-            layer, given = TensorParallelAttention.from_linears(qkv, proj, 4), x.clone().requires_grad_()
-            inside.mark()
-            y = layer(given, causal=True)
-            inside.mark()
-            inside.total(y).backward()
-            inside.mark()
-            return list(y.shape), given.grad is not None
+            return inside.sent_by(TensorParallelAttention.from_linears(qkv, proj, 4), x.clone().requires_grad_(), True)
 
         return inside.use_of(use, "tensor_parallel", "TensorParallelAttention", right)
 
@@ -537,29 +567,25 @@ def test_each_rank_works_out_its_own_heads(student, check, rng):
         from tensor_parallel import TensorParallelAttention
 
         def use():
-            found = []
-            for rank in range(2):
-                layer = TensorParallelAttention.from_linears(*(inside.whole_linear(weight) for weight in weights), 4)
-                with torch.no_grad():
-                    for parameter in layer.parameters() if torch.distributed.get_rank() == rank else ():
-                        parameter.zero_()
-                    found.append(layer(x))
-            return torch.stack(found)
+            return inside.without_each_rank(
+                lambda: TensorParallelAttention.from_linears(*(inside.whole_linear(weight) for weight in weights), 4), x
+            )
 
         return inside.use_of(use, "tensor_parallel", "TensorParallelAttention", right)
 
     x, (qkv, _, proj, _) = randn(rng, 2, 5, 8, **F64), attention_weights(rng, bias=False)
     whole, first = (whole_attention(x, qkv, None, proj * (torch.arange(8) < seen), None) for seen in (8, 4))
     truth = torch.stack([whole - first, first])  # without rank 0, without rank 1
-    found = on_right_parts(student.on(ranks=2), probe, x, [qkv, proj], fine=all_nearly(truth))
+    found = on_right_parts(student.on(ranks=2), probe, x, [qkv, proj], fine=all_parts(truth, qkv, proj))
 
-    check(found, [truth] * 2, relative=1e-9, what="the output where one rank's parameters are zeros", mistakes={
+    check([each[0] for each in found], [truth] * 2, relative=1e-9, what="the output where one rank's parameters are zeros", mistakes={
         "the heads take turns: rank r should have the r-th slice of them": [
             torch.stack([whole_attention(x, qkv, None, proj * (torch.arange(8) // 2 % 2 == r), None) for r in (1, 0)])
         ] * 2,
         "the ranks have the heads in the wrong order": [truth.flip(0)] * 2,
         **work_of_one(whole),
     })  # fmt: skip
+    check.that(keeps_its_part([each[1] for each in found], torch.cat([qkv, proj])), KEEPS_MORE)
 
 
 @of_attentions
@@ -570,24 +596,14 @@ def test_a_new_attention(student, check, rng):
     def probe(x, right):
         from tensor_parallel import TensorParallelAttention
 
-        def use():
-            layer = TensorParallelAttention(8, 4)
-            with torch.no_grad():
-                return layer(x), sum(parameter.numel() for parameter in layer.parameters())
+        return inside.use_of(lambda: inside.new_layer(TensorParallelAttention, (8, 4), x), "tensor_parallel", "TensorParallelAttention", right)  # fmt: skip
 
-        return inside.use_of(use, "tensor_parallel", "TensorParallelAttention", right)
+    x = randn(rng, 2, 5, 8)
+    team, seen = student.on(ranks=2), []
+    on_right_parts(team, probe, x, fine=fine_when_new(seen, team, (4 * 64 + 24) // 2 + 8, x))
 
-    def fine(found):
-        return all(is_new(*pair, 148) for pair in found) and nearly(found[0][0], found[1][0])
-
-    found = on_right_parts(student.on(ranks=2), probe, randn(rng, 2, 5, 8), fine=fine)
-
-    (first, count), (second, other) = found
-    check.that(count == other == (4 * 64 + 24) // 2 + 8, "a rank should have 1 / N of the numbers and proj's bias")
-    filled = all(isinstance(y, torch.Tensor) and bool(y.any()) for y in (first, second))
-    check.that(filled, "the output of a new attention is not a tensor, or all zeros")
-    check(second, first, otherwise="the outputs of a new layer differ from rank to rank")
-    check.that(first.shape == (2, 5, 8), "the output of a new attention has the wrong shape")
+    for fact in facts_when_new(*seen[-1] if seen[-1][-1] else seen[0], "proj"):
+        check.that(*fact)
 
 
 @of_attentions

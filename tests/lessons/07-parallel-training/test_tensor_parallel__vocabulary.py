@@ -9,8 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shared import MANNERS, nearly, randn, shuffled, tokens
-from tensor_parallel_helpers import bytes_sent, dealt, slices
+from shared import MANNERS, has_nan, nearly, randn, shuffled, tokens
+from tensor_parallel_helpers import (
+    KEEPS_MORE,
+    SENDS_EARLY,
+    bytes_sent,
+    dealt,
+    is_made_silently,
+    keeps_its_part,
+    slices,
+)
 
 of_embeddings = pytest.mark.question("VocabParallelEmbedding")
 of_losses = pytest.mark.question("vocab_parallel_cross_entropy")
@@ -22,18 +30,24 @@ of_losses = pytest.mark.question("vocab_parallel_cross_entropy")
 @of_embeddings
 @pytest.mark.points(1)
 def test_a_table_is_parted_by_rows(student, check, rng):
-    """from_embedding gives rank r the r-th of N slices of the table's rows, as a parameter."""
+    """from_embedding gives rank r the r-th of N slices of the table's rows, as a parameter, and keeps no more."""
     ranks = 2
 
     def probe(table):
         from tensor_parallel import VocabParallelEmbedding
 
-        layer = VocabParallelEmbedding.from_embedding(torch.nn.Embedding.from_pretrained(table, freeze=False))
-        names = [name for name, parameter in layer.named_parameters() if parameter.requires_grad]
-        return layer.weight.detach(), names
+        def make():
+            return VocabParallelEmbedding.from_embedding(
+                torch.nn.Embedding.from_pretrained(table.clone(), freeze=False)
+            )
 
-    table = randn(rng, 8, 4, dtype=torch.float64)
-    weights, names = zip(*student.on(ranks=ranks).run(probe, table), strict=True)
+        layer, kept = inside.kept_by(make)
+        names = [name for name, parameter in layer.named_parameters() if parameter.requires_grad]
+        return inside.a_tensor(layer.weight, "weight").detach(), names, kept
+
+    table = randn(rng, 32, 16, dtype=torch.float64)
+    team = student.on(ranks=ranks)
+    weights, names, kept = zip(*team.run(probe, table), strict=True)
 
     check(list(weights), slices(table, ranks), what="the weights", mistakes={
         "rank r holds columns of the table; it should hold rows": slices(table, ranks, 1),
@@ -43,6 +57,8 @@ def test_a_table_is_parted_by_rows(student, check, rng):
         "all ranks hold the first slice": slices(table, ranks)[:1] * ranks,
     })  # fmt: skip
     check(list(names), [["weight"]] * ranks, what="the names of the parameters")
+    check.that(keeps_its_part(kept, table), KEEPS_MORE)
+    check.that(not team.traffic, SENDS_EARLY)
 
 
 @of_embeddings
@@ -55,8 +71,9 @@ def test_each_rank_looks_up_all_ids(student, check, rng, ranks, dtype):
         from tensor_parallel import VocabParallelEmbedding
 
         layer = VocabParallelEmbedding.from_embedding(torch.nn.Embedding.from_pretrained(table))
+        given = ids.clone()
         with torch.no_grad():
-            return layer(ids.T), layer(more)
+            return inside.listed([layer(ids.T), layer(more), layer(ids)]), torch.equal(ids, given)
 
     table = randn(rng, 12, 3, dtype=torch.float64)
     ids = torch.tensor(shuffled(rng, [*range(12)] * 2), dtype=dtype).view(4, 6)
@@ -70,7 +87,8 @@ def test_each_rank_looks_up_all_ids(student, check, rng, ranks, dtype):
         table[(place - r * share).clamp(0, share - 1) + r * share] for r in range(ranks)
     )  # ids of other ranks become the next one's that there is
     modulo = sum(table[place % share + r * share] for r in range(ranks))
-    check([pair[0] for pair in found], [rows] * ranks, relative=1e-9, mistakes={
+    check.that(all(same is True for _, same in found), "the ids are changed in place")
+    check([each[0][0] for each in found], [rows] * ranks, relative=1e-9, mistakes={
         "for ids of other ranks a rank adds its first row; it should add zeros": [first] * ranks,
         "for ids of other ranks a rank adds its nearest row; it should add zeros": [last] * ranks,
         "for ids of other ranks a rank adds the row id % (V / N); it should add zeros": [modulo] * ranks,
@@ -80,7 +98,12 @@ def test_each_rank_looks_up_all_ids(student, check, rng, ranks, dtype):
         "an id that is the first of a rank's slice is not found": [rows * (place % share != 0)[..., None]] * ranks,
         "an id that is the last of a rank's slice is not found": [rows * (place % share != share - 1)[..., None]] * ranks,
     })  # fmt: skip
-    check([pair[1] for pair in found], [table[ids[0, 0].long()]] * ranks, relative=1e-9, what="the row of a single id")
+    check(
+        [each[0][1] for each in found], [table[ids[0, 0].long()]] * ranks, relative=1e-9, what="the row of a single id"
+    )
+    check(
+        [each[0][2] for each in found], [rows.transpose(0, 1)] * ranks, relative=1e-9, what="the rows of contiguous ids"
+    )
 
 
 @of_embeddings
@@ -92,7 +115,9 @@ def test_rows_get_the_gradients_of_their_own_ids(student, check, rng):
         from tensor_parallel import VocabParallelEmbedding
 
         layer = VocabParallelEmbedding.from_embedding(torch.nn.Embedding.from_pretrained(table, freeze=False))
-        return inside.gradients(layer(ids), [layer.weight])[0]
+        rows = layer(ids)
+        layer(torch.zeros_like(ids))  # another call lies between forward and backward
+        return inside.gradients(rows, [layer.weight])[0]
 
     table, ids = randn(rng, 8, 3, dtype=torch.float64), torch.tensor(shuffled(rng, [0, 1, 3, 4, 4, 6, 7, 7, 7]))
     found = student.on(ranks=2).run(probe, table, ids)
@@ -120,7 +145,7 @@ def test_the_table_is_not_gathered(student, check, rng):
 
         layer = VocabParallelEmbedding(size, 3)
         inside.mark()
-        rows = layer(ids)
+        rows = inside.a_tensor(layer(ids))
         inside.total(rows).backward()
         inside.mark()
         return list(rows.shape)
@@ -142,14 +167,20 @@ def test_a_parallel_embedding_copies_its_rows(student, check, rng):
     def probe(table):
         from tensor_parallel import VocabParallelEmbedding
 
-        embedding = torch.nn.Embedding.from_pretrained(table, freeze=False)
-        weights = [*VocabParallelEmbedding.from_embedding(embedding).parameters()]
+        new, kept = inside.kept_by(lambda: VocabParallelEmbedding(20, 30))
+        inside.mark()
+        embedding = torch.nn.Embedding.from_pretrained(table.clone(), freeze=False)
+        layer = VocabParallelEmbedding.from_embedding(embedding)
         with torch.no_grad():
-            weights[0].mul_(0.0)
-        return embedding.weight.detach(), embedding.weight.requires_grad, VocabParallelEmbedding(20, 30).weight.detach()
+            for parameter in layer.parameters():
+                parameter.add_(1.0)
+            rows = inside.a_tensor(layer(torch.arange(8)))
+        weight = inside.a_tensor(new.weight, "weight").detach()
+        return embedding.weight.detach(), embedding.weight.requires_grad, weight, rows, kept
 
     table = randn(rng, 8, 3, dtype=torch.float64)
-    given, learns, new = zip(*student.on(ranks=2).run(probe, table), strict=True)
+    team = student.on(ranks=2)
+    given, learns, new, rows, kept = zip(*team.run(probe, table), strict=True)
 
     sentence = "the given embedding changes with the layer: from_embedding should copy its rows"
     check(list(given), [table] * 2, otherwise=sentence)
@@ -157,6 +188,11 @@ def test_a_parallel_embedding_copies_its_rows(student, check, rng):
     check.that(all(weight.shape == (10, 30) for weight in new), "the shape of a new weight is wrong")
     check.that(not nearly(new[0], new[1]), "all ranks start with the same rows")
     check.that(all(0.7 < float(weight.std()) < 1.3 for weight in new), "new rows should be numbers of N(0, 1)")
+    check(list(rows), [table + 1] * 2, what="the rows after the change", mistakes={
+        "the parameter of the layer is not what its rows come from": [table] * 2
+    })  # fmt: skip
+    check.that(keeps_its_part(kept, torch.zeros(20, 30)), KEEPS_MORE)
+    check.that(is_made_silently(team.traffic, 2), SENDS_EARLY)
 
 
 @of_embeddings
@@ -167,7 +203,7 @@ def test_rows_of_a_table_that_the_ranks_cannot_share_are_refused(student):
     def made_of(size):
         from tensor_parallel import VocabParallelEmbedding
 
-        return len(list(VocabParallelEmbedding.from_embedding(torch.nn.Embedding(size, 4)).parameters()))
+        return callable(VocabParallelEmbedding.from_embedding(torch.nn.Embedding(size, 4)))
 
     two = student.on(ranks=2)
     two.accepts("tensor_parallel.VocabParallelEmbedding", 6, 5)
@@ -198,7 +234,7 @@ def chosen_of(scores, targets):
 
 @of_losses
 @pytest.mark.points(3)
-@pytest.mark.parametrize(("ranks", "shape"), [(2, (6,)), (2, (3, 5)), (4, (2, 3, 4)), (2, (1,))])
+@pytest.mark.parametrize(("ranks", "shape"), [(2, (6,)), (2, (3, 5)), (4, (2, 3, 4)), (2, (1,)), (2, ())])
 def test_the_loss_is_that_of_all_logits(student, check, rng, ranks, shape):
     """The mean cross-entropy over the whole vocabulary, the same on each rank."""
     V = 8
@@ -267,11 +303,12 @@ def test_only_targets_that_count_are_averaged(student, check, rng):
 @of_losses
 @pytest.mark.points(2)
 @pytest.mark.parametrize("high", [0, 1])
-@pytest.mark.parametrize("size", [2e3, -2e3])
-def test_large_logits_do_not_overflow(student, check, rng, size, high):
-    """In float32 the loss is right for logits of ± 2000, and where one rank's are much larger than another's."""
+@pytest.mark.parametrize(("size", "rows"), [(2e3, "all"), (-2e3, "all"), (2e3, "some")])
+def test_large_logits_do_not_overflow(student, check, rng, size, rows, high):
+    """In float32 the loss is right for logits of ± 2000, in all rows or some, and where one rank's are much larger than another's."""
     logits, targets = randn(rng, 6, 8), torch.tensor(shuffled(rng, [4 * high, 4 * high + 3, 4 * high + 1] * 2))
-    logits = (logits + size).view(6, 2, 4)
+    sizes = torch.tensor([size] * 6 if rows == "all" else shuffled(rng, [size, -size, 0.0] * 2))
+    logits = (logits + sizes[:, None]).view(6, 2, 4)
     logits[:, 1 - high] -= 200
 
     losses = student.on(ranks=2).run(sharded_loss, logits.flatten(1), targets)
@@ -281,6 +318,36 @@ def test_large_logits_do_not_overflow(student, check, rng, size, high):
     broken = len(values) == 2 and not all(map(math.isfinite, values))
     check(losses, [truth] * 2, dtype=torch.float32, relative=1e-3, mistakes={
         "large logits make the loss infinite or not a number: subtract the maximum": check.when(broken)
+    })  # fmt: skip
+
+
+@of_losses
+@pytest.mark.points(1)
+def test_logits_of_minus_infinity(student, check, rng):
+    """A logit of -inf has the probability 0, also where all of one rank's are: the loss and the gradients are those of the others."""
+
+    def probe(logits, targets):
+        from tensor_parallel import vocab_parallel_cross_entropy
+
+        shard = inside.own_slice(logits).requires_grad_()
+        loss = inside.a_tensor(vocab_parallel_cross_entropy(shard, targets))
+        return loss.detach(), inside.gradients(loss, [shard], [torch.ones_like(loss)])[0]
+
+    logits, targets = randn(rng, 4, 8, dtype=torch.float64), torch.tensor([7, 5, 2, 0])
+    minus = torch.tensor([[1] * 4 + [0] * 4, [1, 1, 0, 0] * 2, [0] * 4 + [1] * 4, [0, 1] * 4])
+    minus[1, 5] = 0  # no target's
+    logits = logits.masked_fill(minus.bool(), -math.inf)
+    found = student.on(ranks=2).run(probe, logits, targets)
+
+    whole = logits.clone().requires_grad_()
+    truth = F.cross_entropy(whole, targets)
+    slope = torch.autograd.grad(truth, whole)[0]
+    losses, slopes = [each[0] for each in found], [each[1] for each in found]
+    check(losses, [truth.detach()] * 2, relative=1e-9, what="the loss", mistakes={
+        "the loss is not a number where logits are -inf; their probability is 0": check.when(has_nan(losses))
+    })  # fmt: skip
+    check(slopes, slices(slope, 2, -1), relative=1e-9, what="the gradients of logits_shard", mistakes={
+        "the gradients are not numbers where logits are -inf; they should be 0 there": check.when(has_nan(slopes))
     })  # fmt: skip
 
 
@@ -331,7 +398,7 @@ def test_logits_are_not_gathered(student, check, rng):
 
         shard = inside.own_slice(logits).requires_grad_()
         inside.mark()
-        loss = vocab_parallel_cross_entropy(shard, targets)
+        loss = inside.a_tensor(vocab_parallel_cross_entropy(shard, targets))
         loss.backward()
         inside.mark()
         return loss.detach()
@@ -364,11 +431,11 @@ def test_the_loss_leaves_its_inputs_alone(student, check, rng):
         from tensor_parallel import vocab_parallel_cross_entropy
 
         shard = inside.own_slice(logits)
+        before, ids = shard.clone(), targets.clone()
         with torch.no_grad():
             loss, (after, kept), rude = inside.manners(vocab_parallel_cross_entropy, shard, targets)
-            same = torch.equal(after, shard)
-            own = vocab_parallel_cross_entropy(shard, targets)
-        return loss, own, same, kept, rude
+            own = vocab_parallel_cross_entropy(shard, ids)  # contiguous ones
+        return loss, own, torch.equal(after, before) and torch.equal(shard, before), [kept, ids], rude
 
     logits, targets = randn(rng, 3, 5, 8), tokens(rng, 8, 3, 5)
     targets[0, 0] = -100
@@ -377,5 +444,5 @@ def test_the_loss_leaves_its_inputs_alone(student, check, rng):
         check(loss, own, relative=1e-4, otherwise="the layout of the logits in memory changes the loss")
         check(loss.dtype, torch.float32, otherwise="the loss of float32 logits is not float32")
         check.that(same, "logits_shard is changed in place")
-        check(kept, targets, otherwise="targets is changed in place")
+        check(kept, [targets] * 2, otherwise="targets is changed in place")
         check(rude, "", mistakes=MANNERS)
