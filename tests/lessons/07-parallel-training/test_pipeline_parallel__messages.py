@@ -85,16 +85,16 @@ def test_stages_may_take_microbatches_in_different_orders(student, check, rng):
         )[1][1],
     })  # fmt: skip
     check(grads[0], like_sum(grads[:1], truth[:1], 3)[0], relative=EXACT, what="the gradients of the first stage", mistakes={
-        "gradients are taken in the order in which they come; it should be that of the stage's own plan": lambda: mixed_up(
+        "gradients are taken in the order in which they come; it should be that of the stage's own plan": lambda: grads_mixed_up(
             stages, batch, targets, (2, 1, 0)
         ),
         "a backward pass is that of the first or last microbatch that is kept; it should be the one that the plan names": (
-            lambda: mixed_up(stages, batch, targets, (0, 2, 1))
+            lambda: grads_mixed_up(stages, batch, targets, (0, 2, 1))
         ),
     })  # fmt: skip
 
 
-def mixed_up(stages, batch, targets, came):
+def grads_mixed_up(stages, batch, targets, came):
     """The gradients of the first of two stages if its microbatch m gets the gradient of came[m], of three."""
     first = [weight.clone().requires_grad_() for weight in stages[0]["weights"]]
     outputs = [output_of(stages[:1], [first], rows) for rows in batch.tensor_split(3)]
