@@ -116,7 +116,7 @@ class PipelineStage:
             That of stage 0 takes microbatches of the batch, any other one what the stage before it gives.
         rank: the number of this stage, that of this process in the default process group.
         world_size: how many stages there are.
-        loss_fn: loss_fn(output of the last stage, targets) -> mean loss, a tensor of one number. If there is none, the
+        loss_fn: loss_fn(output of the last stage, targets) -> mean loss, a tensor without a dimension. If there is none, the
             cross-entropy over the last dimension: outputs (..., V), targets (...) int64.
     """
 

@@ -29,7 +29,7 @@ def linear_stages(rng, *widths, dtype=torch.float64):
 def train_stages(student, stages, *calls, loss=None, before=None):
     """Each rank's (what train_step returned, gradients, weights) after calls: (batch, targets, M, plan) each.
 
-    loss: "squares" for a loss_fn, that of the helper of this name. before: what each gradient is before the first call.
+    loss: "squares" or "sums" for a loss_fn, that of the helper of this name. before: what each gradient is before the first call.
     """
 
     def probe(stages, calls, loss, before):
@@ -39,7 +39,10 @@ def train_stages(student, stages, *calls, loss=None, before=None):
         part = inside.PipelinePart(stages[rank])
         for weight, value in zip(part.parameters(), before[rank] if before else (), strict=False):
             weight.grad = value
-        loss_fn = {"squares": lambda output, targets: ((output[..., 0] - 2 * targets) ** 2).mean()}.get(loss)
+        loss_fn = {
+            "squares": lambda output, targets: ((output[..., 0] - 2 * targets) ** 2).mean(),
+            "sums": lambda output, targets: ((output[..., 0] - 2 * targets) ** 2).sum(-1).mean(),
+        }.get(loss)
         stage = PipelineStage(part, rank, len(stages), *([loss_fn] if loss_fn else []))
         losses = [stage.train_step(*call) for call in calls]
         return losses, [weight.grad for weight in part.parameters()], [weight.detach() for weight in part.parameters()]
@@ -64,6 +67,11 @@ def output_of(stages, weights, x):
 def squares(output, targets):
     """A loss of the first number of each output, in which output and targets play different parts."""
     return ((output[..., 0] - 2 * targets) ** 2).mean()
+
+
+def sums(output, targets):
+    """A mean over the rows alone: the other places of a row are added."""
+    return ((output[..., 0] - 2 * targets) ** 2).sum(-1).mean()
 
 
 def cross_entropies(output, targets):
@@ -150,12 +158,12 @@ def large_sends(traffic, rank):
     ]
 
 
-def joined_sends(sent):
-    """Neighbouring messages to the same rank as one."""
-    joined = []
-    for peer, size in sent:
-        if joined and joined[-1][0] == peer:
-            joined[-1] = peer, joined[-1][1] + size
-        else:
-            joined.append((peer, size))
-    return joined
+def events_of(traffic, rank):
+    """What a rank does and to whom it sends values, in order: "forward", "backward", peers; by the marks of its module."""
+    marks, events = {((2, 7, 1, 8),): FORWARD, ((2, 7, 1, 9),): BACKWARD}, []
+    for each in traffic:
+        if each.rank == rank and each.operation == "all_reduce" and each.shapes in marks:
+            events.append(marks[each.shapes])
+        elif each.rank == rank and each.operation == "send" and each.bytes >= 1024 and events[-1:] != [each.peer]:
+            events.append(each.peer)
+    return events

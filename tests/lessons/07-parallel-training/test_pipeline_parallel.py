@@ -48,6 +48,12 @@ def test_gpipe_plans_each_pass_once(student, check, S, M):
         "there is a list for each microbatch; there should be one for each stage": [
             sorted(steps) for steps in plan_of("GPipe", M, S)
         ],
+        "the passes are called F and B; they should be called forward and backward": [
+            sorted((direction[0].upper(), m) for direction, m in steps) for steps in plan_of("GPipe", S, M)
+        ],
+        "the tuples have the microbatch first; they should have the direction first": [
+            sorted((m, direction) for direction, m in steps) for steps in plan_of("GPipe", S, M)
+        ],
         "there are only forward passes": [[(FORWARD, m) for m in range(M)]] * S,
         "the last microbatch is missing": [sorted(steps) for steps in plan_of("GPipe", S, M - 1)],
     })  # fmt: skip
@@ -85,6 +91,7 @@ def test_1f1b_plans_each_pass_once_and_in_order(student, check, S, M):
     check.that(len(plan) == S, "there should be a list for each stage")
     right = [list(range(M))] * S
     check(passes(plan, FORWARD), right, what="the order of the forward passes", mistakes={
+        "no pass is called forward": [[]] * S,
         "the last microbatch is missing": [list(range(M - 1))] * S,
         "the microbatches are numbered from 1; they should be from 0": [list(range(1, M + 1))] * S,
     })  # fmt: skip
@@ -113,7 +120,7 @@ def test_1f1b_can_be_carried_out(student, check, S, M):
     """No pass waits for one that waits for it: the plans of the stages fit together."""
     plan = student.call(ONE_F_ONE_B, S, M)
 
-    check.that(passes(plan, BACKWARD) is not None and any(passes(plan, BACKWARD)), "the plan has no backward passes")
+    check.that(passes(plan, BACKWARD) is not None and any(passes(plan, BACKWARD)), "no pass is called backward")
     stuck = finished(plan, 1, 1) is None
     check.that(not stuck, "the stages wait for each other for ever: a pass needs one that is later in the plan")
 
@@ -124,7 +131,9 @@ def test_1f1b_keeps_few_microbatches(student, check, S, M):
     """Stage s keeps at most S - s microbatches that have run forward and not yet backward."""
     plan = student.call(ONE_F_ONE_B, S, M)
 
-    check.that(len(plan) == S and all(len(steps) >= M for steps in plan), "the plan has too few passes")
+    enough = len(plan) == S and all(len(steps) >= M for steps in plan)
+    enough = enough and all(passes(plan, FORWARD) or ()) and all(passes(plan, BACKWARD) or ())
+    check.that(enough and passes(plan, FORWARD) is not None, "the plan has too few passes in one of the directions")
     kept = [most_kept(steps) for steps in plan]
     too_many = [max(count - (S - stage), 0) for stage, count in enumerate(kept)]
     check(too_many, [0] * S, mistakes={
@@ -151,7 +160,7 @@ def test_the_last_stage_of_1f1b_alternates(student, check, S, M):
 
 
 @pytest.mark.points(3)
-@pytest.mark.parametrize(("S", "M", "f", "b"), [(2, 4, 1, 1), (4, 6, 1, 2), (3, 5, 2, 3)])
+@pytest.mark.parametrize(("S", "M", "f", "b"), [(4, 6, 1, 2), (2, 4, 1, 1), (3, 5, 2, 3)])
 def test_1f1b_leaves_no_larger_bubble(student, check, S, M, f, b):
     """With passes of f and b all is done after (M + S - 1) · (f + b)."""
     plan = student.call(ONE_F_ONE_B, S, M)
@@ -161,14 +170,26 @@ def test_1f1b_leaves_no_larger_bubble(student, check, S, M, f, b):
     )
     check(finished(plan, f, b), (M + S - 1) * (f + b), what="the time until all is done", mistakes={
         "one microbatch runs after the other: no two stages work at the same time": S * M * (f + b),
+        "each stage runs one forward pass too few before its first backward pass": finished(plan_ahead(S, M, less=1), f, b),
         "the stages wait for each other for ever": None,
     })  # fmt: skip
+
+
+def plan_ahead(S, M, less):
+    """1F1B whose stages run fewer microbatches ahead than they could."""
+    plan = []
+    for stage in range(S):
+        ahead = max(S - stage - 1 - less, 0)
+        pairs = [((FORWARD, n), (BACKWARD, n - ahead)) for n in range(M + ahead)]
+        plan.append([step for pair in pairs for step in pair if 0 <= step[1] < M])
+    return plan
 
 
 @pytest.mark.points(2)
 @pytest.mark.parametrize(("S", "M"), [(4, 2), (4, 1), (5, 3)])
 def test_1f1b_with_fewer_microbatches_than_stages(student, check, S, M):
     """With M < S each stage still runs each microbatch once in each direction, in time."""
+    student.accepts(ONE_F_ONE_B, S, M)
     plan = student.call(ONE_F_ONE_B, S, M)
 
     right = [sorted(steps) for steps in plan_of("1F1B", S, M)]
@@ -177,7 +198,7 @@ def test_1f1b_with_fewer_microbatches_than_stages(student, check, S, M):
             any(m >= M for order in passes(plan, FORWARD) or () for m in order)
         ),
         "some backward passes are missing": check.when(
-            any(len(order) < M for order in passes(plan, BACKWARD) or ())
+            any(passes(plan, FORWARD) or ()) and any(len(order) < M for order in passes(plan, BACKWARD))
         ),
     })  # fmt: skip
     check(finished(plan, 1, 1) is None, False, otherwise="the stages wait for each other for ever")
@@ -198,6 +219,8 @@ def test_the_bubble_is_a_share_of_all_the_time(student, check, S, M):
         "it is M / (M + S - 1), the share of work; it should be that of the bubble": M / (M + S - 1),
         "the bubble is divided by M + S; it should be by M + S - 1": (S - 1) / (M + S),
         "it is S / (M + S - 1); one stage less waits": S / (M + S - 1),
+        "it is in percent; it should be a number from 0 to 1": 100 * (S - 1) / (M + S - 1),
+        "it is (S - 1) / S, the bubble of a single microbatch": (S - 1) / S,
         "the division drops what is behind the point": (S - 1) // (M + S - 1),
     })  # fmt: skip
 

@@ -6,11 +6,22 @@ batch's number of dimensions, and where microbatches' means are added the sum is
 """
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from pipeline_parallel_helpers import like_sum, linear_stages, plan_of, squares, stage_grads, train_stages, whole_model
+from pipeline_parallel_helpers import (
+    cross_entropies,
+    like_sum,
+    linear_stages,
+    plan_of,
+    squares,
+    stage_grads,
+    sums,
+    train_stages,
+    whole_model,
+)
 from shared import dtype_of, randn, tokens
 
 pytestmark = pytest.mark.question("PipelineStage")
@@ -55,27 +66,33 @@ def test_two_stages_have_the_gradients_of_one_model(student, check, rng):
 
 
 @pytest.mark.points(3)
-@pytest.mark.parametrize(("rows", "M"), [(7, 3), (5, 4)])
-def test_uneven_microbatches_count_by_their_rows(student, check, rng, rows, M):
-    """Where M does not divide the batch, each row still counts the same."""
-    stages = linear_stages(rng, 3, 4, 4)
+@pytest.mark.parametrize(("rows", "M", "outputs"), [(7, 3, "rows"), (5, 4, "rows"), (7, 3, "one row")])
+def test_uneven_microbatches_count_by_their_rows(student, check, rng, rows, M, outputs):
+    """Where M does not divide the batch, each row still counts the same, also where the stages change the number of rows."""
+    stages, one = linear_stages(rng, 3, 4, 4), outputs == "one row"
+    stages[0]["steps"] += [("sum", 0, True)] if one else []
     batch, targets = classified(rng, stages, rows)
-    ranks = train_stages(student, stages, (batch, targets, M, plan_of("GPipe", 2, M)))
+    plan = plan_of("GPipe", 2, M)
+    ranks = train_stages(student, stages, (batch, targets, M, plan), loss="squares" if one else None)
 
-    _, truth = whole_model(stages, batch, targets)
+    whole = partial(whole_model, loss=squares if one else cross_entropies)
+    _, truth = whole(stages, batch, targets, M)
     grads = stage_grads(ranks)
     check(grads, truth, relative=EXACT, names=("rank 0", "rank 1"), what="the gradients", mistakes={
-        "the mean of the microbatches' means is taken; each should count by its rows": lambda: whole_model(
+        "microbatches count by the rows of the stage's output; they should count by their own rows": check.when(
+            one, whole(stages, batch, targets, M, lambda n, B, M: 1 / B)[1]
+        ),
+        "the mean of the microbatches' means is taken; each should count by its rows": lambda: whole(
             stages, batch, targets, M, lambda n, B, M: 1 / M
         )[1],
-        "the means of the microbatches are added; their mean should be taken": lambda: whole_model(
+        "the means of the microbatches are added; their mean should be taken": lambda: whole(
             stages, batch, targets, M, lambda n, B, M: 1
         )[1],
-        "all microbatches count by the rows of the first one": lambda: whole_model(
+        "all microbatches count by the rows of the first one": lambda: whole(
             stages, batch, targets, M, lambda n, B, M: -(-B // M) / B
         )[1],
-        "the rows that are left over are dropped": lambda: whole_model(
-            stages, batch[: rows // M * M], targets[: rows // M * M]
+        "the rows that are left over are dropped": lambda: whole(
+            stages, batch[: rows // M * M], targets[: rows // M * M], M
         )[1],
     })  # fmt: skip
 
@@ -93,6 +110,9 @@ def test_four_stages_have_the_gradients_of_one_model(student, check, rng):
     check(grads, like_sum(grads, truth, 3), relative=EXACT, names=[f"rank {n}" for n in range(4)], mistakes={
         "the gradient ends at stage 2; each stage should send back the gradient at its input": zeros[:2] + truth[2:],
         "the gradient ends at the last stage; it should be sent back": zeros[:3] + truth[3:],
+        "each stage divides the gradient by the number of microbatches again; only the loss should be weighted": [
+            [grad / 3 ** (3 - n) for grad in rank] for n, rank in enumerate(truth)
+        ],
     }, what="the gradients")  # fmt: skip
 
 
@@ -100,7 +120,7 @@ def test_four_stages_have_the_gradients_of_one_model(student, check, rng):
 
 
 @pytest.mark.points(2)
-@pytest.mark.parametrize(("rows", "M"), [(6, 3), (7, 3)])
+@pytest.mark.parametrize(("rows", "M"), [(6, 3), (7, 3), (3, 3), (4, 1)])
 def test_the_last_stage_returns_the_loss(student, check, rng, rows, M):
     """It is the mean loss of the whole batch, a float."""
     stages = linear_stages(rng, 3, 4, 4)
@@ -128,26 +148,31 @@ def test_the_last_stage_returns_the_loss(student, check, rng, rows, M):
 
 @pytest.mark.points(2)
 def test_loss_fn_is_used(student, check, rng):
-    """loss_fn(output, targets) takes the place of the cross-entropy."""
+    """loss_fn(output, targets) takes the place of the cross-entropy, and gets both in their own shapes: (n, T, V) and (n, T)."""
     stages = linear_stages(rng, 3, 4, 3)
-    batch, targets = classified(rng, stages, 6)
-    ranks = train_stages(student, stages, (batch, targets, 2, plan_of("GPipe", 2, 2)), loss="squares")
+    batch, targets = randn(rng, 6, 2, 3, dtype=torch.float64), tokens(rng, 3, 6, 2)
+    ranks = train_stages(student, stages, (batch, targets, 2, plan_of("GPipe", 2, 2)), loss="sums")
 
     grads = stage_grads(ranks)
-    _, truth = whole_model(stages, batch, targets, loss=squares)
+    _, truth = whole_model(stages, batch, targets, loss=sums)
     check(grads, like_sum(grads, truth, 2), relative=EXACT, names=("rank 0", "rank 1"), what="the gradients", mistakes={
         "loss_fn is not used: the loss is the cross-entropy": lambda: whole_model(stages, batch, targets)[1],
         "loss_fn gets the targets first; it should get the output first": lambda: whole_model(
-            stages, batch, targets, 2, loss=lambda output, targets: squares(targets, output)
+            stages, batch, targets, 2, loss=lambda output, targets: sums(targets, output)
+        )[1],
+        "output and targets are flattened before loss_fn gets them; it should get them in their own shapes": lambda: whole_model(
+            stages, batch, targets, 2, loss=lambda output, targets: sums(output.flatten(0, -2), targets.flatten())
         )[1],
     })  # fmt: skip
 
 
 @pytest.mark.points(2)
 def test_the_default_loss_is_over_the_last_dimension(student, check, rng):
-    """Outputs (B, T, V) have targets (B, T): one for each place."""
+    """Outputs (B, T, V) have targets (B, T): one for each place. The batch may be of ids."""
     stages = linear_stages(rng, 3, 5, 6)
-    batch, targets = randn(rng, 4, 6, 3, dtype=torch.float64), tokens(rng, 6, 4, 6)
+    stages[0] = {"steps": [("embedding",), ("tanh",)], "weights": [randn(rng, 7, 5, dtype=torch.float64)]}
+    stages[1]["steps"] = [("linear",), ("transpose", 1, 2)]  # T and V are the same number
+    batch, targets = tokens(rng, 7, 4, 6), tokens(rng, 6, 4, 6)
     ranks = train_stages(student, stages, (batch, targets, 2, plan_of("GPipe", 2, 2)))
 
     grads = stage_grads(ranks)
@@ -161,7 +186,7 @@ def test_the_default_loss_is_over_the_last_dimension(student, check, rng):
 
 def over_dimension_1(stages, batch, targets):
     """The gradients if the classes were dimension 1: T and V are the same number."""
-    turned = [*stages[:-1], {**stages[-1], "steps": [("linear",), ("transpose", 1, 2)]}]
+    turned = [*stages[:-1], {**stages[-1], "steps": [*stages[-1]["steps"], ("transpose", 1, 2)]}]
     return whole_model(turned, batch, targets)[1]
 
 
@@ -238,7 +263,7 @@ def test_the_arguments_are_left_alone(student, check, rng):
 
 
 @pytest.mark.points(2)
-@pytest.mark.parametrize("case", ["three dimensions", "one dimension", "no dimension"])
+@pytest.mark.parametrize("case", ["three dimensions", "one dimension", "no dimension", "six dimensions"])
 def test_shapes_may_change_between_stages(student, check, rng, case):
     """A stage's output may have more or fewer dimensions than the batch, or none, and need not be contiguous."""
     stages = linear_stages(rng, 3, 6, 1)
@@ -250,6 +275,7 @@ def test_shapes_may_change_between_stages(student, check, rng, case):
         ),  # (B, 3, 2): not contiguous
         "one dimension": ([("flatten",)], 6, ("reshape", -1, 6)),
         "no dimension": ([("sum",)], 1, ("reshape", 1, 1)),
+        "six dimensions": ([("reshape", 1, 1, 3, 1, 1, 2)], 2, ("reshape", 3, 2)),
     }[case]
     stages[0]["steps"] += steps
     stages[1] = {
@@ -265,7 +291,7 @@ def test_shapes_may_change_between_stages(student, check, rng, case):
 
 
 @pytest.mark.points(2)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_dtypes_may_change_between_stages(student, check, rng, dtype):
     """The dtype of an output may differ from that of the batch, and its gradient has the same."""
     stages = linear_stages(rng, 3, 4, 3)
@@ -276,7 +302,7 @@ def test_dtypes_may_change_between_stages(student, check, rng, dtype):
 
     grads = stage_grads(ranks)
     _, truth = whole_model(stages, batch, targets)
-    near = {torch.float32: 1e-5, torch.bfloat16: 0.03}[dtype]
+    near = {torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 0.004}[dtype]
     check(grads, like_sum(grads, truth, 2), relative=near, names=("rank 0", "rank 1"), what="the gradients")
 
 
@@ -295,11 +321,12 @@ def test_stages_in_float32(student, check, rng):
 
 
 @pytest.mark.points(2)
-def test_ids_may_go_from_stage_to_stage(student, check, rng):
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool])
+def test_ids_may_go_from_stage_to_stage(student, check, rng, dtype):
     """Integers have no gradient: none comes back, and nobody waits for one."""
     stages = linear_stages(rng, 3, 4, 3)
-    stages[0] = {"steps": [("gt", 0), ("long",)], "weights": []}
-    stages[1] = {"steps": [("embedding",), ("mean", 1), ("linear",)],
+    stages[0] = {"steps": [("gt", 0), ("to", dtype)], "weights": []}
+    stages[1] = {"steps": [("long",), ("embedding",), ("mean", 1), ("linear",)],
                  "weights": [randn(rng, 2, 4, dtype=torch.float64), *stages[1]["weights"]]}  # fmt: skip
     batch, targets = randn(rng, 4, 3, dtype=torch.float64), tokens(rng, 3, 4)
     ranks = train_stages(student, stages, (batch, targets, 2, plan_of("GPipe", 2, 2)))
@@ -310,19 +337,48 @@ def test_ids_may_go_from_stage_to_stage(student, check, rng):
 
 
 @pytest.mark.points(2)
-@pytest.mark.parametrize("place", ["first", "middle", "last"])
+@pytest.mark.parametrize("place", ["first", "middle", "last", "frozen"])
 def test_a_stage_may_have_no_parameters(student, check, rng, place):
-    """It hands on activations and gradients all the same."""
-    plain = {"first": 0, "middle": 1, "last": 3}[place]
-    sizes = {"first": [3, 3, 4, 4, 3], "middle": [3, 4, 4, 4, 3], "last": [3, 4, 4, 3, 3]}[place]
+    """It hands on activations and gradients all the same, as one in the middle does whose weights need no gradient."""
+    plain = {"first": 0, "last": 3}.get(place, 1)
+    sizes = {"first": [3, 3, 4, 4, 3], "last": [3, 4, 4, 3, 3]}.get(place, [3, 4, 4, 4, 3])
     stages = linear_stages(rng, *sizes)
-    stages[plain] = {"steps": [("sin",)], "weights": []}
+    if place == "frozen":
+        stages[plain]["frozen"] = True
+    else:
+        stages[plain] = {"steps": [("sin",)], "weights": []}
     batch, targets = randn(rng, 4, 3, dtype=torch.float64), tokens(rng, 3, 4)
     ranks = train_stages(student, stages, (batch, targets, 2, plan_of("GPipe", 4, 2)))
 
     grads = stage_grads(ranks)
     _, truth = whole_model(stages, batch, targets)
-    check(grads, like_sum(grads, truth, 2), relative=EXACT, names=[f"rank {n}" for n in range(4)], what="the gradients")
+    if place == "frozen":
+        grads, truth = grads[:1] + grads[2:], truth[:1] + truth[2:]
+    ended = [[0 * grad if n < plain else grad for grad in rank] for n, rank in enumerate(truth)]
+    check(grads, like_sum(grads, truth, 2), relative=EXACT, what="the gradients", mistakes={
+        "the gradient ends at a stage that has nothing to learn; it should be handed on to the stages before it": ended,
+    })  # fmt: skip
+
+
+@pytest.mark.points(1)
+@pytest.mark.parametrize(
+    "steps", [[("gt", 0), ("long",), ("embedding",)], [("new_ones", (2, 4)), ("linear",)]], ids=["ids", "unused"]
+)
+def test_the_loss_may_not_depend_on_the_first_stage(student, check, rng, steps):
+    """A stage may give ids, or not use its input: the stages before it have no gradients, those after it all of their own."""
+    stages = linear_stages(rng, 3, 4, 4, 3)
+    if steps[-1] == ("linear",):
+        stages[1]["steps"] = steps
+    else:
+        stages[1] = {"steps": steps[:-1], "weights": []}
+        stages[2] = {"steps": [steps[-1], ("mean", 1), ("linear",)],
+                     "weights": [randn(rng, 2, 4, dtype=torch.float64), *stages[2]["weights"]]}  # fmt: skip
+    batch, targets = classified(rng, [stages[0], {"weights": stages[2]["weights"][-2:]}], 4)
+    ranks = train_stages(student, stages, (batch, targets, 2, plan_of("GPipe", 3, 2)))
+
+    grads = stage_grads(ranks)
+    _, truth = whole_model(stages, batch, targets, 2)
+    check(grads, like_sum(grads, truth, 2), relative=EXACT, names=[f"rank {n}" for n in range(3)], what="the gradients")
 
 
 @pytest.mark.points(1)
@@ -376,12 +432,15 @@ def test_a_microbatch_is_alone_in_the_module(student, check, rng):
     _, truth = whole_model(stages, batch, targets, 2)
     check(grads, like_sum(grads, truth, 2), relative=EXACT, names=("rank 0", "rank 1"), what="the gradients", mistakes={
         "the whole batch runs through the module; it should be one microbatch at a time": lambda: whole_model(stages, batch, targets)[1],
+        "each microbatch has every M-th row; it should have rows that follow each other": lambda: whole_model(
+            stages, *[torch.cat([whole[::2], whole[1::2]]) for whole in (batch, targets)], 2
+        )[1],
     })  # fmt: skip
 
 
 @pytest.mark.points(2)
 @pytest.mark.parametrize("M", [0, 5, -1])
-def test_a_wrong_number_of_microbatches_is_refused(student, rng, M):
+def test_a_wrong_number_of_microbatches_is_refused(student, check, rng, M):
     """Below 1, or above the number of rows: a ValueError on every rank."""
     stages = linear_stages(rng, 3, 4, 3)
     batch, targets = classified(rng, stages, 4)
@@ -398,3 +457,5 @@ def test_a_wrong_number_of_microbatches_is_refused(student, rng, M):
     two.raises(
         ValueError, probe, stages, batch, targets, M, plan_of("GPipe", 2, max(M, 0)), says=("num_microbatches", M)
     )
+    sent = any(each.operation == "send" for each in two.traffic)
+    check.that(not sent, "something is sent before the ValueError is raised")
