@@ -47,9 +47,9 @@ def all_reduce_gradients(model: nn.Module) -> None:
     """Replaces each gradient by its mean over all ranks: the sum over the ranks, divided by their number.
 
     A parameter that has a gradient on some ranks only counts as zero on the others, and has the mean on all of them afterwards. Where no rank
-    has one, it stays None or becomes zero. Frozen parameters (requires_grad is False) take no part. A gradient is averaged in its own
-    dtype; parameters themselves stay as they are. It is all_reduce that averages: no rank does the work of another, and each gradient
-    is sent once.
+    has one, it stays None or becomes zero. Frozen parameters (requires_grad is False) take no part: one that still has a gradient keeps it
+    as it is. A gradient is averaged, and sent, in its own dtype; parameters themselves stay as they are. It is all_reduce that averages: no
+    rank does the work of another, and each gradient is sent once.
 
     Args:
         model: the same on all ranks, but for the gradients.

@@ -187,7 +187,7 @@ class LooseWeights(nn.Module):
 
     def __init__(self, weights):
         super().__init__()
-        self.weights = nn.ParameterList(weights.clone().unbind())
+        self.weights = nn.ParameterList([weight.clone() for weight in weights])
 
     def forward(self, x, used):
         return sum((x @ self.weights[place]).square().sum() for place in used)

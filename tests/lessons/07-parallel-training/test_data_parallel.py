@@ -26,6 +26,18 @@ def by_number(shards):
     return rows[rows.view(len(rows), -1)[:, 0].argsort(stable=True)]
 
 
+def dealt(batch, shards):
+    """How often each row of the batch is in the shards; None where they have a row that is not of the batch."""
+    rows = torch.cat(shards)
+    same = (rows.reshape(len(rows), 1, -1) == batch.reshape(1, len(batch), -1)).all(-1)
+    return same.sum(0).tolist() if bool(same.any(1).all()) else None
+
+
+def are_dealt_wrongly(batch, shards):
+    """Whether a row of the batch is missing or there twice, all rows being those of the batch."""
+    return dealt(batch, shards) not in (None, [1] * len(batch))
+
+
 @SHARDS
 @pytest.mark.points(3)
 @pytest.mark.parametrize(("shape", "ranks"), [((8, 4), 2), ((12, 8), 4), ((8,), 4), ((9, 2, 3), 3)])
@@ -49,7 +61,41 @@ def test_every_row_belongs_to_one_rank(student, check, rng, shape, ranks):
         "the rows of the ranks overlap: rank r begins at row r, it should be at r times the size of a shard": lambda: (
             by_number(overlapping)
         ),
-    }, otherwise="the shards are not together the batch: a row is missing, changed, or on two ranks")  # fmt: skip
+        "the shards are not together the batch: a row is missing, and another is on two ranks": check.when(
+            are_dealt_wrongly(batch, shards)
+        ),
+    }, what="the rows of all shards")  # fmt: skip
+
+
+@SHARDS
+@pytest.mark.points(1)
+def test_rank_and_world_size_are_the_arguments(student, check, rng):
+    """Each process can ask for the rows of any rank, of any number of ranks."""
+    batch = numbered(rng, 6, 2)
+
+    def probe(batch):
+        from data_parallel import shard_batch
+
+        def shard(rank):
+            try:
+                return inside.a_tensor(shard_batch(batch, rank, 3))
+            except (ValueError, IndexError):
+                return "refused"
+
+        return [shard(rank) for rank in range(3)]
+
+    results = student.on(ranks=2).run(probe, batch)
+
+    sizes = [[shard if isinstance(shard, str) else len(shard) for shard in shards] for shards in results]
+    check(sizes, [[2] * 3] * 2, mistakes={
+        "the size of the process group is used; it should be world_size": [[3, 3, "refused"]] * 2,
+        "rank is compared with the size of the process group; it should be with world_size": [[2, 2, "refused"]] * 2,
+    }, what="the sizes of the shards")  # fmt: skip
+    for shards in results:
+        same = all(torch.equal(shard, shards[0]) for shard in shards) and dealt(batch, shards) is not None
+        check(by_number(shards), batch, mistakes={
+            "the rank of the process is used; it should be the rank that is given": check.when(same),
+        }, what="the rows of all shards")  # fmt: skip
 
 
 @SHARDS
@@ -58,20 +104,21 @@ def test_every_row_belongs_to_one_rank(student, check, rng, shape, ranks):
 def test_rows_that_do_not_divide(student, check, rng, rows, ranks):
     """Sizes differ by one and no row is lost, or each rank gets a ValueError."""
     batch = numbered(rng, rows, 2)
+    student.accepts("data_parallel.shard_batch", torch.zeros(2 * ranks, 2), ranks - 1, ranks)
 
     def probe(batch, ranks):
         from data_parallel import shard_batch
 
         def shard(rank):
             try:
-                return shard_batch(batch, rank, ranks)
+                return inside.a_tensor(shard_batch(batch, rank, ranks))
             except ValueError:
-                return None
+                return "refused"
 
         return [shard(rank) for rank in range(ranks)]
 
     shards = student.run(probe, batch, ranks)
-    refused = [shard is None for shard in shards]
+    refused = [isinstance(shard, str) for shard in shards]
     check.that(all(refused) or not any(refused), "only some ranks raise a ValueError; all of them should, or none")
     if any(refused):
         return
@@ -85,7 +132,9 @@ def test_rows_that_do_not_divide(student, check, rng, rows, ranks):
         ),
         "each rank gets one row more, so that some are on two ranks": [few + 1] * ranks,
     }, what="the sizes of the shards")  # fmt: skip
-    check(by_number(shards), batch, otherwise="a row is on two ranks, or on none")
+    check(by_number(shards), batch, mistakes={
+        "a row is on two ranks, and another on none": check.when(are_dealt_wrongly(batch, shards)),
+    }, what="the rows of all shards")  # fmt: skip
 
 
 @SHARDS
@@ -96,14 +145,22 @@ def test_rows_of_any_dtype_are_left_as_they_are(student, check, rng):
     def probe(batch):
         from data_parallel import shard_batch
 
-        return [inside.manners(shard_batch, batch, rank, 2) for rank in range(2)]
+        def shard(*given):
+            return inside.a_tensor(shard_batch(*given))
+
+        return [inside.manners(shard, batch, rank, 2) for rank in range(2)]
 
     for batch in (tokens(rng, 9, 6, 4), randn(rng, 6, 4, dtype=torch.float64)):
         batch[:, 0] = torch.arange(6)
         results = student.run(probe, batch)
 
-        check([shard.dtype for shard, _, _ in results], [batch.dtype] * 2, what="the dtypes of the shards")
-        check(by_number([shard for shard, _, _ in results]), batch, otherwise="the shards are not together the batch")
+        shards = [shard for shard, _, _ in results]
+        check([shard.dtype for shard in shards], [batch.dtype] * 2, mistakes={
+            "the shards are float32; they should have the dtype of the batch": [torch.float32] * 2,
+        }, what="the dtypes of the shards")  # fmt: skip
+        check(by_number(shards), batch, mistakes={
+            "the shards are not together the batch": check.when(are_dealt_wrongly(batch, shards)),
+        }, what="the rows of all shards")  # fmt: skip
         for _, (after, _, _), rude in results:
             check(after, batch, otherwise="the batch is changed in place")
             check(rude, "", mistakes=MANNERS)
@@ -230,13 +287,14 @@ def test_gradients_keep_their_dtype_and_layout(student, check, rng):
         from data_parallel import all_reduce_gradients
 
         rank = torch.distributed.get_rank()
-        model = torch.nn.ParameterList([inside.strided(double[0]), single[0]])
-        model[0].grad, model[1].grad = inside.strided(double[rank]), single[rank]
+        model = torch.nn.ParameterList([inside.strided(double[0]), single[0].clone()])
+        model[0].grad, model[1].grad = inside.strided(double[rank]), single[rank].clone()
         all_reduce_gradients(model)
         return inside.grads_of(model)
 
-    double, single = randn(rng, 2, 3, 4, dtype=torch.float64), randn(rng, 2, 5)
-    results = student.on(ranks=2).run(probe, double, single)
+    double, single = randn(rng, 2, 3, 4, dtype=torch.float64), randn(rng, 2, 200)
+    two = student.on(ranks=2)
+    results = two.run(probe, double, single)
 
     truth = [double.mean(0), single.mean(0)]
     factor = factor_of(results[0], [truth[0], truth[1].double()], 2)
@@ -245,32 +303,73 @@ def test_gradients_keep_their_dtype_and_layout(student, check, rng):
             [factor * double.float().mean(0).double(), factor * truth[1]]
         ] * 2,
     })  # fmt: skip
+    own = 12 * 8 + 200 * 4  # bytes
+    check.that(
+        max(sum(message.bytes for message in two.traffic if message.rank == rank) for rank in range(2)) <= 1.25 * own,
+        "more is sent than the gradients have in their own dtypes; each should be averaged in its own, and sent once",
+    )
+
+
+@GRADIENTS
+@pytest.mark.points(1)
+def test_a_tied_weight_is_averaged_once(student, check, rng):
+    """A weight of two layers has one gradient, which is divided once and sent once."""
+
+    def probe(grads):
+        from data_parallel import all_reduce_gradients
+
+        model = torch.nn.Sequential(*(torch.nn.Linear(8, 8, bias=False).double() for _ in range(3)))
+        model[1].weight = model[0].weight
+        for layer, grad in zip(model[1:], grads[torch.distributed.get_rank()], strict=True):
+            layer.weight.grad = grad.clone()
+        all_reduce_gradients(model)
+        return inside.grads_of(model)
+
+    grads, two = randn(rng, 2, 2, 8, 8, dtype=torch.float64), student.on(ranks=2)
+    results = two.run(probe, grads)
+
+    tied, single = grads.mean(0)
+    factor = factor_of([results[0][1]], [single], 2)
+    check(results, [times(factor, [tied, single])] * 2, mistakes={
+        "the gradient of a tied weight is divided twice": [[factor * tied / 2, factor * single]] * 2,
+        "the gradient of a tied weight is averaged twice": [[factor**2 * tied, factor * single]] * 2,
+        "the gradient of a tied weight is added up twice": [[2 * factor * tied, factor * single]] * 2,
+    })  # fmt: skip
+    check.that(
+        max(sum(m.bytes for m in two.traffic if m.rank == rank) for rank in range(2)) <= 1.25 * 2 * 512,
+        "the gradient of a tied weight is sent twice",
+    )
 
 
 @GRADIENTS
 @pytest.mark.points(2)
 def test_frozen_parameters_take_no_part(student, check, rng):
-    """A parameter that requires no gradient gets none, and nothing is sent for it."""
+    """A parameter that requires no gradient gets none, keeps one that it has, and nothing is sent for it."""
 
-    def probe(grads):
+    def probe(grads, left):
         from data_parallel import all_reduce_gradients
 
         model = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False), torch.nn.Linear(64, 64)).double()
         model[1].requires_grad_(False)
-        model[0].weight.grad = grads[torch.distributed.get_rank()]
+        model[0].weight.grad = grads[torch.distributed.get_rank()].clone()
+        model[1].bias.grad = left[torch.distributed.get_rank()].clone()
         all_reduce_gradients(model)
         return inside.grads_of(model)
 
     grads, two = randn(rng, 2, 2, 3, dtype=torch.float64), student.on(ranks=2)
-    results = two.run(probe, grads)
+    left = randn(rng, 2, 64, dtype=torch.float64)  # of a time when it was not frozen
+    results = two.run(probe, grads, left)
 
     check.that(
         all(not torch.equal(found[0], grads[rank]) for rank, found in enumerate(results)),
         "the gradients of a model that is frozen in part are not averaged",
     )
-    check.that(
-        all(found[1:] == [None, None] for found in results), "a frozen parameter gets a gradient; it should have none"
-    )
+    check.that(all(found[1] is None for found in results), "a frozen parameter gets a gradient; it should have none")
+    check([found[2] for found in results], list(left), mistakes={
+        "a gradient that a frozen parameter still has is averaged; it should be left alone": [left.mean(0)] * 2,
+        "a gradient that a frozen parameter still has is removed; it should be left alone": [None] * 2,
+        "a gradient that a frozen parameter still has becomes zero; it should be left alone": [0 * left[0]] * 2,
+    }, what="the gradient that a frozen parameter still has")  # fmt: skip
     check.that(
         sum(message.bytes for message in two.traffic) < 64 * 64,
         "something is sent for frozen parameters; nothing should be",
