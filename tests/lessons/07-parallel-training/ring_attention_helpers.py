@@ -55,6 +55,17 @@ def ranks_and_places(T, size):
 # ---------------------------------------------------------------------------------------------- forward
 
 
+def ring_outputs(student, size, tensors, causal=False):
+    """The student's outputs, rank by rank, of whole sequences q, k, v."""
+
+    def probe(q, k, v, causal):
+        from ring_attention import ring_attention
+
+        return inside.a_tensor(ring_attention(*inside.ring_inputs(q, k, v), causal=causal)).detach()
+
+    return student.on(ranks=size).run(probe, *tensors, causal)
+
+
 def often(q, k, v, times):
     """Attention (B, H, T, Dv) in which a query attends to a key as many times as times (T, T) says."""
     scores = q.double() @ k.double().mT / q.shape[-1] ** 0.5 + times.double().log()

@@ -18,6 +18,7 @@ from ring_attention_helpers import (
     gentle_ring,
     half_trips,
     merge_slips,
+    ring_outputs,
     round_trips,
     scale_slips,
     sliced,
@@ -34,12 +35,7 @@ def test_two_ranks_give_full_attention(student, check, rng):
     """Two ranks together give softmax(Q Kᵀ / sqrt(Dh)) V, with scores of which the largest is anywhere."""
     q, k, v, _ = whole(rng, 10, 6)
 
-    def probe(q, k, v):
-        from ring_attention import ring_attention
-
-        return inside.a_tensor(ring_attention(*inside.ring_inputs(q, k, v))).detach()
-
-    outputs = student.on(ranks=2).run(probe, q, k, v)
+    outputs = ring_outputs(student, 2, (q, k, v))
 
     mistakes = scale_slips(q, k, v) | merge_slips(q, k, v, 2) | round_trips(q, k, v, 2) | half_trips(q, k, v, 2)
     nan = "there is NaN in the output: the maximum begins at -inf, and the correction is exp(old maximum - new maximum)"
@@ -59,13 +55,8 @@ def test_every_block_is_attended_to_once(student, check, rng, size):
     q, k, v, _ = gentle_ring(rng, 3 * size, size)
     plain = gentle_ring(rng, 10, 2)[:3]
 
-    def probe(q, k, v):
-        from ring_attention import ring_attention
-
-        return inside.a_tensor(ring_attention(*inside.ring_inputs(q, k, v))).detach()
-
-    own = unsliced(student.on(ranks=2).run(probe, *plain))
-    outputs = student.on(ranks=size).run(probe, q, k, v)
+    own = unsliced(ring_outputs(student, 2, plain))
+    outputs = ring_outputs(student, size, (q, k, v))
 
     merged, truths = merge_slips(q, k, v, size), (attend(*plain)[0], attend(q, k, v)[0])
     wanted, within = expected_there(own, merge_slips(*plain, 2), merged, truths)
@@ -88,12 +79,7 @@ def test_the_maximum_grows_from_block_to_block(student, check, rng, best):
     q[:, 0] *= 60  # scores of up to some 2000 in the first head
     q[:, 1] *= -60  # and of down to -2000 in the second
 
-    def probe(q, k, v):
-        from ring_attention import ring_attention
-
-        return inside.a_tensor(ring_attention(*inside.ring_inputs(q, k, v))).detach()
-
-    outputs = student.on(ranks=4).run(probe, q, k, v)
+    outputs = ring_outputs(student, 4, (q, k, v))
 
     overflow = "large scores make NaN: subtract the largest score so far before exp"
     vanish = "scores far below 0 make NaN: the maximum should begin at -inf, or at the first scores"
@@ -141,13 +127,8 @@ def test_causal_attention_of_more_ranks(student, check, rng, size):
     q, k, v, _ = gentle_ring(rng, 3 * size, size)
     plain = gentle_ring(rng, 8, 2)[:3]
 
-    def probe(q, k, v):
-        from ring_attention import ring_attention
-
-        return inside.a_tensor(ring_attention(*inside.ring_inputs(q, k, v), causal=True)).detach()
-
-    own = unsliced(student.on(ranks=2).run(probe, *plain))
-    outputs = student.on(ranks=size).run(probe, q, k, v)
+    own = unsliced(ring_outputs(student, 2, plain, True))
+    outputs = ring_outputs(student, size, (q, k, v), True)
 
     truths = attend(*plain, before(8))[0], attend(q, k, v, before(3 * size))[0]
     wanted, within = expected_there(own, causal_slips(*plain, 2), causal_slips(q, k, v, size), truths)
@@ -222,13 +203,8 @@ def test_any_sizes_do(student, check, rng, B, H, T, causal):
     q, k, v, _ = gentle_ring(rng, T, 2, B, H)
     plain = gentle_ring(rng, 8, 2)[:3]
 
-    def probe(q, k, v, causal):
-        from ring_attention import ring_attention
-
-        return inside.a_tensor(ring_attention(*inside.ring_inputs(q, k, v), causal)).detach()
-
-    own = unsliced(student.on(ranks=2).run(probe, *plain, causal))
-    outputs = student.on(ranks=2).run(probe, q, k, v, causal)
+    own = unsliced(ring_outputs(student, 2, plain, causal))
+    outputs = ring_outputs(student, 2, (q, k, v), causal)
 
     truths = [attend(*each, before(each[0].shape[2]) if causal else None)[0] for each in (plain, (q, k, v))]
     slips = [causal_slips(*each, 2) if causal else blocks_slips(*each, 2) for each in (plain, (q, k, v))]
