@@ -75,9 +75,9 @@ def test_every_block_is_attended_to_once(student, check, rng, size):
 def test_the_maximum_grows_from_block_to_block(student, check, rng, best):
     """What was summed so far is rescaled when a later block has larger scores, which may be so large that exp overflows, or vanishes."""
     q, k, v, _ = whole(rng, 8, 1, 3)
-    q, k = q.abs() + 0.5, k.clamp(-1, 1) + 3.0 * torch.tensor(best).repeat_interleave(2)[:, None]
-    q[:, 0] *= 60  # scores of up to some 2000 in the first head
-    q[:, 1] *= -60  # and of down to -2000 in the second
+    q, k = q.abs() + 0.5, k.clamp(-1, 1) + 4 + 3.0 * torch.tensor(best).repeat_interleave(2)[:, None]
+    q[:, 0] *= 30  # scores of up to some 2000 in the first head
+    q[:, 1] *= -30  # and of down to -2000 in the second, all of them far below 0
 
     outputs = ring_outputs(student, 4, (q, k, v))
 
