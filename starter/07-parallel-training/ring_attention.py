@@ -39,13 +39,14 @@ def ring_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bo
     Only first derivatives are needed.
 
     What is sent: blocks, and only from a rank to its two neighbours in the ring, (rank + 1) % world_size and (rank - 1) % world_size,
-    by send and receive; no collective. Both directions may be used. A message has no more elements than six blocks of keys;
-    a gradient counts as a block, and what Dv makes larger than that is sent in several messages.
+    by send and receive; no collective, and so no barrier. Both directions may be used. A message has no more elements than six
+    blocks of keys, or of values where these are wider; a gradient counts as a block.
     The ranks share the work: where each query sees each key, every rank gets at least a block from each other rank, handed on
     by those between them, in forward and again in backward.
 
     What is held: a rank never has more than a few blocks of keys, neither in one tensor nor in several, in forward, in backward
-    and between the two; the scores of its queries for one block, (T / P)², are not counted. So its memory does not grow with world_size, if its slice stays as long as it is.
+    and between the two; the scores of its queries for one block, (T / P)², are not counted; those for
+    the blocks of all ranks are too many. So its memory does not grow with world_size, if its slice stays as long as it is.
 
     Args:
         q, k: (B, H, T / P, Dh), v: (B, H, T / P, Dv), in any layout; Dv may differ from Dh.

@@ -27,7 +27,7 @@ def gentle_ring(rng, T, size, B=2, H=2, Dh=1, dtype=torch.float32):
     q, k, v, g = whole(rng, T, Dh, 3, B, H, dtype)
     k = k.clamp(-2, 2)
     k[:, :, :: T // size] = 2.5
-    return q.abs() + 0.2, k, v, g
+    return q.abs().clamp(max=1.5) / Dh**0.5 + 0.2, k, v, g  # no softmax so steep that dq is all rounding
 
 
 def sliced(x, size):
@@ -53,6 +53,17 @@ def ranks_and_places(T, size):
 
 
 # ---------------------------------------------------------------------------------------------- forward
+
+
+def ring_outputs(student, size, tensors, causal=False):
+    """The student's outputs, rank by rank, of whole sequences q, k, v."""
+
+    def probe(q, k, v, causal):
+        from ring_attention import ring_attention
+
+        return inside.a_tensor(ring_attention(*inside.ring_inputs(q, k, v), causal=causal)).detach()
+
+    return student.on(ranks=size).run(probe, *tensors, causal)
 
 
 def often(q, k, v, times):
@@ -255,6 +266,11 @@ def gradient_slips(q, k, v, g, size, seen=None):
         sums = [torch.cat([torch.stack(sliced(part[n], size)).sum(0) for part in parts], 2) for n in (1, 2)]
         return true_ring_gradients(q, k, v, g, seen)[0], *sums
 
+    def blocks_stay():
+        """In each step a rank works with its own block, and adds what comes of it to the gradients that are there."""
+        dq, dk, dv = true_ring_gradients(q, k, v, g, seen, own=r == b)
+        return dq * size, *(torch.stack(sliced(x, size)).sum(0).repeat(1, 1, size, 1) for x in (dk, dv))
+
     away = {NOT_HOME: lambda: moved(-1), TOO_FAR: lambda: moved(1)} if size > 2 else {ELSEWHERE: lambda: moved(1)}
     return away | {
         "only the part of the rank's own block, or of its own queries, is in the gradient": lambda: true_ring_gradients(
@@ -276,6 +292,7 @@ def gradient_slips(q, k, v, g, size, seen=None):
         "backward makes the weights with the maximum alone; it needs the logsumexp": lambda: true_ring_gradients(
             q, k, v, g, seen, weights="maximum"
         ),
+        "the blocks stay in backward while their gradients travel; both should travel": blocks_stay,
         "the gradient of the output is not used": lambda: true_ring_gradients(q, k, v, torch.ones_like(g), seen),
         "no gradient comes through to q, k and v": lambda: [
             torch.zeros_like(x, dtype=torch.float64) for x in (q, k, v)
@@ -392,7 +409,11 @@ def collective_facts(traffic, where):
             f"{where} gathers the blocks of all ranks by all_gather; they should go from neighbour to neighbour",
         ),
         (
-            not used - {"send", "recv", "barrier"},
+            "barrier" not in used,
+            f"{where} calls a barrier, which is a collective; who receives a block has waited for its sender",
+        ),
+        (
+            not used - {"send", "recv"},
             f"{where} calls a collective; blocks should be sent to a neighbour, and received from one",
         ),
         (bool(sends), f"nothing is sent in {where}"),
