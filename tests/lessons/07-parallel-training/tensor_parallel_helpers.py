@@ -8,7 +8,7 @@ def slices(whole, ranks, dim=0):
     return [part.contiguous() for part in whole.chunk(ranks, dim)]
 
 
-def dealt(whole, ranks, dim=0):
+def round_robin(whole, ranks, dim=0):
     """As slices are often mistaken: what comes at r, r + N, …"""
     return [whole.movedim(dim, 0)[rank::ranks].movedim(0, dim).contiguous() for rank in range(ranks)]
 

@@ -11,7 +11,7 @@ from tensor_parallel_helpers import (
     FROM_ELSEWHERE,
     KEEPS_MORE,
     SENDS_EARLY,
-    dealt,
+    round_robin,
     is_made_silently,
     keeps_its_part,
     sent_in,
@@ -44,7 +44,7 @@ def test_a_column_parallel_layer_holds_rows(student, check, rng, ranks, bias):
 
     check(list(weights), slices(W, ranks), what="the weights", mistakes={
         "rank r holds columns of the weight; it should hold rows": slices(W, ranks, 1),
-        "rank r holds the rows r, r + N, …; they should be a slice": dealt(W, ranks),
+        "rank r holds the rows r, r + N, …; they should be a slice": round_robin(W, ranks),
         "each rank holds the whole weight": [W] * ranks,
         "the slices are in the reverse order": slices(W, ranks)[::-1],
         "all ranks hold the first slice": slices(W, ranks)[:1] * ranks,
@@ -345,7 +345,7 @@ def test_a_row_parallel_layer_holds_columns(student, check, rng, ranks, bias):
 
     check(list(weights), slices(W, ranks, 1), what="the weights", mistakes={
         "rank r holds rows of the weight; it should hold columns": slices(W, ranks),
-        "rank r holds the columns r, r + N, …; they should be a slice": dealt(W, ranks, 1),
+        "rank r holds the columns r, r + N, …; they should be a slice": round_robin(W, ranks, 1),
         "each rank holds the whole weight": [W] * ranks,
         "the slices are in the reverse order": slices(W, ranks, 1)[::-1],
         "all ranks hold the first slice": slices(W, ranks, 1)[:1] * ranks,

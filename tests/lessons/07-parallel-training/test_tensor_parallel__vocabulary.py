@@ -14,7 +14,7 @@ from tensor_parallel_helpers import (
     KEEPS_MORE,
     SENDS_EARLY,
     bytes_sent,
-    dealt,
+    round_robin,
     is_made_silently,
     keeps_its_part,
     slices,
@@ -51,7 +51,7 @@ def test_a_table_is_parted_by_rows(student, check, rng):
 
     check(list(weights), slices(table, ranks), what="the weights", mistakes={
         "rank r holds columns of the table; it should hold rows": slices(table, ranks, 1),
-        "rank r holds the rows r, r + N, …; they should be a slice": dealt(table, ranks),
+        "rank r holds the rows r, r + N, …; they should be a slice": round_robin(table, ranks),
         "each rank holds the whole table": [table] * ranks,
         "the slices are in the reverse order": slices(table, ranks)[::-1],
         "all ranks hold the first slice": slices(table, ranks)[:1] * ranks,
