@@ -26,16 +26,16 @@ def by_number(shards):
     return rows[rows.view(len(rows), -1)[:, 0].argsort(stable=True)]
 
 
-def dealt(batch, shards):
+def times_in_shards(batch, shards):
     """How often each row of the batch is in the shards; None where they have a row that is not of the batch."""
     rows = torch.cat(shards)
     same = (rows.reshape(len(rows), 1, -1) == batch.reshape(1, len(batch), -1)).all(-1)
     return same.sum(0).tolist() if bool(same.any(1).all()) else None
 
 
-def are_dealt_wrongly(batch, shards):
+def rows_are_amiss(batch, shards):
     """Whether a row of the batch is missing or there twice, all rows being those of the batch."""
-    return dealt(batch, shards) not in (None, [1] * len(batch))
+    return times_in_shards(batch, shards) not in (None, [1] * len(batch))
 
 
 @SHARDS
@@ -62,7 +62,7 @@ def test_every_row_belongs_to_one_rank(student, check, rng, shape, ranks):
             by_number(overlapping)
         ),
         "the shards are not together the batch: a row is missing, and another is on two ranks": check.when(
-            are_dealt_wrongly(batch, shards)
+            rows_are_amiss(batch, shards)
         ),
     }, what="the rows of all shards")  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_rank_and_world_size_are_the_arguments(student, check, rng):
         "rank is compared with the size of the process group; it should be with world_size": [[2, 2, "refused"]] * 2,
     }, what="the sizes of the shards")  # fmt: skip
     for shards in results:
-        same = all(torch.equal(shard, shards[0]) for shard in shards) and dealt(batch, shards) is not None
+        same = all(torch.equal(shard, shards[0]) for shard in shards) and times_in_shards(batch, shards) is not None
         check(by_number(shards), batch, mistakes={
             "the rank of the process is used; it should be the rank that is given": check.when(same),
         }, what="the rows of all shards")  # fmt: skip
@@ -133,7 +133,7 @@ def test_rows_that_do_not_divide(student, check, rng, rows, ranks):
         "each rank gets one row more, so that some are on two ranks": [few + 1] * ranks,
     }, what="the sizes of the shards")  # fmt: skip
     check(by_number(shards), batch, mistakes={
-        "a row is on two ranks, and another on none": check.when(are_dealt_wrongly(batch, shards)),
+        "a row is on two ranks, and another on none": check.when(rows_are_amiss(batch, shards)),
     }, what="the rows of all shards")  # fmt: skip
 
 
@@ -159,7 +159,7 @@ def test_rows_of_any_dtype_are_left_as_they_are(student, check, rng):
             "the shards are float32; they should have the dtype of the batch": [torch.float32] * 2,
         }, what="the dtypes of the shards")  # fmt: skip
         check(by_number(shards), batch, mistakes={
-            "the shards are not together the batch": check.when(are_dealt_wrongly(batch, shards)),
+            "the shards are not together the batch": check.when(rows_are_amiss(batch, shards)),
         }, what="the rows of all shards")  # fmt: skip
         for _, (after, _, _), rude in results:
             check(after, batch, otherwise="the batch is changed in place")

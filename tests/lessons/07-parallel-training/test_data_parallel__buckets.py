@@ -373,7 +373,7 @@ def test_weights_of_any_layout(student, check, rng):
 
     mean = times(factor, mean_of([rank[0] for rank in grads[0]]))
     check([steps[0] for steps in found], [mean] * 2, mistakes={
-        "numbers of a gradient change places, because they are read in the order of memory; they should keep their indices": [
+        "the numbers of a gradient change their places, as they are sent in the order in which they are in memory": [
             [grad.T.reshape(grad.shape) for grad in mean]
         ] * 2,
         "gradients whose numbers are not in order in memory are not averaged": [rank[0] for rank in grads[0]],

@@ -11,9 +11,9 @@ from tensor_parallel_helpers import (
     FROM_ELSEWHERE,
     KEEPS_MORE,
     SENDS_EARLY,
-    round_robin,
     is_made_silently,
     keeps_its_part,
+    round_robin,
     sent_in,
     slices,
 )

@@ -14,9 +14,9 @@ from tensor_parallel_helpers import (
     KEEPS_MORE,
     SENDS_EARLY,
     bytes_sent,
-    round_robin,
     is_made_silently,
     keeps_its_part,
+    round_robin,
     slices,
 )
 
