@@ -73,8 +73,9 @@ test-thorough: setup  ## all of what `make test` tries a random part of
 test-hostile: setup  ## attacks on the box, in three modes
 	$(BIN)/python -m pytest -q tests/hostile -m hostile
 
-fuzz: setup  ## hostile bytes through the decoder and the intake, five minutes each
+fuzz: setup  ## hostile bytes through the decoder, the ranks' broker and the intake, five minutes each
 	$(BIN)/python tests/fuzz_codec.py --seconds 300
+	$(BIN)/python tests/fuzz_ranks.py --seconds 300
 	$(BIN)/python tests/fuzz_intake.py --seconds 300
 
 lint: setup  ## ruff: lint and format; mypy: the types of the package; and how messages read

@@ -1,7 +1,9 @@
 """The broker between ranks: what is matched, what each rank gets, and what is said when nothing can come of it."""
 
 import itertools
+import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,9 @@ from hypothesis import strategies as st
 from autograder.box.ranks import broker as module
 from autograder.box.ranks.broker import Broker
 from autograder.errors import BadReply
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import fuzz_ranks  # noqa: E402
 
 NUMBERS = itertools.count()
 
@@ -361,6 +366,10 @@ NAMES = ("send", "recv", "barrier", "broadcast", "all_reduce", "all_gather", "sc
 def test_whatever_a_rank_sends_is_taken_or_a_bad_reply(message):
     with suppress(BadReply):
         Broker(2).handle(0, message)
+
+
+def test_three_ranks_that_say_anything_are_answered_or_end_with_a_bad_reply():
+    assert sum(fuzz_ranks.talk(seed) for seed in range(60)) > 60
 
 
 @settings(deadline=None, database=None)
