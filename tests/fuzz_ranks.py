@@ -118,7 +118,8 @@ def talk(seed: int, length: int = 60) -> int:
 def can_be_sent(rank, answer) -> bool:
     assert 0 <= rank < RANKS
     assert answer == {"ready": answer.get("ready")} or ("error" in answer) != ("tensors" in answer)
-    assert str(answer.get("error", "")).isprintable() and len(answer.get("error", "")) < 2000, answer
+    assert answer.get("error", "").isprintable(), answer
+    assert len(answer.get("error", "")) < 2000, answer
     codec.encode(answer)
     return True
 
