@@ -78,7 +78,7 @@ def take_in(
     chosen = choose(found, wanted)
     missing = why_missing(found, wanted, chosen)
     notes = (*source.notes, *found.notes, *chosen.notes, *unused_work(found, wanted, chosen))
-    notes = (*notes, *misplaced_notebooks(found, notebooks))
+    notes = (*notes, *(misplaced_notebooks(found, notebooks) if chosen.files else ()))
     problem = "" if chosen.files or missing else f"{shown} contains no Python file"
     unread = _unread(f"{listed(found.unread)} cannot be read", where) if found.unread else ""
     return Submission(source.student, where, chosen.files, notes, problem, missing, unread)

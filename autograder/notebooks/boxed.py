@@ -6,13 +6,14 @@ each test goes into the notebook as the output of its question's cell, and the s
 
 import atexit
 import secrets
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from nbgrader.preprocessors import SaveAutoGrades
-from nbgrader.utils import is_grade, is_solution
+from nbgrader.utils import is_solution
 from traitlets import Unicode
 
 from .. import kept
@@ -40,7 +41,8 @@ class GradeInTheBox(SaveAutoGrades):
         names = resources["nbgrader"]
         lesson = load(names["assignment"], Path(self.lessons))
         self._hidden = {cell.id: cell for cell in _hidden_cells(lesson)}
-        self._rows = _by_question(self._card(lesson, resources))
+        card = self._card(lesson, resources)
+        self._rows, self._tells = _by_question(card), card.visibility != "hidden"
         return super().preprocess(nb, resources)
 
     def _card(self, lesson: Lesson, resources: dict) -> Scorecard:
@@ -64,12 +66,12 @@ class GradeInTheBox(SaveAutoGrades):
         name = cell.metadata["nbgrader"]["grade_id"]
         rows = self._rows_of(name, cell)
         grade = self.gradebook.find_grade(name, self.notebook_id, self.assignment_id, self.student_id)
-        grade.auto_score = added(row.points for row in counted(rows))
+        grade.auto_score = min(added(row.points for row in counted(rows)), cell.metadata["nbgrader"]["points"])
         ours = any(row.status == GRADER_ERROR for row in rows)
         grade.needs_manual_grade = ours or grade.manual_score is not None
         self.gradebook.db.commit()
         if name in self._hidden:
-            cell.outputs = _shown(self._hidden[name], rows, grade.auto_score)
+            cell.outputs = _shown(self._hidden[name], rows if self._tells else [], grade.auto_score)
         return None
 
     def _rows_of(self, name: str, cell: NotebookNode) -> list[Outcome]:
@@ -114,8 +116,6 @@ def _graded(lesson: Lesson, folder: Path, student: str) -> tuple[Scorecard, bool
     key = (lesson.name, student, submission.digest)
     if _last and _last[0] == key:
         return _last[1], False
-    from dataclasses import replace
-
     card = _grader(lesson).grade(replace(submission, student=student), Asked(seed=_SEED, in_a_class=True))
     _last[:] = [key, card]
     return card, True

@@ -19,12 +19,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..box import users
+from ..box import cpu, users
 from ..box.policy import Policy
 from ..box.zygote import confine, libraries, memory, processes, seccomp
 from ..files import remove_tree
 
-MEMORY_MB, SCRATCH_MB, NOTEBOOK_S = 2500, 256, 600.0
+MEMORY_MB, SCRATCH_MB = 2500, 256
+CPU_S, WALL_S = 600.0, 4800.0  # of processor time, and on the clock, for all that a notebook starts
 _LOOK_S = 0.25
 _MOST_COPIED = 128 << 20
 _LISTENS = ("accept", "accept4", "sendmsg")  # on ports that were there before; no other socket can be made
@@ -58,6 +59,8 @@ def main(arguments: list[str]) -> None:
     if lock is not None:
         lock.close()
     app = _listening(policy, layers, options)
+    for name in [name for name in sys.modules if name.partition(".")[0] == __package__.partition(".")[0]]:
+        del sys.modules[name]  # a notebook that asks for all modules gets none of ours
     os.chdir(home / "own" / "work")
     app.start()
 
@@ -157,29 +160,32 @@ def _keep(kernel: int, policy: Policy, home: Path, layers: list[str], held: set[
 
 def _watch(kernel: int, ended: int, policy: Policy, home: Path) -> None:
     """Returns when the kernel has ended, or has taken more than it may."""
-    until = time.monotonic() + NOTEBOOK_S
-    group = os.getpgid(kernel)
+    until, meter = time.monotonic() + WALL_S, cpu.Meter()
     while not select.select([ended], [], [], _LOOK_S)[0]:
-        pids = _of_the_kernel(kernel, group, policy)
-        used = memory.together(pids, 0).bytes >> 20
-        files = processes.bytes_below(str(home)) >> 20
-        if used > policy.memory_mb or files > policy.scratch_mb + (_MOST_COPIED >> 20) or time.monotonic() > until:
+        pids = _of_the_kernel(kernel, policy)
+        meter.read(pids)
+        if meter.seconds > CPU_S or time.monotonic() > until:
+            return
+        used, files = memory.together(pids, 0).bytes, processes.bytes_below(str(home))
+        if used > policy.memory_mb << 20 or files > (policy.scratch_mb << 20) + _MOST_COPIED:
             return
 
 
-def _of_the_kernel(kernel: int, group: int, policy: Policy) -> list[int]:
-    table = processes.table()
-    return [pid for pid, entry in table.items() if (entry.uid == policy.uid if policy.uid else entry.group == group)]
+def _of_the_kernel(kernel: int, policy: Policy) -> list[int]:
+    """Seccomp lets none leave the kernel's group, and jupyter_client starts it as the leader of one."""
+    table = processes.table(ended=True)
+    return [pid for pid, entry in table.items() if (entry.uid == policy.uid if policy.uid else entry.group == kernel)]
 
 
 def _end(kernel: int, policy: Policy, layers: list[str]) -> None:
-    """Ends the kernel and all that it started. Seccomp lets none leave its group, and no other process is in it."""
+    """Ends the kernel and all that it started; who ended and waits to be collected is nbgrader's."""
     until = time.monotonic() + 5
     while time.monotonic() < until:
         processes.kill_group(kernel)
         if policy.uid:
             processes.kill_user(policy.uid)
-        if not _of_the_kernel(kernel, kernel, policy):
+        alive = processes.table()
+        if not [pid for pid in _of_the_kernel(kernel, policy) if pid in alive]:
             return
         time.sleep(0.01)
 

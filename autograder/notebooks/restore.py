@@ -1,9 +1,11 @@
 """Steps of `nbgrader autograde` that put a submission right, so that no student's notebook decides what nbgrader does with it."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 from nbformat import NotebookNode
@@ -11,15 +13,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from nbgrader.api import Gradebook, Notebook
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
-from nbgrader.utils import compute_checksum
-from traitlets.config import LoggingConfigurable
 
 from ..errors import SubmissionError
 
 _SCHEMA = 3
 
 
-def coursedir_of(step: LoggingConfigurable) -> CourseDirectory:
+def coursedir_of(step: Any) -> CourseDirectory:
     """A step's course: exporter and converter are above it."""
     above = step
     while not isinstance(getattr(above, "coursedir", None), CourseDirectory):
@@ -27,7 +27,7 @@ def coursedir_of(step: LoggingConfigurable) -> CourseDirectory:
     return above.coursedir
 
 
-def folder_of(step: LoggingConfigurable, resources: dict, kind: str) -> Path:
+def folder_of(step: Any, resources: dict, kind: str) -> Path:
     """The folder of a student's assignment: kind is "submitted" or "autograded"."""
     course, names = coursedir_of(step), resources["nbgrader"]
     root = getattr(course, f"{kind}_directory")
@@ -68,20 +68,22 @@ class RestoreCells(NbGraderPreprocessor):
     """nbgrader's marks on cells are what they were when the lab was released, whatever was done to them since.
 
     Of each graded or locked cell the last one with its name counts; a missing one comes back at the end, as it was released.
-    All other cells are the student's own, and carry no marks.
+    All other cells are the student's own, and carry no marks. Of attachments pictures stay.
     """
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         names = resources["nbgrader"]
         with Gradebook(names["db_url"]) as gradebook:
             released = _released(gradebook.find_notebook(names["notebook"], names["assignment"]))
+        nb.metadata = NotebookNode()  # OverwriteKernelspec comes next; a title or a language could be anything
         last = {_name_of(cell): at for at, cell in enumerate(nb.cells)}
         for at, cell in enumerate(nb.cells):
             name = _name_of(cell)
             if name in released and last[name] == at:
                 nb.cells[at] = _put_right(cell, released[name])
             else:
-                cell.metadata.pop("nbgrader", None)
+                cell.metadata = NotebookNode()
+                _leave_pictures(cell)
         for name, cell in released.items():
             if name not in last:
                 self.log.warning("cell %s was missing from the submission: it was put back", name)
@@ -99,7 +101,32 @@ def _put_right(cell: NotebookNode, released: NotebookNode) -> NotebookNode:
     """The released cell, with the student's text where that is theirs to write."""
     if not released.metadata.nbgrader["locked"]:
         released.source = cell.source
+        if released.cell_type == "markdown" and "attachments" in cell:
+            released["attachments"] = cell["attachments"]
+            _leave_pictures(released)
     return released
+
+
+def _leave_pictures(cell: NotebookNode) -> None:
+    """Removes attachments that are not pictures: what they are called and hold becomes part of a page."""
+    given = cell.pop("attachments", None)
+    pictures = (
+        {name: data for name, data in given.items() if _is_picture(name, data)} if isinstance(given, dict) else {}
+    )
+    if pictures:
+        cell["attachments"] = NotebookNode(pictures)
+
+
+def _is_picture(name, data):
+    whole = isinstance(data, dict) and len(data) == 1 and set(data) <= _PICTURES
+    return (
+        whole
+        and re.fullmatch(r"[\w .-]+", name)
+        and all(re.fullmatch(r"[A-Za-z0-9+/=\s]*", text) for text in data.values())
+    )
+
+
+_PICTURES = {"image/png", "image/jpeg", "image/gif"}
 
 
 def _released(notebook: Notebook) -> dict[str, NotebookNode]:

@@ -67,6 +67,8 @@ def course(tmp_path_factory):
     root.chmod(0o755)
     write_toy_course(root)
     course = build(root)
+    with (course / "nbgrader_config.py").open("a") as config:
+        config.write("c.ConfinedExecute.timeout = 900  # on a machine that is busy\n")
     submit(course, "ada-right", SOLUTION, ANSWERS)
     submit(course, "bob-wrong", WRONG, ANSWERS | {"cost": "YOUR ANSWER HERE"})
     submit(course, "cyd-stub")
