@@ -34,7 +34,9 @@ def misplaced_notebooks(found: Gathered, folder: str) -> list[str]:
     notebooks = [path for path, what in found.others.items() if what == "a notebook"]
     paths = [path for path in notebooks if f"/{folder}" not in f"/{found.prefix}{path}"]
     it = "they belong" if len(paths) > 1 else "it belongs"
-    return [f"found {listed(paths)}: {it} in the folder {folder}, and hidden tests do not read notebooks"] if paths else []
+    return (
+        [f"found {listed(paths)}: {it} in the folder {folder}, and hidden tests do not read notebooks"] if paths else []
+    )
 
 
 def _sentence(module, found, wanted, chosen):

@@ -49,7 +49,9 @@ class ConfinedExecute(Execute):
         if why:
             self.log.error("%s's notebook was not run: %s", resources["nbgrader"]["student"], why)
             return nb, resources
-        metadata, self._at, self._kept = deepcopy(nb.metadata), None, 0
+        metadata = deepcopy(nb.metadata)
+        self._at: NotebookNode | None = None
+        self._kept = 0
         try:
             nb, resources = super().preprocess(nb, resources, km)
         except Exception as error:  # what a kernel sends can make nbclient raise anything

@@ -82,7 +82,7 @@ def joined(lesson: Lesson, card: Scorecard, grades: list[tuple[Grade, str]]) -> 
             else:
                 rows.append(_answer(grade, comment, worth))
     note = () if not waiting else (
-        f"{len(waiting)} answers ({number(sum(waiting))} points) wait for a person: they are not part of this total",
+        f"answers that wait for a person: {len(waiting)} ({number(sum(waiting))} points); they are not part of this total",
     )  # fmt: skip
     return replace(card, outcomes=tuple(rows), notes=(*card.notes, *note))
 

@@ -197,7 +197,7 @@ def test_notebook_and_modules_are_in_one_scorecard(course):
     assert {name: (card.score, card.max_score) for name, card in cards.items()} == {
         "ada-right": (8.5, 9), "bob-wrong": (3.5, 9), "cyd-stub": (0, 9), "dan-hostile": (3.5, 9), "eve-crash": (4, 4),
     }  # fmt: skip
-    assert "2 answers (5 points) wait for a person: they are not part of this total" in cards["eve-crash"].notes
+    assert "answers that wait for a person: 2 (5 points); they are not part of this total" in cards["eve-crash"].notes
     assert {row.module for row in cards["ada-right"].outcomes} == {"toy", "written"}
 
 
@@ -272,3 +272,21 @@ def test_nothing_of_a_notebook_is_left(course):
             break
         time.sleep(0.2)
     assert left == []
+
+
+# ---------------------------------------------------------------------------------------------- before it is handed in
+
+
+@pytest.mark.parametrize(("module", "verdict"), [(SOLUTION, "Success!"), (None, "VALIDATION FAILED ON 1 CELL(S)")])
+def test_nbgraders_validation_says_whether_the_public_tests_pass(course, tmp_path, module, verdict):
+    """As a student runs it: where nothing of the course's configuration is."""
+    folder = submit(course, "fay-validates", module, ANSWERS)
+    own = tmp_path / LESSON
+    folder.rename(own)
+    folder.parent.rmdir()
+
+    said = command(
+        own, "nbgrader", "validate", "--Execute.timeout=900", "--Execute.startup_timeout=300", f"{LESSON}.ipynb"
+    )
+
+    assert verdict in said
