@@ -39,7 +39,7 @@ class ConfinedKernelManager(AsyncKernelManager):
 
 
 class ConfinedExecute(Execute):
-    """nbgrader's Execute, with a kernel that is confined and may die, hang, lie or print without end."""
+    """nbgrader's Execute, with a kernel that is confined, and may die, hang, send anything or print without end."""
 
     def __init__(self, **kw: Any):
         super().__init__(kernel_manager_class=ConfinedKernelManager, **kw)

@@ -1,11 +1,15 @@
 """The steps that run in nbgrader's commands, each on its own."""
 
+import os
+import sys
 from types import SimpleNamespace
 
 import pytest
+from jupyter_client.kernelspec import KernelSpec
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from toy_course import LESSON, write_toy_course
 
+from autograder.box.zygote import landlock
 from autograder.lesson import load
 from autograder.notebooks import execute
 from autograder.notebooks.export import joined
@@ -37,9 +41,8 @@ def test_a_notebook_is_not_run_where_nothing_confines_it(monkeypatch, caplog):
 
 
 def test_what_a_notebook_may_not_hold_is_dropped():
-    cell = new_code_cell("1", outputs=[new_output("stream", text="x")])
-    cell.outputs[0]["output_type"] = "grade"
-    lab = new_notebook(cells=[cell])
+    lab = new_notebook(cells=[new_code_cell("1", outputs=[new_output("stream", text="x")])])
+    lab.cells[0].outputs[0]["output_type"] = "grade"
 
     execute._without_invalid(lab)
 
@@ -51,6 +54,48 @@ def test_hidden_tests_give_nothing_where_nbgrader_runs_without_our_steps(monkeyp
 
     with pytest.raises(RuntimeError, match="not graded"):
         hidden_tests("toy", "Mask", 3)
+
+
+REACH = """
+import os, socket
+for what in (lambda: open({secret!r}).read(), lambda: os.listdir({folder!r}), socket.socket, lambda: open({secret!r}, "w")):
+    try:
+        print("REACHED", what())
+    except OSError as error:
+        print("refused")
+print(os.getuid(), sorted(os.listdir(".")))
+"""
+AS_THE_GRADERS_USER = """
+import sys
+from autograder.box.zygote import confine
+
+all_of = confine.available
+confine.available = lambda without: all_of({*without, "uid"})
+from autograder.notebooks import kernel
+
+kernel.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not landlock.abi(), reason="needs Landlock, or an own user for each kernel")
+def test_a_kernel_that_shares_the_graders_user_reaches_nothing_either(tmp_path, monkeypatch):
+    (tmp_path / "kernel.py").write_text(AS_THE_GRADERS_USER)
+    command = [sys.executable, "-P", "-B", str(tmp_path / "kernel.py"), "{connection_file}"]
+    monkeypatch.setattr(execute, "_SPEC", KernelSpec(argv=command, display_name="", language="python"))
+    secret, work = tmp_path / "secret.txt", tmp_path / "ada" / LESSON
+    work.mkdir(parents=True)
+    secret.write_text("SECRET")
+    (work / "toy.py").write_text("")
+    (work / f"{LESSON}.ipynb").write_text("with rubrics")
+    lab = new_notebook(cells=[new_code_cell(REACH.format(secret=str(secret), folder=str(tmp_path)))])
+
+    step = execute.ConfinedExecute(timeout=900, startup_timeout=300, iopub_timeout=60)
+    run, _ = step.preprocess(lab, {"metadata": {"path": str(work)}, **NAMES})
+
+    said = "".join(output.get("text", "") for output in run.cells[0].outputs)
+    assert said.split("\n") == ["refused"] * 4 + [f"{os.getuid()} ['toy.py']", ""]
+    assert secret.read_text() == "SECRET"
 
 
 # ---------------------------------------------------------------------------------------------- what is shown
