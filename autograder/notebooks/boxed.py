@@ -40,7 +40,7 @@ class GradeInTheBox(SaveAutoGrades):
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         names = resources["nbgrader"]
         lesson = load(names["assignment"], Path(self.lessons))
-        self._hidden = {cell.id: cell for cell in _hidden_cells(lesson)}
+        self._hidden = {cell.id: cell for cell in _hidden_cells(lesson, _suites(lesson))}
         card = self._card(lesson, resources)
         self._rows, self._tells = _by_question(card), card.visibility != "hidden"
         return super().preprocess(nb, resources)
@@ -86,8 +86,13 @@ class GradeInTheBox(SaveAutoGrades):
         return []
 
 
+def _suites(lesson: Lesson) -> tuple[str, ...]:
+    """What remembered things are remembered by: a formgrader's process may outlive a change of a suite."""
+    return tuple(map(lesson.suite_digest, lesson.modules))
+
+
 @cache
-def _hidden_cells(lesson: Lesson) -> list[Hidden]:
+def _hidden_cells(lesson: Lesson, suites: tuple[str, ...]) -> list[Hidden]:
     return hidden_cells(lesson)
 
 
@@ -105,7 +110,7 @@ _last: list = []  # the submission that was graded last, and its card
 
 
 @cache
-def _grader(lesson: Lesson) -> Grader:
+def _grader(lesson: Lesson, suites: tuple[str, ...]) -> Grader:
     grader = Grader(lesson)
     atexit.register(grader.close)
     return grader
@@ -113,10 +118,11 @@ def _grader(lesson: Lesson) -> Grader:
 
 def _graded(lesson: Lesson, folder: Path, student: str) -> tuple[Scorecard, bool]:
     submission = take_in(source_of(folder), lesson, notebooks="")
-    key = (lesson.name, student, submission.digest)
+    suites = _suites(lesson)
+    key = (lesson.name, student, submission.digest, suites)
     if _last and _last[0] == key:
         return _last[1], False
-    card = _grader(lesson).grade(replace(submission, student=student), Asked(seed=_SEED, in_a_class=True))
+    card = _grader(lesson, suites).grade(replace(submission, student=student), Asked(seed=_SEED, in_a_class=True))
     _last[:] = [key, card]
     return card, True
 
