@@ -1,5 +1,7 @@
 """The step of `nbgrader autograde` that runs a notebook, for those who read it: what it prints decides nothing."""
 
+import asyncio
+import signal
 import sys
 from copy import deepcopy
 from typing import Any
@@ -16,6 +18,7 @@ from traitlets import default
 from .kernel import cannot_confine
 
 MOST_OUTPUT = 8 << 20  # bytes of one message, and of all that is kept of a notebook
+_OUTPUTS = ("stream", "display_data", "execute_result", "error", "update_display_data")
 _SPEC = KernelSpec(
     argv=[sys.executable, "-P", "-B", "-m", f"{__name__.rpartition('.')[0]}.kernel", "{connection_file}"],
     display_name="Python 3, confined",
@@ -42,6 +45,7 @@ class ConfinedExecute(Execute):
     """nbgrader's Execute, with a kernel that is confined, and may die, hang, send anything or print without end."""
 
     def __init__(self, **kw: Any):
+        kw = {"shutdown_kernel": "immediate", **kw}  # nothing in it is worth waiting for
         super().__init__(kernel_manager_class=ConfinedKernelManager, **kw)
 
     def preprocess(self, nb: NotebookNode, resources: dict, km: Any = None) -> tuple[NotebookNode, dict]:
@@ -51,7 +55,7 @@ class ConfinedExecute(Execute):
             return nb, resources
         metadata = deepcopy(nb.metadata)
         self._at: NotebookNode | None = None
-        self._kept = 0
+        self._kept, self._why = 0, ""
         try:
             nb, resources = super().preprocess(nb, resources, km)
         except Exception as error:  # what a kernel sends can make nbclient raise anything
@@ -65,14 +69,20 @@ class ConfinedExecute(Execute):
         return super().preprocess_cell(cell, resources, index)
 
     def process_message(self, msg: dict, cell: NotebookNode, cell_index: int) -> Any:
-        if msg["msg_type"] in ("stream", "display_data", "execute_result", "error", "update_display_data"):
+        if msg["msg_type"] in _OUTPUTS:
             self._kept += len(repr(msg["content"]))
             if self._kept > MOST_OUTPUT:
-                raise RuntimeError(f"the notebook prints more than {MOST_OUTPUT >> 20} MB")
+                return self._stop(f"it prints more than {MOST_OUTPUT >> 20} MB")
         return super().process_message(msg, cell, cell_index)
 
+    def _stop(self, why: str) -> None:
+        """Ends the kernel, once."""
+        if not self._why:
+            self._why = why
+            self._ending = asyncio.ensure_future(self.km.signal_kernel(signal.SIGKILL))
+
     def _say_where_it_stopped(self, nb: NotebookNode, resources: dict, error: Exception) -> None:
-        said = f"{type(error).__name__}: {str(error)[:300]}".strip()
+        said = self._why or f"{type(error).__name__}: {str(error)[:300]}".strip()
         self.log.warning("%s's notebook stopped: %s", resources["nbgrader"]["student"], said)
         if self._at is not None and "outputs" in self._at:
             text = f"The notebook stopped here ({said}). The points do not depend on it.\n"

@@ -110,6 +110,7 @@ def _listening(policy: Policy, layers: list[str], options: list[str]) -> Any:
     """A kernel that listens and has run nothing yet, confined."""
     import matplotlib_inline.backend_inline  # noqa: F401 - before its place may be out of reach
     from ipykernel.kernelapp import IPKernelApp
+    from zmq.utils import garbage
 
     execution = os.environ.get("NBGRADER_EXECUTION", "")
     folders = libraries.folders()
@@ -129,6 +130,7 @@ def _listening(policy: Policy, layers: list[str], options: list[str]) -> Any:
         os.dup2(null, descriptor)
     app = IPKernelApp.instance(connection_file=f"{policy.scratch}/connection.json")
     app.initialize(options)
+    garbage.gc.start()  # pyzmq's thread for large messages, which would be started by the first of them
     rules.load()
     sys.path.insert(0, "")  # the lab's folder: from here on the student's files may be imported
     return app

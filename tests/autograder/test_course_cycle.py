@@ -204,7 +204,7 @@ def test_notebook_and_modules_are_in_one_scorecard(course):
 def test_our_own_export_takes_the_joined_scorecards(course):
     text = command(course, "autograder", "export", "results", "--format", "csv")
 
-    rows = {row["student"]: row for row in csv.DictReader(text.splitlines())}
+    rows = {row["student"]: row for row in csv.DictReader(text.removeprefix("\ufeff").splitlines())}
     assert rows["ada-right"]["score"] == "8.5"
     assert rows["bob-wrong"]["written: Answers"] == "1.5"
 

@@ -40,6 +40,28 @@ def test_a_notebook_is_not_run_where_nothing_confines_it(monkeypatch, caplog):
     assert run.cells[0].outputs == []
 
 
+PRINT = """
+import time
+while True:
+    print("x" * 10_000)
+    time.sleep(0.001)  # without it the kernel's memory ends it
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_that_prints_without_end_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "MOST_OUTPUT", 2 << 20)
+    lab = new_notebook(cells=[new_code_cell(PRINT), new_code_cell("1 + 1")])
+
+    step = execute.ConfinedExecute(timeout=3000, startup_timeout=300, iopub_timeout=60)
+    run, _ = step.preprocess(lab, {"metadata": {"path": str(tmp_path)}, **NAMES})
+
+    *printed, said = run.cells[0].outputs
+    assert "The notebook stopped here (it prints more than 2 MB)" in said.text
+    assert sum(len(output.text) for output in printed) <= 2 << 20
+    assert run.cells[1].outputs == []
+
+
 def test_what_a_notebook_may_not_hold_is_dropped():
     lab = new_notebook(cells=[new_code_cell("1", outputs=[new_output("stream", text="x")])])
     lab.cells[0].outputs[0]["output_type"] = "grade"
