@@ -83,7 +83,11 @@ class ConfinedExecute(Execute):
 
     def _say_where_it_stopped(self, nb: NotebookNode, resources: dict, error: Exception) -> None:
         said = self._why or f"{type(error).__name__}: {str(error)[:300]}".strip()
-        self.log.warning("%s's notebook stopped: %s", resources["nbgrader"]["student"], said)
+        student = resources["nbgrader"]["student"]
+        if self._at is None:
+            self.log.error("no kernel started for %s's notebook, a fault of ours: %s", student, said)
+        else:
+            self.log.warning("%s's notebook stopped: %s", student, said)
         if self._at is not None and "outputs" in self._at:
             text = f"The notebook stopped here ({said}). The points do not depend on it.\n"
             self._at.outputs.append(new_output("stream", name="stderr", text=text))

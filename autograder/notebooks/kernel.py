@@ -130,7 +130,7 @@ def _listening(policy: Policy, layers: list[str], options: list[str]) -> Any:
         os.dup2(null, descriptor)
     app = IPKernelApp.instance(connection_file=f"{policy.scratch}/connection.json")
     app.initialize(options)
-    garbage.gc.start()  # pyzmq's thread for large messages, which would be started by the first of them
+    garbage.gc.start()  # pyzmq's thread for large messages; the first of them would start it
     rules.load()
     sys.path.insert(0, "")  # the lab's folder: from here on the student's files may be imported
     return app

@@ -40,6 +40,26 @@ def test_a_notebook_is_not_run_where_nothing_confines_it(monkeypatch, caplog):
     assert run.cells[0].outputs == []
 
 
+ZMQ = """
+import zmq
+contexts = [zmq.Context() for _ in range(4)]
+sockets = [context.socket(zmq.PULL) for context in contexts]
+print("x" * 200_000)
+"""
+
+
+@pytest.mark.slow
+def test_a_kernel_goes_on_where_zmq_starts_threads_and_sends_large_outputs(tmp_path):
+    """A large output is sent by threads that start late, when seccomp refuses what they ask for."""
+    lab = new_notebook(cells=[new_code_cell(ZMQ), new_code_cell("print('still here')")])
+
+    step = execute.ConfinedExecute(timeout=900, startup_timeout=300, iopub_timeout=60)
+    run, _ = step.preprocess(lab, {"metadata": {"path": str(tmp_path)}, **NAMES})
+
+    assert sum(len(output.text) for output in run.cells[0].outputs) == 200_001
+    assert run.cells[1].outputs[0].text == "still here\n"
+
+
 PRINT = """
 import time
 while True:
