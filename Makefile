@@ -8,7 +8,7 @@ LESSON ?=
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup lock starter handouts zips release grade check test test-fast mutants costs flaky idle test-gpu test-thorough test-hostile fuzz lint format bench clean
+.PHONY: help setup lock starter handouts zips course release grade check test test-fast mutants costs flaky idle test-gpu test-thorough test-hostile fuzz lint format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ handouts: setup  ## the zips that students get, in dist/
 
 zips: setup  ## the zips that grade on Gradescope and with Otter, in dist/
 	$(BIN)/autograder zips $(LESSON)
+
+course: setup  ## the course folder for nbgrader, in dist/course
+	$(BIN)/autograder course $(LESSON)
 
 release: handouts zips  ## every handout and gradable zip
 

@@ -38,6 +38,22 @@ class Forbidden(BaseModel):
     cost: Literal["nothing", "question", "module"] = "nothing"
 
 
+class Written(BaseModel):
+    """A question that is answered in words, and that a person grades.
+
+    Attributes:
+        id: its name in gradebooks. points: what it is worth. rubric: what they are given for; no student sees it.
+        question: its text, or its number under "Check your understanding" in handout.md.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")]
+    points: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    rubric: Annotated[str, Field(pattern=r"\S")]
+    question: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"\S")]
+
+
 class Lesson(BaseModel):
     """One lesson, from assignments/<name>/lesson.toml."""
 
@@ -58,6 +74,16 @@ class Lesson(BaseModel):
     scale_to: float | None = Field(None, gt=0)
     feedback: Feedback = Feedback()
     forbidden: Forbidden = Forbidden()
+    written: tuple[Written, ...] = ()
+
+    @field_validator("written")
+    @classmethod
+    def _told_apart(cls, value):
+        names = [question.id for question in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two questions have the id {name!r}: give each an id of its own")
+        return value
 
     @field_validator("scale_to")
     @classmethod

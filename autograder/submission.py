@@ -14,7 +14,7 @@ from .intake.choose import Wanted, choose
 from .intake.classes import ClassFolder, read_class, source_of
 from .intake.entries import Source, listed, shown_name
 from .intake.gather import Refused, gather
-from .intake.missing import unused_work, why_missing
+from .intake.missing import misplaced_notebooks, unused_work, why_missing
 from .lesson import Lesson, lesson_names, load
 
 
@@ -51,13 +51,16 @@ class Submission:
             path.write_bytes(content)
 
 
-def take_in(source: Source | Path, lesson: Lesson | Sequence[str] = (), *, shown: str = "") -> Submission:
+def take_in(
+    source: Source | Path, lesson: Lesson | Sequence[str] = (), *, shown: str = "", notebooks: str = "notebooks/"
+) -> Submission:
     """Reads one student's work.
 
     Args:
         source: a folder, an archive, a .py file; or what `take_in_each` gives.
         lesson: or the names of its modules; without them files stay where they are.
         shown: what sentences call the submission, instead of the name of its file.
+        notebooks: the folder in it where notebooks belong, which are not graded here: a note names those elsewhere.
 
     Raises:
         SubmissionError: there is nothing at the path.
@@ -75,6 +78,7 @@ def take_in(source: Source | Path, lesson: Lesson | Sequence[str] = (), *, shown
     chosen = choose(found, wanted)
     missing = why_missing(found, wanted, chosen)
     notes = (*source.notes, *found.notes, *chosen.notes, *unused_work(found, wanted, chosen))
+    notes = (*notes, *(misplaced_notebooks(found, notebooks) if chosen.files else ()))
     problem = "" if chosen.files or missing else f"{shown} contains no Python file"
     unread = _unread(f"{listed(found.unread)} cannot be read", where) if found.unread else ""
     return Submission(source.student, where, chosen.files, notes, problem, missing, unread)

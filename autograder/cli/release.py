@@ -1,4 +1,4 @@
-"""For releases: starter, handouts, zips, rehearse."""
+"""For releases: starter, handouts, zips, course, rehearse."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +38,16 @@ def zips(lessons: Names = None, out: OutFolder = Path("dist")) -> None:
     can_write(out)
     for lesson in chosen(lessons):
         console.print(f"wrote {relative(build_zip(lesson, out))}")
+
+
+@app.command()
+def course(lessons: Names = None, out: OutFolder = Path("dist/course")) -> None:
+    """Build the course folder for nbgrader, or renew its lessons; what nbgrader keeps in it stays."""
+    from ..notebooks.course import build_course
+
+    can_write(out)
+    for path in build_course(chosen(lessons), out):
+        console.print(f"wrote {relative(path)}")
 
 
 @app.command("rehearse")

@@ -29,6 +29,16 @@ def unused_work(found: Gathered, wanted: Wanted, chosen: Chosen) -> list[str]:
     return notes
 
 
+def misplaced_notebooks(found: Gathered, folder: str) -> list[str]:
+    """A note for notebooks beside the modules: the right place keeps them from being taken for a module, or for Otter's."""
+    notebooks = [path for path, what in found.others.items() if what == "a notebook"]
+    paths = [path for path in notebooks if f"/{folder}" not in f"/{found.prefix}{path}"]
+    it = "they belong" if len(paths) > 1 else "it belongs"
+    return (
+        [f"found {listed(paths)}: {it} in the folder {folder}, and hidden tests do not read notebooks"] if paths else []
+    )
+
+
 def _sentence(module, found, wanted, chosen):
     start = f"{module}.py is missing from the submission"
     if module in chosen.unusable:

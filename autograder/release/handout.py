@@ -163,7 +163,7 @@ def handout_files(lesson: Lesson) -> dict[str, bytes]:
     public = {f"tests/{path.name}": _read(path) for path in map(lesson.public_test, lesson.modules)}
     used = [used.name for used in lesson.prerequisites()]
     return {
-        "README.md": _readme(lesson),
+        "README.md": readme(lesson),
         **_course_page(lesson),
         "conftest.py": _CONFTEST.format(used=used).encode(),
         "pytest.ini": _PYTEST_INI.encode(),
@@ -173,7 +173,8 @@ def handout_files(lesson: Lesson) -> dict[str, bytes]:
     }
 
 
-def _readme(lesson):
+def readme(lesson: Lesson) -> bytes:
+    """The handout, with what the suite is worth where it says so."""
     text = _read(lesson.handout)
     mark = _POINTS.encode()
     return text.replace(mark, points_table(lesson).encode()) if mark in text else text
@@ -190,7 +191,7 @@ def points_table(lesson: Lesson) -> str:
     Raises:
         LessonError: a suite cannot be loaded.
     """
-    card, gpu = _collected(lesson), _collected(lesson, only_gpu=True)
+    card, gpu = collected(lesson), collected(lesson, only_gpu=True)
     columns = [_column(name, card.scored, gpu.outcomes) for name in lesson.modules]
     height = max(map(len, columns))
     padded = [[*column[:-2], *[("", "")] * (height - len(column)), *column[-2:]] for column in columns]
@@ -212,7 +213,7 @@ def _column(module, scored, gpu):
     return [*pairs, ("**together**", f"**{number(added(row.max_points for row in rows))}**"), (tests, "")]
 
 
-def _collected(lesson, only_gpu=False):
+def collected(lesson, only_gpu=False):
     """The suite as a scorecard: nothing is run."""
     from ..box.budget import Budget
     from ..plugin import GradingPlugin

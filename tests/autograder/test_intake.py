@@ -44,6 +44,25 @@ def course(tmp_path):
     return load("99-toy", root)
 
 
+# ---------------------------------------------------------------------------------------------- notebooks
+
+
+@pytest.mark.parametrize("folder", ["notebooks/", "work/notebooks/", "work/notebooks/drafts/"])
+def test_notebooks_in_their_folder_need_no_word(submitted, folder):
+    submission = submitted({"work/attention.py": CODE, "work/flash_attention.py": CODE, f"{folder}lab.ipynb": NOTEBOOK})
+
+    assert (set(submission.files), submission.notes) == ({"attention.py", "flash_attention.py"}, ())
+
+
+def test_a_notebook_beside_the_modules_is_a_note_and_no_error(submitted):
+    submission = submitted({"attention.py": CODE, "flash_attention.py": CODE, "lab.ipynb": NOTEBOOK})
+
+    assert submission.notes == (
+        "found lab.ipynb: it belongs in the folder notebooks/, and hidden tests do not read notebooks",
+    )
+    assert (submission.problem, submission.missing) == ("", {})
+
+
 # ---------------------------------------------------------------------------------------------- accidents of naming
 
 

@@ -80,12 +80,13 @@ def clean_environment(scratch: str) -> None:
     sys.argv = ["student"]
 
 
-def confine(policy: Policy, layers: list[str], rules, libraries: list[str]) -> None:
+def confine(policy: Policy, layers: list[str], rules, libraries: list[str], listens: bool = False) -> None:
     """Called in the forked process before it reads a byte of the student's.
 
     Args:
         policy: of the slot that it is for.
         layers: which to apply. rules: the seccomp filter. libraries: folders of the interpreter and its packages.
+        listens: whether it may open ports, until its seccomp filter is loaded.
     """
     if "rlimits" in layers:
         _limit(policy)
@@ -100,6 +101,7 @@ def confine(policy: Policy, layers: list[str], rules, libraries: list[str]) -> N
             ],
             execute=_RUNNABLE + libraries,
             write=[policy.scratch, "/dev/null", *(_gpu_devices() if policy.gpu else [])],
+            bind=listens,
         )
     if "uid" in layers:
         _become(policy.uid)

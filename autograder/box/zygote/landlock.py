@@ -19,7 +19,7 @@ _MAKE_CHAR, _MAKE_BLOCK = 1 << 6, 1 << 11
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15  # since ABI 2, 3 and 5
 _ABI_1 = (1 << 13) - 1
 _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
-_NET_TCP = 3  # bind and connect, since ABI 4
+_BIND, _CONNECT = 1, 2  # of TCP, since ABI 4
 _SCOPES = 3  # abstract sockets and signals stay inside, since ABI 6
 
 
@@ -39,8 +39,9 @@ def abi() -> int:
     return max(0, ctypes.CDLL(None).syscall(_CREATE_RULESET, None, 0, _VERSION_FLAG))
 
 
-def ruleset(read: Iterable[str], execute: Iterable[str], write: Iterable[str]) -> int:
+def ruleset(read: Iterable[str], execute: Iterable[str], write: Iterable[str], bind: bool = False) -> int:
     """A descriptor of the rules: what is beneath `read` and `execute` may be read, beneath `write` all but devices made.
+    With `bind` ports may be opened.
 
     Paths that do not exist are left out. Made by a process that can still reach the paths; `restrict` comes later.
     """
@@ -51,7 +52,9 @@ def ruleset(read: Iterable[str], execute: Iterable[str], write: Iterable[str]) -
         | (_TRUNCATE if version >= 3 else 0)
         | (_IOCTL_DEV if version >= 5 else 0)
     )
-    rules = _Ruleset(handled, _NET_TCP if version >= 4 else 0, _SCOPES if version >= 6 else 0)
+    rules = _Ruleset(
+        handled, (_CONNECT if bind else _BIND | _CONNECT) if version >= 4 else 0, _SCOPES if version >= 6 else 0
+    )
     size = 8 if version < 4 else 16 if version < 6 else 24
     descriptor = _call(_CREATE_RULESET, ctypes.byref(rules), size, 0)
     look = _READ_FILE | _READ_DIR

@@ -1,0 +1,112 @@
+"""`nbgrader export --exporter=autograder.notebooks.export.Scorecards --to FOLDER`: gradebook and scorecards joined.
+
+FOLDER/<lesson>/<student>/scorecard.json is the card of the hidden tests with a row for each answer that a person has graded.
+`autograder export` makes of it what it makes of any. Answers that nobody has graded yet are not part of its total; a note says so.
+Where a person changed the points of a question of hidden tests, one row has the question's points in place of its tests'.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from nbgrader.api import Grade, Gradebook, SubmittedAssignment
+from nbgrader.plugins import ExportPlugin
+from traitlets import Unicode
+
+from .. import kept
+from ..errors import UsageError
+from ..files import can_write, write
+from ..intake.students import harmless
+from ..lesson import Lesson, lesson_names, load
+from ..points import number
+from ..scorecard import FAILED, PASSED, Outcome, Scorecard
+from .boxed import CARDS
+from .lab import WRITTEN, hidden_cells
+
+BY_HAND = "(by hand)"  # the row of a question whose points a person changed
+MODULE = "written"  # of answers in words
+
+
+class Scorecards(ExportPlugin):
+    """One scorecard a student and lesson, of what the box and people decided."""
+
+    lessons = Unicode(help="The tree that holds the lessons.").tag(config=True)
+
+    def export(self, gradebook: Gradebook) -> None:
+        course = Path(self.parent.coursedir.root)
+        out = Path(self.to or "results")
+        can_write(out)
+        known = lesson_names(Path(self.lessons))
+        for assignment in gradebook.assignments:
+            if assignment.name in known and (not self.assignment or assignment.name in self.assignment):
+                lesson = load(assignment.name, Path(self.lessons))
+                for submission in assignment.submissions:
+                    if not self.student or submission.student_id in self.student:
+                        self._one(lesson, submission, course, out)
+
+    def _one(self, lesson: Lesson, submission: SubmittedAssignment, course: Path, out: Path) -> None:
+        place = Path(lesson.name, harmless(submission.student_id), kept.CARD)
+        try:
+            card = kept.read(course / CARDS / place)
+        except UsageError as error:
+            self.log.error("%s: run `nbgrader autograde %s --student=%s`", error, lesson.name, submission.student_id)
+            return
+        write(out / place, joined(lesson, card, list(_grades(submission))).to_json())
+        self.log.info("wrote %s", out / place)
+
+
+def _grades(submission: SubmittedAssignment) -> Iterator[tuple[Grade, str]]:
+    """Each grade of a submission, with what the grader wrote to it."""
+    for notebook in submission.notebooks:
+        comments = {comment.name: comment.manual_comment or "" for comment in notebook.comments}
+        for grade in notebook.grades:
+            yield grade, comments.get(grade.name, "")
+
+
+def joined(lesson: Lesson, card: Scorecard, grades: list[tuple[Grade, str]]) -> Scorecard:
+    """The scorecard with what people decided."""
+    hidden = {cell.id: cell for cell in hidden_cells(lesson)}
+    asked = {f"{WRITTEN}{question.id}": question for question in lesson.written}
+    changed = {
+        grade.name: grade.score for grade, _ in grades if grade.name in hidden and grade.manual_score is not None
+    }
+    rows = list(card.outcomes)
+    for name, points in changed.items():
+        rows = _by_hand(rows, hidden[name].module, hidden[name].question, points)
+    waiting = []
+    for grade, comment in grades:
+        if grade.name in asked:
+            worth = asked[grade.name].points
+            if grade.manual_score is None and grade.needs_manual_grade:
+                waiting.append(worth)
+            else:
+                rows.append(_answer(grade, comment, worth))
+    note = () if not waiting else (
+        f"answers that wait for a person: {len(waiting)} ({number(sum(waiting))} points); they are not part of this total",
+    )  # fmt: skip
+    return replace(card, outcomes=tuple(rows), notes=(*card.notes, *note))
+
+
+def _by_hand(rows, module, question, points):
+    """The rows, in which one stands for all of a question."""
+    those = [row for row in rows if (row.module, row.question) == (module, question)]
+    worth = sum(row.max_points for row in those)
+    row = Outcome(
+        BY_HAND,
+        module,
+        question,
+        f"{question}: graded by a person",
+        PASSED if points >= worth else FAILED,
+        points,
+        worth,
+    )
+    place = rows.index(those[0]) if those else len(rows)
+    return [*rows[:place], row, *(each for each in rows[place:] if each not in those)]
+
+
+def _answer(grade: Grade, comment: str, worth: float) -> Outcome:
+    name = grade.name.removeprefix(WRITTEN)
+    unanswered = grade.manual_score is None
+    said = comment or ("the question is not answered" if unanswered else "")
+    status = PASSED if grade.score >= worth else FAILED
+    return Outcome(name, MODULE, "Answers", f"Answer: {name}", status, grade.score, worth, said)

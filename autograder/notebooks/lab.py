@@ -1,0 +1,199 @@
+"""A lesson's handout -> its lab, the notebook that nbgrader hands out and grades.
+
+    prose                          markdown cells
+    python blocks                  code cells; a block of several processes is written to a file and run
+    before "Activities"            for each module a cell of its public tests, without points, and one cell for each question
+                                   of its hidden suite, with the points: boxed.py fills in what came of them
+    "Check your understanding"     the questions, and a manually graded answer for each [[written]] of lesson.toml
+
+Rubrics are in the source only: they are what nbgrader calls a mark scheme, which generate_assignment takes out.
+"""
+
+import re
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import jupytext
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from ..errors import LessonError
+from ..lesson import Lesson, Written
+from ..points import added, number
+from ..release.handout import collected, readme
+from .cells import QUESTIONS, Piece, pieces_of, question_text, starts_ranks
+
+ACTIVITIES = "Activities"
+WRITTEN = "written-"  # begins the ids of manually graded answers
+LAB = "lab.py"  # a notebook of the lesson's own, in jupytext's percent format
+_KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+_SCHEMA = 3  # of nbgrader's metadata
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """The cell that holds the points of one question of a module's hidden suite."""
+
+    id: str
+    module: str
+    question: str
+    points: float
+
+
+def hidden_cells(lesson: Lesson) -> list[Hidden]:
+    """All of a lesson's, in the order of its suites. Tests that need a GPU are not in them: `autograder merge` joins those.
+
+    Raises:
+        LessonError: a suite cannot be loaded.
+    """
+    on_gpu = {(row.module, row.test) for row in collected(lesson, only_gpu=True).outcomes}
+    worth: dict[tuple[str, str], list[float]] = {}
+    for row in collected(lesson).scored:
+        if (row.module, row.test) not in on_gpu:
+            worth.setdefault((row.module, row.question), []).append(row.max_points)
+    ids = _told_apart([f"{module}-{_slug(question)}" for module, question in worth])
+    return [Hidden(id, *key, added(points)) for id, (key, points) in zip(ids, worth.items(), strict=True)]
+
+
+def _slug(text):
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "tests"
+
+
+def _told_apart(names):
+    return [name if name not in names[:at] else f"{name}-{at + 1}" for at, name in enumerate(names)]
+
+
+# ---------------------------------------------------------------------------------------------- notebooks
+
+
+def notebooks_of(lesson: Lesson) -> dict[str, NotebookNode]:
+    """File name -> notebook with rubrics and without outputs: the handout's, and the lesson's own lab.py if there is one."""
+    made = {f"{lesson.name}.ipynb": handout_lab(lesson)}
+    own = lesson.assignment / LAB
+    if own.is_file():
+        lab = jupytext.reads(own.read_text("utf-8"), fmt="py:percent")
+        lab.metadata["kernelspec"] = dict(_KERNEL)
+        made["lab.ipynb"] = _numbered(lab)
+    return made
+
+
+def handout_lab(lesson: Lesson) -> NotebookNode:
+    """Raises LessonError where a part of the lesson is missing, or a question of lesson.toml cannot be found."""
+    text = readme(lesson).decode("utf-8")
+    pieces = pieces_of(text)
+    at = _place(pieces, ACTIVITIES)
+    made = [
+        _code(piece, index) if piece.is_code else [new_markdown_cell(piece.text)] for index, piece in enumerate(pieces)
+    ]
+    made.insert(_end_of(pieces, QUESTIONS), _answers(lesson, text))
+    made.insert(at, _tests(lesson))
+    cells = [_setup(lesson), *chain.from_iterable(made)]
+    return _numbered(new_notebook(cells=cells, metadata={"kernelspec": dict(_KERNEL)}))
+
+
+def _numbered(notebook):
+    """The same lesson gives the same bytes: nbformat would draw the ids of cells at random."""
+    for number_, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number_}"
+    return notebook
+
+
+def _place(pieces, heading):
+    """Where a section begins; behind all where there is none."""
+    return next((at for at, piece in enumerate(pieces) if piece.starts and piece.heading == heading), len(pieces))
+
+
+def _end_of(pieces, heading):
+    """Behind the last piece of a section that has no sections of its own; behind all where there is none."""
+    return max((at + 1 for at, piece in enumerate(pieces) if piece.heading == heading), default=len(pieces))
+
+
+# ---------------------------------------------------------------------------------------------- cells
+
+
+def _code(piece: Piece, index: int) -> list[NotebookNode]:
+    if not starts_ranks(piece.text):
+        return [new_code_cell(piece.text)]
+    name = f"activity_{index}.py"
+    return [new_code_cell(f"%%writefile {name}\n{piece.text}"), new_code_cell(f'run_file("{name}")')]
+
+
+def _setup(lesson):
+    lines = [
+        "# Run this cell first. When you have saved a module, it is imported anew.",
+        "%load_ext autoreload",
+        "%autoreload 2",
+        "from grading.lab import hidden_tests, public_tests, run_file, uses",
+    ]
+    used = [used.name for used in lesson.prerequisites()]
+    if used:
+        lines.append(f"\nuses({', '.join(map(repr, used))})")
+    return _graded(new_code_cell("\n".join(lines)), "setup", locked=True)
+
+
+def _tests(lesson):
+    cells = [new_markdown_cell(_TESTS)]
+    hidden = hidden_cells(lesson)
+    for module in lesson.modules:
+        cells.append(new_markdown_cell(f"### `{module}.py`"))
+        public = new_code_cell(f'public_tests("{module}")')
+        cells.append(_graded(public, f"public-{module}", grade=True, locked=True, points=0))
+        for each in (each for each in hidden if each.module == module):
+            call = f'hidden_tests("{module}", {each.question!r}, {number(each.points)})'
+            cells.append(_graded(new_code_cell(call), each.id, grade=True, locked=True, points=each.points))
+    return cells
+
+
+_TESTS = """## Your modules
+
+Write your modules in the files beside this notebook, and save them. The first cell of each module runs its public tests; they
+give no points. The cells below it have the points: hidden tests decide them when your work is graded."""
+
+
+def _answers(lesson: Lesson, text: str) -> list[NotebookNode]:
+    cells = [new_markdown_cell(_ANSWERS)] if lesson.written else []
+    for each in lesson.written:
+        where = f"{lesson.assignment / 'lesson.toml'}: written {each.id!r}"
+        question = _with_rubric(each, question_text(each.question, text, where))
+        cells.append(_graded(new_markdown_cell(question), f"question-{each.id}", locked=True))
+        answer = new_markdown_cell("YOUR ANSWER HERE")  # what generate_assignment would put here
+        cells.append(_graded(answer, f"{WRITTEN}{each.id}", grade=True, solution=True, points=each.points))
+    return cells
+
+
+_ANSWERS = "### Your answers\n\nA person reads these answers and grades them. A few sentences are enough."
+
+
+def _with_rubric(each: Written, question: str) -> str:
+    for mark in ("MARK SCHEME", "BEGIN SOLUTION", "END SOLUTION", "HIDDEN TESTS"):
+        if mark in question or mark in each.rubric:
+            raise LessonError(
+                f"written {each.id!r} holds {mark!r}, which nbgrader takes for a mark of its own: reword it"
+            )
+    worth = f"{number(each.points)} point{'s' if each.points != 1 else ''}"
+    rubric = f"### BEGIN MARK SCHEME\n\n*For those who grade:* {each.rubric.strip()}\n\n### END MARK SCHEME"
+    return f"**Question ({worth}).** {question}\n\n{rubric}"
+
+
+def _graded(
+    cell: NotebookNode,
+    id: str,
+    grade: bool = False,
+    locked: bool = False,
+    solution: bool = False,
+    points: float | None = None,
+) -> NotebookNode:
+    """The cell with nbgrader's metadata."""
+    metadata: dict[str, Any] = {
+        "grade": grade,
+        "grade_id": id,
+        "locked": locked,
+        "schema_version": _SCHEMA,
+        "solution": solution,
+        "task": False,
+    }
+    if points is not None:
+        metadata["points"] = points
+    cell.metadata["nbgrader"] = metadata
+    return cell

@@ -1,0 +1,226 @@
+"""The steps that run in nbgrader's commands, each on its own."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+from jupyter_client.kernelspec import KernelSpec
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from toy_course import LESSON, write_toy_course
+
+from autograder.box.zygote import landlock
+from autograder.lesson import load
+from autograder.notebooks import execute
+from autograder.notebooks.export import joined
+from autograder.notebooks.feedback import WithoutRubrics
+from autograder.notebooks.in_lab import hidden_tests
+from autograder.notebooks.restore import HarmlessOutput, _leave_pictures
+from autograder.scorecard import FAILED, PASSED, Outcome, Scorecard
+
+NAMES = {"nbgrader": {"student": "ada", "assignment": LESSON, "notebook": LESSON}}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("steps")
+    write_toy_course(root)
+    return load(LESSON, root)
+
+
+# ---------------------------------------------------------------------------------------------- running
+
+
+def test_a_notebook_is_not_run_where_nothing_confines_it(monkeypatch, caplog):
+    monkeypatch.setattr(execute, "cannot_confine", lambda: "nothing here confines")
+    lab = new_notebook(cells=[new_code_cell("print(1)")])
+
+    run, _ = execute.ConfinedExecute().preprocess(lab, NAMES)
+
+    assert run.cells[0].outputs == []
+
+
+ZMQ = """
+import zmq
+contexts = [zmq.Context() for _ in range(4)]
+sockets = [context.socket(zmq.PULL) for context in contexts]
+print("x" * 200_000)
+"""
+
+
+@pytest.mark.slow
+def test_a_kernel_goes_on_where_zmq_starts_threads_and_sends_large_outputs(tmp_path):
+    """A large output is sent by threads that start late, when seccomp refuses what they ask for."""
+    lab = new_notebook(cells=[new_code_cell(ZMQ), new_code_cell("print('still here')")])
+
+    step = execute.ConfinedExecute(timeout=900, startup_timeout=300, iopub_timeout=60)
+    run, _ = step.preprocess(lab, {"metadata": {"path": str(tmp_path)}, **NAMES})
+
+    assert sum(len(output.text) for output in run.cells[0].outputs) == 200_001
+    assert run.cells[1].outputs[0].text == "still here\n"
+
+
+PRINT = """
+import time
+while True:
+    print("x" * 10_000)
+    time.sleep(0.001)  # without it the kernel's memory ends it
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_that_prints_without_end_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "MOST_OUTPUT", 2 << 20)
+    lab = new_notebook(cells=[new_code_cell(PRINT), new_code_cell("1 + 1")])
+
+    step = execute.ConfinedExecute(timeout=3000, startup_timeout=300, iopub_timeout=60)
+    run, _ = step.preprocess(lab, {"metadata": {"path": str(tmp_path)}, **NAMES})
+
+    *printed, said = run.cells[0].outputs
+    assert "The notebook stopped here (it prints more than 2 MB)" in said.text
+    assert sum(len(output.text) for output in printed) <= 2 << 20
+    assert run.cells[1].outputs == []
+
+
+def test_what_a_notebook_may_not_hold_is_dropped():
+    lab = new_notebook(cells=[new_code_cell("1", outputs=[new_output("stream", text="x")])])
+    lab.cells[0].outputs[0]["output_type"] = "grade"
+
+    execute._without_invalid(lab)
+
+    assert lab.cells[0].outputs == []
+
+
+def test_hidden_tests_give_nothing_where_nbgrader_runs_without_our_steps(monkeypatch):
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+
+    with pytest.raises(RuntimeError, match="not graded"):
+        hidden_tests("toy", "Mask", 3)
+
+
+REACH = """
+import os, socket
+for what in (lambda: open({secret!r}).read(), lambda: os.listdir({folder!r}), socket.socket, lambda: open({secret!r}, "w")):
+    try:
+        print("REACHED", what())
+    except OSError as error:
+        print("refused")
+print(os.getuid(), sorted(os.listdir(".")))
+"""
+AS_THE_GRADERS_USER = """
+import sys
+from autograder.box.zygote import confine
+
+all_of = confine.available
+confine.available = lambda without: all_of({*without, "uid"})
+from autograder.notebooks import kernel
+
+kernel.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not landlock.abi(), reason="needs Landlock, or an own user for each kernel")
+def test_a_kernel_that_shares_the_graders_user_reaches_nothing_either(tmp_path, monkeypatch):
+    (tmp_path / "kernel.py").write_text(AS_THE_GRADERS_USER)
+    command = [sys.executable, "-P", "-B", str(tmp_path / "kernel.py"), "{connection_file}"]
+    monkeypatch.setattr(execute, "_SPEC", KernelSpec(argv=command, display_name="", language="python"))
+    secret, work = tmp_path / "secret.txt", tmp_path / "ada" / LESSON
+    work.mkdir(parents=True)
+    secret.write_text("SECRET")
+    (work / "toy.py").write_text("")
+    (work / f"{LESSON}.ipynb").write_text("with rubrics")
+    lab = new_notebook(cells=[new_code_cell(REACH.format(secret=str(secret), folder=str(tmp_path)))])
+
+    step = execute.ConfinedExecute(timeout=900, startup_timeout=300, iopub_timeout=60)
+    run, _ = step.preprocess(lab, {"metadata": {"path": str(work)}, **NAMES})
+
+    said = "".join(output.get("text", "") for output in run.cells[0].outputs)
+    assert said.split("\n") == ["refused"] * 4 + [f"{os.getuid()} ['toy.py']", ""]
+    assert secret.read_text() == "SECRET"
+
+
+# ---------------------------------------------------------------------------------------------- what is shown
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"text/html": "<img src=x onerror=alert(1)>"},
+        {"application/javascript": "alert(1)"},
+        {"image/svg+xml": "<svg onload=alert(1)>"},
+    ],
+)
+def test_outputs_run_nothing_in_a_browser(data):
+    lab = new_notebook(cells=[new_code_cell("", outputs=[new_output("display_data", data=data)])])
+
+    shown, _ = HarmlessOutput().preprocess(lab, {})
+
+    kept = shown.cells[0].outputs[0].data
+    assert [text for text in kept.values() if "<img" in text or "<svg" in text or text == "alert(1)"] == []
+
+
+def test_of_attachments_pictures_stay():
+    cell = new_markdown_cell("![](a.png)")
+    cell["attachments"] = {
+        "a.png": {"image/png": "aGk="},
+        'b" onerror="x': {"image/png": "aGk="},
+        "c.html": {"text/html": "<b>"},
+        "d.png": {"image/png": '"><script>'},
+    }
+
+    _leave_pictures(cell)
+
+    assert cell["attachments"] == {"a.png": {"image/png": "aGk="}}
+
+
+def test_only_questions_lose_what_looks_like_a_rubric():
+    text = "a\n### BEGIN MARK SCHEME\nb\n### END MARK SCHEME\nc"
+    marks = {"grade": False, "grade_id": "q", "locked": True, "solution": False, "schema_version": 3, "task": False}
+    question, answer = new_markdown_cell(text, metadata={"nbgrader": marks}), new_markdown_cell(text)
+
+    shown, _ = WithoutRubrics().preprocess(new_notebook(cells=[question, answer]), {})
+
+    assert [cell.source for cell in shown.cells] == ["a\nc", text]
+
+
+# ---------------------------------------------------------------------------------------------- joined
+
+
+def row(test, question, points, of):
+    return Outcome(test, "toy", question, test, PASSED if points == of else FAILED, points, of)
+
+
+def grade(name, auto=None, manual=None, waits=False):
+    score = manual if manual is not None else auto or 0.0
+    return SimpleNamespace(name=name, auto_score=auto, manual_score=manual, needs_manual_grade=waits, score=score), ""
+
+
+CARD = Scorecard(
+    LESSON, "ada", 1, (row("one", "Mask", 2, 2), row("two", "Mask", 0, 1), row("three", "Arguments", 1, 1))
+)
+
+
+def test_answers_become_rows_and_those_that_wait_a_note(toy):
+    card = joined(
+        toy, CARD, [grade("toy-mask", 2), grade("written-diagonal", manual=1.5), grade("written-cost", waits=True)]
+    )
+
+    assert (card.score, card.max_score) == (4.5, 6)
+    assert card.notes == ("answers that wait for a person: 1 (3 points); they are not part of this total",)
+
+
+def test_points_that_a_person_changed_stand_for_the_whole_question(toy):
+    card = joined(toy, CARD, [grade("toy-mask", 2, manual=2.5), grade("toy-arguments", 1)])
+
+    assert [(each.test, each.points, each.max_points) for each in card.outcomes] == [
+        ("(by hand)", 2.5, 3),
+        ("three", 1, 1),
+    ]
+
+
+def test_a_joined_card_can_be_read_again(toy):
+    card = joined(toy, CARD, [grade("written-diagonal", auto=0.0)])
+
+    assert Scorecard.from_json(card.to_json()) == card
+    assert card.outcomes[-1].message == "the question is not answered"
