@@ -336,6 +336,18 @@ def two_layers(weights, frozen=(), deep=False):
     return model
 
 
+class Forked(nn.Module):
+    """Two Linears beside each other, with weights (w, b, w, b): gives a tuple, or a dict."""
+
+    def __init__(self, weights, named):
+        super().__init__()
+        self.left, self.right, self.named = whole_linear(*weights[:2]), whole_linear(*weights[2:]), named
+
+    def forward(self, x):
+        both = self.left(x), self.right(x)
+        return {"left": both[0], "right": both[1]} if self.named else both
+
+
 class Mirrored(nn.Module):
     """tanh(x @ w) @ w: one parameter at two places, in two modules."""
 
