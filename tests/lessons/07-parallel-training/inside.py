@@ -50,9 +50,10 @@ def kept_by(make):
 
 
 def made_politely(make):
-    """(what make() gives, what it did besides, as manners says it)."""
+    """(what make() gives, what it did besides, as manners says it, which sets a seed of its own)."""
     made = []
-    rude = manners(lambda: made.append(make()))[-1]
+    with torch.random.fork_rng(devices=()):
+        rude = manners(lambda: made.append(make()))[-1]
     return made[0], rude
 
 
