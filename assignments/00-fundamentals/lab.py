@@ -86,7 +86,7 @@ bpe.decoder = decoders.ByteLevel()
 bpe.train_from_iterator(
     SENTENCES,
     trainers.BpeTrainer(
-        vocab_size=340,
+        vocab_size=360,
         special_tokens=["<|endoftext|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

@@ -6,6 +6,7 @@
                                    of its hidden suite, with the points: boxed.py fills in what came of them
     "Check your understanding"     the questions, and a manually graded answer for each [[written]] of lesson.toml
 
+A lesson's own lab.py becomes a second notebook (exercises.py reads it): marks of its cells become nbgrader's.
 Rubrics are in the source only: they are what nbgrader calls a mark scheme, which generate_assignment takes out.
 """
 
