@@ -92,9 +92,10 @@ bpe.train_from_iterator(
         show_progress=False,
     ),
 )
-PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>", pad_token="<|endoftext|>").save_pretrained(
-    MODELS / "tiny-lm"
-)
+INPUTS = ["input_ids", "attention_mask"]  # what our models read
+PreTrainedTokenizerFast(
+    tokenizer_object=bpe, eos_token="<|endoftext|>", pad_token="<|endoftext|>", model_input_names=INPUTS
+).save_pretrained(MODELS / "tiny-lm")
 
 tokenizer = AutoTokenizer.from_pretrained(MODELS / "tiny-lm")
 text = "the rabbit eats carrots."
@@ -406,7 +407,7 @@ for _ in range(200):
     kl = (log_p.exp() * (log_p - start)).sum()
     objective = (log_p.exp() * reward).sum() - BETA * kl
     (slope,) = torch.autograd.grad(objective, policy)
-    policy = (policy + slope).detach().requires_grad_()
+    policy = (policy + slope / max(BETA, 1)).detach().requires_grad_()
 for answer, before, after in zip(answers, start.exp(), policy.softmax(-1), strict=True):
     print(f"{before:5.0%} -> {after:5.0%}  {answer}")
 
@@ -450,7 +451,12 @@ by_words.post_processor = processors.TemplateProcessing(
     single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
 )
 PreTrainedTokenizerFast(
-    tokenizer_object=by_words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    tokenizer_object=by_words,
+    pad_token="[PAD]",
+    unk_token="[UNK]",
+    cls_token="[CLS]",
+    sep_token="[SEP]",
+    model_input_names=INPUTS,
 ).save_pretrained(MODELS / "tiny-sentiment")
 
 torch.manual_seed(0)
@@ -472,7 +478,7 @@ inputs = sentiment_tokenizer([line for line, _ in reviews], padding=True, return
 targets = torch.tensor([label for _, label in reviews])
 optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3)
 classifier.train()
-for _ in range(40):
+for _ in range(60):
     logits = classifier(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits  # (N, 2)
     loss = F.cross_entropy(logits, targets)
     optimizer.zero_grad()

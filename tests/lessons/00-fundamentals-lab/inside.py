@@ -16,7 +16,8 @@ def _fast(model, **special):
 
     made = Tokenizer(model)
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return made, lambda: PreTrainedTokenizerFast(tokenizer_object=made, **special)
+    inputs = ["input_ids", "attention_mask"]  # GPT-2 would add the vector of id 0 for token_type_ids
+    return made, lambda: PreTrainedTokenizerFast(tokenizer_object=made, model_input_names=inputs, **special)
 
 
 def by_pieces(pieces, with_special_tokens=True):

@@ -27,7 +27,7 @@ def drawn(rng, items, count):
 
 @pytest.mark.points(2)
 @pytest.mark.question("Count tokens")
-@pytest.mark.parametrize(("count", "special"), [(5, True), (9, False), (0, True)])
+@pytest.mark.parametrize(("count", "special"), [(12, True), (9, False), (0, True)])
 def test_count_tokens_counts_what_the_model_reads(student, check, rng, count, special):
     """count_tokens counts all ids that the model reads, special tokens too."""
     words = ["retokens", *drawn(rng, list(PIECES), count - 1)] if count else []
