@@ -91,7 +91,7 @@ def judge(class_of, names):
     return model
 
 
-def generated(prompt, words, following, most):
+def text_after(prompt, words, following, most):
     import lab
 
     text = lab.generate(prompt, by_words(words), chain(following), most)
@@ -100,7 +100,7 @@ def generated(prompt, words, following, most):
     raise TypeError(f"generate returned {'None' if text is None else type(text).__name__}; it should be a str")
 
 
-def classified(texts, words, class_of, names):
+def labels_of(texts, words, class_of, names):
     import lab
 
     return a_list(lab.classify_sentiment(texts, by_words(words), judge(class_of, names)))

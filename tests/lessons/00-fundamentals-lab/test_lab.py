@@ -17,7 +17,7 @@ VOCAB = ["token", "##s", "un", "##happy", "re", "##token"]
 WORDS = ["ka", "lo", "mi", "ne", "pu", "ra", "si", "to", "vu"]
 
 
-def drawn(rng, items, count):
+def some_of(rng, items, count):
     """Items, drawn with repetition."""
     return [items[place] for place in torch.randint(0, len(items), (count,), generator=rng)]
 
@@ -30,7 +30,7 @@ def drawn(rng, items, count):
 @pytest.mark.parametrize(("count", "special"), [(12, True), (9, False), (0, True)])
 def test_count_tokens_counts_what_the_model_reads(student, check, rng, count, special):
     """count_tokens counts all ids that the model reads, special tokens too."""
-    words = ["retokens", *drawn(rng, list(PIECES), count - 1)] if count else []
+    words = ["retokens", *some_of(rng, list(PIECES), count - 1)] if count else []
 
     def probe(text, vocab, special):
         import lab
@@ -118,7 +118,7 @@ def in_words(ids):
 
 def generate(student, prompt, following, most):
     def probe(prompt, words, following, most):
-        return inside.generated(prompt, words, following, most)
+        return inside.text_after(prompt, words, following, most)
 
     return student.run(probe, prompt, WORDS, following, most)
 
@@ -174,7 +174,7 @@ def judged(rng, names):
 
 def classify(student, texts, class_of, names):
     def probe(texts, words, class_of, names):
-        return inside.classified(texts, words, class_of, names)
+        return inside.labels_of(texts, words, class_of, names)
 
     return student.run(probe, texts, WORDS, class_of, names)
 
@@ -185,7 +185,7 @@ def classify(student, texts, class_of, names):
 def test_each_text_gets_the_models_label(student, check, rng, names):
     """classify_sentiment gives each text the name of its class, as the model calls it."""
     ids, classes, class_of = judged(rng, names)
-    texts = [in_words([*drawn(rng, ids, 2), id]) for id in ids]
+    texts = [in_words([*some_of(rng, ids, 2), id]) for id in ids]
 
     found = classify(student, texts, class_of, names)
 
@@ -208,7 +208,7 @@ def test_texts_of_different_lengths_can_be_classified_together(student, check, r
     """Texts of different lengths keep their order and get their own labels."""
     names = ["NEGATIVE", "POSITIVE"]
     ids, classes, class_of = judged(rng, names)
-    texts = [in_words([*drawn(rng, ids, place % 4), id]) for place, id in enumerate(ids)]
+    texts = [in_words([*some_of(rng, ids, place % 4), id]) for place, id in enumerate(ids)]
 
     found = classify(student, texts, class_of, names)
 
