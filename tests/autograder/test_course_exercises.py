@@ -57,7 +57,7 @@ def test_the_solution_gets_all_points(grader):
     card = graded(grader, LAB.solved)
 
     assert [(row.test, row.message) for row in card.outcomes if row.status != "passed"] == []
-    assert card.max_score == 16
+    assert card.max_score == 20
 
 
 def test_the_stub_gets_nothing(grader):
@@ -85,7 +85,7 @@ def test_a_cell_that_is_not_python_costs_its_own_question_only(grader):
 
     card = graded(grader, students_module(LESSON, broken), tests)
 
-    cosine, weights = card.outcomes
+    cosine, weights = sorted(card.outcomes, key=lambda row: row.test)
     assert (cosine.points, weights.points) == (0, 1)
     assert "the cell is not Python: line 1" in cosine.message
 
@@ -129,8 +129,8 @@ def test_the_cells_with_points_are_those_of_the_suite_and_the_written_questions(
     points = {cell.metadata["nbgrader"]["grade_id"]: cell.metadata["nbgrader"]["points"] for cell in _graded()}
 
     assert points == {
-        "lab-count-tokens": 2, "lab-cosine-similarity": 2, "lab-attention-weights": 3, "lab-generate-from-a-prompt": 3,
-        "lab-classify-sentiment": 3, "lab-memory-of-the-weights": 1, "lab-recent-messages": 2,
+        "lab-count-tokens": 2, "lab-cosine-similarity": 3, "lab-attention-weights": 4, "lab-generate-from-a-prompt": 4,
+        "lab-classify-sentiment": 3, "lab-memory-of-the-weights": 1, "lab-recent-messages": 3,
         "written-three-stages": 2, "written-not-good": 2, "written-fewer-bits": 2,
     }  # fmt: skip
     assert written_of(LESSON) == {"three-stages": 2, "not-good": 2, "fewer-bits": 2}
@@ -194,4 +194,4 @@ def test_the_lab_runs_from_top_to_bottom_on_the_solutions(tmp_path):
 
     assert run.returncode == 0, run.stderr[-2000:]
     assert "after SFT:  Q: what does the horse like? A: apples." in run.stdout
-    assert "lab.py, Recent messages: 2 points" in run.stdout
+    assert "lab.py, Recent messages: 3 points" in run.stdout

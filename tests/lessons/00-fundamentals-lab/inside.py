@@ -3,11 +3,13 @@
 import torch
 
 
-def a_list(value):
-    """The value, if it is a list."""
-    if isinstance(value, list):
+def exactly(kind, value):
+    """The value, if it is of this type; else whoever returned it is told what it is."""
+    if isinstance(value, kind):
         return value
-    raise TypeError(f"the result is {'None' if value is None else type(value).__name__}, it should be a list")
+    raise TypeError(
+        f"the result is {'None' if value is None else type(value).__name__}, it should be a {kind.__name__}"
+    )
 
 
 def _fast(model, **special):
@@ -41,66 +43,30 @@ def by_words(words):
     return _fast(models.WordLevel(vocab, unk_token="<end>"), **special)[1]()
 
 
-def _tiny_gpt2(model_class, size, **settings):
-    """A GPT-2 in which each id is a direction of its own, and the block adds nothing: what comes out depends on the last layer."""
-    from transformers import GPT2Config
+def _tiny_gpt2(name, to, layer, **settings):
+    """A GPT-2 whose block adds nothing: the last layer leads from id i to row to[i], by the last token alone."""
+    from transformers.models.gpt2 import modeling_gpt2
 
-    config = GPT2Config(
-        vocab_size=size,
-        n_positions=64,
-        n_embd=size,
-        n_layer=1,
-        n_head=1,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-        tie_word_embeddings=False,
-        **settings,
-    )
-    model = model_class(config).eval()
+    sizes = {"vocab_size": len(to), "n_positions": 64, "n_embd": len(to), "n_layer": 1, "n_head": 1}
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "tie_word_embeddings": False}
+    model = getattr(modeling_gpt2, name)(modeling_gpt2.GPT2Config(**sizes, **ends, **settings)).eval()
     with torch.no_grad():
-        model.transformer.wte.weight.copy_(torch.eye(size))
-        for name, parameter in model.transformer.named_parameters():
-            if "wpe" in name or "attn.c" in name or "mlp" in name:
+        model.transformer.wte.weight.copy_(torch.eye(len(to)))
+        for part, parameter in model.transformer.named_parameters():
+            if "wpe" in part or "attn.c" in part or "mlp" in part:
                 parameter.zero_()
+        last = getattr(model, layer).weight.zero_()
+        last[torch.tensor(to), torch.arange(len(to))] = 0.4
     return model
 
 
 def chain(following):
     """A language model that goes from token id to the token following[id], whatever was before."""
-    from transformers import GPT2LMHeadModel
-
-    size = len(following)
-    model = _tiny_gpt2(GPT2LMHeadModel, size)
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-        model.lm_head.weight[torch.tensor(following), torch.arange(size)] = 0.4
-    return model
+    return _tiny_gpt2("GPT2LMHeadModel", following, "lm_head")
 
 
 def judge(class_of, names):
     """A classifier whose class is that of the text's last word: class_of[id]. names: of the classes."""
-    from transformers import GPT2ForSequenceClassification
-
-    labels = dict(enumerate(names))
-    numbers = {name: number for number, name in labels.items()}
-    model = _tiny_gpt2(GPT2ForSequenceClassification, len(class_of), id2label=labels, label2id=numbers)
-    with torch.no_grad():
-        model.score.weight.zero_()
-        model.score.weight[torch.tensor(class_of), torch.arange(len(class_of))] = 1.0
-    return model
-
-
-def text_after(prompt, words, following, most):
-    import lab
-
-    text = lab.generate(prompt, by_words(words), chain(following), most)
-    if isinstance(text, str):
-        return text
-    raise TypeError(f"generate returned {'None' if text is None else type(text).__name__}; it should be a str")
-
-
-def labels_of(texts, words, class_of, names):
-    import lab
-
-    return a_list(lab.classify_sentiment(texts, by_words(words), judge(class_of, names)))
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = {"id2label": dict(enumerate(names)), "label2id": numbers}
+    return _tiny_gpt2("GPT2ForSequenceClassification", class_of, "score", **labels)

@@ -72,6 +72,20 @@ def test_the_cosine_is_the_product_of_directions(student, check, rng, width):
     })  # fmt: skip
 
 
+@pytest.mark.points(1)
+@pytest.mark.question("Cosine similarity")
+def test_lengths_do_not_matter_and_directions_do(student, check, rng):
+    """A vector has cosine 1 with its double, -1 with its opposite and 0 with what is at a right angle."""
+    a = randn(rng, 4).abs() + 0.5
+    right_angle = torch.stack([a[1], -a[0], a[3], -a[2]])
+
+    found = [student.call("lab.cosine_similarity", a, b) for b in (2 * a, -3 * a, right_angle)]
+
+    check(torch.stack(found), torch.tensor([1, -1, 0], dtype=torch.float64), dtype=torch.float32, mistakes={
+        "the sign is lost; opposite directions should give -1": torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64),
+    })  # fmt: skip
+
+
 # ---------------------------------------------------------------------------------------------- Attention weights
 
 
@@ -98,6 +112,20 @@ def test_attention_weights_are_a_causal_softmax_of_scaled_scores(student, check,
     })  # fmt: skip
 
 
+@pytest.mark.points(1)
+@pytest.mark.question("Attention weights")
+def test_large_scores_do_not_overflow(student, check, rng):
+    """Scores in the thousands give weights, too: no infinity and no NaN."""
+    queries, keys = randn(rng, 6, 4) * 300, randn(rng, 6, 4) * 300
+
+    found = student.call("lab.attention_weights", queries, keys)
+
+    check.that(isinstance(found, torch.Tensor) and found.shape == (6, 6), "the weights should be a tensor (T, T)")
+    check(found.double().sum(-1), torch.ones(6, dtype=torch.float64), relative=1e-4, mistakes={
+        "there is a NaN: exp overflows; use softmax, which takes the maximum off first": check.when(bool(found.isnan().any())),
+    })  # fmt: skip
+
+
 # ---------------------------------------------------------------------------------------------- Generate from a prompt
 
 
@@ -116,13 +144,6 @@ def in_words(ids):
     return " ".join(WORDS[id - 1] for id in ids)
 
 
-def generate(student, prompt, following, most):
-    def probe(prompt, words, following, most):
-        return inside.text_after(prompt, words, following, most)
-
-    return student.run(probe, prompt, WORDS, following, most)
-
-
 @pytest.mark.points(2)
 @pytest.mark.question("Generate from a prompt")
 @pytest.mark.parametrize(("start", "steps"), [(3, 4), (1, 1)])
@@ -132,7 +153,12 @@ def test_generate_continues_the_prompt_greedily(student, check, rng, start, step
     following = [ring[0], *(ring[(ring.index(id) + 1) % len(ring)] for id in range(1, len(ring) + 1))]
     prompt = ring[:start]
 
-    found = generate(student, in_words(prompt), following, steps)
+    def probe(prompt, words, following, most):
+        import lab
+
+        return inside.exactly(str, lab.generate(prompt, inside.by_words(words), inside.chain(following), most))
+
+    found = student.run(probe, in_words(prompt), WORDS, following, steps)
 
     new = walk(following, prompt[-1], steps + 1)
     check(found, in_words(prompt + new[:steps]), mistakes={
@@ -152,13 +178,40 @@ def test_generation_stops_at_the_end_of_the_text(student, check, rng):
     for id, after in zip(order, [*order[1:], 0], strict=True):
         following[id] = after
 
-    found = generate(student, in_words(order[:-2]), following, 5)
+    def probe(prompt, words, following):
+        from lab import generate
+
+        return inside.exactly(str, generate(prompt, inside.by_words(words), inside.chain(following), 5))
+
+    found = student.run(probe, in_words(order[:-2]), WORDS, following)
 
     check(found, in_words(order), mistakes={
         "the end-of-text token is part of the result; leave special tokens out": in_words(order) + " <end>",
         "it goes on after the end-of-text token": in_words([*order, *order[:2]]),
         "it goes on after the end-of-text token, which is part of the result": in_words(order) + " <end> " + in_words(order[:2]),
     })  # fmt: skip
+
+
+@pytest.mark.points(1)
+@pytest.mark.question("Generate from a prompt")
+def test_a_model_that_is_set_to_sample_is_decoded_greedily_all_the_same(student, check, rng):
+    """A model whose own settings ask for sampling is decoded greedily, too, and keeps these settings."""
+    ring = shuffled(rng, list(range(1, len(WORDS) + 1)))
+    following = [ring[0], *(ring[(ring.index(id) + 1) % len(ring)] for id in range(1, len(ring) + 1))]
+
+    def probe(prompt, words, following):
+        from lab import generate
+
+        model = inside.chain(following)
+        model.generation_config.do_sample = True
+        text = inside.exactly(str, generate(prompt, inside.by_words(words), model, 8))
+        return text, model.generation_config.do_sample, model.training
+
+    text, samples, trains = student.run(probe, in_words(ring[:1]), WORDS, following)
+
+    check(text, in_words(ring), otherwise="the tokens are not the likeliest ones: pass do_sample=False")
+    check.that(samples, "the model's own settings are changed; pass do_sample=False to generate() instead")
+    check.that(not trains, "the model is in training mode afterwards; leave it as it was")
 
 
 # ---------------------------------------------------------------------------------------------- Classify sentiment
@@ -172,13 +225,6 @@ def judged(rng, names):
     return ids, [class_of[id] for id in ids], class_of
 
 
-def classify(student, texts, class_of, names):
-    def probe(texts, words, class_of, names):
-        return inside.labels_of(texts, words, class_of, names)
-
-    return student.run(probe, texts, WORDS, class_of, names)
-
-
 @pytest.mark.points(2)
 @pytest.mark.question("Classify sentiment")
 @pytest.mark.parametrize("names", [["NEGATIVE", "POSITIVE"], ["good", "bad"], ["joy", "anger", "fear"]])
@@ -187,7 +233,14 @@ def test_each_text_gets_the_models_label(student, check, rng, names):
     ids, classes, class_of = judged(rng, names)
     texts = [in_words([*some_of(rng, ids, 2), id]) for id in ids]
 
-    found = classify(student, texts, class_of, names)
+    def probe(texts, words, class_of, names):
+        import lab
+
+        return inside.exactly(
+            list, lab.classify_sentiment(texts, inside.by_words(words), inside.judge(class_of, names))
+        )
+
+    found = student.run(probe, texts, WORDS, class_of, names)
 
     usual = ["NEGATIVE", "POSITIVE", "POSITIVE"]
     check(found, [names[number] for number in classes], mistakes={
@@ -210,7 +263,12 @@ def test_texts_of_different_lengths_can_be_classified_together(student, check, r
     ids, classes, class_of = judged(rng, names)
     texts = [in_words([*some_of(rng, ids, place % 4), id]) for place, id in enumerate(ids)]
 
-    found = classify(student, texts, class_of, names)
+    def probe(texts, words, class_of, names):
+        from lab import classify_sentiment
+
+        return inside.exactly(list, classify_sentiment(texts, inside.by_words(words), inside.judge(class_of, names)))
+
+    found = student.run(probe, texts, WORDS, class_of, names)
 
     right = [names[number] for number in classes]
     by_length = sorted(range(len(texts)), key=lambda place: len(texts[place]))
@@ -265,7 +323,7 @@ def test_the_newest_messages_that_fit_are_kept(student, check, rng, room):
     def probe(messages, words, room):
         import lab
 
-        return inside.a_list(lab.recent_messages(messages, inside.by_words(words), room))
+        return inside.exactly(list, lab.recent_messages(messages, inside.by_words(words), room))
 
     found = student.run(probe, messages, WORDS, room)
 
@@ -283,3 +341,22 @@ def test_the_newest_messages_that_fit_are_kept(student, check, rng, room):
         "characters are counted; tokens should be counted": fitting(messages[::-1], [len(text) for text in messages[::-1]], room)[::-1],
         "messages are counted; their tokens should be counted": messages[max(len(messages) - room, 0) :],
     })  # fmt: skip
+
+
+@pytest.mark.points(1)
+@pytest.mark.question("Recent messages")
+def test_the_conversation_itself_stays_as_it_was(student, check):
+    """recent_messages leaves the list of messages alone, and an empty conversation stays empty."""
+
+    def probe(words):
+        from lab import recent_messages
+
+        messages, tokenizer = words[:4], inside.by_words(words)
+        kept = inside.exactly(list, recent_messages(messages, tokenizer, 2))
+        return messages, kept, recent_messages([], tokenizer, 5)
+
+    messages, kept, nothing = student.run(probe, WORDS)
+
+    check(messages, WORDS[:4], otherwise="the list of messages was changed; return a new one")
+    check(kept, WORDS[2:4], what="what is kept")
+    check(nothing, [], what="what is kept of no messages")
