@@ -80,6 +80,7 @@ def cells_of(lesson: Lesson) -> list[NotebookNode]:
         return []
     cells = jupytext.reads(path.read_text("utf-8"), fmt="py:percent").cells
     for cell in cells:
+        cell.metadata.pop("lines_to_next_cell", None)  # jupytext's own
         _require(cell, f"{path}: the cell that begins with {cell.source.partition(chr(10))[0]!r}")
     return cells
 
