@@ -280,7 +280,7 @@ show_next("the rabbit eats", model)
 # No labels are needed, because the text is its own label.
 
 # %%
-STEPS, BATCH, LENGTH = 150, 16, 48
+STEPS, BATCH, LENGTH = 400, 16, 48
 ids = torch.tensor([id for line in SENTENCES for id in tokenizer(line)["input_ids"] + [eos]])
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 losses = []
@@ -376,7 +376,7 @@ print("before SFT:", generate(question, tokenizer, lm, 8))
 optimizer = torch.optim.AdamW(lm.parameters(), lr=2e-3)
 lm.train()
 examples = [(f"Q: what does the {animal} like? A:", f" {food}.") for animal, food in ANIMALS.items()]
-for _ in range(40):
+for _ in range(100):
     rows, labels = [], []
     for prompt, answer in examples:
         start, end = tokenizer(prompt)["input_ids"], tokenizer(answer)["input_ids"] + [eos]
