@@ -392,6 +392,9 @@ lm.eval()
 print("after SFT: ", generate(question, tokenizer, lm, 8))
 
 # %% [markdown]
+# It answers now, and has learned that a food belongs there. So small a model hardly learns which one: an answer in the right form
+# can still be false.
+#
 # Stage 3 in its smallest form: three possible answers, and a **reward** for each, which stands for what people prefer. The policy
 # is a softmax over three numbers. It goes up where the reward is high, and a penalty (the KL divergence) keeps it near the
 # policy that SFT gave.
