@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..inside import RIGHT, a_tensor, strided, total
+from ..inside import RIGHT, a_tensor, manners, strided, total
 
 # ---------------------------------------------------------------------------------------------- tensor_parallel
 
@@ -49,6 +49,13 @@ def kept_by(make):
         gc.unfreeze()
 
 
+def made_politely(make):
+    """(what make() gives, what it did besides, as manners says it)."""
+    made = []
+    rude = manners(lambda: made.append(make()))[-1]
+    return made[0], rude
+
+
 def sent_by(layer, x, *options):
     """(the shape of the output, does x get a gradient?), with marks before, between and after forward and backward."""
     mark()
@@ -59,14 +66,19 @@ def sent_by(layer, x, *options):
     return list(y.shape), x.grad is not None
 
 
-def output_after_a_step(layer, linears, x):
-    """(the output after a step of SGD, are the linears as they were?)"""
-    before = [weight.clone() for linear in linears for weight in linear.parameters()]
+def output_after_a_step(make, linears, x):
+    """(the output of make()'s layer after a step of SGD, are the linears as they were before it was made?)"""
+    before = [_as_it_is(linear) for linear in linears]
+    layer = make()
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     total(layer(x)).backward()
     optimizer.step()
-    after = [weight for linear in linears for weight in linear.parameters()]
-    return a_tensor(layer(x)).detach(), all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    return a_tensor(layer(x)).detach(), before == [_as_it_is(linear) for linear in linears]
+
+
+def _as_it_is(linear):
+    """Names, numbers and requires_grad of the parameters, to compare."""
+    return [(name, weight.tolist(), weight.requires_grad) for name, weight in linear.named_parameters()]
 
 
 def without_each_rank(make, x):
@@ -82,15 +94,19 @@ def without_each_rank(make, x):
 
 
 def new_layer(kind, sizes, x):
-    """(the output of kind(*sizes), how many numbers its parameters have, bytes that it keeps), with marks as in `sent_by`."""
+    """(the output of kind(*sizes), how many numbers its parameters have, bytes that it keeps, what making one did besides).
+
+    With marks as in `sent_by`.
+    """
     layer, kept = kept_by(lambda: kind(*sizes))
+    rude = made_politely(lambda: kind(*sizes))[1]
     given = x.clone().requires_grad_()
     mark()
     y = a_tensor(layer(given))
     mark()
     total(y).backward()
     mark()
-    return y.detach(), sum(parameter.numel() for parameter in layer.parameters()), kept
+    return y.detach(), sum(parameter.numel() for parameter in layer.parameters()), kept, rude
 
 
 def gradients_beside(layer, x, cotangent, beside, *options):
@@ -318,6 +334,18 @@ def two_layers(weights, frozen=(), deep=False):
     for place, parameter in enumerate(model.parameters()):
         parameter.requires_grad_(place not in frozen)
     return model
+
+
+class Forked(nn.Module):
+    """Two Linears beside each other, with weights (w, b, w, b): gives a tuple, or a dict."""
+
+    def __init__(self, weights, named):
+        super().__init__()
+        self.left, self.right, self.named = whole_linear(*weights[:2]), whole_linear(*weights[2:]), named
+
+    def forward(self, x):
+        both = self.left(x), self.right(x)
+        return {"left": both[0], "right": both[1]} if self.named else both
 
 
 class Mirrored(nn.Module):

@@ -1,5 +1,7 @@
 """What the hidden tests of tensor_parallel share: slices, and what the ranks sent."""
 
+import torch
+
 MARK = (3, 1, 4, 1, 5)  # the shape of inside.mark's message
 
 
@@ -33,8 +35,25 @@ def parted_by_marks(traffic, ranks, parts):
 KEEPS_MORE = (
     "a layer keeps memory for more than its slices: a part of a whole tensor keeps all of it alive, unless it is copied"
 )
+RUDELY_MADE = "where a layer is made something is printed, or a setting of torch is changed, such as the seed"
 SENDS_EARLY = "something is sent where a layer is made; nothing should be"
 FROM_ELSEWHERE = "what x gets from elsewhere is summed over the ranks, too: only what this layer gives should be"
+
+
+def facts_when_made(rude, weights, again, learn):
+    """Facts about new layers, of each rank: what making one did besides, the weights of two of one kind, whether they learn."""
+    different = all(not torch.equal(*pair) for pair in zip(weights, again, strict=True))
+    return [
+        (
+            set(rude) == {""},
+            "where a layer is made something is printed, or a setting of torch is changed, such as the seed",
+        ),
+        (
+            different,
+            "two new layers start with the same weights: draw them from torch's generator, without a seed of your own",
+        ),
+        (all(learn), "a new weight or bias does not learn: it should be a parameter"),
+    ]
 
 
 def keeps_its_part(kept, whole):

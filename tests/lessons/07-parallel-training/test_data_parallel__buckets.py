@@ -28,7 +28,8 @@ def test_all_ranks_begin_with_the_parameters_of_rank_0(student, check, rng):
 
         module = torch.nn.Module()
         module.inner = torch.nn.Module()
-        module.a, module.b, module.inner.c = map(torch.nn.Parameter, weights[torch.distributed.get_rank()])
+        a, b, c = weights[torch.distributed.get_rank()]
+        module.a, module.b, module.inner.c = map(torch.nn.Parameter, (inside.strided(a), b, c))
         own = list(module.parameters())  # an optimizer may have been made of them
         model = DistributedDataParallel(module)
         return own, list(model.parameters()), model.module is module
@@ -70,7 +71,7 @@ def test_all_ranks_begin_with_the_buffers_of_rank_0(student, check, rng):
         for name, value in zip("abc", own, strict=False):
             part = module if name == "b" else module[0]
             part.register_buffer(name, value.clone(), persistent=name != "a")
-        module[0].frozen = torch.nn.Parameter(own[3], requires_grad=False)
+        module[0].frozen = torch.nn.Parameter(inside.strided(own[3]), requires_grad=False)
         held = [module[0].a, module.b, module[0].c]
         DistributedDataParallel(module)
         return [module[0].a, module.b, module[0].c, module[0].frozen], held

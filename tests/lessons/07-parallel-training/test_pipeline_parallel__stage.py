@@ -291,7 +291,7 @@ def test_shapes_may_change_between_stages(student, check, rng, case):
 
 
 @pytest.mark.points(2)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.complex128])
 def test_dtypes_may_change_between_stages(student, check, rng, dtype):
     """The dtype of an output may differ from that of the batch, and its gradient has the same."""
     stages = linear_stages(rng, 3, 4, 3)
@@ -302,7 +302,7 @@ def test_dtypes_may_change_between_stages(student, check, rng, dtype):
 
     grads = stage_grads(ranks)
     _, truth = whole_model(stages, batch, targets)
-    near = {torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 0.004}[dtype]
+    near = {torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 0.004, torch.complex128: EXACT}[dtype]
     check(grads, like_sum(grads, truth, 2), relative=near, names=("rank 0", "rank 1"), what="the gradients")
 
 
@@ -321,7 +321,7 @@ def test_stages_in_float32(student, check, rng):
 
 
 @pytest.mark.points(2)
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8, torch.bool])
 def test_ids_may_go_from_stage_to_stage(student, check, rng, dtype):
     """Integers have no gradient: none comes back, and nobody waits for one."""
     stages = linear_stages(rng, 3, 4, 3)

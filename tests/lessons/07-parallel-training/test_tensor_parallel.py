@@ -11,6 +11,7 @@ from tensor_parallel_helpers import (
     FROM_ELSEWHERE,
     KEEPS_MORE,
     SENDS_EARLY,
+    facts_when_made,
     is_made_silently,
     keeps_its_part,
     round_robin,
@@ -219,10 +220,11 @@ def test_column_parallel_weights_get_their_slices_of_the_gradients(student, chec
         return inside.gradients(y, [layer.weight, layer.bias], cotangents)
 
     W, b = linear_weights(rng, 3, 4, **F64)
-    x, cotangent = randn(rng, 5, 3, **F64), randn(rng, 5, 4, **F64)
+    x, cotangent = randn(rng, 2, 5, 3, **F64), randn(rng, 2, 5, 4, **F64)
     found = student.on(ranks=2).run(probe, x, cotangent, gather, W, b)
 
-    truth = [[*pair] for pair in zip(slices(cotangent.T @ x, 2), slices(cotangent.sum(0), 2), strict=True)]
+    rows, of_rows = x.flatten(0, 1), cotangent.flatten(0, 1)
+    truth = [[*pair] for pair in zip(slices(of_rows.T @ rows, 2), slices(of_rows.sum(0), 2), strict=True)]
     check(found, truth, relative=1e-9, what="the gradients of weight and bias", mistakes={
         "the gradients of weight and bias are N times too large: that of the output should not be summed": [
             [2 * grad for grad in grads] for grads in truth
@@ -244,22 +246,24 @@ def test_a_new_column_parallel_layer(student, check):
         from tensor_parallel import ColumnParallelLinear
 
         layer, kept = inside.kept_by(lambda: ColumnParallelLinear(16, 24))
+        again, rude = inside.made_politely(lambda: ColumnParallelLinear(16, 24))
         plain = ColumnParallelLinear(16, 24, bias=False, gather_output=False)
         inside.mark()
         with torch.no_grad():
             outputs = inside.listed([layer(torch.ones(2, 16)), plain(torch.ones(2, 16))])
-        weight, bias, _ = inside.parts_of(layer)
-        return list(bias.shape), plain.bias is None, [list(y.shape) for y in outputs], weight, outputs[0], kept
+        weight, bias, names = inside.parts_of(layer)
+        more = rude, inside.parts_of(again)[0], len(names) == 2
+        return list(bias.shape), plain.bias is None, [list(y.shape) for y in outputs], weight, outputs[0], kept, *more
 
     team = student.on(ranks=2)
-    biases, absent, outputs, weights, whole, kept = zip(*team.run(probe), strict=True)
+    biases, absent, outputs, weights, whole, kept, rude, again, learn = zip(*team.run(probe), strict=True)
 
     check(list(biases), [[12]] * 2, what="the shapes of the biases", mistakes={
         "each rank holds the whole bias; it should hold the rows of its weight": [[24]] * 2
     })  # fmt: skip
     check.that(absent == (True, True), "there is a bias although bias is False")
     check(list(outputs), [[[2, 24], [2, 12]]] * 2, what="the shapes of the outputs with gather_output and without")
-    for fact in facts_of_new_weights(weights, (12, 16), 1 / 4):
+    for fact in [*facts_of_new_weights(weights, (12, 16), 1 / 4), *facts_when_made(rude, weights, again, learn)]:
         check.that(*fact)
     check(whole[1], whole[0], otherwise="the outputs of a new layer differ from rank to rank")
     check.that(bool(whole[0].any()), "the output of a new layer is all zeros")
@@ -518,10 +522,11 @@ def test_row_parallel_weights_get_their_gradients(student, check, rng, parallel)
         return inside.gradients(y, [layer.weight, layer.bias], [cotangent])
 
     W, b = linear_weights(rng, 4, 3, **F64)
-    x, cotangent = randn(rng, 5, 4, **F64), randn(rng, 5, 3, **F64)
+    x, cotangent = randn(rng, 2, 5, 4, **F64), randn(rng, 2, 5, 3, **F64)
     found = student.on(ranks=2).run(probe, x, cotangent, parallel, W, b)
 
-    parts, of_bias = slices(cotangent.T @ x, 2, 1), cotangent.sum(0)
+    rows, of_each = x.flatten(0, 1), cotangent.flatten(0, 1)
+    parts, of_bias = slices(of_each.T @ rows, 2, 1), of_each.sum(0)
     check([each[0] for each in found], parts, relative=1e-9, what="the gradients of weight", mistakes={
         "the gradient of weight is N times too large: that of the output should not be summed": [2 * part for part in parts],
         "the gradient of weight is divided by N": [part / 2 for part in parts],
@@ -544,15 +549,17 @@ def test_a_new_row_parallel_layer(student, check):
         from tensor_parallel import RowParallelLinear
 
         layer, kept = inside.kept_by(lambda: RowParallelLinear(16, 6))
+        again, rude = inside.made_politely(lambda: RowParallelLinear(16, 6))
         plain = RowParallelLinear(16, 6, bias=False, input_is_parallel=True)
         inside.mark()
         with torch.no_grad():
             outputs = inside.listed([layer(torch.ones(2, 16)), plain(torch.ones(2, 8))])
-        weight, bias, _ = inside.parts_of(layer)
-        return bias, plain.bias is None, [list(y.shape) for y in outputs], weight, outputs[0], kept
+        weight, bias, names = inside.parts_of(layer)
+        more = rude, inside.parts_of(again)[0], len(names) == 2
+        return bias, plain.bias is None, [list(y.shape) for y in outputs], weight, outputs[0], kept, *more
 
     team = student.on(ranks=2)
-    biases, absent, outputs, weights, whole, kept = zip(*team.run(probe), strict=True)
+    biases, absent, outputs, weights, whole, kept, rude, again, learn = zip(*team.run(probe), strict=True)
 
     check([list(bias.shape) for bias in biases], [[6]] * 2, what="the shapes of the biases", mistakes={
         "the bias is in slices; it should be whole on each rank": [[3]] * 2
@@ -560,7 +567,7 @@ def test_a_new_row_parallel_layer(student, check):
     check(biases[1], biases[0], otherwise="the ranks start with different biases; it should be the same on all")
     check.that(absent == (True, True), "there is a bias although bias is False")
     check(list(outputs), [[[2, 6], [2, 6]]] * 2, what="the shapes of the outputs")
-    for fact in facts_of_new_weights(weights, (6, 8), 1 / 4):
+    for fact in [*facts_of_new_weights(weights, (6, 8), 1 / 4), *facts_when_made(rude, weights, again, learn)]:
         check.that(*fact)
     check(whole[1], whole[0], otherwise="the outputs of a new layer differ from rank to rank")
     check.that(bool(whole[0].any()), "the output of a new layer is all zeros")

@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from shared import attend, join_heads, linear, linear_weights, nearly, on_right_parts, past, randn, split_heads
-from tensor_parallel_helpers import FROM_ELSEWHERE, KEEPS_MORE, SENDS_EARLY, keeps_its_part, parted_by_marks, sent_in
+from tensor_parallel_helpers import (
+    FROM_ELSEWHERE,
+    KEEPS_MORE,
+    RUDELY_MADE,
+    SENDS_EARLY,
+    keeps_its_part,
+    parted_by_marks,
+    sent_in,
+)
 
 of_mlps = pytest.mark.question("TensorParallelMLP")
 of_attentions = pytest.mark.question("TensorParallelAttention")
@@ -164,7 +172,7 @@ def test_the_mlp_learns_as_in_one_process(student, check, rng):
 
         def use():
             linears = inside.whole_linear(*weights[:2]), inside.whole_linear(*weights[2:])
-            return inside.output_after_a_step(TensorParallelMLP.from_linears(*linears), linears, x)
+            return inside.output_after_a_step(lambda: TensorParallelMLP.from_linears(*linears), linears, x)
 
         return inside.use_of(use, "tensor_parallel", "TensorParallelMLP", right)
 
@@ -187,7 +195,10 @@ def test_the_mlp_learns_as_in_one_process(student, check, rng):
     check([each[0] for each in found], [truth] * 2, relative=1e-9, what="the outputs after a step", mistakes={
         sentence: [mlp(x, *weights_after_a_step(mlp, weights, x, 0.1, factors))] * 2 for sentence, factors in wrong.items()
     })  # fmt: skip
-    check.that(all(given is True for _, given in found), "the given linears change with the MLP: copy their weights")
+    check.that(
+        all(given is True for _, given in found),
+        "from_linears, or a step of the MLP, changes the given linears: copy their weights",
+    )
 
 
 def of_forward_and_backward(size):
@@ -324,6 +335,7 @@ def facts_when_new(found, sent, count, x, _, last):
         (not any(parts is None or parts[0] for parts in sent), SENDS_EARLY),
         ([parts and parts[1:] for parts in sent] == [[wanted, wanted]] * 2, "a new layer sends something other than one all-reduce forward and one backward"),
         (None not in found and all(each[2] <= 4 * (1.5 * count) for each in found), KEEPS_MORE),
+        (None not in found and {each[3] for each in found} == {""}, RUDELY_MADE),
     ]  # fmt: skip
 
 
@@ -440,7 +452,11 @@ def test_causal_attention_sees_the_past_alone(student, check, rng):
             layer = TensorParallelAttention.from_linears(qkv, proj, 4)
             with torch.no_grad():
                 alone = [inside.a_tensor(layer(x[:, : end + 1]))[:, -1] for end in range(x.shape[1])]
-                return inside.listed([layer(x, causal=True), torch.stack(alone, 1), layer(x), layer(x, causal=False)])
+                long = layer(
+                    x[:1, :1].repeat(1, 1100, 1), causal=True
+                )  # so often the same: each position has what the first has
+                results = [layer(x, causal=True), torch.stack(alone, 1), layer(x), layer(x, causal=False)]
+                return inside.listed([*results, inside.a_tensor(long)[:, [0, -1]]])
 
         return inside.use_of(use, "tensor_parallel", "TensorParallelAttention", right)
 
@@ -449,7 +465,8 @@ def test_causal_attention_sees_the_past_alone(student, check, rng):
     team = student.on(ranks=2)
     found = on_right_parts(team, probe, x, weights, fine=lambda found: all_nearly(truth)([each[0] for each in found]))
 
-    for causal, alone, whole, plain in found:
+    for causal, alone, whole, plain, ends in found:
+        check(ends[:, 1], ends[:, 0], relative=1e-9, what="the last of 1100 equal positions with causal=True")
         check(whole, plain, relative=1e-9, otherwise="the attention is causal by default")
         check.that(not nearly(causal, whole), "causal is ignored")
         check(causal, alone, relative=1e-9, what="the output with causal=True", mistakes={
@@ -504,7 +521,7 @@ def test_the_attention_learns_as_in_one_process(student, check, rng):
 
         def use():
             linears = inside.whole_linear(*weights[:2]), inside.whole_linear(*weights[2:])
-            return inside.output_after_a_step(TensorParallelAttention.from_linears(*linears, 4), linears, x)
+            return inside.output_after_a_step(lambda: TensorParallelAttention.from_linears(*linears, 4), linears, x)
 
         return inside.use_of(use, "tensor_parallel", "TensorParallelAttention", right)
 
@@ -526,7 +543,10 @@ def test_the_attention_learns_as_in_one_process(student, check, rng):
     check([each[0] for each in found], [truth] * 2, relative=1e-9, what="the outputs after a step", mistakes={
         sentence: [whole_attention(x, *weights_after_a_step(whole_attention, weights, x, 0.1, factors))] * 2 for sentence, factors in wrong.items()
     })  # fmt: skip
-    check.that(all(given is True for _, given in found), "the given linears change with the layer: copy their weights")
+    check.that(
+        all(given is True for _, given in found),
+        "from_linears, or a step of the layer, changes the given linears: copy their weights",
+    )
 
 
 @of_attentions

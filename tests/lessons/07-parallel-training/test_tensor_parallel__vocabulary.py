@@ -14,6 +14,7 @@ from tensor_parallel_helpers import (
     KEEPS_MORE,
     SENDS_EARLY,
     bytes_sent,
+    facts_when_made,
     is_made_silently,
     keeps_its_part,
     round_robin,
@@ -168,6 +169,7 @@ def test_a_parallel_embedding_copies_its_rows(student, check, rng):
         from tensor_parallel import VocabParallelEmbedding
 
         new, kept = inside.kept_by(lambda: VocabParallelEmbedding(20, 30))
+        again, rude = inside.made_politely(lambda: VocabParallelEmbedding(20, 30))
         inside.mark()
         embedding = torch.nn.Embedding.from_pretrained(table.clone(), freeze=False)
         layer = VocabParallelEmbedding.from_embedding(embedding)
@@ -176,17 +178,20 @@ def test_a_parallel_embedding_copies_its_rows(student, check, rng):
                 parameter.add_(1.0)
             rows = inside.a_tensor(layer(torch.arange(8)))
         weight = inside.a_tensor(new.weight, "weight").detach()
-        return embedding.weight.detach(), embedding.weight.requires_grad, weight, rows, kept
+        more = rude, inside.a_tensor(again.weight, "weight").detach(), new.weight.requires_grad
+        return embedding.weight.detach(), embedding.weight.requires_grad, weight, rows, kept, *more
 
     table = randn(rng, 8, 3, dtype=torch.float64)
     team = student.on(ranks=2)
-    given, learns, new, rows, kept = zip(*team.run(probe, table), strict=True)
+    given, learns, new, rows, kept, rude, again, is_learnt = zip(*team.run(probe, table), strict=True)
 
     sentence = "the given embedding changes with the layer: from_embedding should copy its rows"
     check(list(given), [table] * 2, otherwise=sentence)
     check.that(learns == (True, True), "the given embedding is frozen by from_embedding")
     check.that(all(weight.shape == (10, 30) for weight in new), "the shape of a new weight is wrong")
     check.that(not nearly(new[0], new[1]), "all ranks start with the same rows")
+    for fact in facts_when_made(rude, new, again, is_learnt):
+        check.that(*fact)
     check.that(all(0.7 < float(weight.std()) < 1.3 for weight in new), "new rows should be numbers of N(0, 1)")
     check(list(rows), [table + 1] * 2, what="the rows after the change", mistakes={
         "the parameter of the layer is not what its rows come from": [table] * 2
@@ -234,7 +239,7 @@ def chosen_of(scores, targets):
 
 @of_losses
 @pytest.mark.points(3)
-@pytest.mark.parametrize(("ranks", "shape"), [(2, (6,)), (2, (3, 5)), (4, (2, 3, 4)), (2, (1,)), (2, ())])
+@pytest.mark.parametrize(("ranks", "shape"), [(2, (6,)), (2, (3, 5)), (4, (2, 3, 4)), (2, (3, 1)), (2, (1,)), (2, ())])
 def test_the_loss_is_that_of_all_logits(student, check, rng, ranks, shape):
     """The mean cross-entropy over the whole vocabulary, the same on each rank."""
     V = 8

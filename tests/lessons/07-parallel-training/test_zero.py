@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from shared import nearly, randn
-from zero_helpers import UNEVEN, draw_each, each_on_one_rank, given_between, in_one_process, updated
+from zero_helpers import (
+    ELEVEN,
+    SMALL_BETWEEN,
+    UNEVEN,
+    draw_each,
+    each_on_one_rank,
+    given_between,
+    in_one_process,
+    updated,
+)
 
 pytestmark = pytest.mark.question("ZeroRedundancyOptimizer")
 
@@ -130,8 +139,11 @@ PAIRS = [{"params": [n, n + 1], "lr": 0.1 + n} for n in range(0, len(UNEVEN), 2)
 
 
 @pytest.mark.points(5)
-@pytest.mark.parametrize(("ranks", "groups"), [(2, None), (4, None), (4, PAIRS)])
-def test_a_rank_has_its_part_of_the_state(student, check, rng, ranks, groups):
+@pytest.mark.parametrize(
+    ("ranks", "sizes", "groups"),
+    [(2, UNEVEN, None), (4, UNEVEN, None), (4, UNEVEN, PAIRS), (4, SMALL_BETWEEN, None), (4, ELEVEN, None)],
+)
+def test_a_rank_has_its_part_of_the_state(student, check, rng, ranks, sizes, groups):
     """Each rank holds the state of 1 / W of the elements, give or take 40 %, and updates as many, in few groups and in many."""
 
     def probe(weights, steps, options, groups):
@@ -139,13 +151,13 @@ def test_a_rank_has_its_part_of_the_state(student, check, rng, ranks, groups):
         _, optimizer = inside.optimized(weights, steps, "CountingAdamW", options, groups)
         return inside.moments_in(optimizer.state), inside.CountingAdamW.elements
 
-    shapes = [(size,) for size in UNEVEN]
+    shapes = [(size,) for size in sizes]
     weights, steps = draw_each(rng, shapes), [draw_each(rng, shapes)]
 
     found = student.on(ranks=ranks).run(probe, weights, steps, ADAMW, groups)
 
     held = [sum(moment.numel() for moment in moments) for moments, _ in found]
-    whole = 2 * sum(UNEVEN)
+    whole = 2 * sum(sizes)
     check.that(any(held), "after a step `state` has no tensors; it should have this rank's part")
     check.that(held != [whole] * ranks, "every rank holds the whole state, as with a plain optimizer")
     check.that(max(held) < whole, "one rank holds all the state; the ranks should share it out")
@@ -153,11 +165,11 @@ def test_a_rank_has_its_part_of_the_state(student, check, rng, ranks, groups):
     check.that(all(abs(elements * ranks / whole - 1) <= 0.4 for elements in held), uneven)
     made = [elements for _, elements in found]
     check.that(
-        made != [sum(UNEVEN)] * ranks,
+        made != [sum(sizes)] * ranks,
         "every rank updates all parameters, whatever `state` shows; a rank should update its part and get the others",
     )
     check.that(
-        all(abs(elements * ranks / sum(UNEVEN) - 1) <= 0.4 for elements in made),
+        all(abs(elements * ranks / sum(sizes) - 1) <= 0.4 for elements in made),
         "a rank updates more than its part of the elements, or less: each should be updated by one rank",
     )
 

@@ -18,13 +18,13 @@ ODD = ((5, 3), (5,), (3, 5), (3,))  # 38 elements: two ranks divide their sum, f
 ADAMW = {"lr": 0.05, "weight_decay": 0.2}
 
 
-def one_pass(weights, x, frozen):
-    """A probe: (output, gradient of the input, shards) after one pass with rank r's rows x[r]."""
+def one_pass(weights, x, frozen, training=True, named=False):
+    """A probe: (output, gradient of the input, shards) after one pass with rank r's rows x[r]. named: how x is given."""
     from zero import FullyShardedModule
 
-    model = FullyShardedModule(inside.two_layers(weights, frozen))
+    model = FullyShardedModule(inside.two_layers(weights, frozen)).train(training)
     mine = x[torch.distributed.get_rank()].requires_grad_()
-    output = inside.a_tensor(model(mine))
+    output = inside.a_tensor(model(input=mine) if named else model(mine))
     output.square().sum().backward()
     return output.detach(), mine.grad, inside.shards_of(model)
 
@@ -225,18 +225,19 @@ def test_whole_parameters_are_not_kept(student, check, rng, frozen):
         model = FullyShardedModule(inside.two_layers(weights, frozen))
         made = inside.held() - start
         with torch.no_grad():
-            model(x)
+            learns = inside.a_tensor(model(x)).requires_grad
         quiet = inside.held() - start
         inside.a_tensor(model(x)).square().sum().backward()
-        return made, quiet, inside.held() - start
+        return made, quiet, inside.held() - start, learns
 
     weights = draw_each(rng, ((64, 40), (64,), (8, 64), (8,)))
 
     found = student.on(ranks=4).run(probe, weights, randn(rng, 1, 40, dtype=torch.float64), frozen)
 
     whole = 8 * sum(weight.numel() for weight in weights)  # bytes; a rank's part is a quarter of it
-    for made, quiet, after in found:
+    for made, quiet, after, learns in found:
         check.that(min(made, after) > 0, "the module holds no tensors")
+        check.that(not learns, "under torch.no_grad() the output requires a gradient")
         kept = "the constructor leaves the whole parameters in memory, beside the shards"
         if frozen:
             kept = "parameters that need no gradient stay whole in memory; each rank should hold its part of them"
@@ -248,13 +249,14 @@ def test_whole_parameters_are_not_kept(student, check, rng, frozen):
 
 
 @pytest.mark.points(4)
-def test_a_changed_shard_shows_on_all_ranks(student, check, rng):
-    """Each forward pass gathers the shards: when every rank changes its own, all ranks' outputs change."""
+@pytest.mark.parametrize("training", [True, False])
+def test_a_changed_shard_shows_on_all_ranks(student, check, rng, training):
+    """Each forward pass gathers the shards: when every rank changes its own, all ranks' outputs change, in eval mode, too."""
 
-    def probe(weights, x):
+    def probe(weights, x, training):
         from zero import FullyShardedModule
 
-        model = FullyShardedModule(inside.two_layers(weights))
+        model = FullyShardedModule(inside.two_layers(weights)).train(training)
         first, shards = inside.a_tensor(model(x)).detach(), inside.shards_of(model)
         with torch.no_grad():
             for shard in model.parameters():
@@ -266,7 +268,7 @@ def test_a_changed_shard_shows_on_all_ranks(student, check, rng):
 
     weights, x = draw_each(rng, SHAPES), randn(rng, 3, 5, dtype=torch.float64)
     ranks = student.on(ranks=2)
-    found = ranks.run(probe, weights, x)
+    found = ranks.run(probe, weights, x, training)
 
     check.that(all(shards for _, shards, _ in found), "a rank has no parameters")
     _, holders = found_in_shards(weights, [shards for _, shards, _ in found])
@@ -315,12 +317,15 @@ def test_fewer_elements_than_ranks_are_legal(student, check, rng, shape):
 
 
 @pytest.mark.points(5)
-@pytest.mark.parametrize(("ranks", "shapes", "dtype"), [(4, ODD, torch.float64), (2, SHAPES, torch.float32)])
-def test_gradients_are_means_over_the_ranks(student, check, rng, ranks, shapes, dtype):
-    """`.grad` of the shards is the mean over the ranks of the gradients of their losses."""
+@pytest.mark.parametrize(
+    ("ranks", "shapes", "dtype", "training"),
+    [(4, ODD, torch.float64, True), (2, SHAPES, torch.float32, True), (2, SHAPES, torch.float64, False)],
+)
+def test_gradients_are_means_over_the_ranks(student, check, rng, ranks, shapes, dtype, training):
+    """`.grad` of the shards is the mean over the ranks of the gradients of their losses, in train mode and in eval mode."""
     weights, x = draw_each(rng, shapes, dtype), randn(rng, ranks, 3, shapes[0][1], dtype=dtype)
 
-    found = student.on(ranks=ranks).run(one_pass, weights, x, [])
+    found = student.on(ranks=ranks).run(one_pass, weights, x, [], training)
 
     gradients, holders = found_in_shards(weights, [shards for _, _, shards in found])
     truth = mean_gradients(layers, weights, x)
@@ -335,6 +340,35 @@ def test_gradients_are_means_over_the_ranks(student, check, rng, ranks, shapes, 
         "gradients are twice too large": [each * 2 for each in truth],
         "a rank has the gradient of its own loss; it should have the mean over the ranks": of_holder,
         "a rank has the gradient of its own loss divided by the number of ranks": [each / ranks for each in of_holder],
+    })  # fmt: skip
+
+
+@pytest.mark.points(1)
+@pytest.mark.parametrize(("named", "place"), [(False, 0), (False, 1), (True, 1)])
+def test_a_loss_may_come_from_any_output(student, check, rng, named, place):
+    """Of a module that gives two tensors, in a tuple or a dict, one is enough for a loss."""
+
+    def probe(weights, x, named, place):
+        from zero import FullyShardedModule
+
+        model = FullyShardedModule(inside.Forked(weights, named))
+        given = model(x[torch.distributed.get_rank()])
+        given = list(given.values()) if isinstance(given, dict) else given
+        inside.listed(given)[place].square().sum().backward()
+        return inside.shards_of(model)
+
+    weights, x = draw_each(rng, ((8, 5), (8,), (4, 5), (4,))), randn(rng, 2, 3, 5, dtype=torch.float64)
+
+    found = student.on(ranks=2).run(probe, weights, x, named, place)
+
+    def one(pair, x):
+        return torch.nn.functional.linear(x, *pair)
+
+    truth = [torch.zeros_like(weight) for weight in weights]
+    truth[2 * place : 2 * place + 2] = mean_gradients(one, weights[2 * place : 2 * place + 2], x)
+    gradients, _ = found_in_shards(weights, found)
+    check(gradients, truth, relative=1e-9, what="the gradients of the shards", mistakes={
+        "the shards get no gradient": [torch.zeros_like(each) for each in truth],
     })  # fmt: skip
 
 
@@ -388,12 +422,12 @@ def test_two_calls_have_one_backward(student, check, rng):
 
 
 @pytest.mark.points(2)
-@pytest.mark.parametrize("frozen", [[], [0, 1, 2, 3]])
-def test_inputs_get_the_gradient_of_their_own_loss(student, check, rng, frozen):
-    """The gradient of a rank's input is that of its own loss, not of the mean, also where no parameter learns."""
+@pytest.mark.parametrize(("frozen", "named"), [([], False), ([0, 1, 2, 3], False), ([], True)])
+def test_inputs_get_the_gradient_of_their_own_loss(student, check, rng, frozen, named):
+    """The gradient of a rank's input, given by place or by name, is that of its own loss, also where no parameter learns."""
     weights, x = draw_each(rng, SHAPES), randn(rng, 2, 3, 5, dtype=torch.float64)
 
-    found = [gradient for _, gradient, _ in student.on(ranks=2).run(one_pass, weights, x, frozen)]
+    found = [gradient for _, gradient, _ in student.on(ranks=2).run(one_pass, weights, x, frozen, True, named)]
 
     leaf = x.clone().requires_grad_()
     (truth,) = torch.autograd.grad(layers(weights, leaf).square().sum(), leaf)

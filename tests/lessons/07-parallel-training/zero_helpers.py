@@ -8,6 +8,8 @@ from shared import randn
 # Elements of parameters so that neither every fourth nor every fourth part of them makes four equal parts. The largest one
 # has 12 of 104, less than 1 / (2 · 4).
 UNEVEN = (12, 12, 12, 12, 12, 12, 1, 1, 12, 1, 1, 1, 12, 1, 1, 1)
+SMALL_BETWEEN = (12, 12, 1, 12, 12, 12, 12, 1, 1, 12, 1, 12, 1, 1, 1, 1)  # three large ones begin in the first quarter
+ELEVEN = (12,) * 11
 
 
 def draw_each(rng, shapes, dtype=torch.float64):
