@@ -54,6 +54,16 @@ class Written(BaseModel):
     question: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"\S")]
 
 
+class Lab(BaseModel):
+    """How the exercises of the lesson's own lab (assignments/<name>/lab.py) are graded; each is as of a lesson."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    packages: tuple[str, ...] = ()
+    memory_mb: int = Field(1500, ge=400)
+    student_memory_mb: int = Field(1500, ge=64)
+
+
 class Lesson(BaseModel):
     """One lesson, from assignments/<name>/lesson.toml."""
 
@@ -75,6 +85,7 @@ class Lesson(BaseModel):
     feedback: Feedback = Feedback()
     forbidden: Forbidden = Forbidden()
     written: tuple[Written, ...] = ()
+    lab: Lab | None = None
 
     @field_validator("written")
     @classmethod

@@ -43,6 +43,7 @@ LAYERS = [
     "intake.archives intake.folders",
     "intake.entries intake.kinds",
     "notebooks.settings notebooks.kernel",
+    "notebooks.exercises",
     "lesson scorecard probes arguments",
     "bounds box.choose names tomls author.stub_marks author.needless",
     "box.sandbox box.unconfined box.session",

@@ -1,11 +1,12 @@
 """nbgrader's edge: a course folder for its plain commands, and what of ours runs in them. Theory of operation.
 
     handout.md ──cells.py──▶ cells ──lab.py──▶ lab.ipynb            one a lesson; nothing is written twice
+    lab.py ──exercises.py──▶ its cells, and a module of its solution cells; lab.py makes LLM_Interactive_Lab.ipynb of them
     lessons ──course.py──▶ course/source/<lesson>/                  the lab, stubs, public tests, grading/
-    nbgrader generate_assignment                                    nbgrader's own; source/ holds nothing that is secret but rubrics
+    nbgrader generate_assignment                                    nbgrader's own; takes out rubrics and a lab's solutions
     nbgrader autograde        restore.py   the submission's cells are put right before nbgrader looks at them
                               execute.py   the notebook runs in a confined kernel (kernel.py), which may do what it likes
-                              boxed.py     the modules are graded in the box, like any; points are these and nothing else
+                              boxed.py     the modules, and a lab's solution cells as one, are graded in the box; points are these and nothing else
     nbgrader generate_feedback   feedback.py   rubrics stay with those who grade
     nbgrader export              export.py     gradebook and scorecards -> one scorecard a student
 

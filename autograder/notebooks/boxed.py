@@ -1,5 +1,7 @@
 """The step of `nbgrader autograde` that decides points: a submission's modules, graded in the box like any other.
 
+The exercises of a lesson's own lab are such a module, too, made of the notebook's solution cells (exercises.py).
+
 It stands in the place of nbgrader's SaveAutoGrades, so that no output of the notebook is ever read for points. What came of
 each test goes into the notebook as the output of its question's cell, and the scorecard into scorecards/ of the course.
 """
@@ -25,7 +27,8 @@ from ..lesson import Lesson, load
 from ..options import Asked
 from ..points import added, number
 from ..scorecard import GRADER_ERROR, PASSED, Outcome, Scorecard
-from ..submission import source_of, take_in
+from ..submission import Submission, source_of, take_in
+from .exercises import EXERCISE, MODULE, NAME, lab_lesson, students_module
 from .lab import Hidden, hidden_cells
 from .restore import coursedir_of, folder_of
 
@@ -42,23 +45,40 @@ class GradeInTheBox(SaveAutoGrades):
         lesson = load(names["assignment"], Path(self.lessons))
         self._hidden = {cell.id: cell for cell in _hidden_cells(lesson, _suites(lesson))}
         card = self._card(lesson, resources)
+        lab = lab_lesson(lesson)
+        if lab is not None and names["notebook"] == NAME:
+            self._hidden = {cell.id: cell for cell in _hidden_cells(lab, _suites(lab))}
+            card = self._card_of_the_lab(lesson, lab, nb, resources)
         self._rows, self._tells = _by_question(card), card.visibility != "hidden"
         return super().preprocess(nb, resources)
 
     def _card(self, lesson: Lesson, resources: dict) -> Scorecard:
         """The submission's scorecard: graded once, however many notebooks it has."""
         folder, student = folder_of(self, resources, "submitted"), harmless(resources["nbgrader"]["student"])
-        cards = Path(coursedir_of(self).root, CARDS, lesson.name)
         card, is_new = _graded(lesson, folder, student)
         if is_new:
-            said = kept.keep(card, cards)
-            for note in filter(None, (*card.notes, said)):
-                self.log.info("%s: %s", student, note)
-        for row in card.grader_errors:
-            self.log.error("grader error, not %s's: %s %s: %s", student, row.module, row.test, row.detail)
+            self._keep(card, lesson, folder)
         if card.is_lost:
             raise GraderFault(f"nothing of {folder} could be graded: {card.grader_errors[0].detail}")
         return card
+
+    def _card_of_the_lab(self, lesson: Lesson, lab: Lesson, nb: NotebookNode, resources: dict) -> Scorecard:
+        """The scorecard of the solution cells, whose marks are those of the release (restore.py)."""
+        folder, student = folder_of(self, resources, "submitted"), harmless(resources["nbgrader"]["student"])
+        cells = {str(cell.metadata.get("nbgrader", {}).get("grade_id")): cell.source for cell in nb.cells}
+        handed_in = {id: text for id, text in cells.items() if id.startswith(EXERCISE)}
+        files = {f"{MODULE}.py": students_module(lesson, handed_in).encode("utf-8", "replace")}
+        submission = Submission(student, str(folder / f"{NAME}.ipynb"), files)
+        card = _grader(lab, _suites(lab)).grade(submission, Asked(seed=_SEED, in_a_class=True))
+        self._keep(card, lab, folder)
+        return card
+
+    def _keep(self, card: Scorecard, lesson: Lesson, folder: Path) -> None:
+        said = kept.keep(card, Path(coursedir_of(self).root, CARDS, lesson.name))
+        for note in filter(None, (*card.notes, said)):
+            self.log.info("%s: %s", card.student, note)
+        for row in card.grader_errors:
+            self.log.error("grader error, not %s's: %s %s: %s", card.student, row.module, row.test, row.detail)
 
     def _add_score(self, cell: NotebookNode, resources: dict) -> None:
         if is_solution(cell) or cell.cell_type != "code":

@@ -3,7 +3,7 @@
     course/
         nbgrader_config.py     made once, and yours from then on: it asks settings.py for the rest
         source/<lesson>/       what nbgrader generates the release from; remade each time
-            <lesson>.ipynb     the handout as a lab; lab.ipynb beside it if the lesson has a lab.py
+            <lesson>.ipynb     the handout as a lab; LLM_Interactive_Lab.ipynb beside it if there is a lab.py
             <module>.py, tests/, grading/, conftest.py, …   the handout's files: stubs, never solutions
 
 All else in the folder is nbgrader's (gradebook.db, release/, submitted/, autograded/, feedback/), and is left alone.

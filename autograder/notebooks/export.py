@@ -1,6 +1,7 @@
 """`nbgrader export --exporter=autograder.notebooks.export.Scorecards --to FOLDER`: gradebook and scorecards joined.
 
-FOLDER/<lesson>/<student>/scorecard.json is the card of the hidden tests with a row for each answer that a person has graded.
+FOLDER/<lesson>/<student>/scorecard.json is the card of the hidden tests, those of the lesson's own lab among them, with a row for
+each answer that a person has graded.
 `autograder export` makes of it what it makes of any. Answers that nobody has graded yet are not part of its total; a note says so.
 Where a person changed the points of a question of hidden tests, one row has the question's points in place of its tests'.
 """
@@ -19,8 +20,10 @@ from ..files import can_write, write
 from ..intake.students import harmless
 from ..lesson import Lesson, lesson_names, load
 from ..points import number
+from ..release.handout import collected
 from ..scorecard import FAILED, PASSED, Outcome, Scorecard
 from .boxed import CARDS
+from .exercises import NAME, lab_lesson, written_of
 from .lab import WRITTEN, hidden_cells
 
 BY_HAND = "(by hand)"  # the row of a question whose points a person changed
@@ -51,8 +54,23 @@ class Scorecards(ExportPlugin):
         except UsageError as error:
             self.log.error("%s: run `nbgrader autograde %s --student=%s`", error, lesson.name, submission.student_id)
             return
+        card = replace(card, outcomes=(*card.outcomes, *_rows_of_the_lab(lesson, course, place)))
         write(out / place, joined(lesson, card, list(_grades(submission))).to_json())
         self.log.info("wrote %s", out / place)
+
+
+def _rows_of_the_lab(lesson: Lesson, course: Path, place: Path) -> tuple[Outcome, ...]:
+    """What the exercises of the lesson's own lab got; nothing where the notebook was not handed in, and no rows without a lab."""
+    lab = lab_lesson(lesson)
+    if lab is None:
+        return ()
+    path = course / CARDS / lab.name / Path(*place.parts[1:])
+    if path.exists():
+        return kept.read(path).outcomes
+    missing = f"{NAME}.ipynb is missing from the submission"
+    return tuple(
+        replace(row, status=FAILED, points=0.0, message=missing, cause="missing") for row in collected(lab).scored
+    )
 
 
 def _grades(submission: SubmittedAssignment) -> Iterator[tuple[Grade, str]]:
@@ -65,8 +83,10 @@ def _grades(submission: SubmittedAssignment) -> Iterator[tuple[Grade, str]]:
 
 def joined(lesson: Lesson, card: Scorecard, grades: list[tuple[Grade, str]]) -> Scorecard:
     """The scorecard with what people decided."""
-    hidden = {cell.id: cell for cell in hidden_cells(lesson)}
-    asked = {f"{WRITTEN}{question.id}": question for question in lesson.written}
+    lab = lab_lesson(lesson)
+    hidden = {cell.id: cell for each in filter(None, (lesson, lab)) for cell in hidden_cells(each)}
+    asked = {f"{WRITTEN}{question.id}": question.points for question in lesson.written}
+    asked |= {f"{WRITTEN}{name}": points for name, points in written_of(lesson).items()}
     changed = {
         grade.name: grade.score for grade, _ in grades if grade.name in hidden and grade.manual_score is not None
     }
@@ -76,7 +96,7 @@ def joined(lesson: Lesson, card: Scorecard, grades: list[tuple[Grade, str]]) -> 
     waiting = []
     for grade, comment in grades:
         if grade.name in asked:
-            worth = asked[grade.name].points
+            worth = asked[grade.name]
             if grade.manual_score is None and grade.needs_manual_grade:
                 waiting.append(worth)
             else:

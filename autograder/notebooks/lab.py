@@ -6,27 +6,28 @@
                                    of its hidden suite, with the points: boxed.py fills in what came of them
     "Check your understanding"     the questions, and a manually graded answer for each [[written]] of lesson.toml
 
+A lesson's own lab.py becomes a second notebook (exercises.py reads it): marks of its cells become nbgrader's.
 Rubrics are in the source only: they are what nbgrader calls a mark scheme, which generate_assignment takes out.
 """
 
 import re
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
-import jupytext
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from ..errors import LessonError
+from ..errors import LessonError, nearest
 from ..lesson import Lesson, Written
 from ..points import added, number
 from ..release.handout import collected, readme
+from . import exercises
 from .cells import QUESTIONS, Piece, pieces_of, question_text, starts_ranks
 
 ACTIVITIES = "Activities"
 WRITTEN = "written-"  # begins the ids of manually graded answers
-LAB = "lab.py"  # a notebook of the lesson's own, in jupytext's percent format
 _KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 _SCHEMA = 3  # of nbgrader's metadata
 
@@ -70,11 +71,8 @@ def _told_apart(names):
 def notebooks_of(lesson: Lesson) -> dict[str, NotebookNode]:
     """File name -> notebook with rubrics and without outputs: the handout's, and the lesson's own lab.py if there is one."""
     made = {f"{lesson.name}.ipynb": handout_lab(lesson)}
-    own = lesson.assignment / LAB
-    if own.is_file():
-        lab = jupytext.reads(own.read_text("utf-8"), fmt="py:percent")
-        lab.metadata["kernelspec"] = dict(_KERNEL)
-        made["lab.ipynb"] = _numbered(lab)
+    if (lesson.assignment / exercises.SOURCE).is_file():
+        made[f"{exercises.NAME}.ipynb"] = own_lab(lesson)
     return made
 
 
@@ -90,6 +88,41 @@ def handout_lab(lesson: Lesson) -> NotebookNode:
     made.insert(at, _tests(lesson))
     cells = [_setup(lesson), *chain.from_iterable(made)]
     return _numbered(new_notebook(cells=cells, metadata={"kernelspec": dict(_KERNEL)}))
+
+
+def own_lab(lesson: Lesson) -> NotebookNode:
+    """The lesson's lab.py as a notebook. Raises LessonError where its marks and its hidden suite do not fit."""
+    graded = exercises.lab_lesson(lesson)
+    points = {each.question: each for each in hidden_cells(graded)} if graded else {}
+    path, made = lesson.assignment / exercises.SOURCE, []
+    for cell in exercises.cells_of(lesson):
+        made += _own(cell, points, path)
+    checked = [cell.metadata["nbgrader"]["grade_id"] for cell in made if "nbgrader" in cell.metadata]
+    missing = [each.question for each in points.values() if checked.count(each.id) != 1]
+    if missing:
+        raise LessonError(f"{path} needs one cell with the mark checks={missing[0]!r}: hidden tests are about it")
+    return _numbered(new_notebook(cells=made, metadata={"kernelspec": dict(_KERNEL)}))
+
+
+def _own(cell: NotebookNode, points: dict[str, Hidden], path: Path) -> list[NotebookNode]:
+    """A cell of lab.py with nbgrader's metadata in the place of ours."""
+    marks, cell.metadata = cell.metadata, NotebookNode()
+    if "exercise" in marks:
+        return [_graded(cell, exercises.exercise_id(marks["exercise"]), solution=True)]
+    if "checks" in marks:
+        question = marks["checks"]
+        if question not in points:
+            raise LessonError(f"{path}: no hidden test is about {question!r}{nearest(question, list(points))}")
+        cell.source += f"\nhidden_tests({exercises.MODULE!r}, {question!r}, {number(points[question].points)})"
+        return [_graded(cell, points[question].id, grade=True, locked=True, points=points[question].points)]
+    if "written" in marks:
+        answer = new_markdown_cell("YOUR ANSWER HERE")
+        id, worth = marks["written"], marks["points"]
+        return [
+            _graded(cell, f"question-{id}", locked=True),
+            _graded(answer, f"{WRITTEN}{id}", grade=True, solution=True, points=worth),
+        ]
+    return [cell]
 
 
 def _numbered(notebook):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..lesson import load_all
+from .exercises import STUB
 
 CELL_S, START_S = 120, 300  # seconds on the clock that one cell may take, and the start of a kernel
 _HERE = __name__.rpartition(".")[0]
@@ -24,6 +25,7 @@ def configure(c: Any, course: str, lessons: str) -> None:
     _find_programs_beside_python()
     c.CourseDirectory.root = str(Path(course).resolve().parent)
     c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "feedback", ".pytest_cache"]
+    c.ClearSolutions.code_stub = {"python": STUB}
     c.ClearMarkScheme.enforce_metadata = False  # rubrics stand in the questions' cells
     c.Execute.timeout = CELL_S
     c.ConfinedExecute.timeout, c.ConfinedExecute.startup_timeout, c.ConfinedExecute.iopub_timeout = CELL_S, START_S, 30

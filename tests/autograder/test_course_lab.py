@@ -144,7 +144,7 @@ def test_a_lab_of_the_lessons_own_is_a_notebook_beside_it(toy):
     own = toy.assignment / "lab.py"
     own.write_text("# %% [markdown]\n# # Lab\n\n# %%\nprint(1)\n")
     try:
-        lab = nbformat.reads(source_files(toy)["lab.ipynb"].decode(), as_version=4)
+        lab = nbformat.reads(source_files(toy)["LLM_Interactive_Lab.ipynb"].decode(), as_version=4)
     finally:
         own.unlink()
 
