@@ -94,9 +94,10 @@ def own_lab(lesson: Lesson) -> NotebookNode:
     """The lesson's lab.py as a notebook. Raises LessonError where its marks and its hidden suite do not fit."""
     graded = exercises.lab_lesson(lesson)
     points = {each.question: each for each in hidden_cells(graded)} if graded else {}
-    path, made = lesson.assignment / exercises.SOURCE, []
-    for cell in exercises.cells_of(lesson):
-        made += _own(cell, points, path)
+    path = lesson.assignment / exercises.SOURCE
+    first, *others = [_own(cell, points, path) for cell in exercises.cells_of(lesson)]
+    setup = [_graded(new_code_cell(_FIRST), "setup", locked=True)] if points else []
+    made = [*first, *setup, *chain.from_iterable(others)]  # behind the title
     checked = [cell.metadata["nbgrader"]["grade_id"] for cell in made if "nbgrader" in cell.metadata]
     missing = [each.question for each in points.values() if checked.count(each.id) != 1]
     if missing:
@@ -150,6 +151,9 @@ def _code(piece: Piece, index: int) -> list[NotebookNode]:
         return [new_code_cell(piece.text)]
     name = f"activity_{index}.py"
     return [new_code_cell(f"%%writefile {name}\n{piece.text}"), new_code_cell(f'run_file("{name}")')]
+
+
+_FIRST = "# Run this cell first.\nfrom grading.lab import hidden_tests"
 
 
 def _setup(lesson):
