@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeGuard
 
 from . import answers
 from .answers import Answers
@@ -94,7 +95,7 @@ def take_in(
     return Submission(source.student, where, chosen.files, (*notes, *said), problem, missing, unread, written)
 
 
-def _asks(lesson):
+def _asks(lesson: Lesson | Sequence[str]) -> TypeGuard[Lesson]:
     return isinstance(lesson, Lesson) and bool(lesson.written)
 
 
