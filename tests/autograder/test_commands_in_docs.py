@@ -20,8 +20,8 @@ ARGUMENTS_ARE_LESSONS = {"starter", "handouts", "zips", "rehearse", "mutants", "
 
 def commands_in(text: str) -> list[list[str]]:
     """The words after `autograder` in each line of code, and in each piece of code within a line."""
-    lines = re.findall(r"^(?: {4}|\.venv/|autograder )(.*)$", text, re.MULTILINE) + re.findall(r"`([^`\n]+)`", text)
-    found = [re.match(r"(?:\S*bin/)?autograder ([a-z-]+.*)|([a-z-]+ .*)", line.strip()) for line in lines]
+    lines = re.findall(r"^(?: {4}|\.venv/|(?=autograder ))(.*)$", text, re.MULTILINE) + re.findall(r"`([^`\n]+)`", text)
+    found = [re.match(r"(?:\S*bin/)?autograder ([a-z-]+.*)|((?!written )[a-z-]+ .*)", line.strip()) for line in lines]
     raw = [match[1] or match[2] for match in found if match]
     return [shlex.split(re.split(r" [>|#] | {2,}|#", line)[0]) for line in raw if line.split()[0] in COMMANDS]
 
