@@ -168,8 +168,8 @@ def _watch(kernel: int, ended: int, policy: Policy, home: Path) -> None:
         meter.read(pids)
         if meter.seconds > CPU_S or time.monotonic() > until:
             return
-        used, files = memory.together(pids, 0).bytes, processes.bytes_below(str(home))
-        if used > policy.memory_mb << 20 or files > (policy.scratch_mb << 20) + _MOST_COPIED:
+        limit, files = policy.memory_mb << 20, processes.bytes_below(str(home))
+        if memory.used(pids, 0, policy.uid, limit)[0] > limit or files > (policy.scratch_mb << 20) + _MOST_COPIED:
             return
 
 

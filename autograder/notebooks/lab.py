@@ -95,9 +95,9 @@ def own_lab(lesson: Lesson) -> NotebookNode:
     graded = exercises.lab_lesson(lesson)
     points = {each.question: each for each in hidden_cells(graded)} if graded else {}
     path = lesson.assignment / exercises.SOURCE
-    first, *others = [_own(cell, points, path) for cell in exercises.cells_of(lesson)]
-    setup = [_graded(new_code_cell(_FIRST), "setup", locked=True)] if points else []
-    made = [*first, *setup, *chain.from_iterable(others)]  # behind the title
+    made = [made for cell in exercises.cells_of(lesson) for made in _own(cell, points, path)]
+    if points:
+        made.insert(1, _graded(new_code_cell(_FIRST), "setup", locked=True))  # behind the title
     checked = [cell.metadata["nbgrader"]["grade_id"] for cell in made if "nbgrader" in cell.metadata]
     missing = [each.question for each in points.values() if checked.count(each.id) != 1]
     if missing:

@@ -125,15 +125,13 @@ class Zygote:
 
     def _too_much_of_the_machine(self, slot, pids):
         """What of memory and processes the slot has beyond its limit, or ""."""
-        limit, found = slot.policy.memory_mb, memory.together(pids, self._inherited)
-        used = found.bytes >> 20
-        if used > limit:  # at most: so look closer
-            walked = memory.walked(pids, self._inherited, slot.policy.uid)
-            used = used if walked is None else walked >> 20
+        limit = slot.policy.memory_mb
+        used, threads = memory.used(pids, self._inherited, slot.policy.uid, limit << 20)
+        used >>= 20
         slot.peak_mb = max(slot.peak_mb, used)
         if used > limit:
             return f"more than {limit} MB of memory"
-        if "uid" not in self._layers and found.threads > slot.policy.processes:  # elsewhere the kernel counts them
+        if "uid" not in self._layers and threads > slot.policy.processes:  # elsewhere the kernel counts them
             return f"more than {slot.policy.processes} processes and threads"
         return ""
 

@@ -9,7 +9,7 @@ a socket. So these are counted, and each is taken to be as large as it can be.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -25,9 +25,10 @@ _WALKED = ("Pss_Anon", "Pss_Shmem", "SwapPss", "Private_Hugetlb", "Shared_Hugetl
 
 @dataclass(frozen=True)
 class Reading:
-    """Of one process, or of all of a slot: bytes that it has at most, and its threads."""
+    """Of one process, or of all of a slot: bytes that it has at most, those that the kernel may keep for it, and its threads."""
 
     bytes: int = 0
+    kernel: int = 0
     threads: int = 0
 
 
@@ -46,13 +47,22 @@ def at_most(pid: int, inherited: int = 0) -> Reading:
         own = max(0, own - inherited) + written
     others = sum(fields.get(name, 0) for name in ("RssShmem", "VmPTE", "HugetlbPages"))
     kernel = _most_maps() * _A_MAP + _descriptors(pid) * _in_a_socket()
-    return Reading(own + others + kernel, fields.get("Threads", 0))
+    return Reading(own + others, kernel, fields.get("Threads", 0))
 
 
 def together(pids: Iterable[int], inherited: int) -> Reading:
     """at_most of all."""
     readings = [at_most(pid, inherited) for pid in pids]
-    return Reading(sum(each.bytes for each in readings), sum(each.threads for each in readings))
+    return Reading(*(sum(getattr(each, name) for each in readings) for name in ("bytes", "kernel", "threads")))
+
+
+def used(pids: Sequence[int], inherited: int, uid: int, limit: int) -> tuple[int, int]:
+    """(bytes, threads) of all: the bytes at most, or counted one by one where more than `limit` of them are possible."""
+    found = together(pids, inherited)
+    if found.bytes + found.kernel <= limit:
+        return found.bytes, found.threads
+    counted = walked(pids, inherited, uid)
+    return (found.bytes if counted is None else counted), found.threads
 
 
 def peak(pids: Iterable[int]) -> int:

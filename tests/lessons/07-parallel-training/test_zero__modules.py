@@ -502,7 +502,10 @@ def test_tied_weights_stay_tied(student, check, rng):
         ] * 2,
     })  # fmt: skip
     for elements, _ in found:
-        check.that(elements < 1.5 * weight.numel() / 2, "tied weights are sharded twice")
+        check.that(
+            elements < 1.5 * weight.numel() / 2,
+            "tied weights are sharded twice, or a rank has far more than its part of them",
+        )
 
 
 @pytest.mark.points(2)

@@ -1,8 +1,11 @@
 import os
+import pwd
 
 from attack import *
 
-for folder in ("/tmp/torchinductor_root", "/root/.triton", "/root/.cache/huggingface", "/root/.cache/torch", "/tmp/hf"):
+root = pwd.getpwuid(0)
+caches = [f"{root.pw_dir}/{name}" for name in (".triton", ".cache/huggingface", ".cache/torch")]
+for folder in (*caches, f"/tmp/torchinductor_{root.pw_name}", "/tmp/hf"):
     reached(folder, lambda: os.makedirs(f"{folder}/hostile"))
 for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "MPLCONFIGDIR", "HOME", "TMPDIR"):
     folder = os.path.join(os.environ[variable], "hostile")
