@@ -396,3 +396,10 @@ def test_complex_numbers_differ_in_both_parts():
     with pytest.raises(CheckFailed):
         check(torch.tensor([1 + 1j]), torch.tensor([1 - 1j]))
     check(torch.tensor([1 + 1j]), torch.tensor([1 + 1j], dtype=torch.complex128), dtype=torch.complex64)
+
+
+def test_what_stands_for_an_object_of_the_students_is_not_the_authors_fault_where_it_is_expected():
+    with pytest.raises(TypeError, match="nothing can be compared with a builtin_function_or_method"):
+        check([len], [Opaque("builtin_function_or_method")])
+    with pytest.raises(AuthorError):
+        check(1, object())
