@@ -11,7 +11,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from autograder import grade as grade_module
 from autograder.author.samples import RIGHT, WRONG, Sample, find_samples
+from autograder.box.choose import open_box
 from autograder.errors import LessonError
 from autograder.grade import Grader
 from autograder.lesson import Lesson, lesson_names, load
@@ -150,6 +152,40 @@ def busy(count: int):
         for process in processes:
             process.kill()
             process.wait()
+
+
+class _Lent:
+    """A box that stays open for the next grader."""
+
+    def __init__(self, box):
+        self._box = box
+
+    def __getattr__(self, name):
+        return getattr(self._box, name)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def warm_boxes():
+    """Options of a box -> the one that all graders of a file share."""
+    boxes = {}
+    yield boxes
+    for box in boxes.values():
+        box.close()
+
+
+@pytest.fixture
+def graders_share_a_box(monkeypatch, warm_boxes):
+    """For tests of what graders do and not of the box: starting one takes two seconds of the processor, their gradings far less."""
+
+    def lend(*options):
+        if options not in warm_boxes:
+            warm_boxes[options] = open_box(*options)
+        return _Lent(warm_boxes[options])
+
+    monkeypatch.setattr(grade_module, "open_box", lend)
 
 
 @pytest.fixture(scope="session")

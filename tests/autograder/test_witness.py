@@ -13,6 +13,7 @@ from autograder.options import Asked, GraderOptions
 from autograder.scorecard import FAILED, GRADER_ERROR, NOT_REACHED, OUR_ERROR, PASSED
 from autograder.submission import Submission
 
+pytestmark = pytest.mark.usefixtures("graders_share_a_box")
 SOLUTION = """
     import torch
 
