@@ -12,6 +12,8 @@ from autograder.options import Asked, GraderOptions
 from autograder.scorecard import FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU
 from autograder.submission import Submission
 
+pytestmark = pytest.mark.usefixtures("graders_share_a_box")
+
 
 def statuses(card):
     return {row.test: row.status for row in card.outcomes}

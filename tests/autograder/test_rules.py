@@ -13,6 +13,7 @@ from autograder.lesson import load
 from autograder.scorecard import FAILED, PASSED, Evidence
 from autograder.submission import Submission
 
+pytestmark = pytest.mark.usefixtures("graders_share_a_box")
 SDPA = "torch.nn.functional.scaled_dot_product_attention"
 NAMES = [SDPA, "torch.nn.MultiheadAttention", "transformers"]
 

@@ -12,6 +12,7 @@ from autograder.options import Asked
 from autograder.scorecard import FAILED, PASSED
 from autograder.submission import Submission
 
+pytestmark = pytest.mark.usefixtures("graders_share_a_box")
 SOLUTION = textwrap.dedent(TOY_SOLUTION).lstrip()
 STARTER = starter_text(SOLUTION, "toy.py")
 SAID = "toy.py is the unchanged starter: nothing in it is written yet"
