@@ -143,15 +143,19 @@ class Lesson(BaseModel):
             raise LessonError(f"{first} is missing: every module of lesson.toml has a hidden suite")
         return [first, *sorted(self.tests.glob(f"test_{module}__*.py"))]
 
+    def parts_with(self, module: str, tests: Iterable[str] | None) -> list[Path]:
+        """Those of hidden_tests that have one of the tests, or all: a part that nothing is asked of is not imported either."""
+        parts = self.hidden_tests(module)
+        if tests is None:
+            return parts
+        try:
+            return [path for path in parts if not set(tests).isdisjoint(_names_in(path))] or parts
+        except LessonError:  # collecting it says more
+            return parts
+
     def test_names(self, module: str) -> list[str]:
         """The test functions of the module's hidden suite, read off its files."""
-        names: list[str] = []
-        for path in self.hidden_tests(module):
-            try:
-                names += _test_functions(path.read_bytes())
-            except (SyntaxError, ValueError) as error:
-                raise LessonError(f"{path} is not Python: {error}") from error
-        return names
+        return [name for path in self.hidden_tests(module) for name in _names_in(path)]
 
     def modules_with(self, tests: Iterable[str], modules: Iterable[str] | None = None) -> tuple[str, ...]:
         """The modules (of these, or of all) whose suites have one of the tests.
@@ -232,6 +236,13 @@ class Lesson(BaseModel):
 
 
 _REACHES_A_TEST = {"uses", "packages", "student_memory_mb", "deadline_s", "call_timeout_s", "forbidden"}
+
+
+def _names_in(path):
+    try:
+        return _test_functions(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise LessonError(f"{path} is not Python: {error}") from error
 
 
 @lru_cache(maxsize=1000)  # by what a file holds: each of thousands of samples asks for the tests of its module

@@ -31,9 +31,10 @@ def run_suite(
     Args:
         aloud: leave the terminal to the tests, which then print and may stop in a debugger.
     """
-    files = [path for module in modules for path in lesson.hidden_tests(module)]
+    asked = None if tests is None else set(tests)
+    files = [path for module in modules for path in lesson.parts_with(module, asked)]
     args = [*_PYTEST, *options, "-c", os.devnull, "--rootdir", str(lesson.tests), *map(str, files)]
-    plugins = [plugin] if tests is None else [plugin, _Only(set(tests))]
+    plugins = [plugin] if asked is None else [plugin, _Only(asked)]
     if aloud:  # Python's own debugger: pytest's needs pytest's terminal reporter
         args, plugins = ["-p", "no:debugging", *args], [*plugins, _Quitting()]
     said = io.StringIO()

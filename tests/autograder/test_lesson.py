@@ -142,3 +142,18 @@ def test_no_root_is_wrong_use(tmp_path, monkeypatch):
 
     with pytest.raises(UsageError, match="AUTOGRADER_ROOT"):
         find_root(tmp_path)
+
+
+def test_only_parts_that_hold_an_asked_test_are_collected(tmp_path):
+    write_lesson(tmp_path, suite="def test_one(): ...")
+    part = tmp_path / "tests/lessons/99-toy/test_toy__part.py"
+    part.write_text("def test_two(): ...\ndef helper(): ...\n")
+    lesson = load("99-toy", tmp_path)
+    first = lesson.hidden_test("toy")
+
+    assert lesson.parts_with("toy", None) == [first, part]
+    assert lesson.parts_with("toy", {"test_two", "test_other"}) == [part]
+    assert lesson.parts_with("toy", {"test_one"}) == [first]
+    assert lesson.parts_with("toy", {"helper"}) == [first, part]  # none of them: pytest would take the whole folder
+    part.write_text("def test_two(:")
+    assert lesson.parts_with("toy", {"test_one"}) == [first, part]
