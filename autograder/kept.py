@@ -21,7 +21,7 @@ from .errors import UsageError
 from .files import can_write, cannot_be_written, write
 from .intake.entries import Source
 from .joining import changed_suites, join, merge, same_work
-from .scorecard import FormatError, Scorecard
+from .scorecard import UNCOUNTED, FormatError, Scorecard
 
 CARD, PARTIAL = "scorecard.json", "partial.json"
 
@@ -114,6 +114,20 @@ def keep(card: Scorecard, out: Path) -> str:
         return _keep(card, folder, now)
     except OSError as error:
         raise UsageError(cannot_be_written(folder / CARD, error)) from error
+
+
+def rewrite(path: Path, card: Scorecard) -> None:
+    """Puts a card in the place of the same work's, with what people decided since; answers that they had graded before stay
+    readable, in earlier-<n>.json.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    earlier = read(path)
+    decided = [row for row in earlier.outcomes if row.is_written and row.status not in UNCOUNTED]
+    if path.name == CARD and not set(decided) <= set(card.outcomes):
+        _set_aside(path.parent)
+    write(path, card.to_json())
 
 
 def _keep(card, folder, now):

@@ -87,6 +87,15 @@ class Lesson(BaseModel):
     written: tuple[Written, ...] = ()
     lab: Lab | None = None
 
+    @field_validator("modules")
+    @classmethod
+    def _not_written(cls, value):
+        if "written" in value:  # scorecard.WRITTEN
+            raise ValueError(
+                "no module can be called 'written', as the rows of written answers are: choose another name"
+            )
+        return value
+
     @field_validator("written")
     @classmethod
     def _told_apart(cls, value):
@@ -229,6 +238,10 @@ class Lesson(BaseModel):
         files = {path.relative_to(self.root).as_posix(): path.read_bytes() for path in paths}
         settings = self.model_dump_json(include=_REACHES_A_TEST)
         return digest_of({**files, "inside": self.inside.encode(), "lesson.toml": settings.encode()})
+
+    def written_digest(self) -> str:
+        """Of the questions that persons grade: their names, and what they are worth."""
+        return digest_of({question.id: str(question.points).encode() for question in self.written})
 
 
 _REACHES_A_TEST = {"uses", "packages", "student_memory_mb", "deadline_s", "call_timeout_s", "forbidden"}

@@ -22,9 +22,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from ..errors import LessonError, nearest
 from ..lesson import Lesson, Written
 from ..points import added, number
+from ..questions import QUESTIONS, question_text
 from ..release.handout import collected, readme
 from . import exercises
-from .cells import QUESTIONS, Piece, pieces_of, question_text, starts_ranks
+from .cells import Piece, pieces_of, starts_ranks
 
 ACTIVITIES = "Activities"
 WRITTEN = "written-"  # begins the ids of manually graded answers
