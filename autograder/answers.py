@@ -15,15 +15,16 @@ from dataclasses import dataclass, field
 from unicodedata import category
 
 from .digests import digest_of
-from .errors import LessonError, clean
+from .errors import clean
 from .lesson import Lesson, Written
 from .points import number
-from .questions import question_text
+from .questions import of_handout
 from .scorecard import FAILED, PASSED, PENDING_PERSON, WRITTEN, Outcome
 
 FILE = "answers.md"
 MOST = 20_000  # characters of an answer; a cell of a spreadsheet has at most 32,767
-UNANSWERED = "the question is not answered"
+WAITS, UNANSWERED = "waits for a person", "not answered"  # what a row says that nobody has graded
+_LONGEST_HEADING = 200  # characters: on a line of a stranger's the pattern takes the square of its length
 _HEADING = re.compile(r"\s*#{1,6}\s*question\s+([a-z0-9-]+)\s*(?:\(.*\)?\s*)?#*\s*$", re.IGNORECASE)
 _PLACE = "Write your answer here, in place of this line."
 _HEAD = """Write your answers below the questions, and keep the headings: a person finds your answers by them, reads them and grades them.
@@ -52,26 +53,15 @@ def template(lesson: Lesson) -> bytes:
     Raises:
         LessonError: the handout is missing, or does not have a question of lesson.toml.
     """
-    asked = questions(lesson)
+    asked = of_handout(lesson)
     if not asked:
         return b""
     parts = [f"# Answers: {lesson.name}", _HEAD]
-    for each in lesson.written:
+    for each in asked:
         worth = f"{number(each.points)} point{'s' if each.points != 1 else ''}"
-        quoted = "\n".join(f"> {line}".rstrip() for line in asked[each.id].splitlines())
+        quoted = "\n".join(f"> {line}".rstrip() for line in str(each.question).splitlines())
         parts += [f"## Question {each.id} ({worth})", quoted, _PLACE]
     return ("\n\n".join(parts) + "\n").encode()
-
-
-def questions(lesson: Lesson) -> dict[str, str]:
-    """The id of each question that is answered in words -> its text."""
-    if not lesson.written:
-        return {}
-    if not lesson.handout.is_file():
-        raise LessonError(f"{lesson.handout} is missing: it has the questions that lesson.toml calls [[written]]")
-    handout = lesson.handout.read_text("utf-8")
-    where = lesson.assignment / "lesson.toml"
-    return {each.id: question_text(each.question, handout, f"{where}: written {each.id!r}") for each in lesson.written}
 
 
 # ---------------------------------------------------------------------------------------------- what comes back
@@ -98,7 +88,7 @@ def _parts(lines: Iterable[str], known: set[str]) -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {}
     current = ""
     for line in lines:
-        heading = _HEADING.match(line)
+        heading = _HEADING.match(line) if len(line) <= _LONGEST_HEADING else None
         if heading and heading[1].lower() in known:
             current = heading[1].lower()
             parts.setdefault(current, []).append("")
@@ -150,25 +140,23 @@ def _decoded(content: bytes) -> str:
 
 
 def rows(lesson: Lesson, answers: Answers) -> tuple[Outcome, ...]:
-    """A row for each question: what was answered waits for a person, what was not is 0 and waits for nobody."""
+    """A row for each question. All wait for a person, outside the total: that a file is missing costs nothing."""
     return tuple(_row_of(each, answers) for each in lesson.written)
 
 
 def _row_of(each: Written, answers: Answers) -> Outcome:
     text = answers.texts.get(each.id, "")
-    if not text:
-        return row(each.id, each.points, 0.0, answers.why or UNANSWERED)
-    return row(each.id, each.points, None, detail=text)
+    unanswered = f"{UNANSWERED}: {answers.why}" if answers.why else UNANSWERED
+    return row(each.id, each.points, None, WAITS if text else unanswered, text)
 
 
-def row(name: str, worth: float, points: float | None, message: str = "", detail: str = "") -> Outcome:
+def row(name: str, worth: float, points: float | None, message: str, detail: str = "") -> Outcome:
     """The row of one answer.
 
     Args:
         points: None while nobody has graded it. message: what the student reads. detail: the answer, for instructors.
     """
     status = PENDING_PERSON if points is None else PASSED if points >= worth else FAILED
-    message = message or ("waits for a person" if points is None else "")
     return Outcome(
         name, WRITTEN, "Answers", f"Answer: {name}", status, points or 0.0, worth, message, None, 0.0, detail
     )

@@ -32,6 +32,26 @@ def write(path: Path, content: bytes | str, mode: int = 0o666) -> None:
         raise UsageError(cannot_be_written(path, error)) from error
 
 
+def write_all(contents: dict[Path, bytes]) -> None:
+    """Writes files that belong together: each beside its place, and only then all into their places.
+
+    Raises:
+        UsageError: one cannot be written; where there is no room for one, all that was there before is there still.
+    """
+    beside = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
+    path = Path()
+    try:
+        for path, content in contents.items():
+            beside[path].write_bytes(content)
+        for path, new in beside.items():
+            new.replace(path)
+    except OSError as error:
+        for new in beside.values():
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+        raise UsageError(cannot_be_written(path, error)) from error
+
+
 def _write_whole(beside, path, content, mode):
     """In a file that has no name until it is whole, where the system has such; else beside, and renamed."""
     try:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import UsageError
-from .files import can_write, cannot_be_written, write
+from .files import can_write, cannot_be_written, write, write_all
 from .intake.entries import Source
 from .joining import changed_suites, join, merge, same_work
 from .scorecard import UNCOUNTED, FormatError, Scorecard
@@ -116,18 +116,24 @@ def keep(card: Scorecard, out: Path) -> str:
         raise UsageError(cannot_be_written(folder / CARD, error)) from error
 
 
-def rewrite(path: Path, card: Scorecard) -> None:
-    """Puts a card in the place of the same work's, with what people decided since; answers that they had graded before stay
-    readable, in earlier-<n>.json.
+def rewrite(cards: dict[Path, Scorecard]) -> None:
+    """Puts cards in the place of the same works', with what people decided since: all of them, or none. Answers that they had
+    graded before stay readable, in earlier-<n>.json.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: one cannot be written.
     """
-    earlier = read(path)
-    decided = [row for row in earlier.outcomes if row.is_written and row.status not in UNCOUNTED]
-    if path.name == CARD and not set(decided) <= set(card.outcomes):
-        _set_aside(path.parent)
-    write(path, card.to_json())
+    asides: list[Path | None] = []
+    try:
+        for path, card in cards.items():
+            decided = [row for row in read(path).outcomes if row.is_written and row.status not in UNCOUNTED]
+            if path.name == CARD and not set(decided) <= set(card.outcomes):
+                asides.append(_set_aside(path.parent))
+        write_all({path: card.to_json().encode() for path, card in cards.items()})
+    except UsageError:
+        for aside in filter(None, asides):  # nothing replaces those cards
+            aside.unlink(missing_ok=True)
+        raise
 
 
 def _keep(card, folder, now):

@@ -39,10 +39,10 @@ class Forbidden(BaseModel):
 
 
 class Written(BaseModel):
-    """A question that is answered in words, and that a person grades.
+    """A question that is answered in words, and that a person grades; questions.py says where a lesson has them.
 
     Attributes:
-        id: its name in gradebooks. points: what it is worth. rubric: what they are given for; no student sees it.
+        id: its name in gradebooks and scorecards. points: what it is worth. rubric: what they are given for; no student sees it.
         question: its text, or its number under "Check your understanding" in handout.md.
     """
 

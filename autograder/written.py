@@ -1,9 +1,11 @@
 """A class's answers in words -> a table for those who grade, and the points in it -> the scorecards.
 
-    answers.csv        a row an answer, by question, and within a question in an order that was drawn: a key, and no name
+    answers.csv        a row an answer, by question, and within a question in an order that was drawn: a key, and no name;
+                       then a row for each student who did not answer it, which a person may give 0
     answers.key.json   key -> whose answer it is, and a digest of it; for the instructor alone
 
-`export` writes the two, and replaces neither; `read_back` checks every row before the first card is written.
+`export` writes the two, and replaces neither; `read_back` checks every row before the first card is written. Only points
+that a person gave bring a row into a total.
 """
 
 import csv
@@ -11,7 +13,7 @@ import io
 import json
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,12 +23,16 @@ from .exports.csv import harmless
 from .files import can_write, write
 from .lesson import Lesson
 from .points import number
+from .questions import of_handout
 from .scorecard import PENDING_PERSON, Scorecard
 from .submission import Submission
+from .tables import rows_of
 
 COLUMNS = ("key", "question", "asked", "rubric", "answer", "max_points", "points", "comment")
+_NO_ANSWER = f"({answers.UNANSWERED})"
 _LETTERS = "bcdfghjkmnpqrstvwxz"  # no digits: a spreadsheet takes 12e45 for a number; no vowels: no words
 _MOST_COMMENT = 10_000  # characters
+_TELLING = 20  # characters of an answer that no spreadsheet takes for a number or a date
 _POINTS = re.compile(r"[+-]?[0-9]{1,6}([.,][0-9]+)?")
 
 
@@ -34,7 +40,7 @@ _POINTS = re.compile(r"[+-]?[0-9]{1,6}([.,][0-9]+)?")
 
 
 def export(lesson: Lesson, submissions: Sequence[Submission], out: Path) -> int:
-    """Writes the table and its key; returns how many answers are in it. Nothing is written where there are none.
+    """Writes the table and its key; returns how many rows are in it. Nothing is written where there are none.
 
     Raises:
         UsageError: a file is there already, two submissions are of one student, or the lesson asks for no answers.
@@ -68,14 +74,13 @@ def key_of(table: Path) -> Path:
 
 def _table(lesson, submissions):
     """The lines, and key -> whose."""
-    asked = answers.questions(lesson)
     lines, whose = [], {}
-    for each in lesson.written:
+    for each in of_handout(lesson):
         texts = [(work.student, work.answers.texts.get(each.id, "")) for work in submissions if work.answers]
-        keys = {_new_key(): entry for entry in texts if entry[1]}
-        for key, (student, text) in sorted(keys.items()):
+        keys = {_new_key(): entry for entry in texts}
+        for key, (student, text) in sorted(keys.items(), key=lambda item: (not item[1][1], item[0])):
             whose[key] = {"student": student, "question": each.id, "answer": answers.digest(text)}
-            cells = (each.id, asked[each.id], each.rubric.strip(), text)
+            cells = (each.id, str(each.question), each.rubric.strip(), text or _NO_ANSWER)
             lines.append([key, *map(harmless, cells), number(each.points), "", ""])
     return lines, whose
 
@@ -111,7 +116,8 @@ class ReadBack:
 
 
 def read_back(tables: Sequence[Path], results: Path, key: Path | None = None) -> ReadBack:
-    """Checks all rows, and if none is wrong writes the cards. A card whose points are replaced is kept beside, as by grade.
+    """Checks all rows, and if none is wrong writes the cards, all of them or none. A card whose points are replaced is kept
+    beside, as by grade.
 
     Args:
         results: the folder that grade has written. key: of all tables; without it, each has its own beside it.
@@ -120,19 +126,22 @@ def read_back(tables: Sequence[Path], results: Path, key: Path | None = None) ->
         UsageError: a table, a key or the folder cannot be read, or a card cannot be written.
     """
     done = ReadBack()
-    known = _cards_below(results, done)
+    cards = _Cards(results)
     seen: dict[str, str] = {}
     for table in tables:
         lesson, whose = _read_key(key or key_of(table))
-        for at, cells in _rows_of(table):
-            where = f"{table}, row {at}"
+        for place, cells in rows_of(table):
+            where = f"{table}, {place}"
             name = cells["key"].strip().lstrip("'").lower()
-            problem = _twice(name, where, seen) or _take(done, known, lesson, whose.get(name), cells)
+            problem = (
+                _twice(name, where, seen)
+                or _moved(name, whose, cells)
+                or _take(done, cards, lesson, whose[name], cells)
+            )
             if problem:
                 done.problems.append(f"{where} (key {shown(name, 40)}): {problem}")
     if not done.problems:
-        for path, card in done.cards.items():
-            kept.rewrite(path, card)
+        kept.rewrite(done.cards)
     return done
 
 
@@ -141,15 +150,32 @@ def _twice(name, where, seen):
     return "" if first == where else f"the same key is in {first}: keep one of the two rows"
 
 
-def _take(done: ReadBack, known: dict, lesson: str, entry: dict | None, cells: dict[str, str]) -> str:
-    """Puts one row's points into its card; returns why that cannot be, or ""."""
-    if entry is None:
+def _moved(name, whose, cells):
+    """Why a row's key is not its own: points would go to another student; "" if it is."""
+    if name not in whose:
         return "the key is unknown: take the file that was exported, and its .key.json"
-    found = known.get((lesson, entry["student"]))
-    if found is None:
-        return f"there is not one scorecard of {entry['student']} for {lesson}: grade the submission first"
-    path, card = found
-    card = done.cards.get(path, card)
+    entry = whose[name]
+    if "question" in cells and cells["question"].strip().lstrip("'") != entry["question"]:
+        return f"the key is of the question {entry['question']!r}: sort whole rows, not one column; export again"
+    told = _digests_of(cells.get("answer", ""))
+    if entry["answer"] not in told and told & {other["answer"] for other in whose.values()}:
+        return "the key is of another answer: sort whole rows, not one column; export again"
+    return ""
+
+
+def _digests_of(cell):
+    """Of what may be the answer of which a cell was made. A spreadsheet may change a cell, a number above all: so short ones
+    say nothing, and a cell that is nobody's answer is taken."""
+    text = cell.replace("\r\n", "\n")
+    return {answers.digest(each) for each in (text, text.removeprefix("'")) if len(text) >= _TELLING}
+
+
+def _take(done: ReadBack, cards: "_Cards", lesson: str, entry: dict, cells: dict[str, str]) -> str:
+    """Puts one row's points into its card; returns why that cannot be, or ""."""
+    path = cards.path_of(lesson, entry["student"])
+    if path is None:
+        return cards.why_none(lesson, entry["student"])
+    card = done.cards.get(path, cards.found[path])
     row = next((row for row in card.outcomes if row.is_written and row.test == entry["question"]), None)
     if row is None or answers.digest(row.detail) != entry["answer"]:
         return f"{path} does not hold the answer that was exported: grade that submission, or export it again"
@@ -159,7 +185,8 @@ def _take(done: ReadBack, known: dict, lesson: str, entry: dict | None, cells: d
     points = _points(cells["points"], row.max_points)
     if isinstance(points, str):
         return points
-    graded = answers.row(row.test, row.max_points, points, cells.get("comment", "").strip()[:_MOST_COMMENT], row.detail)
+    said = cells.get("comment", "").strip()[:_MOST_COMMENT] or ("" if row.detail or points else answers.UNANSWERED)
+    graded = answers.row(row.test, row.max_points, points, said, row.detail)
     done.graded += 1
     done.changed += row.status != PENDING_PERSON and graded != row
     if graded != row:
@@ -180,27 +207,45 @@ def _points(cell: str, worth: float) -> float | str:
     return points
 
 
-def _cards_below(results: Path, done: ReadBack) -> dict[tuple[str, str], tuple[Path, Scorecard]]:
-    """(lesson, student) -> path and card. Of two cards of one student neither is taken; both are named."""
-    found: dict[tuple[str, str], tuple[Path, Scorecard]] = {}
-    for path in kept.below([results]):
-        try:
-            card = kept.read(path)
-        except UsageError as error:
-            done.problems.append(str(error))
-            continue
-        first, _ = found.setdefault((card.lesson, card.student), (path, card))
-        if first != path:
-            done.problems.append(f"{first} and {path} are of one student and lesson: move one of them away")
-    return found
+class _Cards:
+    """The scorecards below a folder. What is wrong with one is told where a row needs it, and keeps no other row out.
+
+    Attributes:
+        found: path -> card.
+    """
+
+    def __init__(self, results: Path):
+        self.found: dict[Path, Scorecard] = {}
+        self._unread: dict[str, str] = {}  # name of the folder -> what is wrong
+        for path in kept.below([results]):
+            try:
+                self.found[path] = kept.read(path)
+            except UsageError as error:
+                self._unread[path.parent.name] = str(error)
+
+    def path_of(self, lesson: str, student: str) -> Path | None:
+        """The student's card, if there is one and only one."""
+        paths = self._paths(lesson, student)
+        return paths[0] if len(paths) == 1 else None
+
+    def why_none(self, lesson: str, student: str) -> str:
+        paths = self._paths(lesson, student)
+        if paths:
+            return f"{' and '.join(map(str, paths))} are of one student and lesson: move all but one away"
+        why = self._unread.get(student, "")
+        return f"there is no scorecard of {student} for {lesson}: grade the submission first{why and f' ({why})'}"
+
+    def _paths(self, lesson, student):
+        return [path for path, card in self.found.items() if (card.lesson, card.student) == (lesson, student)]
 
 
 def _read_key(path: Path) -> tuple[str, dict[str, dict[str, str]]]:
     try:
         data = json.loads(path.read_text("utf-8"))
-        lesson, whose = str(data["lesson"]), dict(data["answers"])
-        for entry in whose.values():
-            {name: entry[name] for name in ("student", "question", "answer")}
+        lesson, whose = data["lesson"], dict(data["answers"])
+        texts = [lesson, *(entry[name] for entry in whose.values() for name in ("student", "question", "answer"))]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("what a key says is text")
         return lesson, whose
     except OSError as error:
         raise UsageError(
@@ -208,27 +253,3 @@ def _read_key(path: Path) -> tuple[str, dict[str, dict[str, str]]]:
         ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{path} is not a key that `autograder written export` wrote: --key names another") from error
-
-
-def _rows_of(path: Path) -> Iterable[tuple[int, dict[str, str]]]:
-    """(Row as a spreadsheet counts them, column -> cell), without empty rows."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8: save it as 'CSV UTF-8' in the spreadsheet") from error
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
-    try:
-        names, *lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)) or [[]]
-    except csv.Error as error:
-        raise UsageError(f"{path} is not a CSV file: {error}") from error
-    names = [name.strip().lower() for name in names]
-    for name in ("key", "points"):
-        if names.count(name) != 1:
-            raise UsageError(f"{path} has {names.count(name)} columns {name!r}: it should have one, as it was exported")
-    padded = [[*line, *[""] * (len(names) - len(line))] for line in lines]
-    return [
-        (at, dict(zip(names, line, strict=False))) for at, line in enumerate(padded, 2) if any(map(str.strip, line))
-    ]

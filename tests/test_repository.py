@@ -42,8 +42,9 @@ LAYERS = [
     "intake.opening intake.sites intake.students",
     "intake.archives intake.folders",
     "intake.entries intake.kinds",
-    "answers notebooks.settings notebooks.kernel",
-    "notebooks.exercises",
+    "notebooks.settings notebooks.kernel",
+    "answers notebooks.exercises",
+    "questions",
     "lesson scorecard probes arguments",
     "bounds box.choose names tomls author.stub_marks author.needless",
     "box.sandbox box.unconfined box.session",
@@ -54,7 +55,7 @@ LAYERS = [
     "box.inside.pending",
     "box.wire box.ranks.collectives box.inside.reading",
     "box.codec box.clock box.cpu",
-    "differences files points pool progress digests options questions intake.reader box.caps box.policy author.wording notebooks.restore notebooks.cells notebooks.feedback notebooks.in_lab",
+    "differences files points pool progress digests options tables intake.reader box.caps box.policy author.wording notebooks.restore notebooks.cells notebooks.feedback notebooks.in_lab",
     "errors",
 ]
 LESSONS = all_lessons()

@@ -13,6 +13,7 @@ from ..lesson import load
 from ..submission import Submission, source_of, take_in, take_in_each
 from .shared import LessonName, app, console
 
+_MOST_PROBLEMS = 20
 commands = typer.Typer(no_args_is_help=True, help="Answers in words: to those who grade them, and back.")
 app.add_typer(commands, name="written")
 
@@ -31,16 +32,14 @@ def export(
         sources += take_in_each(path, chosen).sources if each else [source_of(path)]
     works, problems = _taken(sources, chosen)
     count = written.export(chosen, works, out)
-    unanswered = sum(len(chosen.written) - len(work.answers.texts) for work in works if work.answers)
+    answered = sum(len(work.answers.texts) for work in works if work.answers)
     if count:
         console.print(
-            escape(
-                f"wrote {out} with {count} answers of {len(works)} submissions; for you alone: {written.key_of(out)}"
-            )
+            escape(f"wrote {out}: {count} rows of {len(works)} submissions; for you alone: {written.key_of(out)}")
         )
+        console.print(f"answers: {answered}; not answered, which wait until you give them points: {count - answered}")
     else:
-        console.print(f"nothing was written: there are no answers in {len(works)} submissions")
-    console.print(f"not answered, 0 points: {unanswered}")
+        console.print("nothing was written: no submission can be read")
     _exit(problems)
 
 
@@ -69,7 +68,7 @@ def import_(
     """Read points and comments back into the scorecards; where one row is wrong nothing is written."""
     done = written.read_back(tables, results, key)
     if done.problems:
-        console.print("nothing was imported: correct these rows, then import again")
+        console.print("nothing was imported: correct what follows, then import again")
     else:
         again = f", {done.changed} of them with a change" if done.changed else ""
         console.print(f"graded: {done.graded} answers{again}; scorecards written: {len(done.cards)}")
@@ -78,6 +77,8 @@ def import_(
 
 
 def _exit(problems):
-    for problem in problems:
+    for problem in problems[:_MOST_PROBLEMS]:
         console.print(f"[red]error:[/red] {escape(problem)}")
+    if len(problems) > _MOST_PROBLEMS:
+        console.print(f"and {len(problems) - _MOST_PROBLEMS} more")
     raise typer.Exit(2 if problems else 0)

@@ -5,7 +5,8 @@ hidden, until that row is shown. Its text above the rows is always shown; so it 
 The seed, what the code printed, and every `detail` are for instructors: they are not in the file, and the grader's own
 output is hidden.
 
-Tests that wait for a GPU, answers that wait for a person and grader errors are rows without a score, outside the total; the row and the text above say so.
+Tests that wait for a GPU, answers that nobody has graded and grader errors are rows without a score, outside the total; the
+row and the text above say so.
 
 Gradescope shows the total out of what the assignment is worth there, a fixed number. So where there are grader errors the
 other tests are worth all of it: right work has full points with a broken test as without it, and nobody's share changes.
@@ -81,7 +82,7 @@ def _explanation(outcome):
         why = outcome.message or "waits for a machine with a GPU"
         return f"Not scored yet: {why}. Worth {number(outcome.max_points)}."
     if outcome.status == PENDING_PERSON:
-        return f"Not scored yet: a person reads this answer. Worth {number(outcome.max_points)}."
+        return f"Not scored yet: {outcome.message}. Worth {number(outcome.max_points)}."
     if outcome.status == GRADER_ERROR:
         return f"Not scored: {OUR_ERROR}."
     if outcome.mistake and outcome.mistake not in outcome.message:
@@ -105,7 +106,7 @@ def _summary(card):
     if card.pending_person_points:
         pending = number(card.pending_person_points)
         parts.append(
-            f"Answers worth {pending} wait for a person. They are not part of this total until they are graded."
+            f"Answers worth {pending} have not been graded. They are not part of this total until a person grades them."
         )
     if forbidden(card):
         parts.append(

@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from ..answers import WAITS
 from ..points import added, number
 from ..scorecard import (
     CAUSES,
@@ -107,10 +108,9 @@ def _add_module(table, module, rows, everything):
             titles = [f"all {len(alike)} {_named_rows(rows)}s"] if every else [row.title for row in alike]
             table.add_row(_told(titles, message), _status(alike[0]), _sum(alike))
     for status in (PASSED, *WAITING):
-        alike = [row for row in rows if row.status == status]
-        if alike:
+        for message, alike in _by_reason(rows, status).items():
             some = _some(len(alike), len(rows), _named_rows(rows))
-            table.add_row(f"{escape(module)}: {some}", _status(alike[0]), _sum(alike))
+            table.add_row(_told([f"{module}: {some}"], message), _status(alike[0]), _sum(alike))
 
 
 def _named_rows(rows):
@@ -128,6 +128,16 @@ def _by_message(rows, status):
         if row.status == status:
             messages.setdefault(row.message, []).append(row)
     return messages
+
+
+def _by_reason(rows, status):
+    """Why answers wait -> the rows, where their status does not say it; all rows of another status, with nothing to say."""
+    reasons: dict[str, list[Outcome]] = {}
+    for row in rows:
+        if row.status == status:
+            told = status == PENDING_PERSON and row.message != WAITS
+            reasons.setdefault(row.message if told else "", []).append(row)
+    return reasons
 
 
 def _told(titles, message):

@@ -22,8 +22,8 @@ from ..lesson import Lesson, lesson_names, load
 from ..release.handout import collected
 from ..scorecard import FAILED, PASSED, Outcome, Scorecard
 from .boxed import CARDS
-from .exercises import NAME, lab_lesson, written_of
-from .lab import WRITTEN, hidden_cells
+from .exercises import NAME, lab_lesson
+from .lab import WRITTEN, hidden_cells, written_in_notebooks
 
 BY_HAND = "(by hand)"  # the row of a question whose points a person changed
 
@@ -83,8 +83,7 @@ def joined(lesson: Lesson, card: Scorecard, grades: list[tuple[Grade, str]]) -> 
     """The scorecard with what people decided."""
     lab = lab_lesson(lesson)
     hidden = {cell.id: cell for each in filter(None, (lesson, lab)) for cell in hidden_cells(each)}
-    asked = {f"{WRITTEN}{question.id}": question.points for question in lesson.written}
-    asked |= {f"{WRITTEN}{name}": points for name, points in written_of(lesson).items()}
+    asked = {f"{WRITTEN}{question.id}": question.points for question in written_in_notebooks(lesson)}
     changed = {
         grade.name: grade.score for grade, _ in grades if grade.name in hidden and grade.manual_score is not None
     }
@@ -116,9 +115,7 @@ def _by_hand(rows, module, question, points):
 def _answer(grade: Grade, comment: str, worth: float) -> Outcome:
     name = grade.name.removeprefix(WRITTEN)
     if grade.manual_score is None:
-        return answers.row(name, worth, None if grade.needs_manual_grade else grade.score, comment or _said(grade))
+        if grade.needs_manual_grade:
+            return answers.row(name, worth, None, comment or answers.WAITS)
+        return answers.row(name, worth, grade.score, comment or answers.UNANSWERED)  # nbgrader's own 0
     return answers.row(name, worth, grade.score, comment)
-
-
-def _said(grade):
-    return "" if grade.needs_manual_grade else answers.UNANSWERED

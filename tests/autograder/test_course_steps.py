@@ -222,4 +222,4 @@ def test_a_joined_card_can_be_read_again(toy):
     card = joined(toy, CARD, [grade("written-diagonal", auto=0.0)])
 
     assert Scorecard.from_json(card.to_json()) == card
-    assert card.outcomes[-1].message == "the question is not answered"
+    assert card.outcomes[-1].message == "not answered"

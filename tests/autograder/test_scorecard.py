@@ -47,7 +47,7 @@ CARD = Scorecard(
         outcome("test_d", PENDING_GPU, 1.0, message="waits for a machine with a GPU"),
         Outcome.ours("test_e", "attention", "masks", "Its title.", "NameError: x", 4.0, 0.125),
         outcome("test_f", FAILED, 1.0, "flash_attention", message="flash_attention.py is missing", cause="missing"),
-        answers.row("mask", 2.0, None, detail="so that nobody sees the future"),
+        answers.row("mask", 2.0, None, answers.WAITS, "so that nobody sees the future"),
     ),
     submission="submissions/ada",
     digests=Digests("0f" * 8, "1e" * 8, {"attention": "2d" * 8, "flash_attention": "3c" * 8}),

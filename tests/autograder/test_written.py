@@ -3,24 +3,25 @@
 import csv
 import io
 import json
-import os
+import time
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
+from toy_answers import answered, answered_in, card_of, hand_in
 from toy_course import LESSON, SOLUTION, write_toy_course
 from typer.testing import CliRunner
 
-from autograder import answers, cli, kept, written
-from autograder.errors import UsageError
+from autograder import answers, cli, kept
 from autograder.exports import render
+from autograder.exports.table import one
 from autograder.grade import Grader
 from autograder.joining import join, merge
 from autograder.lesson import load
+from autograder.release import rehearse
 from autograder.release.handout import handout_files
-from autograder.scorecard import FAILED, PASSED, PENDING_PERSON, Digests, Outcome, Scorecard
-from autograder.submission import take_in
-
-PLACE = "Write your answer here, in place of this line."
+from autograder.scorecard import PENDING_PERSON, Scorecard
+from autograder.submission import Submission, take_in, take_in_each
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +34,6 @@ def toy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def handed_out(toy):
     return answers.template(toy).decode()
-
-
-def answered(text, *those):
-    for answer in those:
-        text = text.replace(PLACE, answer, 1)
-    return text
-
-
-def hand_in(folder, content=None, name="answers.md"):
-    folder.mkdir(parents=True)
-    (folder / "toy.py").write_text(SOLUTION)
-    if content is not None:
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return folder
 
 
 # ---------------------------------------------------------------------------------------------- what students get
@@ -104,21 +91,47 @@ def test_an_answer_is_printable_and_bounded(toy, handed_out):
     assert "200000 characters" in found["cost"]
 
 
+def test_a_line_without_end_is_read_at_once(toy, handed_out):
+    content = answered(handed_out, f"# question diagonal{' ' * 200_000}x").encode()
+
+    began = time.process_time()
+    found = answers.read(toy, content).texts
+
+    assert time.process_time() - began < 5
+    assert list(found) == ["diagonal"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("answers.md", None, "answers.md is missing from the submission"),
         ("answers.docx", b"PK", "found answers.docx, a Word document: save your answers as answers.md"),
-        ("answers.md", b"x" * 300_000, "found answers.md, but it has more than 262144 bytes"),
+        ("answers.md", b"x" * 1_000_000, "found answers.md, but it has more than 262144 bytes"),
+        ("answers.md", b"", "not answered"),
+        ("answers.md", b"\x00\x1b" * 100, "not answered"),
     ],
 )
-def test_what_cannot_be_taken_is_0_and_says_why(toy, tmp_path, name, content, said):
-    work = take_in(hand_in(tmp_path / "ada", content, name), toy)
+def test_what_is_not_answered_waits_outside_the_total_and_says_why(toy, tmp_path, name, content, said):
+    card = card_of(toy, take_in(hand_in(tmp_path / "ada", content, name), toy))
 
-    rows = answers.rows(toy, work.answers)
+    rows = [row for row in card.outcomes if row.is_written]
 
-    assert [(row.status, row.points, row.max_points) for row in rows] == [(FAILED, 0, 2), (FAILED, 0, 3)]
-    assert said in rows[0].message
+    assert [(row.status, row.points, row.max_points) for row in rows] == [
+        (PENDING_PERSON, 0, 2),
+        (PENDING_PERSON, 0, 3),
+    ]
+    assert {row.message.startswith("not answered") and said in row.message for row in rows} == {True}
+    assert (card.score, card.max_score, card.pending_person_points) == (1, 1, 5)
+
+
+def test_an_archive_that_cannot_be_read_leaves_the_answers_waiting(toy, tmp_path):
+    path = tmp_path / "ada.zip"
+    path.write_bytes(b"PK\3\4 and no more")
+
+    rows = answers.rows(toy, take_in(path, toy).answers)
+
+    assert {row.status for row in rows} == {PENDING_PERSON}
+    assert {row.message.startswith("not answered: ada.zip") for row in rows} == {True}
 
 
 def test_the_file_with_answers_counts_whatever_it_is_called(toy, tmp_path, handed_out):
@@ -146,151 +159,46 @@ def test_answers_belong_to_the_work_and_an_empty_file_does_not(toy, tmp_path, ha
 # ---------------------------------------------------------------------------------------------- cards
 
 
-def card_of(toy, work, **more):
-    test = Outcome("test_a", "toy", "Mask", "A test", PASSED, 1.0, 1.0)
-    digests = Digests("p", work.digest, {"toy": "t", "written": toy.written_digest()})
-    rows = (test, *answers.rows(toy, work.answers))
-    return replace(Scorecard(toy.name, work.student, 1, rows, digests=digests, modules=("toy",)), **more)
-
-
 def test_an_answer_waits_outside_the_total_and_is_not_scaled(toy, tmp_path, handed_out):
     card = card_of(toy, take_in(hand_in(tmp_path / "ada", answered(handed_out, "x")), toy), scale_to=10.0)
 
-    assert (card.score, card.max_score, card.pending_person_points) == (10, 13, 2)
+    assert (card.score, card.max_score, card.pending_person_points) == (10, 10, 5)
     assert Scorecard.from_json(card.to_json()) == card
     row, _ = (each for each in json.loads(render("gradescope", [card]))["tests"] if "Answer" in each["name"])
-    assert row["output"] == "Not scored yet: a person reads this answer. Worth 2."
+    assert row["output"] == "Not scored yet: waits for a person. Worth 2."
     assert "score" not in row
+
+
+def test_every_export_shows_what_is_not_answered_as_what_it_is(toy, tmp_path, handed_out):
+    card = card_of(toy, take_in(hand_in(tmp_path / "ada", answered(handed_out, "x")), toy))
+
+    graded = json.loads(render("gradescope", [card]))
+    by_name = json.loads(render("otter", [card]))
+    (line,) = csv.DictReader(io.StringIO(render("csv", [card]), newline=""))
+
+    assert [(row["output"], "score" in row) for row in graded["tests"][1:]] == [
+        ("Not scored yet: waits for a person. Worth 2.", False),
+        ("Not scored yet: not answered. Worth 3.", False),
+    ]
+    assert (graded["score"], "Answers worth 5 have not been graded" in graded["output"]) == (1, True)
+    cost = by_name["written.cost"]
+    assert (cost["possible"], cost["test_case_results"][0]["message"]) == (0, "not answered")
+    assert (line["score"], line["max_score"], line["pending_person_points"]) == ("1.0", "1.0", "5.0")
+    assert (line["pending_person"], line["failed"], line["written: Answers"]) == ("2", "0", "")
+    assert "not answered" in shown(one(card))
+
+
+def shown(table):
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table)
+    return " ".join(console.file.getvalue().split())
 
 
 def test_points_outlive_another_grading_of_the_same_work(toy, tmp_path, handed_out):
     waits = card_of(toy, take_in(hand_in(tmp_path / "ada", answered(handed_out, "x")), toy))
-    graded = replace(waits, outcomes=(waits.outcomes[0], answers.row("diagonal", 2, 1.5), waits.outcomes[2]))
+    graded = replace(waits, outcomes=(waits.outcomes[0], answers.row("diagonal", 2, 1.5, ""), waits.outcomes[2]))
 
     assert [join(graded, waits, "now").score, merge(waits, graded).score] == [2.5, 2.5]
-
-
-# ---------------------------------------------------------------------------------------------- export and import
-
-
-@pytest.fixture
-def class_(toy, tmp_path, handed_out):
-    """Three students' cards in results/, their answers in answers.csv."""
-    texts = {"ada": ("=1+1", "@x"), "bob": ("-2", PLACE), "cyd": (PLACE, PLACE)}
-    works = [
-        take_in(hand_in(tmp_path / "in" / name, answered(handed_out, *those)), toy) for name, those in texts.items()
-    ]
-    for work in works:
-        kept.keep(card_of(toy, work), tmp_path / "results")
-    assert written.export(toy, works, tmp_path / "answers.csv") == 3
-    return tmp_path
-
-
-def table_of(folder):
-    text = (folder / "answers.csv").read_bytes().decode("utf-8-sig")
-    return list(csv.DictReader(io.StringIO(text, newline="")))
-
-
-def fill_in(folder, lines, delimiter=","):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, written.COLUMNS, delimiter=delimiter)
-    writer.writeheader()
-    writer.writerows(lines)
-    (folder / "answers.csv").write_bytes(text.getvalue().encode("utf-8-sig"))
-    return written.read_back([folder / "answers.csv"], folder / "results")
-
-
-def scores(folder):
-    cards = {path.parent.name: kept.read(path) for path in kept.below([folder / "results"])}
-    return {name: (card.score, card.max_score, card.pending_person_points) for name, card in cards.items()}
-
-
-def test_a_row_an_answer_by_question_without_names_or_formulas(class_):
-    lines = table_of(class_)
-
-    assert [line["question"] for line in lines] == ["diagonal", "diagonal", "cost"]
-    assert {line["answer"] for line in lines} == {"'=1+1", "'-2", "'@x"}
-    assert not {"ada", "bob", "cyd"} & set(" ".join(map(str, lines)).split("'"))
-    assert lines == sorted(lines, key=lambda line: (line["question"] == "cost", line["key"]))
-    assert os.stat(class_ / "answers.key.json").st_mode & 0o077 == 0
-
-
-def test_a_table_that_may_hold_points_is_not_written_over(class_, toy):
-    with pytest.raises(UsageError, match=r"answers.csv is there already"):
-        written.export(toy, [], class_ / "answers.csv")
-
-
-@pytest.mark.parametrize(("delimiter", "points"), [(",", "1.5"), (";", "1,5"), ("\t", " 1.5 ")])
-def test_points_and_comments_come_back(class_, delimiter, points):
-    lines = [{**line, "points": points, "comment": "Nearly: ü"} for line in table_of(class_)]
-
-    done = fill_in(class_, lines, delimiter)
-
-    assert (done.graded, done.problems) == (3, [])
-    assert scores(class_) == {"ada": (4, 6, 0), "bob": (2.5, 6, 0), "cyd": (1, 6, 0)}
-    row = kept.read(class_ / "results/ada/scorecard.json").outcomes[1]
-    assert (row.status, row.message, row.detail) == (FAILED, "Nearly: ü", "=1+1")
-
-
-def test_rows_without_points_wait_and_later_ones_join(class_):
-    first, *others = table_of(class_)
-
-    assert (fill_in(class_, [{**first, "points": "2"}, *others]).waiting, scores(class_)["cyd"]) == (2, (1, 6, 0))
-    again = fill_in(class_, [{**first, "points": "1"}, *({**line, "points": "0"} for line in others)])
-
-    assert (again.graded, again.changed) == (3, 1)
-    assert len(list((class_ / "results").rglob("earlier-1.json"))) == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"key": "nobody"}, "the key is unknown"),
-        ({"points": "3"}, "the points are 3: give 0 to 2"),
-        ({"points": "-1"}, "the points are -1: give 0 to 2"),
-        ({"points": "two"}, "the points are 'two', which is not a number"),
-        ({"points": "nan"}, "which is not a number"),
-        ({"points": "1.234"}, "give at most two decimals"),
-    ],
-)
-def test_a_bad_row_is_named_and_nothing_is_written(class_, change, said):
-    first, *others = table_of(class_)
-    before = scores(class_)
-
-    done = fill_in(class_, [{**first, **change}, *({**line, "points": "1"} for line in others)])
-
-    assert [said in problem and "answers.csv, row 2" in problem for problem in done.problems] == [True]
-    assert scores(class_) == before
-
-
-def test_a_row_that_is_there_twice_is_named(class_):
-    lines = [{**line, "points": "1"} for line in table_of(class_)]
-
-    done = fill_in(class_, [*lines, lines[0]])
-
-    assert "row 5" in done.problems[0]
-    assert "the same key is in" in done.problems[0]
-
-
-def test_points_are_for_what_was_read(class_, toy, tmp_path, handed_out):
-    work = take_in(hand_in(tmp_path / "new" / "ada", answered(handed_out, "changed", "@x")), toy)
-    kept.keep(card_of(toy, work), class_ / "results")
-
-    done = fill_in(class_, [{**line, "points": "1"} for line in table_of(class_)])
-
-    assert ["does not hold the answer that was exported" in problem for problem in done.problems] == [True]
-
-
-def test_what_is_not_the_table_is_refused_in_a_sentence(class_):
-    table = class_ / "answers.csv"
-    for content, said in (
-        (b"\xff\xfe", "is not UTF-8"),
-        (b"a,b\n1,2\n", "has 0 columns 'key'"),
-        (b"", "0 columns 'key'"),
-    ):
-        table.write_bytes(content)
-        with pytest.raises(UsageError, match=said):
-            written.read_back([table], class_ / "results")
 
 
 # ---------------------------------------------------------------------------------------------- all of it
@@ -305,16 +213,36 @@ def test_from_a_class_to_its_totals(toy, tmp_path, handed_out, monkeypatch):
             kept.keep(grader.grade(take_in(tmp_path / "in" / name, toy)), tmp_path / "results")
 
     said = run("written", "export", tmp_path / "in", "--each", "--lesson", LESSON, "--out", tmp_path / "answers.csv")
-    (line,) = table_of(tmp_path)
+    (line,) = answered_in(tmp_path)
     (tmp_path / "answers.csv").write_text(f"key,points,comment\n{line['key']},1,half of it\n")
     run("written", "import", tmp_path / "answers.csv", "--results", tmp_path / "results")
 
     ada, bob = (kept.read(tmp_path / "results" / name / "scorecard.json") for name in ("ada", "bob"))
-    assert "1 answers of 2 submissions" in said
-    assert ada.max_score == bob.max_score
-    assert (ada.score - bob.score, ada.pending_person_points) == (1, 0)
-    assert [row.status for row in bob.outcomes if row.is_written] == [FAILED, FAILED]
-    assert PENDING_PERSON not in [row.status for row in ada.outcomes]
+    assert "4 rows of 2 submissions" in said
+    assert "answers: 1; not answered, which wait until you give them points: 3" in said
+    assert (ada.score - bob.score, ada.max_score - bob.max_score) == (1, 2)
+    assert (ada.pending_person_points, bob.pending_person_points) == (3, 5)
+    assert bob.score == bob.max_score  # right code alone has all of it
+    assert [row.status for row in bob.outcomes if row.is_written] == [PENDING_PERSON, PENDING_PERSON]
+
+
+def test_showpieces_without_answers_are_as_they_were(toy):
+    solution = Submission("solution", "", {"toy.py": SOLUTION.encode()})
+
+    assert rehearse.surprises(LESSON, "solution", card_of(toy, solution)) == []
+
+
+def test_loose_answers_belong_to_no_student(toy, tmp_path):
+    hand_in(tmp_path / "in" / "ada")
+    (tmp_path / "in" / "answers.md").write_text("whose?")
+    (tmp_path / "in" / "doejane_12345_67890_answers-1.md").write_text("mine")
+    (tmp_path / "in" / "doejane_12345_67891_toy.py").write_text(SOLUTION)
+
+    found = take_in_each(tmp_path / "in", toy)
+
+    assert [source.student for source in found.sources] == ["ada", "doejane"]
+    assert "put it into a folder with that name" in dict(found.named)["answers.md"]
+    assert "mine" in take_in(found.sources[1], toy).answers.texts["cost"]
 
 
 def run(*arguments):
