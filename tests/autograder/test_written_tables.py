@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from toy_answers import PLACE, answered, answered_in, card_of, hand_in, table_of
 from toy_course import LESSON, write_toy_course
+from typer.testing import CliRunner
 
-from autograder import answers, kept, written
+from autograder import answers, cli, kept, written
 from autograder.errors import UsageError
 from autograder.lesson import load
 from autograder.scorecard import FAILED
@@ -126,6 +127,19 @@ def test_a_bad_row_is_named_and_nothing_is_written(class_, change, said):
     done = fill_in(class_, [{**first, **change}, *({**line, "points": "1"} for line in others)])
 
     assert [said in problem and "answers.csv, row 2, line 2" in problem for problem in done.problems] == [True]
+    assert scores(class_) == before
+
+
+def test_the_command_says_what_to_correct_and_ends_with_2(class_):
+    before = scores(class_)
+    table = class_ / "answers.csv"
+    table.write_text("key,points\n" + "".join(f"nobody{number},1\n" for number in range(100)))
+
+    done = CliRunner().invoke(cli.app, ["written", "import", str(table), "--results", str(class_ / "results")])
+
+    assert (done.exit_code, done.output.count("error:")) == (2, 20)
+    assert "nothing was imported: correct what follows, then import again" in done.output
+    assert "and 80 more" in done.output
     assert scores(class_) == before
 
 
