@@ -11,8 +11,11 @@ from pathlib import Path
 from .errors import UsageError
 
 
-def write(path: Path, content: bytes | str) -> None:
+def write(path: Path, content: bytes | str, mode: int = 0o666) -> None:
     """Writes a file, so that nobody ever reads half of it or finds half of it after a kill; makes the folder.
+
+    Args:
+        mode: who may do what with it, less the umask.
 
     Raises:
         UsageError: it cannot be written, because a disk is full or otherwise; what was there before is there still.
@@ -21,7 +24,7 @@ def write(path: Path, content: bytes | str) -> None:
     made = _missing(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(beside, path, content.encode() if isinstance(content, str) else content)
+        _write_whole(beside, path, content.encode() if isinstance(content, str) else content, mode)
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -29,12 +32,35 @@ def write(path: Path, content: bytes | str) -> None:
         raise UsageError(cannot_be_written(path, error)) from error
 
 
-def _write_whole(beside, path, content):
+def write_all(contents: dict[Path, bytes]) -> None:
+    """Writes files that belong together: each beside its place, and only then all into their places.
+
+    Raises:
+        UsageError: one cannot be written; where there is no room for one, all that was there before is there still.
+    """
+    beside = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
+    path = Path()
+    try:
+        for path, content in contents.items():
+            beside[path].write_bytes(content)
+        for path, new in beside.items():
+            new.replace(path)
+    except OSError as error:
+        for new in beside.values():
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+        raise UsageError(cannot_be_written(path, error)) from error
+
+
+def _write_whole(beside, path, content, mode):
     """In a file that has no name until it is whole, where the system has such; else beside, and renamed."""
     try:
-        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, mode)
     except (OSError, AttributeError):  # no Linux, or a file system without them; or a reason that the next try tells
-        beside.write_bytes(content)
+        with open(
+            os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), mode), "wb"
+        ) as file:
+            file.write(content)
         beside.replace(path)
         return
     with open(descriptor, "wb") as file:

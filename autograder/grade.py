@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, digests, rules
+from . import __version__, answers, digests, rules
 from .box.budget import TEST_S, Allowed, Budget, Cost, Test
 from .box.choose import open_box
 from .box.clock import WALL_FACTOR
@@ -28,7 +28,7 @@ from .intake.choose import is_the_starter
 from .lesson import Lesson
 from .options import ALL, AS_USUAL, Asked, GraderOptions
 from .plugin import GradingPlugin
-from .scorecard import FAILED, GRADER_ERROR, Digests, Measurements, Outcome, Scorecard
+from .scorecard import FAILED, GRADER_ERROR, WRITTEN, Digests, Measurements, Outcome, Scorecard
 from .submission import Submission, starters_of
 from .suite import importing_from, run_suite
 from .witness import Witness, settle
@@ -53,6 +53,8 @@ class Grader:
         self._measured: set[str] = set()  # modules of which all tests are among them
         self._stubs = _stubs(lesson)
         self._suites = {module: lesson.suite_digest(module) for module in lesson.modules}
+        if lesson.written:
+            self._suites[WRITTEN] = lesson.written_digest()
         self.witness = Witness(self._run_on_the_solution, self._import_of_the_solution)
         self._open()
 
@@ -104,7 +106,7 @@ class Grader:
             lesson=self.lesson.name,
             student=submission.student,
             seed=seed,
-            outcomes=outcomes,
+            outcomes=(*outcomes, *self._answers(submission, asked)),
             submission=submission.source,
             digests=self._digests(submission),
             environment=self._environment(),
@@ -142,6 +144,12 @@ class Grader:
                 f"{self.lesson.name} has no module {unknown[0]!r}: it has {', '.join(self.lesson.modules)}"
             )
         return chosen
+
+    def _answers(self, submission, asked):
+        """The rows of answers in words: with all tests of a module, not with chosen ones."""
+        if submission.answers is None or asked.tests is not None or self._options.only_gpu:
+            return ()
+        return answers.rows(self.lesson, submission.answers)
 
     def _digests(self, submission):
         """What was graded with what."""

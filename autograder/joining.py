@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from .scorecard import PENDING_GPU, Measurements, Scorecard
+from .scorecard import WAITING, Measurements, Scorecard
 
 _MOST_OUTPUT = 200_000  # characters of what joined gradings printed
 
@@ -35,7 +35,7 @@ def _same_suite(old, new, module):
 
 
 def merge(first: Scorecard, second: Scorecard) -> Scorecard:
-    """One scorecard of two gradings of the same work: what waits for a GPU in one is taken from the other.
+    """One scorecard of two gradings of the same work: what waits for a GPU or a person in one is taken from the other.
 
     Raises:
         ValueError: they are not of the same lesson, student, submission, suites and version of the grader.
@@ -63,8 +63,8 @@ def merge(first: Scorecard, second: Scorecard) -> Scorecard:
 def join(old: Scorecard, new: Scorecard, when: str) -> Scorecard:
     """One scorecard of an earlier grading and one of now, of the same work: rows that were graded now replace earlier ones.
 
-    A test that waits for a GPU now keeps its earlier verdict, unless its suite has changed. A note says what was kept, and
-    when that was.
+    What waits for a GPU or a person now keeps its earlier verdict, unless its suite has changed. A note says what was kept,
+    and when that was.
     """
     now = {(row.module, row.test): row for row in new.outcomes}
     kept = [
@@ -86,7 +86,7 @@ def join(old: Scorecard, new: Scorecard, when: str) -> Scorecard:
 def _stays(row, again, new):
     """Whether an earlier row stays beside the new card's: `again` is that test's new row."""
     if again is not None:
-        return again.status == PENDING_GPU and row.status != PENDING_GPU
+        return again.status in WAITING and row.status not in WAITING
     return row.module not in new.modules
 
 
@@ -110,7 +110,7 @@ def _merged(first, second):
 
 
 def _decided(row, other):
-    return other if row.status == PENDING_GPU else row
+    return other if row.status in WAITING else row
 
 
 def _environment(first, second):

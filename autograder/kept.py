@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import UsageError
-from .files import can_write, cannot_be_written, write
+from .files import can_write, cannot_be_written, write, write_all
 from .intake.entries import Source
 from .joining import changed_suites, join, merge, same_work
-from .scorecard import FormatError, Scorecard
+from .scorecard import UNCOUNTED, FormatError, Scorecard
 
 CARD, PARTIAL = "scorecard.json", "partial.json"
 
@@ -114,6 +114,26 @@ def keep(card: Scorecard, out: Path) -> str:
         return _keep(card, folder, now)
     except OSError as error:
         raise UsageError(cannot_be_written(folder / CARD, error)) from error
+
+
+def rewrite(cards: dict[Path, Scorecard]) -> None:
+    """Puts cards in the place of the same works', with what people decided since: all of them, or none. Answers that they had
+    graded before stay readable, in earlier-<n>.json.
+
+    Raises:
+        UsageError: one cannot be written.
+    """
+    asides: list[Path | None] = []
+    try:
+        for path, card in cards.items():
+            decided = [row for row in read(path).outcomes if row.is_written and row.status not in UNCOUNTED]
+            if path.name == CARD and not set(decided) <= set(card.outcomes):
+                asides.append(_set_aside(path.parent))
+        write_all({path: card.to_json().encode() for path, card in cards.items()})
+    except UsageError:
+        for aside in filter(None, asides):  # nothing replaces those cards
+            aside.unlink(missing_ok=True)
+        raise
 
 
 def _keep(card, folder, now):

@@ -39,10 +39,10 @@ class Forbidden(BaseModel):
 
 
 class Written(BaseModel):
-    """A question that is answered in words, and that a person grades.
+    """A question that is answered in words, and that a person grades; questions.py says where a lesson has them.
 
     Attributes:
-        id: its name in gradebooks. points: what it is worth. rubric: what they are given for; no student sees it.
+        id: its name in gradebooks and scorecards. points: what it is worth. rubric: what they are given for; no student sees it.
         question: its text, or its number under "Check your understanding" in handout.md.
     """
 
@@ -86,6 +86,15 @@ class Lesson(BaseModel):
     forbidden: Forbidden = Forbidden()
     written: tuple[Written, ...] = ()
     lab: Lab | None = None
+
+    @field_validator("modules")
+    @classmethod
+    def _not_written(cls, value):
+        if "written" in value:  # scorecard.WRITTEN
+            raise ValueError(
+                "no module can be called 'written', as the rows of written answers are: choose another name"
+            )
+        return value
 
     @field_validator("written")
     @classmethod
@@ -233,6 +242,10 @@ class Lesson(BaseModel):
         files = {path.relative_to(self.root).as_posix(): path.read_bytes() for path in paths}
         settings = self.model_dump_json(include=_REACHES_A_TEST)
         return digest_of({**files, "inside": self.inside.encode(), "lesson.toml": settings.encode()})
+
+    def written_digest(self) -> str:
+        """Of the questions that persons grade: their names, and what they are worth."""
+        return digest_of({question.id: str(question.points).encode() for question in self.written})
 
 
 _REACHES_A_TEST = {"uses", "packages", "student_memory_mb", "deadline_s", "call_timeout_s", "forbidden"}

@@ -15,12 +15,15 @@ PASSED = "passed"
 FAILED = "failed"
 NOT_REACHED = "not_reached"
 PENDING_GPU = "pending_gpu"
+PENDING_PERSON = "pending_person"
 GRADER_ERROR = "grader_error"
-STATUSES = (PASSED, FAILED, NOT_REACHED, PENDING_GPU, GRADER_ERROR)
-UNCOUNTED = (PENDING_GPU, GRADER_ERROR)  # not in the total: no verdict yet, or none at all
+STATUSES = (PASSED, FAILED, NOT_REACHED, PENDING_GPU, PENDING_PERSON, GRADER_ERROR)
+WAITING = (PENDING_GPU, PENDING_PERSON)  # no verdict yet
+UNCOUNTED = (*WAITING, GRADER_ERROR)  # not in the total: no verdict yet, or none at all
+WRITTEN = "written"  # stands for a module in rows of answers in words
 CAUSES = ("unreadable", "missing", "unwritten", "syntax", "import", "timeout", "died")  # why code gave no answer at all
 IN_SOURCE, AT_RUN_TIME, NOT_SCANNED = "source", "run", "not scanned"  # how evidence was found, or why there may be more
-FORMAT = 1  # of scorecard.json
+FORMAT = 2  # of scorecard.json; format 1 is read, too
 OUR_ERROR = "the grader made an error here, not you: the points of this test are not in the total"
 
 
@@ -41,7 +44,7 @@ class Printable:
 
 @dataclass(frozen=True)
 class Outcome(Printable):
-    """The verdict on one test function: all of its parametrized cases together.
+    """The verdict on one test function, all of its parametrized cases together; or on an answer in words (answers.py).
 
     Attributes:
         test: the function's name. module: the module that it tests. question: what it belongs to.
@@ -86,6 +89,11 @@ class Outcome(Printable):
     def is_a_test(self) -> bool:
         """Whether it is a test's, and no stand-in for a suite or a grading that came to nothing."""
         return not self.test.startswith("(")
+
+    @property
+    def is_written(self) -> bool:
+        """Whether it is an answer in words, which a person grades: its points are what they are, and not scaled."""
+        return self.module == WRITTEN
 
 
 @dataclass(frozen=True)
@@ -205,27 +213,37 @@ class Scorecard(Printable):
 
     def scaled_to(self, points: float | None) -> tuple[Outcome, ...]:
         """`scored`, where the tests without a grader error are worth so many points together; None: what they say."""
-        sound = iter(in_cents([row for row in self.outcomes if row.status != GRADER_ERROR], points))
+        sound = iter(in_cents([row for row in self.tests if row.status != GRADER_ERROR], points))
+        answers = iter(in_cents([row for row in self.outcomes if row.is_written], None))
         return tuple(
-            next(sound) if row.status != GRADER_ERROR else replace(row, points=0.0, max_points=0.0)
+            next(answers)
+            if row.is_written
+            else next(sound)
+            if row.status != GRADER_ERROR
+            else replace(row, points=0.0, max_points=0.0)
             for row in self.outcomes
         )
+
+    @property
+    def tests(self) -> tuple[Outcome, ...]:
+        """The outcomes without answers in words."""
+        return tuple(row for row in self.outcomes if not row.is_written)
 
     @property
     def whole_points(self) -> float:
         """What the suite is worth with the tests that wait for a GPU, and with those that are grader errors."""
         scale_to = None if self.ungraded else self.scale_to
-        return scale_to or added(row.max_points for row in in_cents(self.outcomes, None))
+        return scale_to or added(row.max_points for row in in_cents(self.tests, None))
 
     @property
     def counted(self) -> tuple[Outcome, ...]:
-        """Of `scored`, what the total is made of: not what waits for a GPU, until it has run, and no grader error."""
+        """Of `scored`, what the total is made of: not what waits for a GPU or a person, and no grader error."""
         return tuple(row for row in self.scored if row.status not in UNCOUNTED)
 
     @property
     def is_lost(self) -> bool:
         """Whether nothing was graded, by faults of ours: then there is no score, and 0 would be one."""
-        return bool(self.grader_errors) and all(row.status in UNCOUNTED for row in self.outcomes)
+        return bool(self.grader_errors) and all(row.status in UNCOUNTED for row in self.tests)
 
     @property
     def score(self) -> float:
@@ -237,7 +255,14 @@ class Scorecard(Printable):
 
     @property
     def pending_gpu_points(self) -> float:
-        return added(outcome.max_points for outcome in self.scored if outcome.status == PENDING_GPU)
+        return self._waiting_for(PENDING_GPU)
+
+    @property
+    def pending_person_points(self) -> float:
+        return self._waiting_for(PENDING_PERSON)
+
+    def _waiting_for(self, status):
+        return added(outcome.max_points for outcome in self.scored if outcome.status == status)
 
     @property
     def grader_errors(self) -> tuple[Outcome, ...]:
@@ -258,6 +283,7 @@ class Scorecard(Printable):
             "score": self.score,
             "max_score": self.max_score,
             "pending_gpu_points": self.pending_gpu_points,
+            "pending_person_points": self.pending_person_points,
             "grader_errors": len(self.grader_errors),
             "partial": self.partial,
         }
@@ -267,7 +293,7 @@ class Scorecard(Printable):
         """Raises FormatError of a scorecard in another format; ValueError, KeyError or TypeError where it is not a scorecard."""
         data = _object(json.loads(text), "a scorecard")
         _refuse_another_format(data)
-        for name in ("format", "score", "max_score", "pending_gpu_points", "grader_errors", "partial"):
+        for name in (*_TOTALS, *(["pending_person_points"] if data.pop("format") > 1 else [])):
             data.pop(name)
         data["outcomes"] = tuple(_outcome(row) for row in data["outcomes"])
         data["evidence"] = tuple(_record(Evidence, found, "evidence") for found in data["evidence"])
@@ -284,6 +310,9 @@ class Scorecard(Printable):
         return card
 
 
+_TOTALS = ("score", "max_score", "pending_gpu_points", "grader_errors", "partial")  # of every format
+
+
 class FormatError(ValueError):
     """A scorecard of another format; the text goes on after the file's name, and says what to do."""
 
@@ -298,7 +327,7 @@ def _refuse_another_format(data):
         raise ValueError(f"its format should be a number from 1 on and is {str(number)[:40]!r}")
     if number > FORMAT:
         raise FormatError(
-            f"has format {number}, and this version of llm-autograder reads format {FORMAT}: "
+            f"has format {number}, and this version of llm-autograder reads formats 1 to {FORMAT}: "
             "install the version that wrote it, or grade again"
         )
 

@@ -7,14 +7,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeGuard
 
+from . import answers
+from .answers import Answers
 from .digests import digest_of
 from .errors import LessonError
-from .intake.choose import Wanted, choose
+from .intake.choose import Wanted, choose, is_the_starter
 from .intake.classes import ClassFolder, read_class, source_of
 from .intake.entries import Source, listed, shown_name
-from .intake.gather import Refused, gather
+from .intake.gather import Gathered, Refused, gather
+from .intake.kinds import holds_answers
 from .intake.missing import misplaced_notebooks, unused_work, why_missing
+from .intake.naming import standing
 from .lesson import Lesson, lesson_names, load
 
 
@@ -29,6 +34,7 @@ class Submission:
         problem: why nothing could be taken in; then every test fails with this.
         missing: module -> what the student reads because it is not among the files.
         unread: what the machine kept from being read, and where: then nothing is graded.
+        answers: in words; None where nobody asks for them: lessons without such questions, notebooks, authors' samples.
     """
 
     student: str
@@ -38,10 +44,13 @@ class Submission:
     problem: str = ""
     missing: dict[str, str] = field(default_factory=dict)
     unread: str = ""
+    answers: Answers | None = None
 
     @property
     def digest(self) -> str:
-        return digest_of(self.files)
+        """Of all that is graded; an answers.md that is as it was handed out is not."""
+        written = self.answers.texts if self.answers else {}
+        return digest_of(self.files | {f"{answers.FILE}: {name}": text.encode() for name, text in written.items()})
 
     def write(self, folder: Path) -> None:
         """Writes the files below `folder`, for a debugger or another tool."""
@@ -74,14 +83,50 @@ def take_in(
         found = gather(source.paths, shown)
     except Refused as refused:
         unread = _unread(str(refused), where) if refused.ours else ""
-        return Submission(source.student, where, {}, source.notes, str(refused), unread=unread)
+        unanswered = Answers(why=str(refused)) if _asks(lesson) else None
+        return Submission(source.student, where, {}, source.notes, str(refused), unread=unread, answers=unanswered)
     chosen = choose(found, wanted)
     missing = why_missing(found, wanted, chosen)
     notes = (*source.notes, *found.notes, *chosen.notes, *unused_work(found, wanted, chosen))
     notes = (*notes, *(misplaced_notebooks(found, notebooks) if chosen.files else ()))
+    written, said = _answers(found, lesson) if _asks(lesson) else (None, ())
     problem = "" if chosen.files or missing else f"{shown} contains no Python file"
     unread = _unread(f"{listed(found.unread)} cannot be read", where) if found.unread else ""
-    return Submission(source.student, where, chosen.files, notes, problem, missing, unread)
+    return Submission(source.student, where, chosen.files, (*notes, *said), problem, missing, unread, written)
+
+
+def _asks(lesson: Lesson | Sequence[str]) -> TypeGuard[Lesson]:
+    return isinstance(lesson, Lesson) and bool(lesson.written)
+
+
+def _answers(found: Gathered, lesson: Lesson) -> tuple[Answers, tuple[str, ...]]:
+    """The answers of a submission, and notes. Of several files one that is not as it was handed out counts, then one that
+    has the right name, then the first by naming.standing."""
+    empty = answers.template(lesson)
+    exact = {path for path in found.answers if path.rpartition("/")[2] == answers.FILE}
+    paths = sorted(
+        found.answers,
+        key=lambda path: (is_the_starter(found.answers[path], empty), path not in exact, *standing(path)),
+    )
+    if not paths:
+        return Answers(why=_why_no_answers(found)), ()
+    first, *others = paths
+    rivals = [path for path in others if found.answers[path] != found.answers[first]]
+    notes = [f"found {shown_name(first)}, which counts as {answers.FILE}"] if first not in exact else []
+    notes += [f"{shown_name(first)} counts, not {listed(rivals)}"] if rivals else []
+    return answers.read(lesson, found.answers[first]), tuple(notes)
+
+
+def _why_no_answers(found: Gathered) -> str:
+    """What a student reads who has no answers.md."""
+    start = f"{answers.FILE} is missing from the submission"
+    for path, why in found.left.items():
+        if holds_answers(path):
+            return f"{start}; found {shown_name(path)}, but {why}"
+    for path, what in found.others.items():
+        if path.rpartition("/")[2].casefold().startswith("answers."):
+            return f"{start}; found {shown_name(path)}{what and f', {what}'}: save your answers as {answers.FILE}"
+    return start
 
 
 def _unread(what, where):

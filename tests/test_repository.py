@@ -21,13 +21,13 @@ from autograder.lesson import Lesson, lesson_names, load
 # Imports go down only: a module may import from layers below its own, never from its own or above.
 LAYERS = [
     "cli.__main__",
-    "cli.grading cli.author cli.release",
+    "cli.grading cli.written cli.author cli.release",
     "cli.shared",
     "release.rehearse release.otter_plugin release.otter_zip notebooks.course notebooks.export",
     "notebooks.boxed",
     "notebooks.lab notebooks.execute",
     "release.handout",
-    "author.idle author.skeleton",
+    "author.idle author.skeleton written",
     "author.prove author.seeds",
     "author.costs",
     "batch exports.table author.starter author.mutants author.hollow kept intake.crowd",
@@ -43,7 +43,8 @@ LAYERS = [
     "intake.archives intake.folders",
     "intake.entries intake.kinds",
     "notebooks.settings notebooks.kernel",
-    "notebooks.exercises",
+    "answers notebooks.exercises",
+    "questions",
     "lesson scorecard probes arguments",
     "bounds box.choose names tomls author.stub_marks author.needless",
     "box.sandbox box.unconfined box.session",
@@ -54,7 +55,7 @@ LAYERS = [
     "box.inside.pending",
     "box.wire box.ranks.collectives box.inside.reading",
     "box.codec box.clock box.cpu",
-    "differences files points pool progress digests options intake.reader box.caps box.policy author.wording notebooks.restore notebooks.cells notebooks.feedback notebooks.in_lab",
+    "differences files points pool progress digests options tables intake.reader box.caps box.policy author.wording notebooks.restore notebooks.cells notebooks.feedback notebooks.in_lab",
     "errors",
 ]
 LESSONS = all_lessons()

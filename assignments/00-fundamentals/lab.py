@@ -418,12 +418,12 @@ for answer, before, after in zip(answers, start.exp(), policy.softmax(-1), stric
 # **Try it.** Set `BETA` to 0, and then to 10. Which of the two would find and use every mistake of the reward?
 
 # %% [markdown] written="three-stages" points=2
-# **Question (2 points).** A model has been pre-trained only. You ask it "What is the capital of France?", and it goes on with "What is the
+# A model has been pre-trained only. You ask it "What is the capital of France?", and it goes on with "What is the
 # capital of Spain?". Why is that a reasonable continuation for it? Which of the later stages changes this first, and how?
 #
 # ### BEGIN MARK SCHEME
 #
-# *For those who grade:* 1 point: pre-training continues text as its training text goes on, and lists of questions occur there. 1
+# 1 point: pre-training continues text as its training text goes on, and lists of questions occur there. 1
 # point: supervised fine-tuning, which trains on prompts with the answers that are wanted.
 #
 # ### END MARK SCHEME
@@ -535,12 +535,12 @@ for line, label in zip(hard, classify_sentiment(hard, sentiment_tokenizer, senti
 # **Try it.** Write three sentences that the classifier gets wrong. Which words does it not know?
 
 # %% [markdown] written="not-good" points=2
-# **Question (2 points).** Why can this classifier not be trusted with "the film was not good"? What would you add to its training, and
+# Why can this classifier not be trusted with "the film was not good"? What would you add to its training, and
 # how would you find out whether that helped?
 #
 # ### BEGIN MARK SCHEME
 #
-# *For those who grade:* 1 point: "not" does not occur in its training sentences (it is [UNK]), and "good" only in positive ones. 1 point:
+# 1 point: "not" does not occur in its training sentences (it is [UNK]), and "good" only in positive ones. 1 point:
 # add labelled sentences with negations, and measure on sentences that it was not trained on.
 #
 # ### END MARK SCHEME
@@ -587,12 +587,12 @@ for bits in (8, 4, 2):
 # **Try it.** How many bits for each parameter can a model of 7 billion have, to fit into 8 GB? And into 4 GB?
 
 # %% [markdown] written="fewer-bits" points=2
-# **Question (2 points).** You have one GPU with 48 GB. You may take a model of 70 billion parameters at 4 bits, or one of 13 billion at
+# You have one GPU with 48 GB. You may take a model of 70 billion parameters at 4 bits, or one of 13 billion at
 # 16 bits. Do both fit, and what is left of the memory for? What would you measure before you choose?
 #
 # ### BEGIN MARK SCHEME
 #
-# *For those who grade:* 1 point: 35 GB and 26 GB, so both fit; the rest is for activations and the keys and values of the context. 1 point:
+# 1 point: 35 GB and 26 GB, so both fit; the rest is for activations and the keys and values of the context. 1 point:
 # the quality of both on the own task (and speed, or length of context), because rounding to 4 bits costs some quality.
 #
 # ### END MARK SCHEME

@@ -24,7 +24,7 @@ FILLED = "{…}"
 # Parts of the package that speak to authors and instructors only; all others run and judge code, or take in files.
 _NOT_TO_STUDENTS = """
     author/ cli/ release/ exports/__init__ exports/csv exports/otter exports/table batch. errors. files. kept. lesson.
-    marks. names. pool. probes. tomls.
+    marks. names. pool. probes. tables. tomls. written.
     box/sandbox. box/unconfined. box/zygote/confine. box/zygote/landlock. box/zygote/processes. box/zygote/seccomp.
 """.split()
 _TO_OTHERS = {"AuthorError", "BoxError", "GraderFault", "LessonError", "UsageError"}  # what these say, no student sees

@@ -14,9 +14,9 @@ from ..errors import AutograderError, UsageError
 from ..files import cannot_be_written
 from .shared import app, console
 
-from . import grading, author, release  # isort: skip - they add their commands to the app, in this order
+from . import grading, written, author, release  # isort: skip - they add their commands to the app, in this order
 
-__all__ = ["app", "author", "console", "grading", "main", "release"]
+__all__ = ["app", "author", "console", "grading", "main", "release", "written"]
 app.info.help = __doc__
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, or what this user may have of it
 

@@ -114,7 +114,7 @@ def by_question(card: Scorecard) -> dict[str, list[Outcome]]:
 
 
 def counted(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes that are in the total; the others wait for a GPU, or are grader errors."""
+    """The outcomes that are in the total; the others wait for a GPU or a person, or are grader errors."""
     return [outcome for outcome in outcomes if outcome.status not in UNCOUNTED]
 
 

@@ -1,7 +1,7 @@
 """A spreadsheet of a class: one line a student, in RFC 4180.
 
-The columns are student, score, max_score, percent (of what was graded), pending_gpu_points, how many tests ended in each
-status, the forbidden calls that were found and the files that were not scanned for them, what was graded if not the whole
+The columns are student, score, max_score, percent (of what was graded), pending_gpu_points, pending_person_points, how many
+rows ended in each status, the forbidden calls that were found and the files that were not scanned for them, what was graded if not the whole
 lesson, and then the points of each question; a cell is empty where nothing was graded, the score too where that was a fault
 of ours: a 0 would be a grade. A text that a spreadsheet would run as a formula (it begins with = + - @, behind blanks too, or
 with a control character) gets an apostrophe in front.
@@ -21,8 +21,9 @@ _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", 
 def render(cards: Sequence[Scorecard]) -> str:
     """The lines end in CR LF: write them to a file that was opened with newline=""."""
     questions = list(dict.fromkeys(name for card in cards for name in by_question(card)))
-    head = ["student", "score", "max_score", "percent", "pending_gpu_points", *STATUSES, "forbidden", "partial"]
-    head += map(_harmless, questions)
+    head = ["student", "score", "max_score", "percent", "pending_gpu_points", "pending_person_points", *STATUSES]
+    head += ["forbidden", "partial"]
+    head += map(harmless, questions)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(head)
@@ -33,14 +34,15 @@ def render(cards: Sequence[Scorecard]) -> str:
 def _line(card: Scorecard, questions: list[str]) -> list:
     points = _points_by_question(card)
     return [
-        _harmless(card.student),
+        harmless(card.student),
         "" if card.is_lost else card.score,
         "" if card.is_lost else card.max_score,
         round(100 * card.score / card.max_score, 2) if card.max_score else "",
         card.pending_gpu_points,
+        card.pending_person_points,
         *(card.count(status) for status in STATUSES),
-        _harmless("; ".join([*forbidden(card), *not_scanned(card)])),
-        _harmless(card.partial),
+        harmless("; ".join([*forbidden(card), *not_scanned(card)])),
+        harmless(card.partial),
         *(points.get(name, "") for name in questions),
     ]
 
@@ -50,5 +52,6 @@ def _points_by_question(card):
     return {name: added(row.points for row in rows) for name, rows in outcomes.items() if rows}
 
 
-def _harmless(text):
+def harmless(text: str) -> str:
+    """The text as a cell that no spreadsheet runs."""
     return f"'{text}" if text.startswith(_STARTS_A_FORMULA) or text.lstrip().startswith(_STARTS_A_FORMULA) else text

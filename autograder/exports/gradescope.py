@@ -5,7 +5,8 @@ hidden, until that row is shown. Its text above the rows is always shown; so it 
 The seed, what the code printed, and every `detail` are for instructors: they are not in the file, and the grader's own
 output is hidden.
 
-Tests that wait for a GPU and grader errors are rows without a score, outside the total; the row and the text above say so.
+Tests that wait for a GPU, answers that nobody has graded and grader errors are rows without a score, outside the total; the
+row and the text above say so.
 
 Gradescope shows the total out of what the assignment is worth there, a fixed number. So where there are grader errors the
 other tests are worth all of it: right work has full points with a broken test as without it, and nobody's share changes.
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..points import added, number
-from ..scorecard import GRADER_ERROR, OUR_ERROR, PASSED, PENDING_GPU, UNCOUNTED, Outcome, Scorecard
+from ..scorecard import GRADER_ERROR, OUR_ERROR, PASSED, PENDING_GPU, PENDING_PERSON, UNCOUNTED, Outcome, Scorecard
 from . import as_json, by_question, counted, forbidden
 
 
@@ -80,6 +81,8 @@ def _explanation(outcome):
     if outcome.status == PENDING_GPU:
         why = outcome.message or "waits for a machine with a GPU"
         return f"Not scored yet: {why}. Worth {number(outcome.max_points)}."
+    if outcome.status == PENDING_PERSON:
+        return f"Not scored yet: {outcome.message}. Worth {number(outcome.max_points)}."
     if outcome.status == GRADER_ERROR:
         return f"Not scored: {OUR_ERROR}."
     if outcome.mistake and outcome.mistake not in outcome.message:
@@ -99,6 +102,11 @@ def _summary(card):
         pending = number(card.pending_gpu_points)
         parts.append(
             f"Tests worth {pending} wait for a machine with a GPU. They are not part of this total until they have run."
+        )
+    if card.pending_person_points:
+        pending = number(card.pending_person_points)
+        parts.append(
+            f"Answers worth {pending} have not been graded. They are not part of this total until a person grades them."
         )
     if forbidden(card):
         parts.append(
@@ -127,7 +135,8 @@ def _questions(card):
 def _points(outcomes):
     scored = counted(outcomes)
     if not scored:
-        return "waits for a GPU" if any(row.status == PENDING_GPU for row in outcomes) else "not scored"
+        waiting = {PENDING_GPU: "waits for a GPU", PENDING_PERSON: "waits for a person"}
+        return next((waiting[row.status] for row in outcomes if row.status in waiting), "not scored")
     earned = added(outcome.points for outcome in scored)
     possible = added(outcome.max_points for outcome in scored)
     return f"{number(earned)} of {number(possible)}"

@@ -1,7 +1,7 @@
 """Otter's own results: what `GradingResults.to_dict()` of otter-grader 7 gives, name -> test file.
 
 Each of our tests is one of Otter's test files with one test case. The plugin hands the same rows to Otter, so that its
-totals are ours. A test that waits for a GPU is worth nothing until it has run, a grader error is worth nothing, and both say
+totals are ours. What waits for a GPU or a person is worth nothing until then, a grader error is worth nothing, and both say
 so: Otter's total is out of the sum of what its rows are worth. `body` is empty: it would be the hidden test.
 """
 

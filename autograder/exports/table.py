@@ -14,8 +14,20 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from ..answers import WAITS
 from ..points import added, number
-from ..scorecard import CAUSES, FAILED, GRADER_ERROR, NOT_REACHED, PASSED, PENDING_GPU, Outcome, Scorecard
+from ..scorecard import (
+    CAUSES,
+    FAILED,
+    GRADER_ERROR,
+    NOT_REACHED,
+    PASSED,
+    PENDING_GPU,
+    PENDING_PERSON,
+    WAITING,
+    Outcome,
+    Scorecard,
+)
 
 _MOST_MISTAKES = 12
 _MOST_TITLES = 3  # of tests that failed with one message
@@ -27,6 +39,7 @@ _LOOK = {
     FAILED: ("red", "failed"),
     NOT_REACHED: ("yellow", "not reached"),
     PENDING_GPU: ("blue", "waits for a GPU"),
+    PENDING_PERSON: ("blue", "waits for a person"),
     GRADER_ERROR: ("bold magenta", "GRADER ERROR"),
 }
 _PACKAGE = re.compile(r"No module named '([\w.]+)'")
@@ -77,7 +90,7 @@ def _by_module(card):
 
 
 def _is_fine(rows):
-    return all(row.status in (PASSED, PENDING_GPU) for row in rows)
+    return all(row.status in (PASSED, *WAITING) for row in rows)
 
 
 def _add_module(table, module, rows, everything):
@@ -91,13 +104,17 @@ def _add_module(table, module, rows, everything):
         table.add_row(f"[bold]{escape(module)}[/bold]", "", "")
     for status in _FIRST:
         for message, alike in _by_message(rows, status).items():
-            every = len(alike) == sum(row.status != PENDING_GPU for row in rows) > 1
-            titles = [f"all {len(alike)} tests"] if every else [row.title for row in alike]
+            every = len(alike) == sum(row.status not in WAITING for row in rows) > 1
+            titles = [f"all {len(alike)} {_named_rows(rows)}s"] if every else [row.title for row in alike]
             table.add_row(_told(titles, message), _status(alike[0]), _sum(alike))
-    for status in (PASSED, PENDING_GPU):
-        alike = [row for row in rows if row.status == status]
-        if alike:
-            table.add_row(f"{escape(module)}: {_tests(len(alike), len(rows))}", _status(alike[0]), _sum(alike))
+    for status in (PASSED, *WAITING):
+        for message, alike in _by_reason(rows, status).items():
+            some = _some(len(alike), len(rows), _named_rows(rows))
+            table.add_row(_told([f"{module}: {some}"], message), _status(alike[0]), _sum(alike))
+
+
+def _named_rows(rows):
+    return "answer" if rows[0].is_written else "test"
 
 
 def _joined(module, question):
@@ -113,6 +130,16 @@ def _by_message(rows, status):
     return messages
 
 
+def _by_reason(rows, status):
+    """Why answers wait -> the rows, where their status does not say it; all rows of another status, with nothing to say."""
+    reasons: dict[str, list[Outcome]] = {}
+    for row in rows:
+        if row.status == status:
+            told = status == PENDING_PERSON and row.message != WAITS
+            reasons.setdefault(row.message if told else "", []).append(row)
+    return reasons
+
+
 def _told(titles, message):
     more = [f"and {len(titles) - _MOST_TITLES + 1} more"] if len(titles) > _MOST_TITLES else []
     shown = titles[: _MOST_TITLES - 1] if more else titles
@@ -120,8 +147,8 @@ def _told(titles, message):
     return "\n".join([*lines, f"[dim]  {escape(message)}[/dim]"] if message else lines)
 
 
-def _tests(count, of):
-    return f"{count} of {of} tests" if count != of else f"all {of} tests" if of > 1 else "1 test"
+def _some(count, of, what):
+    return f"{count} of {of} {what}s" if count != of else f"all {of} {what}s" if of > 1 else f"1 {what}"
 
 
 def _status(row):
@@ -145,9 +172,12 @@ def _total(card):
 
 
 def _total_line(card):
-    line = f"[bold]total[/bold], {card.count(PASSED)} of {len(card.outcomes)} tests passed"
+    passed = sum(row.status == PASSED for row in card.tests)
+    line = f"[bold]total[/bold], {passed} of {len(card.tests)} tests passed"
     if card.pending_gpu_points:
         line += f"; waiting for a GPU: {number(card.pending_gpu_points)}"
+    if card.pending_person_points:
+        line += f"; waiting for a person: {number(card.pending_person_points)}"
     if card.grader_errors:
         line += f"; grader errors, not in the total: {len(card.grader_errors)}"
     return line
@@ -204,7 +234,7 @@ def _with_places(card, cause):
     """The student, and in which modules this was where it was not all, or which packages are missing; "" if it was not."""
     rows = [row for row in card.outcomes if row.cause == cause]
     modules = dict.fromkeys(row.module for row in rows)
-    everywhere = len(modules) == len({row.module for row in card.outcomes})
+    everywhere = len(modules) == len({row.module for row in card.tests})
     packages = dict.fromkeys(name[:_LONGEST_PACKAGE] for row in rows for name in _PACKAGE.findall(row.message))
     places = list(packages)[:_MOST_PACKAGES] if cause == "import" and packages else [] if everywhere else list(modules)
     if not rows:

@@ -83,6 +83,8 @@ def _of_no_student(path, modules):
         return "it is a folder of tools, not a submission"
     if os.path.isdir(path) and not os.path.islink(path):
         return "it contains scorecards, not submissions" if _has_scorecards(path) else ""
+    if parsed(name) is None and kinds.holds_answers(name):
+        return "it holds a student's answers and not the student's name: put it into a folder with that name"
     stem, suffix = os.path.splitext(name.casefold())
     if name in {f"{module}.py" for module in modules}:
         return "it has a module's name, not a student's: put it into a folder with the student's name"

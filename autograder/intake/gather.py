@@ -15,6 +15,7 @@ from .entries import Entry, listed, shown_name
 from .opening import MAX_TOTAL, Refused, entries_of
 
 MAX_FILES = 200  # .py files
+MAX_ANSWERS = 20  # files of answers in words
 MAX_FILE = reader.MAX_FILE  # bytes of one .py file
 MAX_DEPTH = 8  # parts of a name
 MAX_NAME = 200  # bytes of a part
@@ -35,12 +36,13 @@ class Gathered:
     Attributes:
         files: Python, by name, also under names such as x.py.txt. left: other names -> why they are left out.
         others: names of regular files that are not Python -> what they are, if it is known. notes: for the instructor.
-        prefix: the folders that all names had in common. unread: names of what the machine kept from being read.
+        answers: files of answers in words, by name. prefix: the folders that all names had in common. unread: names of what the machine kept from being read.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     prefix: str = ""
     unread: list[str] = field(default_factory=list)
@@ -91,8 +93,18 @@ class _Pile:
             self._hidden(name)
         elif entry.kind == reader.UNREAD or entry.content is None:
             self._gathered.others[name] = kinds.what_is(name)
+        elif kinds.holds_answers(name):
+            self._answers(name, entry)
         else:
             self._python(name, entry)
+
+    def _answers(self, name, entry):
+        if max(entry.size, len(entry.content)) > reader.MAX_ANSWERS:
+            self.leave_out(name, f"it has more than {reader.MAX_ANSWERS} bytes")
+        elif len(self._gathered.answers) < MAX_ANSWERS:
+            self._gathered.answers[name] = entry.content
+        else:
+            self._gathered.others[name] = kinds.what_is(name)
 
     def _hidden(self, name):
         path = PurePosixPath(name)
@@ -126,11 +138,12 @@ class _Pile:
         """All of it, when nothing more comes."""
         found = self._gathered
         self._leave_out_deep(found)
-        names = [*found.files, *found.others, *(name for name, _ in self._left)]
+        names = [*found.files, *found.others, *found.answers, *(name for name, _ in self._left)]
         found.prefix = _common_folder(names)
         off = len(found.prefix)
         found.files = {name[off:]: content for name, content in found.files.items()}
         found.others = {name[off:]: what for name, what in found.others.items()}
+        found.answers = {name[off:]: content for name, content in found.answers.items()}
         found.left = {name[off:]: why for name, why in self._left}
         if self._again:
             found.notes.append(f"found more than once; the last one counts: {listed(list(self._again))}")

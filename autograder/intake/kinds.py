@@ -29,6 +29,11 @@ def python_like(name: str) -> bool:
     return reader.worth_reading(name) == reader.MAX_FILE
 
 
+def holds_answers(name: str) -> bool:
+    """Whether a file is answers.md by its name, or by an accident of naming."""
+    return reader.worth_reading(name) == reader.MAX_ANSWERS
+
+
 # ---------------------------------------------------------------------------------------------- archives
 
 _ARCHIVE_HEADS = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")

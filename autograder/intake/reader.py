@@ -17,17 +17,16 @@ import sys
 HEAD = struct.Struct("<cIQI")
 READ, UNREAD, FOLDER, LINK, ENCRYPTED, DAMAGED, UNKNOWN, NEEDLESS = (bytes([letter]) for letter in b"RUFLEDKN")
 END, FAILED = b".", b"!"
-
 MAX_ENTRIES = 5000  # of any kind, without what is needless
 MAX_NEEDLESS = 200_000  # entries of a venv that was sent along are passed over, but not without end
 MAX_FILE = 2 << 20  # bytes of one .py file
+MAX_ANSWERS = 256 << 10  # bytes of answers in words
 MAX_ARCHIVE = 32 << 20  # bytes of an archive inside an archive
 MAX_CONTENT = 96 << 20  # bytes of all that is sent
 MAX_NAME = 4000  # bytes
-MEMORY = 512 << 20
-CPU_S = 20
-
+MEMORY, CPU_S = 512 << 20, 20
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".gz", ".bz2", ".xz")
+_ANSWERS = re.compile(r"answers([ _-]*(\(?\d{1,3}\)?|copy))?\.(md|markdown|txt)(\.txt)?")  # with accidents of naming
 UNFINISHED = (".crdownload", ".part", ".partial", ".icloud")
 NEEDLESS_FOLDERS = frozenset(
     "__pycache__ __MACOSX __pypackages__ node_modules site-packages dist-packages venv virtualenv".split()
@@ -35,13 +34,14 @@ NEEDLESS_FOLDERS = frozenset(
 
 
 def worth_reading(name: str) -> int:
-    """How many bytes of a file are read, by its name: Python in any spelling, archives, nothing else."""
+    """How many bytes of a file are read, by its name: Python in any spelling, answers in words, archives, nothing else."""
     name = name.lower().rstrip()
     if name.endswith(UNFINISHED):
         return 0
     if name.endswith(ARCHIVES):
         return MAX_ARCHIVE
-    return MAX_FILE if re.search(r"\.py(?![a-z0-9_])", name) else 0
+    most = MAX_ANSWERS if _ANSWERS.fullmatch(re.split(r"[/\\]", name)[-1]) else 0
+    return MAX_FILE if re.search(r"\.py(?![a-z0-9_])", name) else most
 
 
 def unneeded(name: str) -> str:

@@ -1,14 +1,10 @@
-"""The text of a handout -> the pieces of a notebook: prose, code, and the questions of "Check your understanding"."""
+"""The text of a handout -> the pieces of a notebook: prose and code."""
 
 import re
 from dataclasses import dataclass
 
-from ..errors import LessonError
-
-QUESTIONS = "Check your understanding"
 _FENCE = re.compile(r"^(```+|~~~+)(\w*)")
 _HEADING = re.compile(r"^#{1,6} +(.+?) *$")
-_NUMBERED = re.compile(r"^(\d+)\. +(.*)$")
 
 
 @dataclass(frozen=True)
@@ -82,37 +78,3 @@ class _Reader:
 def starts_ranks(code: str) -> bool:
     """Whether a block is a program of several processes, which must be a file that each of them imports."""
     return "from grading.gloo import" in code
-
-
-def questions_of(text: str) -> dict[int, str]:
-    """Number -> question, of the numbered lists below "Check your understanding"; their numbers go on from list to list."""
-    section = re.search(rf"^## {QUESTIONS}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    found: dict[int, list[str]] = {}
-    current: list[str] | None = None
-    for line in section[1].splitlines() if section else ():
-        numbered = _NUMBERED.match(line)
-        if numbered:
-            current = found.setdefault(int(numbered[1]), [])
-            current.append(numbered[2])
-        elif line.startswith(" ") and current is not None:
-            current.append(line.strip())
-        elif line.strip():
-            current = None
-    return {number: "\n".join(lines) for number, lines in found.items()}
-
-
-def question_text(asked: int | str, text: str, where: str) -> str:
-    """A written question's text: its own, or that of the handout's question with this number.
-
-    Raises:
-        LessonError: the handout has no question of this number.
-    """
-    if isinstance(asked, str):
-        return asked.strip()
-    questions = questions_of(text)
-    if asked not in questions:
-        raise LessonError(
-            f'{where} asks question {asked} of "{QUESTIONS}", and the handout has {len(questions)} questions there: '
-            "give the number of one of them, or the question's text"
-        )
-    return questions[asked]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import nbformat
 
+from .. import answers
 from ..errors import UsageError
 from ..files import cannot_be_written, remove_tree, write
 from ..lesson import Lesson
@@ -24,7 +25,7 @@ from .lab import notebooks_of
 
 CONFIG, SOURCE = "nbgrader_config.py", "source"
 _IN_LAB = Path(__file__).with_name("in_lab.py")
-_NOT_IN_A_LAB = ("README.md",)  # it is the notebook
+_NOT_IN_A_LAB = ("README.md", answers.FILE)  # they are the notebook
 
 
 def build_course(lessons: Sequence[Lesson], out: Path) -> list[Path]:

@@ -19,8 +19,9 @@ import jupytext
 from nbformat import NotebookNode
 
 from ..errors import LessonError
-from ..lesson import Lesson
+from ..lesson import Lesson, Written
 from ..names import misnamed
+from ..questions import of_cell
 
 MODULE = "lab"
 SOURCE, NAME = "lab.py", "LLM_Interactive_Lab"  # the text, and the notebook that is made of it
@@ -82,6 +83,8 @@ def cells_of(lesson: Lesson) -> list[NotebookNode]:
     for cell in cells:
         cell.metadata.pop("lines_to_next_cell", None)  # jupytext's own
         _require(cell, f"{path}: the cell that begins with {cell.source.partition(chr(10))[0]!r}")
+        if "written" in cell.metadata:
+            of_cell(cell.metadata, cell.source, path)  # complains of what is not a question
     return cells
 
 
@@ -95,8 +98,8 @@ def _require(cell, where):
             raise LessonError(f"{where} is an exercise: put what students write between {BEGIN} and {END}")
     elif "SOLUTION" in cell.source and re.search(rf"^[ \t]*({BEGIN}|{END})", cell.source, re.MULTILINE):
         raise LessonError(f"{where} has a solution and is not an exercise: name its question, as in # %% exercise=…")
-    if "written" in cell.metadata and not isinstance(cell.metadata.get("points"), int | float):
-        raise LessonError(f"{where} is a written question: say what it is worth, as in points=2")
+    if "written" in cell.metadata and cell.cell_type != "markdown":
+        raise LessonError(f"{where} is a written question: write # %% [markdown] before its marks")
 
 
 def exercises_of(lesson: Lesson) -> dict[str, str]:
@@ -120,10 +123,11 @@ def without_solution(text: str) -> str:
     return _REGION.sub(lambda found: "\n".join(found[1] + line for line in STUB.splitlines()), text)
 
 
-def written_of(lesson: Lesson) -> dict[str, float]:
-    """Name of a question of the lab that a person grades -> its points."""
-    marks = [cell.metadata for cell in cells_of(lesson)]
-    return {each["written"]: each["points"] for each in marks if "written" in each}
+def written_in_lab(lesson: Lesson) -> tuple[Written, ...]:
+    """The questions of lab.py that a person grades."""
+    path = lesson.assignment / SOURCE
+    marked = [cell for cell in cells_of(lesson) if "written" in cell.metadata]
+    return tuple(of_cell(cell.metadata, cell.source, path) for cell in marked)
 
 
 # ---------------------------------------------------------------------------------------------- cells -> a module

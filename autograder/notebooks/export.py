@@ -2,7 +2,7 @@
 
 FOLDER/<lesson>/<student>/scorecard.json is the card of the hidden tests, those of the lesson's own lab among them, with a row for
 each answer that a person has graded.
-`autograder export` makes of it what it makes of any. Answers that nobody has graded yet are not part of its total; a note says so.
+`autograder export` makes of it what it makes of any. Answers that nobody has graded yet wait, outside its total.
 Where a person changed the points of a question of hidden tests, one row has the question's points in place of its tests'.
 """
 
@@ -14,20 +14,18 @@ from nbgrader.api import Grade, Gradebook, SubmittedAssignment
 from nbgrader.plugins import ExportPlugin
 from traitlets import Unicode
 
-from .. import kept
+from .. import answers, kept
 from ..errors import UsageError
 from ..files import can_write, write
 from ..intake.students import harmless
 from ..lesson import Lesson, lesson_names, load
-from ..points import number
 from ..release.handout import collected
 from ..scorecard import FAILED, PASSED, Outcome, Scorecard
 from .boxed import CARDS
-from .exercises import NAME, lab_lesson, written_of
-from .lab import WRITTEN, hidden_cells
+from .exercises import NAME, lab_lesson
+from .lab import WRITTEN, hidden_cells, written_in_notebooks
 
 BY_HAND = "(by hand)"  # the row of a question whose points a person changed
-MODULE = "written"  # of answers in words
 
 
 class Scorecards(ExportPlugin):
@@ -85,26 +83,16 @@ def joined(lesson: Lesson, card: Scorecard, grades: list[tuple[Grade, str]]) -> 
     """The scorecard with what people decided."""
     lab = lab_lesson(lesson)
     hidden = {cell.id: cell for each in filter(None, (lesson, lab)) for cell in hidden_cells(each)}
-    asked = {f"{WRITTEN}{question.id}": question.points for question in lesson.written}
-    asked |= {f"{WRITTEN}{name}": points for name, points in written_of(lesson).items()}
+    asked = {f"{WRITTEN}{question.id}": question.points for question in written_in_notebooks(lesson)}
     changed = {
         grade.name: grade.score for grade, _ in grades if grade.name in hidden and grade.manual_score is not None
     }
     rows = list(card.outcomes)
     for name, points in changed.items():
         rows = _by_hand(rows, hidden[name].module, hidden[name].question, points)
-    waiting = []
-    for grade, comment in grades:
-        if grade.name in asked:
-            worth = asked[grade.name]
-            if grade.manual_score is None and grade.needs_manual_grade:
-                waiting.append(worth)
-            else:
-                rows.append(_answer(grade, comment, worth))
-    note = () if not waiting else (
-        f"answers that wait for a person: {len(waiting)} ({number(sum(waiting))} points); they are not part of this total",
-    )  # fmt: skip
-    return replace(card, outcomes=tuple(rows), notes=(*card.notes, *note))
+    rows = [row for row in rows if not row.is_written]
+    rows += [_answer(grade, comment, asked[grade.name]) for grade, comment in grades if grade.name in asked]
+    return replace(card, outcomes=tuple(rows))
 
 
 def _by_hand(rows, module, question, points):
@@ -126,7 +114,8 @@ def _by_hand(rows, module, question, points):
 
 def _answer(grade: Grade, comment: str, worth: float) -> Outcome:
     name = grade.name.removeprefix(WRITTEN)
-    unanswered = grade.manual_score is None
-    said = comment or ("the question is not answered" if unanswered else "")
-    status = PASSED if grade.score >= worth else FAILED
-    return Outcome(name, MODULE, "Answers", f"Answer: {name}", status, grade.score, worth, said)
+    if grade.manual_score is None:
+        if grade.needs_manual_grade:
+            return answers.row(name, worth, None, comment or answers.WAITS)
+        return answers.row(name, worth, grade.score, comment or answers.UNANSWERED)  # nbgrader's own 0
+    return answers.row(name, worth, grade.score, comment)

@@ -22,9 +22,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from ..errors import LessonError, nearest
 from ..lesson import Lesson, Written
 from ..points import added, number
+from ..questions import QUESTIONS, SCHEME, of_cell, of_handout, told_apart
 from ..release.handout import collected, readme
 from . import exercises
-from .cells import QUESTIONS, Piece, pieces_of, question_text, starts_ranks
+from .cells import Piece, pieces_of, starts_ranks
 
 ACTIVITIES = "Activities"
 WRITTEN = "written-"  # begins the ids of manually graded answers
@@ -84,7 +85,7 @@ def handout_lab(lesson: Lesson) -> NotebookNode:
     made = [
         _code(piece, index) if piece.is_code else [new_markdown_cell(piece.text)] for index, piece in enumerate(pieces)
     ]
-    made.insert(_end_of(pieces, QUESTIONS), _answers(lesson, text))
+    made.insert(_end_of(pieces, QUESTIONS), _answers(lesson))
     made.insert(at, _tests(lesson))
     cells = [_setup(lesson), *chain.from_iterable(made)]
     return _numbered(new_notebook(cells=cells, metadata={"kernelspec": dict(_KERNEL)}))
@@ -93,6 +94,7 @@ def handout_lab(lesson: Lesson) -> NotebookNode:
 def own_lab(lesson: Lesson) -> NotebookNode:
     """The lesson's lab.py as a notebook. Raises LessonError where its marks and its hidden suite do not fit."""
     graded = exercises.lab_lesson(lesson)
+    written_in_notebooks(lesson)  # complains of an id that is there twice
     points = {each.question: each for each in hidden_cells(graded)} if graded else {}
     path = lesson.assignment / exercises.SOURCE
     made = [made for cell in exercises.cells_of(lesson) for made in _own(cell, points, path)]
@@ -117,13 +119,17 @@ def _own(cell: NotebookNode, points: dict[str, Hidden], path: Path) -> list[Note
         cell.source += f"\nhidden_tests({exercises.MODULE!r}, {question!r}, {number(points[question].points)})"
         return [_graded(cell, points[question].id, grade=True, locked=True, points=points[question].points)]
     if "written" in marks:
-        answer = new_markdown_cell("YOUR ANSWER HERE")
-        id, worth = marks["written"], marks["points"]
-        return [
-            _graded(cell, f"question-{id}", locked=True),
-            _graded(answer, f"{WRITTEN}{id}", grade=True, solution=True, points=worth),
-        ]
+        return _asked(of_cell(marks, cell.source, path))
     return [cell]
+
+
+def written_in_notebooks(lesson: Lesson) -> tuple[Written, ...]:
+    """All questions that a person grades in nbgrader: lesson.toml's in the handout's lab, and those of lab.py.
+
+    Raises:
+        LessonError: two of them have the same id, or one cannot be read.
+    """
+    return told_apart((*of_handout(lesson), *exercises.written_in_lab(lesson)), lesson.assignment)
 
 
 def _numbered(notebook):
@@ -188,29 +194,32 @@ Write your modules in the files beside this notebook, and save them. The first c
 give no points. The cells below it have the points: hidden tests decide them when your work is graded."""
 
 
-def _answers(lesson: Lesson, text: str) -> list[NotebookNode]:
+def _answers(lesson: Lesson) -> list[NotebookNode]:
     cells = [new_markdown_cell(_ANSWERS)] if lesson.written else []
-    for each in lesson.written:
-        where = f"{lesson.assignment / 'lesson.toml'}: written {each.id!r}"
-        question = _with_rubric(each, question_text(each.question, text, where))
-        cells.append(_graded(new_markdown_cell(question), f"question-{each.id}", locked=True))
-        answer = new_markdown_cell("YOUR ANSWER HERE")  # what generate_assignment would put here
-        cells.append(_graded(answer, f"{WRITTEN}{each.id}", grade=True, solution=True, points=each.points))
-    return cells
+    return [*cells, *chain.from_iterable(map(_asked, of_handout(lesson)))]
+
+
+def _asked(each: Written) -> list[NotebookNode]:
+    """The cells of one question, wherever it is written down: what it asks, with its rubric, and the answer."""
+    answer = new_markdown_cell("YOUR ANSWER HERE")  # what generate_assignment would put here
+    return [
+        _graded(new_markdown_cell(_with_rubric(each)), f"question-{each.id}", locked=True),
+        _graded(answer, f"{WRITTEN}{each.id}", grade=True, solution=True, points=each.points),
+    ]
 
 
 _ANSWERS = "### Your answers\n\nA person reads these answers and grades them. A few sentences are enough."
 
 
-def _with_rubric(each: Written, question: str) -> str:
+def _with_rubric(each: Written) -> str:
     for mark in ("MARK SCHEME", "BEGIN SOLUTION", "END SOLUTION", "HIDDEN TESTS"):
-        if mark in question or mark in each.rubric:
+        if mark in str(each.question) or mark in each.rubric:
             raise LessonError(
                 f"written {each.id!r} holds {mark!r}, which nbgrader takes for a mark of its own: reword it"
             )
     worth = f"{number(each.points)} point{'s' if each.points != 1 else ''}"
-    rubric = f"### BEGIN MARK SCHEME\n\n*For those who grade:* {each.rubric.strip()}\n\n### END MARK SCHEME"
-    return f"**Question ({worth}).** {question}\n\n{rubric}"
+    rubric = f"{SCHEME[0]}\n\n*For those who grade:* {each.rubric.strip()}\n\n{SCHEME[1]}"
+    return f"**Question ({worth}).** {each.question}\n\n{rubric}"
 
 
 def _graded(

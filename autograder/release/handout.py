@@ -3,6 +3,7 @@
     NN-lesson/
         README.md            assignments/NN-lesson/handout.md, with the points of the suite where it says <!-- points -->
         COURSE.md            assignments/README.md, if the course has one: all lessons, and how to set up
+        answers.md           a place for each answer in words, if a person grades some ([[written]] in lesson.toml)
         <module>.py          cut from the solution, whatever is in starter/
         tests/               the public tests, verbatim
         conftest.py          fixtures for them; pytest.ini: that pytest finds it from tests/ too
@@ -17,6 +18,7 @@ folders of those handouts, so students build on their own work.
 import ast
 from pathlib import Path
 
+from .. import answers
 from ..author.starter import starter_files
 from ..errors import LessonError
 from ..files import write, zipped
@@ -165,6 +167,7 @@ def handout_files(lesson: Lesson) -> dict[str, bytes]:
     return {
         "README.md": readme(lesson),
         **_course_page(lesson),
+        **({answers.FILE: answers.template(lesson)} if lesson.written else {}),
         "conftest.py": _CONFTEST.format(used=used).encode(),
         "pytest.ini": _PYTEST_INI.encode(),
         **starter_files(lesson),

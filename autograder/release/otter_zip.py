@@ -114,7 +114,8 @@ def _lesson_paths(lesson: Lesson) -> list[Path]:
         used.solution_files()  # complains of a module that is missing
         paths += [used.assignment / "lesson.toml", *used.solution.glob("*.py")]
     starters = [lesson.starter / f"{module}.py" for module in lesson.modules]
-    return paths + [path for path in starters if path.is_file()]  # unchanged starters are told from work
+    paths += [path for path in starters if path.is_file()]  # unchanged starters are told from work
+    return paths + ([lesson.handout] if lesson.written else [])  # what its questions say is no answer
 
 
 # ---------------------------------------------------------------------------------------------- Otter's part

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..author.samples import WRONG, load_samples
@@ -72,7 +72,11 @@ def lay_out(zip_path: Path, files: dict[str, bytes], home: Path) -> None:
 
 
 def surprises(lesson: str, submission: str, card: Scorecard) -> list[str]:
-    """What of a showpiece's scorecard must not be, a sentence each: the solution gets everything, the stub nothing."""
+    """What of a showpiece's scorecard must not be, a sentence each: the solution gets everything, the stub nothing.
+
+    Answers in words are not part of it: no showpiece has any.
+    """
+    card = replace(card, outcomes=card.tests)
     got = f"{card.score:g} of {card.max_score:g} points"
     if submission == SOLUTION and card.grader_errors:
         tests = ", ".join(row.test for row in card.grader_errors)

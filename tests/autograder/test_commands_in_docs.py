@@ -20,8 +20,8 @@ ARGUMENTS_ARE_LESSONS = {"starter", "handouts", "zips", "rehearse", "mutants", "
 
 def commands_in(text: str) -> list[list[str]]:
     """The words after `autograder` in each line of code, and in each piece of code within a line."""
-    lines = re.findall(r"^(?: {4}|\.venv/|autograder )(.*)$", text, re.MULTILINE) + re.findall(r"`([^`\n]+)`", text)
-    found = [re.match(r"(?:\S*bin/)?autograder ([a-z-]+.*)|([a-z-]+ .*)", line.strip()) for line in lines]
+    lines = re.findall(r"^(?: {4}|\.venv/|(?=autograder ))(.*)$", text, re.MULTILINE) + re.findall(r"`([^`\n]+)`", text)
+    found = [re.match(r"(?:\S*bin/)?autograder ([a-z-]+.*)|((?!written )[a-z-]+ .*)", line.strip()) for line in lines]
     raw = [match[1] or match[2] for match in found if match]
     return [shlex.split(re.split(r" [>|#] | {2,}|#", line)[0]) for line in raw if line.split()[0] in COMMANDS]
 
@@ -33,6 +33,10 @@ def new_lessons(commands):
 def problems_of(words: list[str], made: set[str]) -> list[str]:
     """What of a command does not exist."""
     command = COMMANDS[words[0]]
+    if hasattr(command, "commands"):  # a group, such as `written`
+        if words[1:2] and words[1] not in command.commands:
+            return [f"{words[0]} has no command {words[1]}"]
+        command, words = (command.commands[words[1]], words[1:]) if words[1:] else (command, words)
     flags = {flag: option for option in command.params for flag in option.opts if flag.startswith("-")}
     problems, lessons = [], []
     given = iter(words[1:])
@@ -94,6 +98,8 @@ def test_the_commands_of_readme_are_found():
         (".venv/bin/autograder grade x --lesson 77-none --out y", "there is no lesson 77-none"),
         (".venv/bin/autograder replay x --test test_nothing", "there is no test test_nothing"),
         (".venv/bin/autograder export x --format xml > y", "there is no format xml"),
+        ("autograder written exprot x --lesson 01-attention", "written has no command exprot"),
+        ("autograder written import x --result y", "import has no option --result"),
         ("    autograder mutants 77-none", "there is no lesson 77-none"),
     ],
 )

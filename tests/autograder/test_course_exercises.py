@@ -27,7 +27,7 @@ from autograder.notebooks.exercises import (
     lab_lesson,
     students_module,
     without_solution,
-    written_of,
+    written_in_lab,
 )
 from autograder.notebooks.lab import own_lab
 from autograder.options import Asked
@@ -37,6 +37,7 @@ LESSON = load("00-fundamentals", ROOT)
 LAB = lab_lesson(LESSON)
 SAMPLES = load_samples(LAB, (WRONG,))
 SEED = 7
+SCHEME = "# ### BEGIN MARK SCHEME\n# it should\n# ### END MARK SCHEME\n"
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,11 @@ def test_the_cells_with_points_are_those_of_the_suite_and_the_written_questions(
         "lab-classify-sentiment": 3, "lab-memory-of-the-weights": 1, "lab-recent-messages": 3,
         "written-three-stages": 2, "written-not-good": 2, "written-fewer-bits": 2,
     }  # fmt: skip
-    assert written_of(LESSON) == {"three-stages": 2, "not-good": 2, "fewer-bits": 2}
+    assert {each.id: each.points for each in written_in_lab(LESSON)} == {
+        "three-stages": 2,
+        "not-good": 2,
+        "fewer-bits": 2,
+    }
 
 
 def test_the_lab_is_a_valid_notebook_without_outputs():
@@ -168,7 +173,10 @@ def test_the_release_holds_no_solution_and_no_rubric():
         ('# %% exercise="A"\nx = 1\n', "put what students write between"),
         (f"# %%\n{BEGIN}\nx = 1\n### END SOLUTION\n", "has a solution and is not an exercise"),
         ('# %% exercize="A"\nx = 1\n', "has the mark 'exercize': there are exercise, checks, written, points"),
-        ('# %% [markdown] written="why"\n# Why?\n', "say what it is worth, as in points=2"),
+        (f'# %% [markdown] written="why"\n# Why?\n{SCHEME}', "the key 'points' is missing"),
+        (f'# %% [markdown] written="Why" points=2\n# Why?\n{SCHEME}', "id: String should match pattern"),
+        ('# %% [markdown] written="why" points=2\n# Why?\n', "'why' has 0 rubrics: put one between"),
+        ('# %% written="why" points=2\n1\n', "write # %% .markdown. before its marks"),
     ],
 )
 def test_a_mark_that_does_not_fit_is_named(tmp_path, cell, said):

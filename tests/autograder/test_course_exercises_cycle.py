@@ -28,7 +28,7 @@ LAB = """
     # %% checks="Double"
     assert double(0) == 0
     # %% [markdown] written="why" points=2
-    # **Question (2 points).** Why?
+    # Why?
     #
     # ### BEGIN MARK SCHEME
     # SECRET-RUBRIC

@@ -10,9 +10,10 @@ from toy_course import LESSON, write_toy_course
 
 from autograder.errors import LessonError
 from autograder.lesson import load
-from autograder.notebooks.cells import pieces_of, question_text, questions_of
+from autograder.notebooks.cells import pieces_of
 from autograder.notebooks.course import build_course, source_files
 from autograder.notebooks.lab import handout_lab, hidden_cells
+from autograder.questions import question_text, questions_of
 
 LESSONS = all_lessons()
 

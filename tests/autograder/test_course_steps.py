@@ -201,13 +201,12 @@ CARD = Scorecard(
 )
 
 
-def test_answers_become_rows_and_those_that_wait_a_note(toy):
+def test_answers_become_rows_and_some_wait(toy):
     card = joined(
         toy, CARD, [grade("toy-mask", 2), grade("written-diagonal", manual=1.5), grade("written-cost", waits=True)]
     )
 
-    assert (card.score, card.max_score) == (4.5, 6)
-    assert card.notes == ("answers that wait for a person: 1 (3 points); they are not part of this total",)
+    assert (card.score, card.max_score, card.pending_person_points) == (4.5, 6, 3)
 
 
 def test_points_that_a_person_changed_stand_for_the_whole_question(toy):
@@ -223,4 +222,4 @@ def test_a_joined_card_can_be_read_again(toy):
     card = joined(toy, CARD, [grade("written-diagonal", auto=0.0)])
 
     assert Scorecard.from_json(card.to_json()) == card
-    assert card.outcomes[-1].message == "the question is not answered"
+    assert card.outcomes[-1].message == "not answered"

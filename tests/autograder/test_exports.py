@@ -151,7 +151,7 @@ def test_a_spreadsheet_reads_what_was_written_and_runs_none_of_it(card):
 
     assert cells["student"].removeprefix("'") == card.student.removeprefix("'")
     assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for cell in [*head, *line])
-    assert sum(float(cell or 0) for cell in line[10:]) == pytest.approx(card.score, abs=1e-4)
+    assert sum(float(cell or 0) for cell in line[12:]) == pytest.approx(card.score, abs=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------- gradescope

@@ -150,7 +150,7 @@ def test_the_first_lesson_holds_exactly_this(tmp_path):
 
     archive = handout.build_handout(lesson.load("01-attention", ROOT), tmp_path)
 
-    files = ["COURSE.md", "README.md", "conftest.py", "pytest.ini", *GRADING]
+    files = ["COURSE.md", "README.md", "answers.md", "conftest.py", "pytest.ini", *GRADING]
     files += [f"{module}.py" for module in modules] + [f"tests/test_{module}_public.py" for module in modules]
     assert names_in(archive) == sorted(f"01-attention/{name}" for name in files)
 

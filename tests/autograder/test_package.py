@@ -19,8 +19,8 @@ from autograder.release import otter_zip as package
 
 ENVELOPE = """environment.yml files/driver.ipynb otter_config.json run_autograder run_otter.py setup.sh
     tests/placeholder.py""".split()
-GRADING = """__init__ arguments bounds cases check differences digests errors files grade in_process lesson marks names options plugin points
-    probes rules scorecard student submission suite tomls witness exports/__init__ exports/gradescope exports/otter release/__init__
+GRADING = """__init__ answers arguments bounds cases check differences digests errors files grade in_process lesson marks names options plugin points
+    probes questions rules scorecard student submission suite tomls witness exports/__init__ exports/gradescope exports/otter release/__init__
     release/otter_plugin""".split()
 INTAKE = [f"intake/{path.stem}" for path in (ROOT / "autograder" / "intake").glob("*.py") if path.stem != "crowd"]
 BOX = [
@@ -52,6 +52,7 @@ def test_the_zip_holds_otters_files_the_grader_and_the_lesson(contents):
     solution = [f"solutions/01-attention/{module}.py" for module in lesson.modules]
     starter = [f"starter/01-attention/{module}.py" for module in lesson.modules]
     grader = [*modules, *suite, *solution, *starter, "assignments/01-attention/lesson.toml"]
+    grader += ["assignments/01-attention/handout.md"]  # it has the questions of [[written]]
 
     assert sorted(contents) == sorted([*ENVELOPE, *(f"grader/{name}" for name in grader)])
 

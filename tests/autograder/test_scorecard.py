@@ -1,4 +1,4 @@
-"""scorecard.json, format 1: docs/scorecard.md states every field, and a file of it is read and written back to the byte."""
+"""scorecard.json, format 2: docs/scorecard.md states every field, and a file of it is read and written back to the byte."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TOY_SOLUTION
 
-from autograder import kept
+from autograder import answers, kept
 from autograder.errors import UsageError
 from autograder.scorecard import (
     CAUSES,
@@ -47,6 +47,7 @@ CARD = Scorecard(
         outcome("test_d", PENDING_GPU, 1.0, message="waits for a machine with a GPU"),
         Outcome.ours("test_e", "attention", "masks", "Its title.", "NameError: x", 4.0, 0.125),
         outcome("test_f", FAILED, 1.0, "flash_attention", message="flash_attention.py is missing", cause="missing"),
+        answers.row("mask", 2.0, None, answers.WAITS, "so that nobody sees the future"),
     ),
     submission="submissions/ada",
     digests=Digests("0f" * 8, "1e" * 8, {"attention": "2d" * 8, "flash_attention": "3c" * 8}),
@@ -76,7 +77,14 @@ def test_the_golden_file_is_read_and_written_back_to_the_byte():
 
     assert card == CARD
     assert card.to_json().encode() == GOLDEN.read_bytes()
-    assert json.loads(GOLDEN.read_text("utf-8"))["format"] == 1
+    assert json.loads(GOLDEN.read_text("utf-8"))["format"] == 2
+
+
+def test_a_card_of_format_1_is_read():
+    card = kept.read(GOLDEN.with_name("scorecard-1.json"))
+
+    assert card == replace(CARD, outcomes=CARD.tests)
+    assert json.loads(card.to_json())["format"] == 2
 
 
 def test_what_was_graded_is_read_and_written_back_to_the_byte(grade_toy):
@@ -98,7 +106,7 @@ def test_an_outcome_that_is_our_fault_tells_the_student_nothing_of_it():
     ("number", "words"),
     [
         (None, "has no format number: an older version of llm-autograder wrote it; grade again"),
-        (2, "has format 2, and this version of llm-autograder reads format 1"),
+        (3, "has format 3, and this version of llm-autograder reads formats 1 to 2"),
         (2.5, "is not a scorecard"),
         ("1", "is not a scorecard"),
     ],

@@ -85,7 +85,7 @@ def test_the_rows_of_the_table_add_up_as_they_are_printed(card):
 
     shown = [tuple(map(Decimal, pair)) for pair in re.findall(r"([\d.]+) / ([\d.]+)", console.file.getvalue())]
     *rows, total = shown if not card.is_lost else [*shown, (0, 0)]
-    pending = Decimal(str(card.pending_gpu_points))
+    pending = Decimal(str(card.pending_gpu_points)) + Decimal(str(card.pending_person_points))
     assert sum(earned for earned, _ in rows) == total[0]
     assert sum(worth for _, worth in rows) == total[1] + pending
 
