@@ -18,6 +18,7 @@ from otter.test_files import GradingResults
 from otter_ways import attention_zip, in_a_fork
 from packing import tarred
 
+from autograder.answers import Answers
 from autograder.author.samples import RIGHT, WRONG, load_samples
 from autograder.author.starter import starter_files
 from autograder.errors import UsageError
@@ -190,7 +191,7 @@ def test_a_known_mistake_is_named_and_costs_what_autograder_grade_says(on_grades
     graded = on_gradescope("wrong")
 
     with Grader(LESSON) as grader:
-        card = grader.grade(replace(sample.submission(), files=wrong()))
+        card = grader.grade(replace(sample.submission(), files=wrong(), answers=Answers()))
     assert graded.rows() == Graded(gradescope.results(card)).rows()
     assert graded.card.digests == card.digests
     assert 0 < graded.results["score"] == card.score < card.max_score
