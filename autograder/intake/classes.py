@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import SubmissionError
 from . import kinds, reader
 from .entries import Source, shown_name
-from .sites import Named, handed_in_again, parsed
+from .sites import Named, handed_in_again, parsed, parsed_together
 from .students import harmless, student_name, told_apart
 
 _INSTRUCTORS = frozenset(
@@ -106,9 +106,10 @@ def _has_scorecards(path):
 def _sources(folder, names):
     """One for each student; what a site gives in several files or folders belongs together."""
     groups: dict[tuple, list[tuple[Path, Named | None]]] = {}
+    by_sites = parsed_together(names)
     for name in names:
-        site = parsed(name)
-        key = (site.student, site.mark) if site else (name,)
+        site = by_sites.get(name)
+        key = (site.site, site.student, site.mark) if site else (name,)
         groups.setdefault(key, []).append((folder / name, site))
     sources = [
         Source(student_name(group[0][0]), ((group[0][0], group[0][0].name),)) if group[0][1] is None
@@ -140,6 +141,10 @@ def _source_of_site(group):
         files.setdefault(name, []).append((turn, path, site.file))
     if passed_over:
         notes.append(f"there are several attempts: the last one counts, {last}")
+        notes += [f"of an earlier attempt, not counted: {shown_name(path.name)}" for path in passed_over]
+    notes += [
+        f"the attempt is dated in the future: {shown_name(path.name)}" for path, site in group if site.is_in_the_future
+    ]
     paths = []
     for name, versions in files.items():
         *older, (turn, path, file) = sorted(versions)

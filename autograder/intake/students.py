@@ -61,29 +61,29 @@ def _cut(clean, whole):
 def told_apart(names: Sequence[str], marks: Sequence[str]) -> list[str]:
     """The names, so that no two are alike, not even where upper and lower case are one.
 
-    Of names that collide each gets its mark (a number that a course's site gave the student), where there is one; then the
-    second, third … get "-2", "-3". It depends on the names and their order alone.
+    Of names that collide each gets its mark (a number that a course's site gave the student), where there is one; those that
+    collide still get "-1", "-2", "-3": nobody keeps a name that somebody else has too, whoever comes first. It depends on
+    the names and their order alone.
     """
     alike = Counter(map(_key, names))
     marked = [
         harmless(f"{name} {mark}") if mark and alike[_key(name)] > 1 else name
         for name, mark in zip(names, marks, strict=True)
     ]
-    taken = set(map(_key, marked))
+    taken = set(map(_key, (*names, *marked)))
+    still = Counter(map(_key, marked))
     told = []
-    seen = set()
-    for name in marked:
+    for name, mark in zip(marked, marks, strict=True):
         key = _key(name)
-        if key in seen:
+        if still[key] > 1 or (alike[key] > 1 and not mark):
             name = next(other for other in _numbered(name) if _key(other) not in taken)
             taken.add(_key(name))
-        seen.add(key)
         told.append(name)
     return told
 
 
 def _numbered(name):
-    for number in range(2, 100_000):
+    for number in range(1, 100_000):
         short = name
         while len(f"{short}-{number}".encode()) > MOST_BYTES:
             short = short[:-1]
