@@ -69,7 +69,9 @@ def parsed(name: str) -> Named | None:
 
 def parsed_together(names: Iterable[str]) -> dict[str, Named]:
     """What the names of one folder say, of those that are a site's: all are the same site's where they can be."""
-    matches = {name: {site: found for site, p in _SITES.items() if (found := p.fullmatch(name))} for name in names}
+    matches: dict[str, dict[str, re.Match]] = {
+        name: {site: fit for site, p in _SITES.items() if (fit := p.fullmatch(name))} for name in names
+    }
     fitting = Counter(site for found in matches.values() for site in found)
     site = max(_SITES, key=lambda site: fitting[site])
     found = {name: _named(site, fits[site]) if site in fits else parsed(name) for name, fits in matches.items() if fits}
