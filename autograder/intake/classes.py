@@ -2,7 +2,7 @@
 
 Every entry of the folder is a student's, or is named, or is a file of the system (kinds.py); none is lost. What cannot be
 read is a student's too: they get a card that says what was found. The rule for what belongs to no student is in
-docs/instructor.md, and in `_of_no_student`.
+docs/instructor.md, and in `of_no_student`.
 """
 
 import os
@@ -50,7 +50,7 @@ def read_class(folder: Path, modules: Iterable[str] = ()) -> ClassFolder:
         names = sorted(name for name in os.listdir(folder) if not kinds.is_of_the_system(name))
     except OSError as error:
         raise SubmissionError(f"{folder} is not a folder: --each expects a folder of submissions") from error
-    reasons = {name: _of_no_student(folder / name, tuple(modules)) for name in names}
+    reasons = {name: of_no_student(folder / name, tuple(modules)) for name in names}
     sources = _sources(folder, [name for name in names if not reasons[name]])
     named = tuple((shown_name(name), why) for name, why in reasons.items() if why)
     if not sources:
@@ -74,7 +74,7 @@ def source_of(path: Path) -> Source:
     return _source_of_site([(path, site)])
 
 
-def _of_no_student(path, modules):
+def of_no_student(path: Path, modules: Iterable[str]) -> str:
     """Why an entry is nobody's submission; empty if it may be somebody's."""
     name = path.name
     if name.startswith("."):

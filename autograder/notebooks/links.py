@@ -3,8 +3,8 @@
 import re
 from html.parser import HTMLParser
 
-from bleach import ALLOWED_ATTRIBUTES
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors.sanitize import ALLOWED_ATTRIBUTES
 
 _TARGETS = frozenset("href src action formaction data poster cite background longdesc ping srcset xlink:href".split())
 _HARMLESS = re.compile(r"https?://|mailto:|#", re.IGNORECASE)
