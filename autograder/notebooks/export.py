@@ -21,13 +21,10 @@ from ..intake.students import harmless
 from ..lesson import Lesson, lesson_names, load
 from ..points import number
 from ..release.handout import collected
-from ..scorecard import FAILED, PASSED, Outcome, Scorecard
+from ..scorecard import BY_HAND, BY_PEOPLE, FAILED, PASSED, Outcome, Scorecard
 from .boxed import CARDS
 from .exercises import NAME, lab_lesson, written_of
 from .lab import WRITTEN, hidden_cells
-
-BY_HAND = "(by hand)"  # the row of a question whose points a person changed
-MODULE = "written"  # of answers in words
 
 
 class Scorecards(ExportPlugin):
@@ -129,4 +126,4 @@ def _answer(grade: Grade, comment: str, worth: float) -> Outcome:
     unanswered = grade.manual_score is None
     said = comment or ("the question is not answered" if unanswered else "")
     status = PASSED if grade.score >= worth else FAILED
-    return Outcome(name, MODULE, "Answers", f"Answer: {name}", status, grade.score, worth, said)
+    return Outcome(name, BY_PEOPLE, "Answers", f"Answer: {name}", status, grade.score, worth, said)
