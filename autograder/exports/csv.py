@@ -4,11 +4,13 @@ The columns are student, score, max_score, percent (of what was graded), pending
 status, the forbidden calls that were found and the files that were not scanned for them, what was graded if not the whole
 lesson, and then the points of each question; a cell is empty where nothing was graded, the score too where that was a fault
 of ours: a 0 would be a grade. A text that a spreadsheet would run as a formula (it begins with = + - @, behind blanks too, or
-with a control character) gets an apostrophe in front.
+with a control character) gets an apostrophe in front; so does what follows a semicolon, a tab or a line's end, at which some
+spreadsheets part cells.
 """
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
 from ..points import added
@@ -16,6 +18,8 @@ from ..scorecard import STATUSES, Scorecard
 from . import by_question, by_student, counted, forbidden, not_scanned
 
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+_PARTS = re.compile(rf"([;\t\r\n][\s\"]*)(?=[{re.escape(''.join(_STARTS_A_FORMULA))}])")
 
 
 def render(cards: Sequence[Scorecard]) -> str:
@@ -51,4 +55,5 @@ def _points_by_question(card):
 
 
 def _harmless(text):
+    text = _PARTS.sub(r"\1'", text)
     return f"'{text}" if text.startswith(_STARTS_A_FORMULA) or text.lstrip().startswith(_STARTS_A_FORMULA) else text

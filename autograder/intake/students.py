@@ -36,6 +36,17 @@ def harmless(name: str) -> str:
     return clean if len(clean.encode()) <= MOST_BYTES else _cut(clean, name)
 
 
+def name_of_a_card(student: str) -> str:
+    """A harmless name that no other student has, of one who is known by a name of any kind: "alice." is not "alice"."""
+    name = harmless(student)
+    if name == student:
+        return name
+    mark = "-" + hashlib.sha256(student.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    while len(f"{name}{mark}".encode()) > MOST_BYTES:
+        name = name[:-1]
+    return f"{name}{mark}"
+
+
 def _kept(name, place):
     char = name[place]
     if char in _KEPT or unicodedata.category(char)[0] in "LM" or unicodedata.category(char) in ("Nd", "Nl"):

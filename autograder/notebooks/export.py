@@ -17,7 +17,7 @@ from traitlets import Unicode
 from .. import kept
 from ..errors import UsageError
 from ..files import can_write, write
-from ..intake.students import harmless
+from ..intake.students import name_of_a_card
 from ..lesson import Lesson, lesson_names, load
 from ..points import number
 from ..release.handout import collected
@@ -45,7 +45,7 @@ class Scorecards(ExportPlugin):
                         self._one(lesson, submission, course, out)
 
     def _one(self, lesson: Lesson, submission: SubmittedAssignment, course: Path, out: Path) -> None:
-        place = Path(lesson.name, harmless(submission.student_id), kept.CARD)
+        place = Path(lesson.name, name_of_a_card(submission.student_id), kept.CARD)
         try:
             card = kept.read(course / CARDS / place)
         except UsageError as error:
