@@ -55,5 +55,6 @@ def _points_by_question(card):
 
 
 def _harmless(text):
-    text = _PARTS.sub(r"\1'", text)
+    begin = text[: len(text) - len(text.lstrip())]
+    text = begin + _PARTS.sub(r"\1'", text.lstrip())
     return f"'{text}" if text.startswith(_STARTS_A_FORMULA) or text.lstrip().startswith(_STARTS_A_FORMULA) else text

@@ -19,7 +19,7 @@ from autograder import batch
 from autograder.errors import SubmissionError
 from autograder.exports import render, table
 from autograder.intake import kinds
-from autograder.intake.students import MOST_BYTES, harmless, student_name, told_apart
+from autograder.intake.students import MOST_BYTES, harmless, name_of_a_card, student_name, told_apart
 from autograder.options import Asked
 from autograder.submission import Submission, source_of, take_in, take_in_again, take_in_each
 
@@ -440,3 +440,24 @@ def test_any_name_is_harmless_and_no_two_are_alike(names):
 
 def test_what_tells_names_apart_is_their_order_alone():
     assert told_apart(["ada", "Ada", "ada-2", "ada"], ["", "", "", ""]) == ["ada-1", "Ada-3", "ada-2", "ada-4"]
+
+
+def test_a_cards_name_is_one_students():
+    ids = [
+        "alice",
+        "alice.",
+        "alice ",
+        ".alice",
+        "a/b",
+        "a_b",
+        "x" * 300,
+        "x" * 301,
+        "José",
+        unicodedata.normalize("NFD", "José"),
+    ]
+
+    names = [name_of_a_card(id) for id in ids]
+
+    assert names[0] == "alice"
+    assert len(set(names)) == len(ids)
+    assert all(harmless(name) == name for name in names)

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,6 +221,14 @@ def _otters(test_files, row):
 
 
 # ---------------------------------------------------------------------------------------------- csv
+
+
+@pytest.mark.parametrize("name", ["x;=1+1", "x; =1+1", 'x;"=1+1', "x\t@y", "x\n-1", "x;\t＝1"])
+def test_nothing_is_a_formula_where_cells_are_parted_otherwise(name):
+    text = exports.render("csv", [replace(ADA, student=name)])
+
+    parts = [part.strip(' "') for part in re.split(r"[;\t\r\n]", text)]
+    assert [part for part in parts if part.startswith(tuple("=+-@＝"))] == []
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "＝1+1"])
