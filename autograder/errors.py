@@ -71,7 +71,13 @@ def builtin_among(types) -> str:
 
 
 class AutograderError(Exception):
-    """Something that the package itself says; its text is a sentence for the person who must act."""
+    """Something that the package itself says; its text is a sentence for the person who must act.
+
+    It may name a stranger's file or quote one, so it is made clean here, for whoever shows it.
+    """
+
+    def __init__(self, *args: object):
+        super().__init__(*(clean(arg, "\n\t") if isinstance(arg, str) else arg for arg in args))
 
 
 class UsageError(AutograderError):

@@ -4,10 +4,10 @@ docs/scorecard.md states every field of scorecard.json. What changes there gets 
 """
 
 import json
-import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 
+from . import plausible
 from .errors import clean
 from .points import added, in_cents
 
@@ -24,6 +24,7 @@ WRITTEN = "written"  # stands for a module in rows of answers in words
 CAUSES = ("unreadable", "missing", "unwritten", "syntax", "import", "timeout", "died")  # why code gave no answer at all
 IN_SOURCE, AT_RUN_TIME, NOT_SCANNED = "source", "run", "not scanned"  # how evidence was found, or why there may be more
 FORMAT = 2  # of scorecard.json; format 1 is read, too
+BY_HAND = "(by hand)"  # a row of a question whose points a person changed, also to more than it is worth
 OUR_ERROR = "the grader made an error here, not you: the points of this test are not in the total"
 
 
@@ -36,10 +37,17 @@ class Printable:
     def __post_init__(self) -> None:
         for each in fields(self):  # type: ignore[arg-type]  # of the dataclasses below
             value = getattr(self, each.name)
-            if isinstance(value, str):
-                object.__setattr__(self, each.name, clean(value, "\n\t"))
-            elif isinstance(value, tuple) and all(isinstance(item, str) for item in value):
-                object.__setattr__(self, each.name, tuple(clean(item, "\n\t") for item in value))
+            if isinstance(value, str | dict | tuple):
+                object.__setattr__(self, each.name, _cleaned(value))
+
+
+def _cleaned(value):
+    """Texts, also in tuples and as keys and values of dicts."""
+    if isinstance(value, str):
+        return clean(value, "\n\t")
+    if isinstance(value, dict):
+        return {_cleaned(key): _cleaned(item) for key, item in value.items()}
+    return type(value)(map(_cleaned, value)) if isinstance(value, tuple | list) else value
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,7 @@ class Evidence(Printable):
 
 
 @dataclass(frozen=True)
-class Digests:
+class Digests(Printable):
     """What was graded, by which tests, with which grader: where they are equal, rows of two gradings belong together.
 
     Attributes:
@@ -293,6 +301,7 @@ class Scorecard(Printable):
         """Raises FormatError of a scorecard in another format; ValueError, KeyError or TypeError where it is not a scorecard."""
         data = _object(json.loads(text), "a scorecard")
         _refuse_another_format(data)
+        plausible.depth(data.get("environment"), "its environment")
         for name in (*_TOTALS, *(["pending_person_points"] if data.pop("format") > 1 else [])):
             data.pop(name)
         data["outcomes"] = tuple(_outcome(row) for row in data["outcomes"])
@@ -301,12 +310,14 @@ class Scorecard(Printable):
         data["measurements"] = _measurements(data["measurements"])
         for name in ("layers", "notes", "modules", "ungraded"):
             data[name] = tuple(_texts(data[name], name))
+        plausible.name_of_a_folder(data["student"])
         card = _record(cls, data, "a scorecard")
         _texts([card.lesson, card.student, card.submission, card.student_output, card.visibility], "names")
         for name in ("environment", "seeds"):
             _object(getattr(card, name), name)
+        plausible.seeds(card.seed, *card.seeds.values())
         if card.scale_to is not None:
-            _amount(card.scale_to, "scale_to")
+            plausible.amount(card.scale_to, "scale_to")
         return card
 
 
@@ -343,7 +354,7 @@ def _measurements(value):
     measured = _record(Measurements, value, "measurements")
     for name, amount in asdict(measured).items():
         if amount is not None:
-            _amount(amount, name)
+            plausible.amount(amount, name)
     return measured
 
 
@@ -366,17 +377,14 @@ def _texts(values, what):
     return values
 
 
-def _amount(value, what):
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"{what} should be a number from 0 on and is {str(value)[:40]!r}")
-
-
 def _outcome(row):
     outcome = _record(Outcome, row, "an outcome")
     if outcome.status not in STATUSES:
         raise ValueError(f"the status {str(outcome.status)[:40]!r} is none of {', '.join(STATUSES)}")
     for name in ("points", "max_points", "seconds"):
-        _amount(getattr(outcome, name), name)
+        plausible.amount(getattr(outcome, name), name)
+    if outcome.points > outcome.max_points and not (outcome.module == WRITTEN or outcome.test == BY_HAND):
+        raise ValueError(f"a test has {outcome.points:g} of {outcome.max_points:g} points")
     texts = [getattr(outcome, name) for name in ("test", "module", "question", "title", "message", "detail", "cause")]
     _texts([*texts, outcome.mistake or ""], "an outcome's names and messages")
     return outcome

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from . import answers, kept
 from .errors import UsageError, shown
-from .exports.csv import harmless
+from .exports.csv import harmless, without_guards
 from .files import can_write, write
 from .lesson import Lesson
 from .points import number
@@ -167,7 +167,9 @@ def _digests_of(cell):
     """Of what may be the answer of which a cell was made. A spreadsheet may change a cell, a number above all: so short ones
     say nothing, and a cell that is nobody's answer is taken."""
     text = cell.replace("\r\n", "\n")
-    return {answers.digest(each) for each in (text, text.removeprefix("'")) if len(text) >= _TELLING}
+    return {
+        answers.digest(each) for each in (text, text.removeprefix("'"), without_guards(text)) if len(text) >= _TELLING
+    }
 
 
 def _take(done: ReadBack, cards: "_Cards", lesson: str, entry: dict, cells: dict[str, str]) -> str:

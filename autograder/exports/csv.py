@@ -4,11 +4,13 @@ The columns are student, score, max_score, percent (of what was graded), pending
 rows ended in each status, the forbidden calls that were found and the files that were not scanned for them, what was graded if not the whole
 lesson, and then the points of each question; a cell is empty where nothing was graded, the score too where that was a fault
 of ours: a 0 would be a grade. A text that a spreadsheet would run as a formula (it begins with = + - @, behind blanks too, or
-with a control character) gets an apostrophe in front.
+with a control character) gets an apostrophe in front; so does what follows a semicolon, a tab or a line's end, at which some
+spreadsheets part cells.
 """
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
 from ..points import added
@@ -16,6 +18,9 @@ from ..scorecard import STATUSES, Scorecard
 from . import by_question, by_student, counted, forbidden, not_scanned
 
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+_START = f"(?=[{re.escape(''.join(_STARTS_A_FORMULA))}])"
+_PARTS, _GUARDED = (re.compile(rf"([;\t\r\n][\s\"]*){guard}{_START}") for guard in ("", "'"))
 
 
 def render(cards: Sequence[Scorecard]) -> str:
@@ -54,4 +59,11 @@ def _points_by_question(card):
 
 def harmless(text: str) -> str:
     """The text as a cell that no spreadsheet runs."""
+    begin = text[: len(text) - len(text.lstrip())]
+    text = begin + _PARTS.sub(r"\1'", text.lstrip())
     return f"'{text}" if text.startswith(_STARTS_A_FORMULA) or text.lstrip().startswith(_STARTS_A_FORMULA) else text
+
+
+def without_guards(cell: str) -> str:
+    """A cell as it was before `harmless`; an apostrophe that was in such a place before goes too."""
+    return _GUARDED.sub(r"\1", cell.removeprefix("'"))

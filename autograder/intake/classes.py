@@ -2,7 +2,7 @@
 
 Every entry of the folder is a student's, or is named, or is a file of the system (kinds.py); none is lost. What cannot be
 read is a student's too: they get a card that says what was found. The rule for what belongs to no student is in
-docs/instructor.md, and in `_of_no_student`.
+docs/instructor.md, and in `of_no_student`.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import SubmissionError
 from . import kinds, reader
 from .entries import Source, shown_name
-from .sites import Named, handed_in_again, parsed
+from .sites import Named, handed_in_again, parsed, parsed_together
 from .students import harmless, student_name, told_apart
 
 _INSTRUCTORS = frozenset(
@@ -50,7 +50,7 @@ def read_class(folder: Path, modules: Iterable[str] = ()) -> ClassFolder:
         names = sorted(name for name in os.listdir(folder) if not kinds.is_of_the_system(name))
     except OSError as error:
         raise SubmissionError(f"{folder} is not a folder: --each expects a folder of submissions") from error
-    reasons = {name: _of_no_student(folder / name, tuple(modules)) for name in names}
+    reasons = {name: of_no_student(folder / name, tuple(modules)) for name in names}
     sources = _sources(folder, [name for name in names if not reasons[name]])
     named = tuple((shown_name(name), why) for name, why in reasons.items() if why)
     if not sources:
@@ -74,7 +74,7 @@ def source_of(path: Path) -> Source:
     return _source_of_site([(path, site)])
 
 
-def _of_no_student(path, modules):
+def of_no_student(path: Path, modules: Iterable[str]) -> str:
     """Why an entry is nobody's submission; empty if it may be somebody's."""
     name = path.name
     if name.startswith("."):
@@ -108,9 +108,10 @@ def _has_scorecards(path):
 def _sources(folder, names):
     """One for each student; what a site gives in several files or folders belongs together."""
     groups: dict[tuple, list[tuple[Path, Named | None]]] = {}
+    by_sites = parsed_together(names)
     for name in names:
-        site = parsed(name)
-        key = (site.student, site.mark) if site else (name,)
+        site = by_sites.get(name)
+        key = (site.site, site.student, site.mark) if site else (name,)
         groups.setdefault(key, []).append((folder / name, site))
     sources = [
         Source(student_name(group[0][0]), ((group[0][0], group[0][0].name),)) if group[0][1] is None
@@ -142,6 +143,10 @@ def _source_of_site(group):
         files.setdefault(name, []).append((turn, path, site.file))
     if passed_over:
         notes.append(f"there are several attempts: the last one counts, {last}")
+        notes += [f"of an earlier attempt, not counted: {shown_name(path.name)}" for path in passed_over]
+    notes += [
+        f"the attempt is dated in the future: {shown_name(path.name)}" for path, site in group if site.is_in_the_future
+    ]
     paths = []
     for name, versions in files.items():
         *older, (turn, path, file) = sorted(versions)

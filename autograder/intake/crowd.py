@@ -8,22 +8,25 @@ the starter. It is one student's all the same
   lesson's or a module's name.
 
 Only names and checksums count here; an archive is opened by the reader of the intake. An archive
-that cannot be read here may hold anything.
+that cannot be read here may hold anything. No link is followed, nothing but regular files is opened, and what cannot be read
+is passed over: one student's files decide nothing about another's.
 """
 
-import os
 import re
 import zlib
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from ..errors import SubmissionError, UsageError
+from ..errors import UsageError
 from ..lesson import Lesson
-from .opening import Refused, entries_of
+from . import kinds
+from .classes import of_no_student
+from .folders import open_unfollowed
+from .opening import Refused
+from .packed import ARCHIVES, MOST_ENTRIES, Archives, hidden, in_archive, listed
 
-_MOST_ENTRIES = 20_000
+_DEEPEST = 100
 _MOST_SOURCE = 2 << 20  # bytes of a module that are read
-_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".7z", ".rar")
 _ONE_WORK = r"""parts? attempts? versions? v tries try drafts? finals? old new backups? bak cop(y|ies) src source starters? stubs?
     originals? templates? solutions? handouts? hw homeworks? labs? assignments? lessons? weeks? code work py python modules? files? data
     notebooks? tests? grading docs?"""
@@ -53,9 +56,9 @@ def refuse_one_student(path: Path, lesson: Lesson) -> None:
         UsageError: `path` is the folder of one submission, or of a folder of them.
     """
     found = _found(_files(path, lesson)) if path.is_dir() else {}
-    if not found or _archives_in(path, lesson) or _canvas_names(path):
+    if not found or _canvas_names(path) or Archives(lesson).is_any_in(path):
         return
-    folder, students = _students(path, lesson)
+    folder, students = _students(path, lesson, carefully=True)
     parts = [name for name in found if name]
     if students and folder != path:
         raise UsageError(f"the submissions are in {folder}: give that folder to --each")
@@ -67,27 +70,45 @@ def refuse_one_student(path: Path, lesson: Lesson) -> None:
         raise UsageError(f"{path} is one submission ({', '.join(parts)}): grade it without --each")
 
 
-def _students(path, lesson):
-    """(Folder, the names of the different students whose work is in it); no names where it is one's."""
+def _others_beside(path, name, lesson):
+    """Whether, beside the one folder that holds all modules, somebody else's work may stand: then it is not the class."""
+    others = [item for item in listed(path) if item.name != name and not of_no_student(item, lesson.modules)]
+    return any(not kinds.is_of_the_system(item.name) and _holds_something(item) for item in others)
+
+
+def _holds_something(item):
+    try:
+        if item.is_symlink() or not item.is_dir():
+            return item.is_symlink() or not item.is_file() or item.stat().st_size > 0
+        return bool(listed(item))
+    except OSError:
+        return True
+
+
+def _students(path, lesson, carefully=False):
+    """(Folder, the names of the different students whose work is in it); no names where it is one's.
+
+    Args:
+        carefully: the one folder that holds all modules is not taken for all where other students' entries may be beside it.
+    """
     loose = _canvas_names(path)
     if len(loose) > 1:
         return path, loose
-    files = _files(path, lesson)
+    files, archives = _files(path, lesson), Archives(lesson)
     folder, found, starter = path, _found(files), _starter(lesson)
-    if not _archives_in(path, lesson) and not _packed(path, found, lesson):
-        folder, files = _below_one_folder(path, files)
+    if not archives.all_in(path) and not archives.packed(path, found):
+        folder, files = _below_one_folder(path, files, lesson if carefully else None)
         found = _found(files)
     if "" in found:
         return folder, []
+    if carefully and folder != path and len(found) == 1 and _others_beside(folder, next(iter(found)), lesson):
+        return folder, [*found]
     holders: dict[str, list[str]] = {}
     for part, modules in found.items():
         for module, checksum in modules.items():
             if checksum not in starter.get(module, ()):
                 holders.setdefault(module, []).append(part)
-    for part in (
-        *_archives_in(folder, lesson),
-        *_packed(folder, found, lesson),
-    ):  # any module may be in them: the intake reads them
+    for part in (*archives.all_in(folder), *archives.packed(folder, found)):  # any module may be in them
         for module in lesson.modules:
             holders.setdefault(module, []).append(part)
     crowds = [_persons(parts, lesson) for parts in holders.values()]
@@ -100,7 +121,7 @@ def _persons(parts, lesson):
 
 
 def _without_suffix(name):
-    while Path(name).suffix.lower() in _ARCHIVES:
+    while Path(name).suffix.lower() in ARCHIVES:
         name = Path(name).stem
     return name
 
@@ -113,35 +134,9 @@ def _is_part(name, lesson):
     return _WORDS.fullmatch(stem) is not None and (bool(known) or any(map(str.isalpha, stem)))  # 1001 is somebody
 
 
-def _archives_in(path, lesson):
-    """The archives right in a folder in which a module may be: those that hold one, and those that cannot be read here."""
-    if not path.is_dir():
-        return []
-    archives = [item for item in sorted(path.iterdir()) if item.suffix.lower() in _ARCHIVES and item.is_file()]
-    return [item.name for item in archives if _may_hold_a_module(item, lesson)]
-
-
-def _may_hold_a_module(archive, lesson):
-    wanted = {f"{module}.py" for module in lesson.modules}
-    try:
-        return any(PurePosixPath(name).name in wanted for name, _ in islice(_in_archive(archive), _MOST_ENTRIES))
-    except Exception:  # broken, encrypted, of a kind that is not read here
-        return True
-
-
-def _packed(path, found, lesson):
-    """The folders that hold no module but an archive, as Moodle's do."""
-    folders = [item for item in sorted(path.iterdir()) if item.is_dir()] if path.is_dir() else []
-    return [
-        item.name
-        for item in folders
-        if item.name not in found and not _hidden(item.name) and _archives_in(item, lesson)
-    ]
-
-
 def _canvas_names(path):
     """Students whose loose files are there, named as Canvas names them: doejane_12345_67890_attention.py."""
-    names = [item.name for item in path.iterdir() if item.is_file()] if path.is_dir() else []
+    names = [item.name for item in listed(path) if item.is_file()]
     return sorted({match["who"] for match in map(_CANVAS.fullmatch, names) if match})
 
 
@@ -155,9 +150,11 @@ def _found(files) -> Found:
     return found
 
 
-def _below_one_folder(path, files):
+def _below_one_folder(path, files, careful_lesson):
     """Where the work begins: a folder that holds all of it, as archives of a folder have it, is looked through."""
     while files and len({parts[0] for parts in files}) == 1 and all(len(parts) > 1 for parts in files):
+        if careful_lesson and _others_beside(path, next(iter(files))[0], careful_lesson):
+            break
         path, files = path / next(iter(files))[0], {parts[1:]: checksum for parts, checksum in files.items()}
     return path, files
 
@@ -166,34 +163,36 @@ def _files(path, lesson) -> dict[tuple[str, ...], int]:
     """The parts of the path of each file with a module's name -> its checksum."""
     wanted, files = {f"{module}.py" for module in lesson.modules}, {}
     try:
-        for name, checksum in islice(_in_folder(path, wanted) if path.is_dir() else _in_archive(path), _MOST_ENTRIES):
+        for name, checksum in _in_folder(path, wanted) if path.is_dir() else islice(in_archive(path), MOST_ENTRIES):
             parts = PurePosixPath(name.replace("\\", "/")).parts
-            if parts and parts[-1] in wanted and not any(map(_hidden, parts)):
+            if parts and parts[-1] in wanted and not any(map(hidden, parts)):
                 files[parts] = checksum
     except (Refused, OSError):  # the intake says what is wrong with it
         pass
     return files
 
 
-def _hidden(part):
-    return part.startswith((".", "__", "/")) or part in ("site-packages", "venv")
-
-
 def _in_folder(top, wanted):
-    for parent, folders, names in os.walk(top):
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        for name in sorted(wanted.intersection(names)):
-            with open(Path(parent, name), "rb") as stream:
-                yield Path(parent, name).relative_to(top).as_posix(), zlib.crc32(stream.read(_MOST_SOURCE))
+    """Of each entry of the folder its own files, so that none can take the others' turn."""
+    for item in listed(top):
+        for path in islice(_below(item, 0), MOST_ENTRIES):
+            if path.name in wanted:
+                try:
+                    with open_unfollowed(path) as stream:
+                        checksum = zlib.crc32(stream.read(_MOST_SOURCE))
+                except OSError:  # a link, a pipe, closed: the intake says so to its student
+                    continue
+                yield path.relative_to(top).as_posix(), checksum
 
 
-def _in_archive(path):
-    """The reader of the intake opens it, so that nothing in it can end this process."""
-    for entry in entries_of([(path, path.name)], path.name):
-        if entry.name == path.name:
-            raise SubmissionError(f"{path} is not an archive that can be opened")
-        if entry.content is not None:
-            yield entry.name, zlib.crc32(entry.content)
+def _below(item, depth):
+    """The file, or all in the folder; links are not followed."""
+    todo = [(item, depth)]
+    while todo:
+        path, depth = todo.pop()
+        yield path
+        if depth < _DEEPEST and not hidden(path.name) and not path.is_symlink():
+            todo += [(inner, depth + 1) for inner in reversed(listed(path))]
 
 
 def _starter(lesson):

@@ -1,6 +1,7 @@
 """What a student reads in a module's rows when the module is not there: what was found instead, and what to do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import PurePosixPath
 
 from .choose import Chosen, Wanted, is_the_starter
@@ -8,6 +9,8 @@ from .entries import listed, shown_name
 from .gather import Gathered
 from .kinds import is_archive_name
 from .naming import meant, nearly, words_of
+
+_MOST_NAMES = 300  # that are compared with the modules' names
 
 
 def why_missing(found: Gathered, wanted: Wanted, chosen: Chosen) -> dict[str, str]:
@@ -22,7 +25,7 @@ def unused_work(found: Gathered, wanted: Wanted, chosen: Chosen) -> list[str]:
     for module in wanted.modules:
         name = f"{module}.py"
         if name in chosen.files and is_the_starter(chosen.files[name], wanted.starters.get(name)):
-            paths = [path for path in (*found.files, *found.others) if _stands_for(path, module, wanted)]
+            paths = [path for path in _few([*found.files, *found.others]) if _stands_for(path, module, wanted)]
             paths = [path for path in paths if PurePosixPath(path).name != name]
             if paths:
                 notes.append(f"{name} is the unchanged starter, and counts; found {listed(paths)} too")
@@ -60,7 +63,7 @@ def _rivals(module, found, wanted, chosen):
 
 
 def _left_out(module, found, wanted, chosen):
-    paths = [path for path in found.left if meant(PurePosixPath(path).name) == f"{module}.py"]
+    paths = [path for path in _few(found.left) if meant(PurePosixPath(path).name) == f"{module}.py"]
     return paths and f"found {shown_name(paths[0])}, but {found.left[paths[0]]}"
 
 
@@ -76,12 +79,12 @@ def _like_it(module, found, wanted, chosen):
 
 def _notebook(module, found, wanted, chosen):
     paths = [path for path, what in found.others.items() if what == "a notebook"]
-    named = [path for path in paths if _stands_for(path, module, wanted)] or paths
+    named = [path for path in _few(paths) if _stands_for(path, module, wanted)] or paths
     return named and f"found the notebook {listed(named)}: put the module's code into a file {module}.py"
 
 
 def _other_format(module, found, wanted, chosen):
-    paths = [path for path in found.others if _stands_for(path, module, wanted)]
+    paths = [path for path in _few(found.others) if _stands_for(path, module, wanted)]
     what = paths and found.others[paths[0]]
     return paths and f"found {shown_name(paths[0])}{what and f', {what}'}: save the code as {module}.py"
 
@@ -122,6 +125,10 @@ def _anything(module, found, wanted, chosen):
 _LOOKS: list[Callable] = [
     _rivals, _left_out, _package, _like_it, _notebook, _other_format, _archive, _other_lesson, _other_python, _anything,
 ]  # fmt: skip
+
+
+def _few(paths: Iterable[str]) -> Iterable[str]:
+    return islice(paths, _MOST_NAMES)
 
 
 def _module_of(path):

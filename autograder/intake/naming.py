@@ -7,6 +7,7 @@ front, and a suffix behind ".py" are accidents. Everything else ("attention_fina
 import re
 import unicodedata
 from difflib import SequenceMatcher
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from .sites import parsed
@@ -17,13 +18,19 @@ _COPY_BEHIND = re.compile(r"(\s*\(\d{1,3}\)|-\d{1,2}|[\s_-]+(copy|kopie|copie|co
 _LESSER = re.compile(r"\(\d+\)|\s\d{1,2}$|\b(copy|kopie|copie|copia|old|backup|bak|draft|previous|starter|handout)\b")
 
 
+_LONGEST = 255  # characters: longer names are nobody's accident
+_MOST_ACCIDENTS = 10  # in one name: "Copy of attention (1) (2).py.txt.txt" has five
+
+
+@lru_cache(maxsize=4096)
 def meant(name: str) -> str:
     """The module's file that a name most plausibly stands for: "attention.py"; empty if it is not Python."""
+    if len(name) > _LONGEST:
+        return ""
     site = parsed(name)
     name = unicodedata.normalize("NFKC", site.file if site and site.file else name).casefold().rstrip(" .").lstrip()
-    before, seen = None, False
-    while before != name:  # .py.txt, .py.py, .py (1).txt
-        before = name
+    seen = False
+    for _ in range(_MOST_ACCIDENTS):  # .py.txt, .py.py, .py (1).txt
         match = _BEHIND.search(name)
         if match and (match[1] != "txt" or re.search(r"\.py\b", name[: match.start()])):
             seen = seen or match[1] == "py"
@@ -36,9 +43,7 @@ def meant(name: str) -> str:
 
 
 def _plain(stem):
-    before = None
-    while before != stem:
-        before = stem
+    for _ in range(_MOST_ACCIDENTS):
         stem = _COPY_BEHIND.sub("", _COPY_IN_FRONT.sub("", stem)).strip(" .")
     return re.sub(r"[\s-]+", "_", stem)
 
@@ -59,4 +64,5 @@ def words_of(name: str) -> list[str]:
 def nearly(name: str, module: str) -> bool:
     """Whether a file is called like a module but for a slip of the keyboard: attentoin.py."""
     stem = meant(PurePosixPath(name).name).removesuffix(".py")
-    return SequenceMatcher(None, stem, module).ratio() >= 0.85
+    matcher = SequenceMatcher(None, stem, module)
+    return min(matcher.real_quick_ratio(), matcher.quick_ratio()) >= 0.85 and matcher.ratio() >= 0.85

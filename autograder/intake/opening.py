@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import GraderFault
 from . import kinds, reader
-from .archives import read_archive
+from .archives import Budget, read_archive
 from .entries import LEFT, Entry, Reading
 from .folders import cannot_be_read, is_ours, open_unfollowed, read_file, read_folder, unread
 
@@ -22,7 +22,9 @@ _TROUBLE = {
     "damaged": "is cut off or damaged: pack it again and submit it again",
     "foreign": "is not a .zip or .tar archive: pack your .py files as a .zip",
     "many": f"has too many entries: at most {reader.MAX_ENTRIES} are accepted; pack only your .py files",
-    "much": f"contains too much: at most {MAX_TOTAL} bytes of Python are accepted; pack only your .py files",
+    "much": f"contains too much: at most {reader.MAX_CONTENT} bytes of it are read; pack only your .py files",
+    "python": f"contains too much: at most {MAX_TOTAL} bytes of Python are accepted; pack only your .py files",
+    "large": f"is too large: at most {reader.MAX_ARCHIVE} bytes of an archive inside another are read; pack only your .py files",
     "memory": "needs too much memory to unpack: it is damaged, or not a submission; pack only your .py files",
     "limits": "takes too much time or memory to unpack: it is damaged, or not a submission; pack only your .py files",
     "unreadable": "cannot be read: the grader is not allowed to open it",
@@ -47,7 +49,7 @@ def entries_of(paths: Sequence[tuple[Path, str]], shown: str) -> list[Entry]:
     Raises:
         Refused: it cannot be read.
     """
-    return _without_venvs(list(_opened(_entries(paths, shown))))
+    return _without_venvs(list(_opened(_entries(paths, shown), shown)))
 
 
 def _without_venvs(entries: list[Entry]) -> list[Entry]:
@@ -55,8 +57,16 @@ def _without_venvs(entries: list[Entry]) -> list[Entry]:
     homes = {name[: -len("pyvenv.cfg")] for name in (entry.name for entry in entries) if name.endswith("/pyvenv.cfg")}
     if not homes:
         return entries
-    kept = [entry for entry in entries if not any(entry.name.startswith(home) for home in homes)]
-    return kept + [Entry(home.rstrip("/"), reader.NEEDLESS) for home in sorted(homes)]
+    outermost, inside, home = [], set(), None
+    for name in sorted(homes | {entry.name for entry in entries}):  # what is in a folder follows it
+        if home is not None and name.startswith(home):
+            inside.add(name)
+        elif name in homes:
+            home = name
+            outermost.append(name)
+            inside.add(name)
+    kept = [entry for entry in entries if entry.name not in inside]
+    return kept + [Entry(home.rstrip("/"), reader.NEEDLESS) for home in outermost]
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -140,9 +150,9 @@ def _unreadable(name):
 # ---------------------------------------------------------------------------------------------- archives inside
 
 
-def _opened(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """The entries, with what archives among them hold in their place."""
-    budget = MAX_ARCHIVES
+def _opened(entries: Iterable[Entry], shown: str) -> Iterator[Entry]:
+    """The entries, with what archives among them hold in their place: together no more than one could."""
+    left, budget = MAX_ARCHIVES, Budget(reader.MAX_ENTRIES, is_inner=True)
     for entry in entries:
         head = _head(entry)
         if (
@@ -152,8 +162,10 @@ def _opened(entries: Iterable[Entry]) -> Iterator[Entry]:
         ):
             yield entry
             continue
-        budget -= 1
-        reading = _read_inner(entry) if budget >= 0 else Reading((), "too many")
+        left -= 1
+        reading = _read_inner(entry, budget) if left >= 0 else Reading((), "too many")
+        if reading.trouble == "python":
+            _refuse_if("python", shown)
         if not reading.trouble:
             yield from (_inside(inner, entry.name) for inner in reading.entries)
         elif reading.trouble == "unreadable":
@@ -177,12 +189,12 @@ def _head(entry):
         return b""
 
 
-def _read_inner(entry):
+def _read_inner(entry, budget):
     if entry.path is None and len(entry.content) > reader.MAX_ARCHIVE:
-        return Reading((), "much")
+        return Reading((), "large")
     try:
         with open_unfollowed(entry.path) if entry.path is not None else _in_a_file(entry.content) as stream:
-            return read_archive(stream)
+            return read_archive(stream, budget)
     except OSError:
         return Reading((), "unreadable")
 

@@ -36,6 +36,17 @@ def harmless(name: str) -> str:
     return clean if len(clean.encode()) <= MOST_BYTES else _cut(clean, name)
 
 
+def name_of_a_card(student: str) -> str:
+    """A harmless name that no other student has, of one who is known by a name of any kind: "alice." is not "alice"."""
+    name = harmless(student)
+    if name == student:
+        return name
+    mark = "-" + hashlib.sha256(student.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    while len(f"{name}{mark}".encode()) > MOST_BYTES:
+        name = name[:-1]
+    return f"{name}{mark}"
+
+
 def _kept(name, place):
     char = name[place]
     if char in _KEPT or unicodedata.category(char)[0] in "LM" or unicodedata.category(char) in ("Nd", "Nl"):
@@ -61,29 +72,29 @@ def _cut(clean, whole):
 def told_apart(names: Sequence[str], marks: Sequence[str]) -> list[str]:
     """The names, so that no two are alike, not even where upper and lower case are one.
 
-    Of names that collide each gets its mark (a number that a course's site gave the student), where there is one; then the
-    second, third … get "-2", "-3". It depends on the names and their order alone.
+    Of names that collide each gets its mark (a number that a course's site gave the student), where there is one; those that
+    collide still get "-1", "-2", "-3": nobody keeps a name that somebody else has too, whoever comes first. It depends on
+    the names and their order alone.
     """
     alike = Counter(map(_key, names))
     marked = [
         harmless(f"{name} {mark}") if mark and alike[_key(name)] > 1 else name
         for name, mark in zip(names, marks, strict=True)
     ]
-    taken = set(map(_key, marked))
+    taken = set(map(_key, (*names, *marked)))
+    still = Counter(map(_key, marked))
     told = []
-    seen = set()
-    for name in marked:
+    for name, mark in zip(marked, marks, strict=True):
         key = _key(name)
-        if key in seen:
+        if still[key] > 1 or (alike[key] > 1 and not mark):
             name = next(other for other in _numbered(name) if _key(other) not in taken)
             taken.add(_key(name))
-        seen.add(key)
         told.append(name)
     return told
 
 
 def _numbered(name):
-    for number in range(2, 100_000):
+    for number in range(1, 100_000):
         short = name
         while len(f"{short}-{number}".encode()) > MOST_BYTES:
             short = short[:-1]

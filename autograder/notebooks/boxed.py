@@ -22,13 +22,13 @@ from .. import kept
 from ..errors import GraderFault, UsageError
 from ..exports import counted
 from ..grade import Grader
-from ..intake.students import harmless
+from ..intake.students import name_of_a_card
 from ..lesson import Lesson, load
 from ..options import Asked
 from ..points import added, number
 from ..scorecard import GRADER_ERROR, PASSED, Outcome, Scorecard
 from ..submission import Submission, source_of, take_in
-from .exercises import EXERCISE, MODULE, NAME, lab_lesson, students_module
+from .exercises import EXERCISE, MODULE, NAME, lab_lesson, students_module, unread_cells
 from .lab import Hidden, hidden_cells
 from .restore import coursedir_of, folder_of
 
@@ -54,7 +54,7 @@ class GradeInTheBox(SaveAutoGrades):
 
     def _card(self, lesson: Lesson, resources: dict) -> Scorecard:
         """The submission's scorecard: graded once, however many notebooks it has."""
-        folder, student = folder_of(self, resources, "submitted"), harmless(resources["nbgrader"]["student"])
+        folder, student = folder_of(self, resources, "submitted"), name_of_a_card(resources["nbgrader"]["student"])
         card, is_new = _graded(lesson, folder, student)
         if is_new:
             self._keep(card, lesson, folder)
@@ -64,11 +64,11 @@ class GradeInTheBox(SaveAutoGrades):
 
     def _card_of_the_lab(self, lesson: Lesson, lab: Lesson, nb: NotebookNode, resources: dict) -> Scorecard:
         """The scorecard of the solution cells, whose marks are those of the release (restore.py)."""
-        folder, student = folder_of(self, resources, "submitted"), harmless(resources["nbgrader"]["student"])
+        folder, student = folder_of(self, resources, "submitted"), name_of_a_card(resources["nbgrader"]["student"])
         cells = {str(cell.metadata.get("nbgrader", {}).get("grade_id")): cell.source for cell in nb.cells}
         handed_in = {id: text for id, text in cells.items() if id.startswith(EXERCISE)}
         files = {f"{MODULE}.py": students_module(lesson, handed_in).encode("utf-8", "replace")}
-        submission = Submission(student, str(folder / f"{NAME}.ipynb"), files)
+        submission = Submission(student, str(folder / f"{NAME}.ipynb"), files, unread_cells(lesson, handed_in))
         card = _grader(lab, _suites(lab)).grade(submission, Asked(seed=_SEED, in_a_class=True))
         self._keep(card, lab, folder)
         return card

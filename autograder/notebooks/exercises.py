@@ -19,6 +19,7 @@ import jupytext
 from nbformat import NotebookNode
 
 from ..errors import LessonError
+from ..intake.kinds import trouble_with_encoding
 from ..lesson import Lesson, Written
 from ..names import misnamed
 from ..questions import of_cell
@@ -28,6 +29,8 @@ SOURCE, NAME = "lab.py", "LLM_Interactive_Lab"  # the text, and the notebook tha
 EXERCISE = f"{MODULE}-exercise-"  # begins the ids of solution cells
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = '# TODO(student): write your code here\nraise NotImplementedError("exercise is not implemented yet")'
+MOST_TEXT = 64 << 10  # bytes of a student's cell: it is parsed here, which takes some hundred times its size
+_SEPARATOR = re.compile(r"[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _REGION = re.compile(rf"^([ \t]*){BEGIN}\n.*?^[ \t]*{END}$", re.MULTILINE | re.DOTALL)
 
 
@@ -143,7 +146,7 @@ def cleaned(text: str) -> str:
 
     A line that goes leaves an empty one.
     """
-    lines = [line if line.lstrip()[:1] not in ("%", "!") else "" for line in text.splitlines()]
+    lines = [line if line.lstrip()[:1] not in ("%", "!") else "" for line in text.replace("\r\n", "\n").split("\n")]
     try:
         body = ast.parse("\n".join(lines)).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -158,20 +161,43 @@ def cleaned(text: str) -> str:
 def students_module(lesson: Lesson, handed_in: dict[str, str]) -> str:
     """A student's module, from the text of their solution cells by id.
 
-    A cell that is not Python costs its own functions, not those of the others: each says where it is wrong when it is called.
+    A cell that is not Python, or that is not read, costs its own functions, not those of the others: each says what is wrong
+    when it is called.
     """
     known = exercises_of(lesson)
     cells = {id: handed_in.get(id, without_solution(text)) for id, text in known.items()}
     return module_of({id: _readable(text, known[id]) for id, text in cells.items()})
 
 
+def unread_cells(lesson: Lesson, handed_in: dict[str, str]) -> tuple[str, ...]:
+    """A note for each solution cell that is not read, whatever is in it."""
+    why = {id: _why_not_read(handed_in[id]) for id in exercises_of(lesson) if id in handed_in}
+    return tuple(f"cell {id}: {said}" for id, said in why.items() if said)
+
+
+def _why_not_read(text):
+    """Why a cell is not even parsed: it is longer than any honest one, or is other code than a notebook shows."""
+    if len(text) > MOST_TEXT or len(text.encode("utf-8", "replace")) > MOST_TEXT:
+        return f"the cell has more than {MOST_TEXT >> 10} KB and is not read"
+    odd = _SEPARATOR.search(text.replace("\r\n", "\n"))
+    if odd:
+        return (
+            f"the cell is not read: it holds a separator of lines that a notebook does not show (U+{ord(odd[0]):04X})"
+        )
+    trouble = trouble_with_encoding(cleaned(text).encode("utf-8", "replace"))
+    return f"the cell is not read: {trouble}" if trouble else ""
+
+
 def _readable(text, solved):
+    said = _why_not_read(text)
     try:
+        if said:
+            raise ValueError(said)
         compile(cleaned(text), "cell", "exec", dont_inherit=True)
     except SyntaxError as error:
         said = f"the cell is not Python: line {error.lineno}: {error.msg}"
     except (ValueError, RecursionError, MemoryError):
-        said = "the cell is not Python"
+        said = said or "the cell is not Python"
     else:
         return text
     names = [node.name for node in ast.parse(cleaned(solved)).body if isinstance(node, ast.FunctionDef)]

@@ -17,15 +17,13 @@ from traitlets import Unicode
 from .. import answers, kept
 from ..errors import UsageError
 from ..files import can_write, write
-from ..intake.students import harmless
+from ..intake.students import name_of_a_card
 from ..lesson import Lesson, lesson_names, load
 from ..release.handout import collected
-from ..scorecard import FAILED, PASSED, Outcome, Scorecard
+from ..scorecard import BY_HAND, FAILED, PASSED, Outcome, Scorecard
 from .boxed import CARDS
 from .exercises import NAME, lab_lesson
 from .lab import WRITTEN, hidden_cells, written_in_notebooks
-
-BY_HAND = "(by hand)"  # the row of a question whose points a person changed
 
 
 class Scorecards(ExportPlugin):
@@ -46,7 +44,7 @@ class Scorecards(ExportPlugin):
                         self._one(lesson, submission, course, out)
 
     def _one(self, lesson: Lesson, submission: SubmittedAssignment, course: Path, out: Path) -> None:
-        place = Path(lesson.name, harmless(submission.student_id), kept.CARD)
+        place = Path(lesson.name, name_of_a_card(submission.student_id), kept.CARD)
         try:
             card = kept.read(course / CARDS / place)
         except UsageError as error:

@@ -15,8 +15,10 @@ from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
 
 from ..errors import SubmissionError
+from .links import may_stay, without_links_elsewhere
 
 _SCHEMA = 3
+_DEEPEST = 100
 
 
 def coursedir_of(step: Any) -> CourseDirectory:
@@ -56,11 +58,17 @@ class RefuseLinks(NbGraderPreprocessor):
 
 
 def _no_regular_files(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
+    todo = [(folder, 0)]  # os.walk calls itself for each folder in a folder
+    while todo:
+        place, depth = todo.pop()
+        if depth > _DEEPEST:
+            raise SubmissionError(f"{folder} has folders in folders, more than {_DEEPEST} deep: it is not graded")
+        for name in sorted(os.listdir(place)):
             path = Path(place, name)
             kind = path.lstat().st_mode
-            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            if stat.S_ISDIR(kind):
+                todo.append((path, depth + 1))
+            elif not stat.S_ISREG(kind):
                 yield path
 
 
@@ -119,11 +127,7 @@ def _leave_pictures(cell: NotebookNode) -> None:
 
 def _is_picture(name, data):
     whole = isinstance(data, dict) and len(data) == 1 and set(data) <= _PICTURES
-    return (
-        whole
-        and re.fullmatch(r"[\w .-]+", name)
-        and all(re.fullmatch(r"[A-Za-z0-9+/=\s]*", text) for text in data.values())
-    )
+    return whole and re.fullmatch(r"[\w .-]+", name) and all(map(_is_base64, data.values()))
 
 
 _PICTURES = {"image/png", "image/jpeg", "image/gif"}
@@ -155,6 +159,43 @@ def _released(notebook: Notebook) -> dict[str, NotebookNode]:
 
 
 class HarmlessOutput(SanitizeHTML):
-    """What the notebook shows runs nothing in the browser of those who grade it: the formgrader's page may change grades."""
+    """What the notebook shows runs nothing in the browser of those who grade it: the formgrader's page may change grades.
+
+    Of what an output says of itself the size of a picture stays; links lead to the web, a mail or a place in the page.
+    """
 
     enabled = True
+
+    def preprocess_cell(self, cell: NotebookNode, resources: dict, index: int) -> tuple[NotebookNode, dict]:
+        self.attributes = may_stay
+        super().preprocess_cell(cell, resources, index)
+        is_ours = cell.metadata.get("nbgrader", {}).get("locked", False)  # as RestoreCells has put it back
+        if cell.cell_type == "markdown" and not is_ours:
+            cell.source = without_links_elsewhere(cell.source, cell.get("attachments"))
+        for output in cell.get("outputs", ()):
+            if "data" in output:
+                _put_in_order(output)
+        return cell, resources
+
+
+def _put_in_order(output: NotebookNode) -> None:
+    """Pictures that are pictures, of a size in whole numbers; and no word more about what an output is."""
+    sizes = {}
+    for kind in _PICTURES & set(output.data):
+        if not _is_base64(output.data[kind]):
+            del output.data[kind]
+            continue
+        given = output.metadata.get(kind)
+        given = given if isinstance(given, dict) else {}
+        sizes[kind] = {name: given[name] for name in ("width", "height") if _is_a_size(given.get(name))}
+    output.metadata = NotebookNode({kind: NotebookNode(size) for kind, size in sizes.items() if size})
+    if "text/markdown" in output.data:
+        output.data["text/markdown"] = without_links_elsewhere(output.data["text/markdown"])
+
+
+def _is_a_size(value):
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10_000
+
+
+def _is_base64(text):
+    return isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9+/=\s]*", text) is not None

@@ -11,8 +11,9 @@ import pytest
 from conftest import ROOT
 from packing import zipped
 
-from autograder.intake import archives, reader
+from autograder.intake import archives, opening, reader
 from autograder.intake.archives import read_archive
+from autograder.intake.entries import Entry
 from autograder.submission import take_in
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -50,6 +51,107 @@ def test_a_header_that_announces_gigabytes_is_not_read_by_the_grader(tmp_path):
     assert "too much memory" in take_in(path, ("attention",)).problem
 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # kB
+
+
+def peak_and_cpu_of(path):
+    """(MB of memory, CPU seconds) that a grader takes for a submission, in a process of its own; and what it says."""
+    code = f"""
+import os, resource
+from pathlib import Path
+from autograder.submission import take_in
+before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, os.times()
+work = take_in(Path({str(path)!r}), ("attention", "flash_attention"))
+end = os.times()
+peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
+print(peak, end.user + end.system - start.user - start.system, work.problem or work.missing.get("attention", ""))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    peak, cpu, said = done.stdout.rstrip("\n").split(" ", 2)
+    return int(peak), float(cpu), said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory of a process")
+def test_archives_inside_share_what_one_may_hold(tmp_path):
+    inner = zipped({f"m{place}.py": b"#" * (2 << 20) for place in range(40)})
+    (tmp_path / "work.zip").write_bytes(zipped({f"a{place}.zip": inner for place in range(3)}))
+
+    peak, cpu, said = peak_and_cpu_of(tmp_path / "work.zip")
+
+    assert said == "work.zip contains too much: at most 8388608 bytes of Python are accepted; pack only your .py files"
+    assert peak < 100, "MB"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory of a process")
+def test_what_archives_two_levels_deep_hold_is_not_kept(tmp_path):
+    inner = zipped({f"b{place}.zip": bytes(20 << 20) for place in range(4)})
+    files = {f"a{place}.zip": inner for place in range(8)}
+    (tmp_path / "work.zip").write_bytes(zipped({**files, "attention.py": b"x = 1"}))
+
+    peak, cpu, said = peak_and_cpu_of(tmp_path / "work.zip")
+
+    assert said == ""
+    assert peak < 100, "MB"
+
+
+def test_entries_of_archives_inside_are_counted_together(tmp_path):
+    inner = zipped({f"x{place}.txt": b"" for place in range(2000)})
+    files = {f"a{place}.zip": inner for place in range(4)}
+    (tmp_path / "work.zip").write_bytes(zipped({**files, "z.zip": zipped({"attention.py": b"x = 1"})}))
+
+    work = take_in(tmp_path / "work.zip", ("attention",))
+
+    assert set(work.files) == {"attention.py"}
+    assert [note.partition(":")[0] for note in work.notes if "too many entries" in note] == [
+        "left out a2.zip",
+        "left out a3.zip",
+    ]
+
+
+def test_readers_of_one_submission_share_their_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_cpu_of_readers", iter(range(0, 10_000, 20)).__next__)  # 20 s each
+    files = {f"a{place}.zip": zipped({f"m{place}.py": b"x = 1"}) for place in range(5)}
+    (tmp_path / "work.zip").write_bytes(zipped({**files, "attention.py": b"x = 1"}))
+
+    work = take_in(tmp_path / "work.zip", ("attention",))
+
+    assert "attention.py" in work.files
+    assert sum("takes too much time" in note for note in work.notes) == 3
+
+
+ODD_NAMES = {
+    "hyphens": lambda place: f"{place}-{'-1' * 90}.\uff50\uff59",
+    "spaces": lambda place: f"{place}{' ' * 180}.\uff50\uff59",
+    "underscores": lambda place: f"{place}{'_' * 180}x.\uff50\uff59",
+    "long": lambda place: f"{place}{'_ ' * 1500}.\uff50\uff59",
+    "numbers": lambda place: f"{place}{'_1' * 90}_.\uff50\uff59",
+}
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_names_cost_next_to_nothing(tmp_path, name):
+    files = {ODD_NAMES[name](place): b"" for place in range(4900)}
+    (tmp_path / "work.zip").write_bytes(zipped(files))
+
+    _, cpu, said = min(peak_and_cpu_of(tmp_path / "work.zip") for _ in range(2))
+
+    assert said.startswith("attention.py is missing from the submission")
+    assert cpu < 3, "seconds"
+
+
+def test_environments_cost_what_their_names_do(tmp_path):
+    entries = [Entry(f"v{place}/pyvenv.cfg", reader.UNREAD) for place in range(20_000)]
+    entries += [
+        Entry("v1/x/y.py", reader.READ),
+        Entry("v1x/y.py", reader.READ),
+        Entry("v1/in/pyvenv.cfg", reader.UNREAD),
+    ]
+    began = time.process_time()
+
+    kept = opening._without_venvs(entries)
+
+    assert time.process_time() - began < 2
+    assert [entry.name for entry in kept if entry.kind != reader.NEEDLESS] == ["v1x/y.py"]
+    assert len(kept) == 20_001
 
 
 # ---------------------------------------------------------------------------------------------- the reader

@@ -19,9 +19,9 @@ from autograder import batch
 from autograder.errors import SubmissionError
 from autograder.exports import render, table
 from autograder.intake import kinds
-from autograder.intake.students import MOST_BYTES, harmless, student_name, told_apart
+from autograder.intake.students import MOST_BYTES, harmless, name_of_a_card, student_name, told_apart
 from autograder.options import Asked
-from autograder.submission import Submission, take_in, take_in_again, take_in_each
+from autograder.submission import Submission, source_of, take_in, take_in_again, take_in_each
 
 CODE = b"def f():\n    return 1\n"
 TOY_SOLUTION = textwrap.dedent(TOY_TEXT).encode()
@@ -299,6 +299,69 @@ def test_of_blackboards_attempts_the_last_counts(tmp_path):
     assert set(found) == {"ada"}
     assert found["ada"].files == {"attention.py": CODE}
     assert "there are several attempts: the last one counts, 2026-03-02-12-30-00" in found["ada"].notes
+    assert (
+        "of an earlier attempt, not counted: Lesson 1_ada_attempt_2026-03-01-12-30-00_attention.py"
+        in found["ada"].notes
+    )
+
+
+EVES_FILE = {
+    "Blackboard": "Lesson 1_eve_attempt_2026-03-01-12-31-00_notes_ada_attempt_2027-01-01-00-00-00_attention.py",
+    "Blackboard, as Moodle": "Lesson 1_eve_attempt_2026-03-01-12-31-00_ada_111_assignsubmission_file_attention.py",
+    "Canvas": "eve_33333_44444_notes_ada_attempt_2027-01-01-00-00-00_attention.py",
+    "Canvas, as Brightspace": "eve_33333_44444_1-2 - ada - Mar 1, 2026 1230 PM - attention.py",
+    "Moodle": "eve_333_assignsubmission_file_x_ada_attempt_2027-01-01-00-00-00_attention.py",
+    "Brightspace": "3-4 - eve - Mar 1, 2026 1230 PM - x_ada_attempt_2027-01-01-00-00-00_attention.py",
+}
+ADAS_FILE = {
+    "Blackboard": "Lesson 1_ada_attempt_2026-03-01-12-30-00_attention.py",
+    "Canvas": "ada_11111_22222_attention.py",
+    "Moodle": "ada_111_assignsubmission_file_attention.py",
+    "Brightspace": "1-2 - ada - Mar 1, 2026 1230 PM - attention.py",
+}
+
+
+@pytest.mark.parametrize("site", EVES_FILE)
+def test_the_name_that_a_student_gives_a_file_is_nobody_elses_work(tmp_path, site):
+    ada = ADAS_FILE[site.partition(",")[0]]
+    found = take_in_each(laid(tmp_path, {ada: CODE, EVES_FILE[site]: b"eve = 1"}), MODULES).sources
+
+    assert {source.student: [path.name for path, _ in source.paths] for source in found} == {
+        "ada": [ada],
+        "eve": [EVES_FILE[site]],
+    }
+    laid(tmp_path / "alone", {EVES_FILE[site]: CODE})
+    assert source_of(tmp_path / "alone" / EVES_FILE[site]).student == "eve"
+
+
+def test_an_attempt_from_the_future_is_named(tmp_path):
+    name = "Lesson 1_ada_attempt_9026-03-01-12-30-00_attention.py"
+    found = taken(laid(tmp_path, {name: CODE, "Lesson 1_bob_attempt_2026-03-01-12-30-00_attention.py": CODE}))
+
+    assert f"the attempt is dated in the future: {name}" in found["ada"].notes
+    assert found["bob"].notes == ()
+
+
+def test_a_name_on_blackboard_may_hold_an_underscore(tmp_path):
+    ends = "attempt_2026-03-01-12-30-00_attention.py"
+    files = {f"Lesson_1_{student}_{ends}": CODE for student in ("ada", "eve_ada", "bob")}
+
+    assert set(taken(laid(tmp_path, files))) == {"ada", "eve_ada", "bob"}
+
+
+def test_a_folder_of_an_assignment_that_looks_like_canvas_is_blackboards(tmp_path):
+    files = {f"HW_101_2026_{student}_attempt_2026-03-01-12-30-00_attention.py": CODE for student in ("ada", "bob")}
+
+    assert set(taken(laid(tmp_path, files))) == {"ada", "bob"}
+
+
+def test_nobody_keeps_a_name_that_another_has_too(tmp_path):
+    files = {"ada_11111_22222_attention.py": CODE, "ada/attention.py": CODE, "Ada.zip": ZIP}
+
+    found = taken(laid(tmp_path, files))
+
+    assert set(found) == {"Ada-1", "ada-2", "ada 11111"}
+    assert all("another submission also has the name" in work.notes[0] for work in found.values())
 
 
 def test_brightspace_folders_are_called_like_the_student(tmp_path):
@@ -376,4 +439,25 @@ def test_any_name_is_harmless_and_no_two_are_alike(names):
 
 
 def test_what_tells_names_apart_is_their_order_alone():
-    assert told_apart(["ada", "Ada", "ada-2", "ada"], ["", "", "", ""]) == ["ada", "Ada-3", "ada-2", "ada-4"]
+    assert told_apart(["ada", "Ada", "ada-2", "ada"], ["", "", "", ""]) == ["ada-1", "Ada-3", "ada-2", "ada-4"]
+
+
+def test_a_cards_name_is_one_students():
+    ids = [
+        "alice",
+        "alice.",
+        "alice ",
+        ".alice",
+        "a/b",
+        "a_b",
+        "x" * 300,
+        "x" * 301,
+        "José",
+        unicodedata.normalize("NFD", "José"),
+    ]
+
+    names = [name_of_a_card(id) for id in ids]
+
+    assert names[0] == "alice"
+    assert len(set(names)) == len(ids)
+    assert all(harmless(name) == name for name in names)

@@ -26,6 +26,7 @@ from autograder.notebooks.exercises import (
     exercises_of,
     lab_lesson,
     students_module,
+    unread_cells,
     without_solution,
     written_in_lab,
 )
@@ -186,6 +187,39 @@ def test_a_mark_that_does_not_fit_is_named(tmp_path, cell, said):
 
     with pytest.raises(LessonError, match=said):
         cells_of(lesson)
+
+
+HIDDEN = {
+    "too long": ("a = 1\n" * 20_000, "more than 64 KB"),
+    "too long in bytes": ("# " + "é" * 40_000, "more than 64 KB"),
+    "an encoding": ("%magic\n1 + 1\n# coding: utf-7\n# +AAo-import os", "its encoding is utf-7"),
+    **{
+        f"U+{ord(mark):04X}": (f"# a comment{mark}import os", f"does not show (U+{ord(mark):04X})")
+        for mark in "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+    },
+}
+
+
+@pytest.mark.parametrize(("text", "said"), HIDDEN.values(), ids=HIDDEN)
+def test_a_cell_that_is_not_what_a_notebook_shows_is_not_read(text, said):
+    id, other, *_ = exercises_of(LESSON)
+
+    module = students_module(LESSON, {id: text})
+
+    assert said in module
+    assert "import os" not in module
+    assert "a = 1" not in module
+    assert without_solution(exercises_of(LESSON)[other]).splitlines()[-1] in module
+    (note,) = unread_cells(LESSON, {id: text})
+    assert note.startswith(f"cell {id}: the cell")
+    assert said in note
+
+
+def test_line_ends_of_windows_are_read():
+    id = next(iter(exercises_of(LESSON)))
+
+    assert "\nb = 2" in students_module(LESSON, {id: "# -*- coding: utf-8 -*-\r\na = 1\r\nb = 2"})
+    assert unread_cells(LESSON, {id: "a = 1\r\nb = 2"}) == ()
 
 
 @pytest.mark.slow

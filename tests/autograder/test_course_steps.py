@@ -5,17 +5,20 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from bs4 import BeautifulSoup
 from jupyter_client.kernelspec import KernelSpec
+from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from toy_course import LESSON, write_toy_course
 
 from autograder.box.zygote import landlock
+from autograder.errors import SubmissionError
 from autograder.lesson import load
 from autograder.notebooks import execute
 from autograder.notebooks.export import joined
 from autograder.notebooks.feedback import WithoutRubrics
 from autograder.notebooks.in_lab import hidden_tests
-from autograder.notebooks.restore import HarmlessOutput, _leave_pictures
+from autograder.notebooks.restore import HarmlessOutput, _leave_pictures, _no_regular_files
 from autograder.scorecard import FAILED, PASSED, Outcome, Scorecard
 
 NAMES = {"nbgrader": {"student": "ada", "assignment": LESSON, "notebook": LESSON}}
@@ -158,6 +161,107 @@ def test_outputs_run_nothing_in_a_browser(data):
 
     kept = shown.cells[0].outputs[0].data
     assert [text for text in kept.values() if "<img" in text or "<svg" in text or text == "alert(1)"] == []
+
+
+BAD = 'X" onload="alert(1)'
+METADATA = [
+    {"image/png": {"width": "1 onload=alert(3)", "height": BAD}},
+    {"image/png": {"width": 1.5, "height": True, "alt": BAD, "unconfined": True}},
+    {"image/png": "1 onload=alert(1)", "filenames": {"image/png": "../x.png"}},
+    {"isolated": True, "needs_background": "light"},
+]
+
+
+def page_of(*cells):
+    """What the formgrader shows of cells."""
+    shown, _ = HarmlessOutput().preprocess(new_notebook(cells=list(cells)), {})
+    page = HTMLExporter(template_name="classic").from_notebook_node(shown)[0]
+    return BeautifulSoup(page[page.index("<body") :], "html.parser")
+
+
+@pytest.mark.parametrize("metadata", METADATA)
+def test_of_what_an_output_says_of_itself_sizes_stay(metadata):
+    picture = new_output("display_data", data={"image/png": "aGk="}, metadata=metadata)
+    honest = new_output("display_data", data={"image/png": "aGk="}, metadata={"image/png": {"width": 3, "height": 4}})
+
+    bad, good = page_of(new_code_cell("", outputs=[picture, honest])).find_all("img")
+
+    assert {**bad.attrs, "alt": ""} == {"src": "data:image/png;base64,aGk=", "alt": ""}
+    assert (good["width"], good["height"]) == ("3", "4")
+
+
+def test_a_picture_that_is_none_is_not_shown():
+    output = new_output("display_data", data={"image/png": BAD, "image/jpeg": "aGk="})
+
+    assert [img["src"] for img in page_of(new_code_cell("", outputs=[output])).find_all("img")] == [
+        "data:image/jpeg;base64,aGk="
+    ]
+
+
+LINKS = [
+    "[x](javascript:alert(1))",
+    "[x]( java\nscript:alert(1))",
+    "[x](<javascript:alert(1)>)",
+    "[x](&#106;avascript:alert(1))",
+    "[x](java&Tab;script:alert(1))",
+    "[x](\x01javascript:alert(1))",
+    "[x](%6aavascript:alert(1))",
+    "[x](vbscript:x)",
+    "[x](data:text/html;base64,PHNjcmlwdD4=)",
+    "![x](data:image/svg+xml;base64,PHN2Zz4=)",
+    "[r]\n\n[r]: javascript:alert(1)",
+    "[r][]\n\n[r]:\n  javascript:alert(1)",
+    "[![y](https://a.b/c.png)](javascript:alert(1))",
+    "<javascript:alert(1)>",
+    '<a href="javascript:alert(1)">x</a>',
+    '<a href="/formgrader/x">x</a>',
+    "![a](/formgrader/x?logout)",
+    "[a](//evil.example/x)",
+    "| a |\n|---|\n| [x](javascript:alert(1)) |",
+    "- [ ] [x](javascript:alert(1))",
+    "# [x](javascript:alert(1))",
+    "![x](attachment:none.png)",
+    "term\n: [x](javascript:alert(1))",
+]
+
+
+def harmless_target(target):
+    return target.startswith(("https://", "mailto:", "#", "data:image/png;base64,"))
+
+
+@pytest.mark.parametrize("text", LINKS)
+def test_links_lead_to_the_web_or_nowhere(text):
+    output = new_output("display_data", data={"text/markdown": text})
+    page = page_of(new_markdown_cell(text), new_code_cell("", outputs=[output]), new_markdown_cell("after"))
+
+    targets = [tag.get("href", tag.get("src")) for tag in page.find_all(["a", "img"])]
+    assert [target for target in targets if target is not None and not harmless_target(target)] == []
+    assert "after" in page.get_text()
+
+
+def test_honest_text_stays_as_it_was_written():
+    text = """# A [link](https://example.org/a?b=c) and <https://example.org>
+
+[mail](mailto:a@b.c), [down](#there), $a_{[1]}$, ![plot](attachment:a.png), `x[0](1)`, a list[int]: see [r]
+
+[r]: https://example.org/r
+"""
+    cell = new_markdown_cell(text, attachments={"a.png": {"image/png": "aGk="}})
+    ours = new_markdown_cell("[file](toy.py)", metadata={"nbgrader": {"locked": True}})
+    shown, _ = HarmlessOutput().preprocess(new_notebook(cells=[cell, ours]), {})
+
+    assert shown.cells[0].source == text.replace("<https://example.org>", "&lt;https://example.org&gt;")
+    assert shown.cells[1].source == "[file](toy.py)"
+
+
+def test_folders_without_end_are_one_students_error(tmp_path):
+    place = tmp_path
+    for _ in range(150):
+        place = place / "d"
+        place.mkdir()
+
+    with pytest.raises(SubmissionError, match="more than 100 deep"):
+        list(_no_regular_files(tmp_path))
 
 
 def test_of_attachments_pictures_stay():

@@ -1,5 +1,6 @@
 """One student's work and a class's are told apart by names and contents."""
 
+import os
 import tarfile
 import zipfile
 from types import SimpleNamespace
@@ -7,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from autograder.errors import UsageError
+from autograder.files import remove_tree
+from autograder.intake import crowd, packed
 from autograder.intake.crowd import refuse_a_class, refuse_one_student
 
 STARTER = b"raise NotImplementedError\n"
@@ -106,7 +109,15 @@ def test_a_broken_archive_is_for_the_intake_to_name(tmp_path):
     refuse_a_class(tmp_path / "nowhere", LESSON)
 
 
-@pytest.mark.parametrize("names", [*CLASSES.values(), ["ada/attention.py"], ["ada/attention.py", "attention.py"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        *CLASSES.values(),
+        ["ada/attention.py"],
+        ["ada/attention.py", "attention.py"],
+        ["ada/attention.py", "ada/mine.py", "ada/x/y.txt"],
+    ],
+)
 def test_each_takes_a_class(tmp_path, names):
     if names != CLASSES["a folder around"]:
         refuse_one_student(lay(tmp_path / "in", names), LESSON)
@@ -123,3 +134,90 @@ def test_each_names_the_folder_in_which_the_class_is(tmp_path):
 def test_each_refuses_one_submission(tmp_path, names):
     with pytest.raises(UsageError, match="without --each"):
         refuse_one_student(lay(tmp_path / "in", names), LESSON)
+
+
+# ---------------------------------------------------------------------------------------------- made to do harm
+
+
+@pytest.mark.parametrize("refuse", [refuse_a_class, refuse_one_student])
+def test_what_is_no_regular_file_is_passed_over(tmp_path, refuse):
+    work = lay(tmp_path / "in", ["bob/attention.py", "bob/flash_attention.py"])
+    (work / "eve").mkdir()
+    os.mkfifo(work / "eve" / "attention.py")
+    (work / "fay").mkdir()
+    (work / "fay" / "attention.py").symlink_to("/dev/zero")
+    (work / "gus").symlink_to("/")
+
+    refuse(work, LESSON)
+
+
+def test_a_file_that_cannot_be_read_costs_no_other(tmp_path):
+    work = lay(tmp_path / "in", CLASSES["folders"])
+    (work / "aaa").mkdir()
+    (work / "aaa" / "attention.py").symlink_to("nowhere")
+
+    refuse_one_student(work, LESSON)
+    with pytest.raises(UsageError, match="--each"):
+        refuse_a_class(work, LESSON)
+
+
+@pytest.mark.parametrize("other", ["bob/attention.py", "bob/hw.pdf", "bob.ipynb", "bob.py"])
+def test_one_students_folder_is_not_taken_for_the_class(tmp_path, other):
+    work = lay(tmp_path / "all" / "in", [f"aeve/{part}/attention.py" for part in ("ann", "ben", "cas")])
+    lay(work, [other])
+    if other == "bob/attention.py":
+        (work / other).unlink()
+        (work / other).symlink_to("nowhere")
+
+    refuse_one_student(work, LESSON)
+    with pytest.raises(UsageError, match="the submissions are in .*/in: give that folder"):
+        refuse_one_student(work.parent, LESSON)
+
+
+def test_what_is_the_instructors_does_not_hide_the_class(tmp_path):
+    work = lay(tmp_path / "in", [*CLASSES["a folder around"], "grades.csv", "README.md", "__MACOSX/x", ".git/config"])
+    (work / "empty").mkdir()
+
+    with pytest.raises(UsageError, match="the submissions are in .*in/class: give that folder"):
+        refuse_one_student(work, LESSON)
+
+
+def test_folders_without_end_cost_nobody_else(tmp_path):
+    work = lay(tmp_path / "in", CLASSES["folders"])
+    here = os.open(work / "ada", os.O_RDONLY)
+    for _ in range(1200):  # a longer path than a system takes at once
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+
+    try:
+        refuse_one_student(work, LESSON)
+        with pytest.raises(UsageError, match="ada, bob"):
+            refuse_a_class(work, LESSON)
+    finally:
+        remove_tree(work)
+
+
+def test_not_all_archives_of_a_class_are_opened_before_it_starts(tmp_path, monkeypatch):
+    work = lay(tmp_path / "in", [f"student{place}/attention.py" for place in range(3)])
+    for place in range(40):
+        (work / f"s{place}.zip").write_bytes(b"PK\x03\x04")
+    opened = []
+    monkeypatch.setattr(packed, "in_archive", lambda path: opened.append(path) or iter([("x.txt", 0)]))
+
+    refuse_one_student(work, LESSON)
+    assert len(opened) <= packed.MAX_ARCHIVES
+    opened.clear()
+    with pytest.raises(UsageError, match="--each"):
+        refuse_a_class(work, LESSON)
+    assert len(opened) <= packed.MAX_ARCHIVES
+
+
+def test_a_large_folder_takes_nobody_elses_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr(crowd, "MOST_ENTRIES", 20)
+    work = lay(tmp_path / "in", [*(f"aeve/x{place}/attention.py" for place in range(50)), "bob/attention.py"])
+
+    with pytest.raises(UsageError, match="aeve, bob"):
+        refuse_a_class(work, LESSON)

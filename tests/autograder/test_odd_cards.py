@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import write_lesson
+from packing import zipped
 
 from autograder import cli, kept
 from autograder.scorecard import FAILED, PASSED, Digests, Outcome, Scorecard
@@ -31,6 +32,7 @@ def with_row(**fields):
 
 DIGESTS = {"package": "p", "submission": "x", "modules": {"toy": "s"}, "prerequisites": "reference"}
 MEASURED = {"seconds": 1, "student_cpu_seconds": 1, "student_peak_mb": 1}
+ROW = json.loads(card().to_json())["outcomes"][0]
 ODD = {
     "nothing": "",
     "no json": "{",
@@ -64,6 +66,25 @@ ODD = {
     "a format of zero": changed(format=0),
     "a scale that is a text": changed(scale_to="10"),
     "notes that are a text": changed(notes="left out"),
+    "more points than a float": changed(outcomes=[ROW | {"points": 10**400, "max_points": 10**400}]),
+    "points that add up to infinity": changed(
+        outcomes=[ROW | {"points": 1e308, "max_points": 1e308, "test": name} for name in "ab"]
+    ),
+    "1000 of 1 points": with_row(points=1000),
+    "an infinite scale": changed(scale_to=1e300),
+    "an environment without end": changed(environment=json.loads('{"a":' * 600 + "1" + "}" * 600)),
+    "a list without end": changed(environment={"a": json.loads("[" * 600 + "]" * 600)}),
+    "a seed that is a list": changed(seed=["x"]),
+    "a seed that is huge": changed(seed=10**400),
+    "an absolute path": changed(student="/abs"),
+    "a path that leads out": changed(student="../.."),
+    "the folder above": changed(student=".."),
+    "a path of Windows": changed(student="..\\x"),
+    "a drive of Windows": changed(student="c:x"),
+    "no name": changed(student=""),
+    "a name without end": changed(student="x" * 300),
+    "a name with a zero": changed(student="a\0/b"),
+    "a key of a terminal": changed(**{"\x1b]0;PWNED\x07": 1}),
 }
 
 
@@ -94,6 +115,57 @@ def test_a_bad_card_is_named_and_the_others_are_exported(results, monkeypatch, c
     assert [line.split(",")[0] for line in out.splitlines()[1:]] == ["ada", "bob"]
     assert err.startswith("error: out/eve/scorecard.json is not a scorecard")
     assert len(err.splitlines()) == 1
+    assert err.strip().isprintable()
+
+
+@pytest.mark.parametrize("student", ["/abs", "../..", "../other/x"])
+def test_a_merge_writes_nothing_outside_its_folder(results, monkeypatch, tmp_path, student):
+    student = student.replace("/abs", str(tmp_path / "abs"))
+    (results / "eve" / "scorecard.json").write_text(changed(student=student))
+
+    assert autograder(monkeypatch, "merge", "out", "out", "--out", "new/er/merged") == 2
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "out"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["er"]
+    assert [path.name for path in (tmp_path / "new" / "er").iterdir()] == ["merged"]
+    assert sorted(path.name for path in (tmp_path / "new" / "er" / "merged").iterdir()) == ["ada", "bob"]
+
+
+def test_what_a_card_holds_does_not_reach_a_terminal(results, monkeypatch, capsys):
+    escape = "\x1b]0;PWNED\x07"
+    for name in ("ada", "eve"):
+        modules = {f"{escape}{name}": "s"}
+        (results / name / "scorecard.json").write_text(
+            changed(student=name, digests={**DIGESTS, "modules": modules}, environment={escape: {escape: escape}})
+        )
+
+    assert autograder(monkeypatch, "export", "out", "--format", "csv") == 2
+
+    out, err = capsys.readouterr()
+    assert "of more than one suite" in " ".join(out.split())
+    assert "\x1b" not in out + err
+    assert escape not in str(kept.read(results / "eve" / "scorecard.json"))
+
+
+def test_the_name_of_a_folder_in_an_archive_does_not_reach_a_terminal(tmp_path, monkeypatch, capsys):
+    write_lesson(tmp_path)
+    monkeypatch.setenv("AUTOGRADER_ROOT", str(tmp_path))
+    names = ["\x1b]0;PWNED\x07\x1b[31malice/toy.py", "bob/toy.py"]
+    (tmp_path / "work.zip").write_bytes(zipped({name: f"x = {name!r}".encode() for name in names}))
+
+    assert autograder(monkeypatch, "grade", tmp_path / "work.zip", "--lesson", "99", "--out", tmp_path / "o") == 2
+
+    out = capsys.readouterr().out
+    assert "holds the work of several students" in " ".join(out.split())
+    assert "\x1b]" not in out
+    assert "\x07" not in out
+
+
+def test_more_than_it_is_worth_stays_where_a_person_gave_it():
+    row = Outcome("why", "written", "Answers", "Answer", PASSED, 3, 2)
+    extra = Scorecard("99-toy", "ada", 1, (*ROWS, row))
+
+    assert Scorecard.from_json(extra.to_json()) == extra
 
 
 @pytest.mark.parametrize("name", ["scorecard.json", "=x", "a b", "partial.json", "ünï", "100%", "[red]"])
