@@ -55,7 +55,7 @@ LAYERS = [
     "box.inside.pending",
     "box.wire box.ranks.collectives box.inside.reading",
     "box.codec box.clock box.cpu",
-    "differences files points pool progress digests options tables intake.reader box.caps box.policy author.wording notebooks.restore notebooks.cells notebooks.feedback notebooks.in_lab",
+    "differences files points pool progress digests options tables intake.reader box.caps box.policy box.zygote.whispers author.wording notebooks.restore notebooks.cells notebooks.feedback notebooks.in_lab",
     "errors",
 ]
 LESSONS = all_lessons()

@@ -31,9 +31,20 @@ class Caps:
         elements = 0
         for _, shape, _ in specs:
             if max(shape, default=0) > self.side:
-                return f"a tensor of shape {tuple(shape[:16])} (at most {self.side} in a dimension)"
+                sizes = ", ".join(map(_number, shape[:_SIZES_SHOWN])) + (", …" if len(shape) > _SIZES_SHOWN else "")
+                return f"a tensor of shape ({sizes}) (at most {self.side} in a dimension)"
             elements += math.prod(size or 1 for size in shape)
-        return f"tensors of {elements} elements (at most {self.elements})" if elements > self.elements else None
+        return (
+            f"tensors of {_number(elements)} elements (at most {self.elements})" if elements > self.elements else None
+        )
+
+
+_SIZES_SHOWN = 8  # of a shape in a message
+
+
+def _number(number) -> str:
+    """In a message; it comes from a header that nobody has checked, and can have thousands of digits."""
+    return str(number) if -(1 << 63) <= number < 1 << 63 else "more than 9e18" if number > 0 else "less than -9e18"
 
 
 REPLY = Caps(plain=512 << 10, tensors=1024, elements=2 << 20, side=64 << 10)

@@ -30,6 +30,11 @@ from .policy import DEFAULT, Policy
 from .slot import Slot
 from .zygote import confine, processes
 
+try:
+    import resource
+except ImportError:  # Windows
+    pass
+
 _START_S = 120.0  # a zygote imports torch, on a slow disk
 _ZYGOTE = "import sys; sys.path.insert(0, sys.argv[1]); from autograder.box.zygote import loop; sys.path.pop(0); "
 _ZYGOTE += "loop.main(int(sys.argv[2]), sys.argv[3], sys.argv[4].split(','), sys.argv[5:])"
@@ -180,12 +185,18 @@ class Sandbox:
 
 @contextmanager
 def _whole():
-    """The alarm of a test waits: a reply of the zygote that nobody took would be taken for that to the next request."""
+    """The alarm of a test waits, and so does its bound of memory (bounds.py).
+
+    A reply of the zygote that nobody took would be taken for that to the next request.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPROF})
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     try:
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
         yield
     finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autograder.box import codec
 from autograder.box.ranks import broker as module
 from autograder.box.ranks.broker import Broker
 from autograder.errors import BadReply
@@ -41,6 +42,14 @@ def both(*messages):
     for rank, message in enumerate(messages):
         begin_and_wait(broker, rank, message)
     return answers_of(broker)
+
+
+def errors_of(*messages):
+    """What is said of the errors of two ranks that post one message each and wait, to who reads what they raise."""
+    broker = Broker(2)
+    for rank, message in enumerate(messages):
+        begin_and_wait(broker, rank, message)
+    return [broker.in_full(rank, f"RuntimeError: {answer['error']}!")[14:-1] for rank, answer in broker.answers()]
 
 
 def listed(answer):
@@ -178,10 +187,10 @@ def test_sizes_are_what_a_tensor_without_elements_says(shape, size):
 
 
 def test_ranks_that_call_different_collectives_are_told():
-    answers = both(post("barrier"), post("broadcast", torch.ones(1), root=1))
+    errors = errors_of(post("barrier"), post("broadcast", torch.ones(1), root=1))
 
-    assert answers[0] == answers[1]
-    assert answers[0]["error"] == (
+    assert errors[0] == errors[1]
+    assert errors[0] == (
         "the ranks disagree: rank 0 calls barrier, rank 1 calls broadcast with root 1; "
         "they should call the same, in the same order"
     )
@@ -192,13 +201,14 @@ def test_the_ranks_that_disagree_are_told_in_their_order():
     for rank in (1, 0):
         begin_and_wait(broker, rank, post("broadcast", torch.ones(1), root=rank))
 
-    assert "rank 0 calls broadcast with root 0, rank 1 calls broadcast with root 1" in answers_of(broker)[0]["error"]
+    error = broker.in_full(0, answers_of(broker)[0]["error"])
+    assert "rank 0 calls broadcast with root 0, rank 1 calls broadcast with root 1" in error
 
 
 def test_tags_are_told_where_they_part_messages():
-    answers = both(post("send", torch.ones(1), peer=1, tag=3), post("recv", peer=0, tag=4))
+    errors = errors_of(post("send", torch.ones(1), peer=1, tag=3), post("recv", peer=0, tag=4))
 
-    assert answers[0]["error"].endswith(
+    assert errors[0].endswith(
         "rank 0 is waiting in send to rank 1 with tag 3, rank 1 is waiting in recv from rank 0 with tag 4"
     )
 
@@ -218,9 +228,9 @@ def test_a_rank_that_polls_is_told_from_one_that_computes():
 
 
 def test_shapes_that_differ_are_told():
-    answers = both(*(post("all_reduce", torch.ones(size), reduction="sum") for size in (1, 2)))
+    errors = errors_of(*(post("all_reduce", torch.ones(size), reduction="sum") for size in (1, 2)))
 
-    assert answers[1]["error"] == "all_reduce: rank 0 gives (1,) float32, rank 1 gives (2,) float32"
+    assert errors[1] == "all_reduce: rank 0 gives (1,) float32, rank 1 gives (2,) float32"
 
 
 def test_a_rank_that_has_returned_is_not_waited_for():
@@ -242,9 +252,9 @@ def test_a_receive_from_any_waits_as_long_as_one_may_send():
 
 
 def test_ranks_that_both_send_first_wait_for_each_other():
-    answers = both(post("send", torch.ones(1), peer=1), post("send", torch.ones(1), peer=0))
+    errors = errors_of(post("send", torch.ones(1), peer=1), post("send", torch.ones(1), peer=0))
 
-    assert answers[0]["error"] == (
+    assert errors[0] == (
         "the ranks are waiting for each other: rank 0 is waiting in send to rank 1, rank 1 is waiting in send to rank 0; "
         "one of them should receive first"
     )
@@ -258,6 +268,125 @@ def test_a_rank_that_computes_may_still_come():
 
 
 # ---------------------------------------------------------------------------------------------- ranks are student code
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (post("recv", peer=1, tag=4711), post("recv", peer=0, tag=815)),
+        (post("recv", peer=1, tag=-4711), post("barrier", group="815")),
+        (post("broadcast", root=0), post("broadcast", torch.ones(815), root=1)),
+        (post("all_reduce", torch.ones(4711), reduction="sum"), post("all_reduce", torch.ones(815), reduction="sum")),
+        (post("all_reduce", torch.ones(815), reduction="max"), post("all_reduce", torch.ones(815), reduction="min")),
+        (post("all_to_all"), post("all_to_all", *[torch.ones(1)] * 815)),
+        (post("scatter", root=1), post("scatter", *[torch.ones(1)] * 815, root=1)),
+    ],
+    ids=["tags", "groups", "roots", "sizes", "reductions", "numbers of tensors", "numbers of a root's tensors"],
+)
+def test_an_error_tells_a_rank_its_own_words_only(first, second):
+    """Else it hears what nobody counts: a tag alone has 64 bits."""
+    told = both(first, second)[0]["error"]
+
+    assert not [word for word in ("815", "root 1", "min") if word in told]
+
+
+def test_what_a_rank_was_told_is_found_by_its_longest_words():
+    broker = Broker(2)
+    for tag in (12, 1):
+        begin_and_wait(broker, 0, post("recv", peer=1, tag=tag))
+        begin_and_wait(broker, 1, post("recv", peer=0))
+        answers_of(broker)
+
+    said = "waiting for each other: rank 0 is waiting in recv from rank 1 with tag {}, rank 1 is waiting in recv from rank 0"
+    for tag in (12, 1):
+        text = f"it failed: the ranks are waiting for each other: rank 0 is waiting in recv from rank 1 with tag {tag}"
+        assert said.format(tag) in broker.in_full(0, text)
+    assert broker.in_full(0, "another error") == "another error"
+
+
+@pytest.mark.parametrize(
+    ("tag", "size"), [(0, 0), (1, 1), (127, 1), (128, 2), (-128, 2), (1 << 31, 5), (-(1 << 63), 9)]
+)
+def test_a_tag_counts_as_bytes(tag, size):
+    broker = Broker(2)
+    broker.handle(0, post("send", peer=1, tag=tag))
+    broker.handle(1, post("recv", peer=0, tag=tag))
+
+    assert [message.bytes for message in broker.traffic] == [size, size]
+
+
+def test_groups_are_limited(monkeypatch):
+    monkeypatch.setattr(module, "MOST_GROUPS", 3)
+    broker = Broker(2)
+    for group in "0120":
+        broker.handle(0, post("barrier", group=group))
+
+    with pytest.raises(BadReply, match="more than 3 groups"):
+        broker.handle(0, post("barrier", group="3"))
+
+    broker.begin()
+    broker.handle(0, post("barrier", group="3"))
+
+
+def test_a_tensor_that_waits_keeps_no_more_than_itself():
+    broker, root = Broker(2), post("scatter", torch.ones(5000), torch.ones(1), root=0)
+    received = bytearray(b"".join(bytes(part) for part in codec.encode(root)))
+    broker.handle(0, codec.decode(received))
+    broker.handle(0, {"wait": root["id"]})
+    broker.handle(1, post("scatter", root=0))
+
+    assert listed(answers_of(broker)[0]) == [[1.0] * 5000]
+    assert sys.getrefcount(received) == 2  # this name and the argument
+    assert broker._held < 2000
+
+
+def test_what_was_given_up_is_forgotten():
+    broker = Broker(3)
+    broker.returned(1)
+    for tag in range(100):
+        begin_and_wait(broker, 0, post("recv", peer=1, tag=tag))
+        assert answers_of(broker)
+        begin_and_wait(broker, 0, post("send", torch.ones(9), peer=1, tag=tag))
+        assert answers_of(broker)
+        begin_and_wait(broker, 0, post("all_reduce", torch.ones(9), reduction="sum", ranks=[0, 1, 2]))
+        assert answers_of(broker)
+
+    assert (len(broker._queues), broker._queues._queues, broker._pending, broker._held) == (0, {}, {}, 0)
+
+
+def test_who_took_part_in_what_was_given_up_is_told_when_it_waits():
+    broker, later = Broker(3), post("barrier", ranks=[0, 1, 2])
+    broker.handle(2, later)
+    begin_and_wait(broker, 0, post("barrier", ranks=[0, 1, 2]))
+    broker.returned(1)
+    answers_of(broker)
+    broker.handle(2, {"wait": later["id"]})
+
+    assert answers_of(broker)[2]["error"].startswith("rank 2 is waiting in barrier, but rank 1 has returned")
+
+
+def test_a_given_up_receive_takes_no_later_message():
+    broker = Broker(2)
+    for _ in range(2):
+        begin_and_wait(broker, 0, post("recv", peer=1))
+        broker.returned(1)
+        answers_of(broker)
+        broker.begin()
+    broker.handle(1, post("send", torch.tensor([4]), peer=0))
+    begin_and_wait(broker, 0, post("recv", peer=1))
+
+    assert listed(answers_of(broker)[0]) == [[4]]
+
+
+def test_who_sends_after_all_have_answered_is_refused():
+    broker, before = Broker(2), post("barrier")
+    broker.handle(0, before)
+    for rank in range(2):
+        broker.returned(rank)
+    broker.handle(0, {"wait": before["id"]})
+
+    with pytest.raises(BadReply, match="rank 1 went on sending after all ranks had answered"):
+        broker.handle(1, post("barrier"))
 
 
 @pytest.mark.parametrize(
@@ -287,6 +416,8 @@ def test_a_rank_that_computes_may_still_come():
         post("all_reduce", torch.ones(1), reduction="a word to rank 1"),
         post("all_reduce", torch.ones(1), reduction=["sum"]),
         post("barrier") | {"id": "0"},
+        post("barrier") | {"junk": torch.ones(1)},
+        post("barrier", tag=1),
         post("barrier") | {"ranks": None},
     ],
     ids=lambda message: str(message)[:80],

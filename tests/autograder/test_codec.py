@@ -236,3 +236,11 @@ def test_what_is_below_the_caps_is_used_in_a_moment(value):
         except (TypeError, RuntimeError, AttributeError):
             continue
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("size", [10**4000, -(10**4000), 1 << 40], ids=["huge", "negative", "large"])
+def test_what_is_said_of_impossible_sizes_is_short(size):
+    too_much = REPLY.problem([["bool", [1 << 17] + [size] * 15, "cpu"]], 0)
+
+    assert too_much.startswith("a tensor of shape (131072, ")
+    assert len(too_much) < 250

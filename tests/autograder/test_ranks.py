@@ -1,18 +1,28 @@
 """Ranks: one probe in several processes of one process group, in the box and on an author's machine."""
 
 import os
+import sys
+import time
 
 import pytest
 import torch
 
+from autograder.bounds import bounded_memory
+from autograder.box.ranks.broker import Broker
 from autograder.box.sandbox import Sandbox
 from autograder.box.session import Session
 from autograder.errors import AuthorError, BadReply, CheckFailed, StudentDied, StudentRaised, StudentTimeout
 from autograder.in_process import InProcess
 from autograder.student import Student
 
+try:
+    import resource
+except ImportError:  # Windows
+    pass
+
 WORK = """
 import os
+import threading
 
 import torch
 import torch.distributed as dist
@@ -107,6 +117,10 @@ def rubbish():
     group = dist.distributed_c10d._get_default_group()
     wire.send(group._link._connection, {"wait": 99})
     dist.barrier()
+
+
+def send_later():
+    threading.Timer(0.2, dist.isend, [torch.ones(100), 1 - dist.get_rank()]).start()
 
 
 def count(seen=[]):
@@ -365,6 +379,50 @@ def test_a_forged_message_fails_its_test_and_no_other(session):
 
     assert len(Student(second).on(ranks=2).call("rank_work.rank")) == 2
     second.close()
+
+
+def test_what_is_sent_after_all_have_answered_is_in_no_call_s_traffic(student):
+    two = student.on(ranks=2)
+    two.call("rank_work.send_later")
+    time.sleep(1)
+
+    with pytest.raises(BadReply, match="went on sending after all ranks had answered"):
+        two.call("rank_work.rank")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_whatever_ends_a_call_ends_its_ranks(student, monkeypatch, error):
+    two = student.on(ranks=2)
+    pids = [pid for pid, _ in two.call("rank_work.process")]
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Broker, "handle", fail)
+    with pytest.raises(error):
+        two.call("rank_work.hang_on_one")
+
+    assert [pid for pid in pids if os.path.exists(f"/proc/{pid}")] == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tests have a bound of memory on Linux")
+def test_the_bound_of_a_test_s_memory_waits_for_the_zygote(boxed, monkeypatch):
+    seen, receive = [], Sandbox._receive
+
+    def look(*args):
+        seen.append(resource.getrlimit(resource.RLIMIT_DATA))
+        return receive(*args)
+
+    monkeypatch.setattr(Sandbox, "_receive", look)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with bounded_memory():
+        bound = resource.getrlimit(resource.RLIMIT_DATA)
+        boxed.on(ranks=2).call("rank_work.rank")
+        assert resource.getrlimit(resource.RLIMIT_DATA) == bound
+
+    assert before != bound
+    assert set(seen) == {(before[1], before[1])}
 
 
 @pytest.mark.parametrize("ranks", [-1, 17, 2.0, True, "2"])

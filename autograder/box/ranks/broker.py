@@ -4,20 +4,21 @@ Ranks post operations and wait for their results (group.py tells the messages). 
 of its group has posted it, a send when its receive was posted. An operation that can never be complete is answered with
 an error that names why: the ranks disagree, a rank has returned, all wait for each other.
 
-Ranks are student code: what is not a message is a BadReply, and what they leave here is limited.
+Ranks are student code: what is not a message is a BadReply, and what they leave here is limited. What one is told of an error
+is made of its own words alone, or it would be data that nobody counts; the grader's message names what the others did.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 
 from ...errors import BadReply
 from .collectives import Disagreement, combine
-from .operation import Operation
+from .operation import Errors, Operation, Queues
 from .post import Message, read, size_of
 
 MOST_HELD = 512 << 20  # bytes of tensors that nobody has waited for yet, each with what it costs besides
 MOST_PENDING = 10_000  # operations that nobody has waited for yet
 MOST_TRAFFIC = 200_000  # operations and tensors of one request
+MOST_GROUPS = 64  # of one request: in which of them a rank posts says something that is no bytes of a message
 _ADVICE = {"send": "; one of them should receive first", "recv": "; one of them should send first"}
 _TENSOR = 1024  # bytes that a tensor costs besides its own
 
@@ -40,15 +41,18 @@ class Broker:
         self._polled: dict[int, int] = {}  # rank -> number: it did nothing else since it asked for that
         self._pending: dict[tuple[int, int], Operation] = {}  # (rank, number), until the operation is complete
         self._results: dict[tuple[int, int], dict] = {}  # (rank, number) -> answer, until it is waited for
-        self._collectives: dict[tuple, list[Operation]] = {}  # group -> those that some members have not posted yet
-        self._sends: dict[tuple, deque[Operation]] = {}  # (group, destination, tag) -> those without a receive
-        self._receives: dict[tuple, deque[Operation]] = {}  # (group, destination, tag) -> those without a send
+        # ("all", group): collectives that some members have not posted yet; ("send" or "recv", group, destination, tag)
+        self._queues = Queues()
+        self._groups: dict[tuple, tuple] = {}
+        self._errors = Errors()
         self._held = self._listed = 0
 
     def begin(self) -> None:
         """All ranks run again."""
         self.traffic, self._listed = [], 0
         self._returned.clear()
+        self._groups.clear()
+        self._errors.clear()
 
     def returned(self, rank: int) -> None:
         """The rank has answered its request: it posts nothing more."""
@@ -62,6 +66,8 @@ class Broker:
         """
         kind = next((kind for kind in ("wait", "poll", "post") if type(message) is dict and kind in message), None)
         self._polled.pop(rank, None)
+        if kind == "post" and len(self._returned) == self._size:
+            raise BadReply(f"rank {rank} went on sending after all ranks had answered")
         if kind == "post":
             self._post(rank, read(message, rank, self._size))
         elif kind is not None and type(message[kind]) is int and self._knows(rank, message[kind]):
@@ -84,6 +90,10 @@ class Broker:
                 answer = self._results.pop((rank, number))
                 self._held -= _weight(answer.get("tensors", ()))
                 yield rank, answer
+
+    def in_full(self, rank: int, text: str) -> str:
+        """A text of the rank's with all that there is to say in the place of an error that it was told."""
+        return self._errors.in_full(rank, text)
 
     def failed(self, rank: int) -> bool:
         """Whether an operation of the rank failed only since another is gone: never, nobody here hears of that."""
@@ -125,24 +135,23 @@ class Broker:
             raise BadReply("the ranks started too many operations, or did not wait for them")
         if self._knows(rank, post.number):
             raise BadReply("a rank started two operations with the same number")
-        {"send": self._send, "recv": self._receive}.get(post.name, self._collect)(rank, post)
+        if len(self._groups) >= MOST_GROUPS and post.group not in self._groups:
+            raise BadReply(f"the ranks talk in more than {MOST_GROUPS} groups during one call")
+        group = self._groups.setdefault(post.group, post.group)
+        {"send": self._send, "recv": self._receive}.get(post.name, self._collect)(rank, post, group)
 
-    def _collect(self, rank, post):
+    def _collect(self, rank, post, group):
         """Adds the rank's part to the first collective of the group that it has not posted yet."""
-        begun = self._collectives.setdefault(post.group, [])
-        operation = next((each for each in begun if rank not in each.numbers), None)
+        operation = self._queues.first(("all", group), lambda each: rank not in each.numbers)
         if operation is None:
             operation = Operation(post.name, post.ranks, post.root, post.reduction)
-            begun.append(operation)
+            self._queues.add(("all", group), operation)
         self._take_part(operation, rank, post)
         if (operation.name, operation.root, operation.reduction) != (post.name, post.root, post.reduction):
-            begun.remove(operation)
             other = Operation(post.name, post.ranks, post.root, post.reduction)
-            calls = sorted([(next(iter(operation.numbers)), operation), (rank, other)], key=lambda call: call[0])
-            told = ", ".join(f"rank {caller} calls {called}" for caller, called in calls)
-            self._refuse(operation, f"the ranks disagree: {told}; they should call the same, in the same order")
+            self._refuse(operation, *operation.disagreement(rank, other))
         elif not operation.missing():
-            begun.remove(operation)
+            self._queues.remove(operation)
             self._complete(operation)
 
     def _complete(self, operation):
@@ -151,56 +160,58 @@ class Broker:
         try:
             results = combine(operation.name, given, operation.ranks, operation.root, operation.reduction)
         except Disagreement as why:
-            self._refuse(operation, f"{operation.name}: {why}")
+            told = f"{operation.name}: what the ranks give does not go together"
+            self._refuse(operation, dict.fromkeys(operation.ranks, told), f"{operation.name}: {why}")
             return
         for rank, tensors in zip(operation.ranks, results, strict=True):
             self._settle(rank, operation, {"tensors": tensors, "source": None})
         self._held -= sum(map(_weight, given))
 
-    def _refuse(self, operation, why):
+    def _refuse(self, operation, told, whole=""):
+        """Gives it up; told is rank -> what that rank hears, whole is said in its place where the ranks do not hear it."""
+        self._queues.remove(operation)
         for rank in operation.numbers:
-            self._settle(rank, operation, {"error": why})
+            self._settle(rank, operation, {"error": told[rank]})
+            self._errors.note(rank, told[rank], whole or told[rank])
         self._held -= sum(map(_weight, operation.parts.values()))
 
-    def _send(self, rank, post):
+    def _send(self, rank, post, group):
         send = Operation("send", (rank, post.peer), tag=post.tag)
         self._take_part(send, rank, post)
-        receives = self._receives.setdefault((post.group, post.peer, post.tag), deque())
-        receive = next((each for each in receives if rank in each.ranks[:-1]), None)
+        receive = self._queues.first(("recv", group, post.peer, post.tag), lambda each: rank in each.ranks[:-1])
         if receive is None:
-            self._sends.setdefault((post.group, post.peer, post.tag), deque()).append(send)
+            self._queues.add(("send", group, post.peer, post.tag), send)
         else:
-            receives.remove(receive)
             self._pass_on(send, receive, post)
 
-    def _receive(self, rank, post):
+    def _receive(self, rank, post, group):
         sources = post.ranks if post.peer is None else (post.peer,)
         receive = Operation("recv", (*(source for source in sources if source != rank), rank), tag=post.tag)
         self._take_part(receive, rank, post)
-        sends = self._sends.setdefault((post.group, rank, post.tag), deque())
-        send = next((each for each in sends if each.ranks[0] in receive.ranks[:-1]), None)
+        send = self._queues.first(("send", group, rank, post.tag), lambda each: each.ranks[0] in receive.ranks[:-1])
         if send is None:
-            self._receives.setdefault((post.group, rank, post.tag), deque()).append(receive)
+            self._queues.add(("recv", group, rank, post.tag), receive)
         else:
-            sends.remove(send)
             self._pass_on(send, receive, post)
 
     def _pass_on(self, send, receive, post):
-        source, destination = send.ranks
-        tensors = send.parts[source]
+        (source, destination), tensors = send.ranks, send.parts[send.ranks[0]]
+        self._queues.remove(send)
+        self._queues.remove(receive)
         self._settle(source, send, {"tensors": [], "source": None})
         self._settle(destination, receive, {"tensors": tensors, "source": post.ranks.index(source)})
         self._held -= _weight(tensors)
 
     def _take_part(self, operation, rank, post):
-        operation.parts[rank], operation.numbers[rank] = post.tensors, post.number
+        # A tensor that came is a view of its whole message, all of which would stay with it.
+        operation.parts[rank], operation.numbers[rank] = [tensor.clone() for tensor in post.tensors], post.number
         self._pending[rank, post.number] = operation
 
     def _settle(self, rank, operation, answer):
         number = operation.numbers[rank]
-        if self._pending.pop((rank, number), None) is not None:  # else it was given up before
-            self._results[rank, number] = answer
-            self._held += _weight(answer.get("tensors", ()))
+        del self._pending[rank, number]
+        self._results[rank, number] = answer
+        self._held += _weight(answer.get("tensors", ()))
 
     # ------------------------------------------------------------------------------------------ no way on
 
@@ -210,15 +221,15 @@ class Broker:
             operation = self._waited_for(rank)
             gone = self._gone(operation) if operation else None
             if gone is not None:
-                why = f"rank {rank} is waiting in {operation}, but rank {gone} has returned and will never take part"
-                self._settle(rank, operation, {"error": why})
+                says = f"{{}}, but rank {gone} has returned and will never take part"
+                self._refuse(operation, operation.waiting(says))
         waited = {rank: self._waited_for(rank) for rank in range(self._size) if rank not in self._returned}
         if waited and None not in waited.values():
             names = {operation.name for operation in waited.values() if operation}
             advice = _ADVICE.get(names.pop(), "") if len(names) == 1 else ""
-            why = f"the ranks are waiting for each other: {self}{advice}"
-            for rank, operation in waited.items():
-                self._settle(rank, operation, {"error": why})
+            whole = f"the ranks are waiting for each other: {self}{advice}"
+            for operation in dict.fromkeys(waited.values()):
+                self._refuse(operation, operation.waiting("the ranks are waiting for each other: {}"), whole)
 
     def _gone(self, operation):
         """A rank whose part will never come; any one sender is enough for a receive from any."""

@@ -69,6 +69,10 @@ class Listener:
     def returned(self, rank: int) -> None:
         self._returned.add(rank)
 
+    def in_full(self, rank: int, text: str) -> str:
+        """A text of the rank's as it is: gloo itself says what is wrong."""
+        return text
+
     def failed(self, rank: int) -> bool:
         """Whether gloo let an operation of the rank fail: mostly since another rank is gone."""
         return rank in self._failed

@@ -10,6 +10,8 @@ from ...errors import BadReply
 from .collectives import COLLECTIVES, REDUCING, REDUCTIONS, ROOTED
 
 _LONGEST_NAME = 200  # of a group: the broker keeps it
+# What else there was would be words that nobody counts.
+_FIELDS = frozenset("post id group ranks tensors root reduction peer tag".split())
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Message:
     Attributes:
         rank: who. operation: "all_reduce", "send" … ranks: the members of its group.
         peer: the other side of a send or receive, the root of a broadcast and its like; None for the others.
-        shapes: of the tensors that the rank gave to it. bytes: their size in all.
+        shapes: of the tensors that the rank gave to it. bytes: their size in all, and of a tag that is not 0.
     """
 
     rank: int
@@ -56,7 +58,7 @@ class Post:
     def message(self, rank: int) -> Message:
         peer = self.peer if self.root is None else self.ranks[self.root]
         shapes = tuple(tuple(tensor.shape) for tensor in self.tensors)
-        return Message(rank, self.name, self.ranks, peer, shapes, size_of(self.tensors))
+        return Message(rank, self.name, self.ranks, peer, shapes, size_of(self.tensors) + size_of_tag(self.tag))
 
 
 def read(message: dict, rank: int, size: int) -> Post:
@@ -70,10 +72,12 @@ def read(message: dict, rank: int, size: int) -> Post:
     root, peer = get("root"), get("peer")
     group, reduction = get("group"), get("reduction")
     good = (
-        type(name) is str
+        _FIELDS.issuperset(message)
+        and type(name) is str
         and (name in COLLECTIVES or name in ("send", "recv"))
         and type(message.get("id")) is int
         and type(message.get("tag")) is int
+        and (name in ("send", "recv") or message["tag"] == 0)
         and _is_name(group)
         and type(ranks) is list
         and all(type(each) is int and 0 <= each < size for each in ranks)
@@ -99,6 +103,11 @@ _SIZE = 8  # bytes of one size of a shape, as the wire could send it
 def size_of(tensors) -> int:
     """Bytes of tensors in all; of one without elements its sizes are what it says."""
     return sum(tensor.numel() * tensor.element_size() or tensor.dim() * _SIZE for tensor in tensors)
+
+
+def size_of_tag(tag: int) -> int:
+    """Bytes that a tag can say: who receives by one tag of 256 is told a byte, without a tensor."""
+    return tag.bit_length() // 8 + 1 if tag else 0
 
 
 def _is_name(text):

@@ -11,6 +11,7 @@ import select
 import selectors
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from ...errors import BadReply, StudentDied, StudentFault, StudentTimeout
@@ -67,10 +68,18 @@ class Team:
         try:
             self._ask(request, Clock(timeout, self._usage), by_rank)
         except StudentFault as fault:
-            for member in self._members:
-                member.stop()
+            self._stop()
             raise self._with_its_cause(fault, by_rank) from None
+        except BaseException:  # of the grader: no memory is left, the test's time is over, Ctrl-C
+            self._stop()
+            raise
         return by_rank
+
+    def _stop(self):
+        """Ends every rank; one that cannot be ended keeps none of the others alive."""
+        with ExitStack() as stack:
+            for member in self._members:
+                stack.callback(member.stop)
 
     def _too_late(self, clock):
         return StudentTimeout(f"the code of the ranks {clock.over}: {self._broker}")
@@ -94,6 +103,8 @@ class Team:
         return total([member.usage() for member in self._members])
 
     def _ask(self, request, clock, by_rank):
+        for rank in range(len(self._members)):
+            self._hear(rank, clock)  # what was sent after the last call is no part of this one
         self._broker.begin()
         with selectors.DefaultSelector() as selector:
             for rank, member in enumerate(self._members):
@@ -107,7 +118,8 @@ class Team:
                 ready = selector.select(patience)
                 for key, _ in ready:
                     if key.fileobj is self._members[key.data].requests:
-                        by_rank[key.data] = self._receive(key.data, key.fileobj, clock, wire.REPLY)
+                        reply = self._receive(key.data, key.fileobj, clock, wire.REPLY)
+                        by_rank[key.data] = self._reply(key.data, reply)
                         selector.unregister(key.fileobj)
                         self._hear(key.data, clock)  # what it sent before it replied comes before its return
                         self._broker.returned(key.data)
@@ -130,6 +142,14 @@ class Team:
         while select.select([connection], [], [], 0)[0]:
             self._broker.handle(rank, self._receive(rank, connection, clock, None))
 
+    def _reply(self, rank, reply):
+        """What the rank answered; in what it raised, errors of the broker in full. Nothing in it is of a type that is known."""
+        error = reply.get("error") if type(reply) is dict else None
+        for name in ("text", "traceback"):
+            if type(error) is dict and type(error.get(name)) is str:
+                error[name] = self._broker.in_full(rank, error[name])
+        return reply
+
     def _receive(self, rank, connection, clock, caps):
         try:
             return self._members[rank].receive(connection, clock, f"running rank {rank}", caps)
@@ -149,5 +169,5 @@ class Team:
     def _answer(self, connection, answer, clock):
         try:
             self._send(connection, answer, clock)
-        except ValueError as error:  # raised before the first byte is sent: the result of a collective is too large
-            self._send(connection, {"error": str(error)}, clock)
+        except ValueError:  # raised before the first byte is sent: the result of a collective is too large
+            self._send(connection, {"error": "the result is too large to pass from rank to rank"}, clock)

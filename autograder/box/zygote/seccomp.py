@@ -5,6 +5,9 @@ Built once with libseccomp (pyseccomp) in the zygote; loading it takes effect fo
 """
 
 import errno
+import functools
+
+from . import whispers
 
 _DENIED = {
     "other processes": """ptrace process_vm_readv process_vm_writev process_madvise pidfd_getfd pidfd_open
@@ -105,6 +108,8 @@ def build(allowed=(), all_threads=False):
         _add(rules, ignored, "setsockopt", level, option)
     shared = pyseccomp.Arg(3, pyseccomp.MASKED_EQ, _SHARED_WITHOUT_A_FILE, _SHARED_WITHOUT_A_FILE)
     _add(rules, refused, "mmap", shared)
+
+    whispers.add(pyseccomp, functools.partial(_add, rules))
 
     # No network of any family, and no Unix socket (a container's engine may listen on one); socketpair stays.
     _add(rules, refused, "socket")

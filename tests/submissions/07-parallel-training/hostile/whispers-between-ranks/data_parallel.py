@@ -76,6 +76,83 @@ def shared_page():
         kept[-1][0] = kept[-1][0] ^ 1
 
 
+# Exact words: each gives what it hears, or raises where the kernel refuses.
+
+BIG = max((os.path.join(top, name) for top, _, names in os.walk(os.path.dirname(LIBRARY)) for name in names if name.endswith(".so")), key=os.path.getsize)
+PAGES = [(os.path.getsize(BIG) // 2 & -4096) + 8 * 4096 * n for n in range(64)]
+
+
+def throw_pages_out():
+    with open(BIG, "rb") as stream:
+        os.posix_fadvise(stream.fileno(), PAGES[0], 8 * 4096 * 64, os.POSIX_FADV_DONTNEED)
+
+
+def fetch_pages():
+    with open(BIG, "rb") as stream:
+        os.posix_fadvise(stream.fileno(), PAGES[0], 8 * 4096 * 64, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        for place in PAGES[::3]:
+            os.pread(stream.fileno(), 1, place)
+
+
+def pages_without_waiting():
+    found = []
+    with open(BIG, "rb") as stream:
+        for place in PAGES:
+            try:
+                found.append(os.preadv(stream.fileno(), [bytearray(1)], place, os.RWF_NOWAIT))
+            except BlockingIOError:
+                found.append(0)
+    return found
+
+
+def mapped(ask):
+    with open(BIG, "rb") as stream, mmap.mmap(stream.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) as pages:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        return ask(stream.fileno(), address)
+
+
+def pages_in_core(_, address):
+    found = ctypes.create_string_buffer(8 * 64)
+    syscall(27, 232, address + PAGES[0], 8 * 4096 * 64, found)
+    return found.raw
+
+
+def pages_in_the_cache(descriptor, _):
+    found = ctypes.create_string_buffer(40)
+    syscall(451, 451, descriptor, ctypes.create_string_buffer(struct.pack("QQ", PAGES[0], 8 * 4096 * 64), 16), found, 0)
+    return found.raw[:8]
+
+
+def page_out(_, address):
+    syscall(28, 233, address + PAGES[0], 8 * 4096 * 64, 21)
+
+
+def take_rings():
+    kept.append(ctypes.c_ulong(0))
+    syscall(206, 0, 4711, ctypes.byref(kept[-1]))
+
+
+def room_for_rings():
+    """How many there can be still: with those of others, at most as many as the whole machine has."""
+    low, high = 0, 70_000
+    while low < high:
+        count, context = (low + high + 1) // 2, ctypes.c_ulong(0)
+        try:
+            syscall(206, 0, count, ctypes.byref(context))
+            syscall(207, 1, context)
+            low = count
+        except OSError:
+            high = count - 1
+    return low
+
+
+def compute():
+    end = time.process_time() + 0.1
+    while time.process_time() < end:
+        pass
+
+
 @at_call
 def talk():
     pid = torch.tensor([os.getpid()])
@@ -110,6 +187,18 @@ def talk():
     whisper("a key", lambda: syscall(248, 217, b"user", b"hostile", b"1", 1, -4), lambda: syscall(249, 218, b"user", b"hostile", 0, -4))
     whisper("a page of a library", shared_page, lambda: open(LIBRARY, "rb").read(1))
     whisper("a watch", lambda: os.listdir(os.path.dirname(LIBRARY)), lambda: libc.inotify_init1(0))
+    for what, hear in (
+        ("reading without waiting", pages_without_waiting),
+        ("mincore", lambda: mapped(pages_in_core)),
+        ("cachestat", lambda: mapped(pages_in_the_cache)),
+    ):
+        whisper(f"pages thrown out, heard by {what}", throw_pages_out, hear)
+        whisper(f"pages fetched, heard by {what}", fetch_pages, hear)
+        whisper(f"pages paged out, heard by {what}", lambda: mapped(page_out), hear)
+    whisper("rings", take_rings, room_for_rings)
+    for kind in (0, 1, 2):
+        whisper(f"clock {kind} of a process", compute, lambda: time.clock_gettime((~pid << 3) | kind))
+        whisper(f"clock {kind} of a thread", compute, lambda: time.clock_gettime((~pid << 3) | 4 | kind))
     if rank() == 1:
         print("whispered", flush=True)
 
