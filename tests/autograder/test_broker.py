@@ -286,6 +286,7 @@ def test_a_rank_that_computes_may_still_come():
         post("barrier", group="0" * 1000),
         post("all_reduce", torch.ones(1), reduction="a word to rank 1"),
         post("all_reduce", torch.ones(1), reduction=["sum"]),
+        post("recv", peer=1, tag=1 << 40),
         post("barrier") | {"id": "0"},
         post("barrier") | {"ranks": None},
     ],
