@@ -44,7 +44,8 @@ class ZeroRedundancyOptimizer(torch.optim.Optimizer):
     Attributes:
         param_groups: a list of dicts with all options of optimizer_class, defaults too, one for each group, as of torch
             optimizers. A changed option, such as group["lr"], counts from the next step on.
-        state: a dict whose values are the dicts of optimizer_class ("exp_avg", …): only those of this rank's part.
+        state: a dict whose values are the dicts of optimizer_class ("exp_avg", …): only those of this rank's part, and
+            those that `step` works with: a moment that is changed in place counts at the next step, on all ranks.
 
     `zero_grad()` clears the gradients of all parameters, also of those that other ranks update.
     """

@@ -415,6 +415,7 @@ def test_who_sends_after_all_have_answered_is_refused():
         post("barrier", group="0" * 1000),
         post("all_reduce", torch.ones(1), reduction="a word to rank 1"),
         post("all_reduce", torch.ones(1), reduction=["sum"]),
+        post("recv", peer=1, tag=1 << 40),
         post("barrier") | {"id": "0"},
         post("barrier") | {"junk": torch.ones(1)},
         post("barrier", tag=1),

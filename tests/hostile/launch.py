@@ -147,6 +147,8 @@ def be_a_user(folder) -> None:
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     os.environ["HOME"] = folder
+    # Where a test of ours uses torch's optimizers, torch makes this folder: by default one in /tmp, which a watch would report.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(folder, "inductor")
     os.access(sys.executable, os.X_OK) or sys.exit(CANNOT)
 
 

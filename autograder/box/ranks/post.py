@@ -10,6 +10,7 @@ from ...errors import BadReply
 from .collectives import COLLECTIVES, REDUCING, REDUCTIONS, ROOTED
 
 _LONGEST_NAME = 200  # of a group: the broker keeps it
+_MOST_TAG = 1 << 31  # torch's own has 32 bits
 # What else there was would be words that nobody counts.
 _FIELDS = frozenset("post id group ranks tensors root reduction peer tag".split())
 
@@ -77,7 +78,7 @@ def read(message: dict, rank: int, size: int) -> Post:
         and (name in COLLECTIVES or name in ("send", "recv"))
         and type(message.get("id")) is int
         and type(message.get("tag")) is int
-        and (name in ("send", "recv") or message["tag"] == 0)
+        and (abs(message["tag"]) < _MOST_TAG if name in ("send", "recv") else message["tag"] == 0)
         and _is_name(group)
         and type(ranks) is list
         and all(type(each) is int and 0 <= each < size for each in ranks)

@@ -3,6 +3,8 @@
 import torch
 
 LARGE = 100  # bytes: a message of fewer is no gradient here, but something that ranks agree on
+AGREED = 32  # bytes for each parameter: what ranks may agree on; all gradients here have more
+TOO_MUCH_BESIDES = "besides the gradients more is sent than a few bytes for each parameter"
 
 
 def mean_of(grads):
@@ -23,8 +25,25 @@ def factor_of(own, truth, ranks):
     return 1
 
 
-def fair(traffic, ranks, least, most):
-    """Facts: gradients are averaged by all_reduce, in which each rank gives between `least` and `most` bytes, and a few."""
+MARK = (3, 1, 4, 1, 5)  # the shape of inside.mark's message
+
+
+def sizes_of(messages):
+    """Bytes of each message that is no mark."""
+    return [message.bytes for message in messages if message.shapes != (MARK,)]
+
+
+def few_besides(sizes, parameters):
+    """Whether the messages of a rank that are too small for a gradient could not carry the gradients of so many parameters."""
+    small = [size for size in sizes if size < LARGE]
+    return sum(small) <= AGREED * parameters + 64 and len(small) <= 4 * parameters + 8
+
+
+def fair(traffic, ranks, least, most, parameters):
+    """Facts: gradients are averaged by all_reduce, in which each rank gives between `least` and `most` bytes, and a few.
+
+    parameters: how many, counted once a step.
+    """
     large = [message for message in traffic if message.bytes >= LARGE]
     used = {message.operation for message in large}
     given = [sum(message.bytes for message in large if message.rank == rank) for rank in range(ranks)]
@@ -41,10 +60,11 @@ def fair(traffic, ranks, least, most):
         (not used & {"send", "recv"}, "gradients go from rank to rank; they should be averaged by all_reduce"),
         (min(given) >= least, "not all gradients are sent"),
         (max(given) <= 1.25 * most, "more is sent than the gradients: each should be sent once"),
+        (
+            all(few_besides(sizes_of(m for m in traffic if m.rank == rank), parameters) for rank in range(ranks)),
+            TOO_MUCH_BESIDES,
+        ),
     ]
-
-
-MARK = (3, 1, 4, 1, 5)  # the shape of inside.mark's message
 
 
 def behind(traffic, rank, marks):

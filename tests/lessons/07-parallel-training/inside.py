@@ -289,7 +289,7 @@ def optimized(weights, steps, name, options, groups=None):
     """
     from zero import ZeroRedundancyOptimizer
 
-    parameters = [nn.Parameter(weight) for weight in weights]
+    parameters = [nn.Parameter(weight.clone()) for weight in weights]
     given = parameters
     if groups is not None:
         given = [{**group, "params": [parameters[n] for n in group["params"]]} for group in groups]
@@ -316,11 +316,32 @@ def given_as(form, parameters):
 
 
 def moments_in(state):
-    """The tensors with a dimension in an optimizer's state, whatever it is keyed by."""
+    """Copies of the tensors with a dimension in an optimizer's state, whatever it is keyed by."""
+    return [tensor.clone() for tensor in _moments(state)]
+
+
+def _moments(state):
     if isinstance(state, torch.Tensor):
-        return [state.clone()] if state.dim() else []
+        return [state.detach()] if state.dim() else []
     items = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
-    return [tensor for item in items for tensor in moments_in(item)]
+    return [tensor for item in items for tensor in _moments(item)]
+
+
+def last_step(made, gradients, multiplied):
+    """(parameters, moments before it) of a step of what `optimized` gave, marked before and after.
+
+    multiplied: each rank multiplies the moments that it has by its rank + 2 before the step.
+    """
+    parameters, optimizer = made
+    moments = moments_in(optimizer.state)
+    for moment in _moments(optimizer.state) if multiplied else ():
+        moment.mul_(torch.distributed.get_rank() + 2)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    mark()
+    optimizer.step()
+    mark()
+    return [parameter.detach() for parameter in parameters], moments
 
 
 def two_layers(weights, frozen=(), deep=False):

@@ -10,10 +10,7 @@ import torch.nn.functional as F
 from shared import linear_weights, nearly
 
 FORWARD, BACKWARD = "forward", "backward"
-WIDE, NARROW = (
-    ("repeat_interleave", 200, -1),
-    [("unflatten", -1, (-1, 200)), ("mean", -1)],
-)  # a large message, and small again
+WIDE = 800  # numbers of a row between wide stages
 
 
 def linear_stages(rng, *widths, dtype=torch.float64):
@@ -22,6 +19,18 @@ def linear_stages(rng, *widths, dtype=torch.float64):
         {"steps": [("linear",), ("tanh",)], "weights": list(linear_weights(rng, *pair, dtype=dtype))}
         for pair in zip(widths, widths[1:], strict=False)
     ]
+    stages[-1]["steps"] = [("linear",)]
+    return stages
+
+
+def wide_stages(rng, S):
+    """S stages of width 4 between which a row has 800 numbers, which fewer could not stand for: 6400 bytes."""
+    stages = []
+    for stage in range(S):
+        widths = [3 if stage == 0 else WIDE, 4, *([] if stage == S - 1 else [WIDE])]
+        pairs = list(zip(widths, widths[1:], strict=False))
+        weights = [each for pair in pairs for each in linear_weights(rng, *pair, dtype=torch.float64)]
+        stages.append({"steps": [("linear",), ("tanh",), *([("linear",)] * (len(pairs) - 1))], "weights": weights})
     stages[-1]["steps"] = [("linear",)]
     return stages
 
@@ -148,22 +157,46 @@ def finished(plan, f, b):
 
 # ---------------------------------------------------------------------------------------------- traffic
 
+PASSES = {((2, 7, 1, 8),): FORWARD, ((2, 7, 1, 9),): BACKWARD}  # the shapes of what a module tells of its passes
+LEAST = 1024  # bytes of a message that holds values: those that tell shape and dtype have fewer
+
+
+def few_besides_values(traffic, M):
+    """Whether each rank's messages that are too small for values could only tell what M microbatches are, both ways."""
+    small = [each for each in traffic if each.bytes < LEAST and each.shapes not in PASSES]
+    own = [[each.bytes for each in small if each.rank == rank] for rank in {each.rank for each in small}]
+    return all(sum(sizes) <= 1024 * M + 1024 and len(sizes) <= 24 * M + 24 for sizes in own)
+
+
+def are_gradients(found, stages, batch, targets, M):
+    """Whether each rank's gradients are, but for a factor, those of the whole model, or of the mean of the microbatches' means."""
+    shares = (1, lambda rows, B, _: rows / B), (M, lambda rows, B, parts: 1 / parts)
+    truths = [whole_model(stages, batch, targets, parts, share)[1] for parts, share in shares]
+    return any(all(map(_point_the_same_way, found, truth)) for truth in truths)
+
+
+def _point_the_same_way(own, truth):
+    if [each.shape for each in own] != [each.shape for each in truth]:
+        return False
+    own, truth = (torch.cat([each.double().flatten() for each in grads]) for grads in (own, truth))
+    return float(F.cosine_similarity(own, truth, 0)) > 1 - 1e-6
+
 
 def large_sends(traffic, rank):
-    """[(peer, bytes)] of the messages that hold values: those of a rank with at least 1 KiB, in their order."""
+    """[(peer, bytes)] of the messages of a rank that hold values, in their order."""
     return [
         (each.peer, each.bytes)
         for each in traffic
-        if each.rank == rank and each.operation == "send" and each.bytes >= 1024
+        if each.rank == rank and each.operation == "send" and each.bytes >= LEAST
     ]
 
 
 def events_of(traffic, rank):
     """What a rank does and to whom it sends values, in order: "forward", "backward", peers; by the marks of its module."""
-    marks, events = {((2, 7, 1, 8),): FORWARD, ((2, 7, 1, 9),): BACKWARD}, []
+    events = []
     for each in traffic:
-        if each.rank == rank and each.operation == "all_reduce" and each.shapes in marks:
-            events.append(marks[each.shapes])
-        elif each.rank == rank and each.operation == "send" and each.bytes >= 1024 and events[-1:] != [each.peer]:
+        if each.rank == rank and each.operation == "all_reduce" and each.shapes in PASSES:
+            events.append(PASSES[each.shapes])
+        elif each.rank == rank and each.operation == "send" and each.bytes >= LEAST and events[-1:] != [each.peer]:
             events.append(each.peer)
     return events

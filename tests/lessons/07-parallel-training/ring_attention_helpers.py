@@ -428,6 +428,18 @@ def neighbour_facts(traffic, size, where):
             all((message.peer - message.rank) % size in (1, size - 1) for message in sends),
             f"a block is sent to a rank that is not a neighbour in {where}: in a ring it goes to rank + 1 or rank - 1",
         ),
+        (
+            all(
+                (m.peer - m.rank) % size in (1, size - 1)
+                for m in traffic
+                if m.operation == "recv" and m.peer is not None
+            ),
+            f"a rank receives from one that is not a neighbour in {where}: in a ring a block comes from rank - 1 or rank + 1",
+        ),
+        (
+            all(sum(message.rank == rank for message in traffic) <= 32 * size for rank in range(size)),
+            f"far more is sent and received in {where} than a few tensors for each block",
+        ),
     ]
 
 

@@ -74,6 +74,25 @@ def bytes_sent(traffic, ranks):
     ]
 
 
+def operations_of(traffic, ranks):
+    """How many operations each rank began between these marks: a receive that nobody serves tells something, too, in no byte."""
+    return [None if parts is None else len(parts[1]) for parts in parted_by_marks(traffic, ranks, 2)]
+
+
+def few_facts(sent, operations, most):
+    """Facts about what each rank sent for five targets, or ids: at most so many bytes, in a few operations for each."""
+    return [
+        (
+            all(size is not None and size <= most for size in sent),
+            "whatever the vocabulary, far more is sent than a few numbers for each id",
+        ),
+        (
+            all(count is not None and count <= 8 * 5 + 16 for count in operations),
+            "far more operations are begun than a few for each id",
+        ),
+    ]
+
+
 def sent_in(traffic, ranks):
     """What each rank sent from its first mark to its second one, and then to its third: forward and backward."""
     return [parts and parts[1:] for parts in parted_by_marks(traffic, ranks, 3)]

@@ -1,7 +1,7 @@
 """Hidden tests of pipeline_parallel: plans that are carried out, and what is sent meanwhile.
 
-The grader counts the messages itself. Between the stages each number is repeated 200 times, so that what holds values has
-1 KiB or more, and what tells shape and dtype less.
+The grader counts the messages itself. Between wide stages a row has 800 numbers, so that what holds values has 1 KiB or more,
+and what tells shape and dtype less: so little that no values could be in it. What is sent has to become the gradients.
 """
 
 import pytest
@@ -10,10 +10,12 @@ import torch
 from pipeline_parallel_helpers import (
     BACKWARD,
     FORWARD,
-    NARROW,
+    LEAST,
     WIDE,
+    are_gradients,
     cross_entropies,
     events_of,
+    few_besides_values,
     large_sends,
     like_sum,
     linear_stages,
@@ -22,6 +24,7 @@ from pipeline_parallel_helpers import (
     stage_grads,
     train_stages,
     whole_model,
+    wide_stages,
 )  # fmt: skip
 from shared import randn, tokens
 
@@ -30,17 +33,7 @@ pytestmark = pytest.mark.question("PipelineStage")
 EXACT = 1e-9
 
 
-def wide_stages(rng, S):
-    """S stages of width 4 between which each number is sent 200 times: 6400 bytes a row."""
-    stages = linear_stages(rng, *[3, *[4] * S])
-    for stage in stages[:-1]:
-        stage["steps"] = [*stage["steps"], WIDE]
-    for stage in stages[1:]:
-        stage["steps"] = [*NARROW, *stage["steps"]]
-    return stages
-
-
-ROW = 4 * 200 * 8  # bytes
+ROW = WIDE * 8  # bytes of a row between wide stages
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -125,9 +118,9 @@ def test_a_stage_follows_its_plan(student, check, rng, kind):
     stages, plan = wide_stages(rng, 4), plan_of(kind, 4, 4)
     batch, targets = randn(rng, 4, 3, dtype=torch.float64), tokens(rng, 4, 4)
     ranks = student.on(ranks=4)
-    learned = trained_on(ranks, stages, batch, targets, 4, plan)
+    grads = trained_on(ranks, stages, batch, targets, 4, plan)
 
-    check.that(any(learned), NOTHING_LEARNED)
+    check.that(learns(grads), NOTHING_LEARNED)
     passes = [step for m in range(4) for step in ((FORWARD, m), (BACKWARD, m))]
     for rank in (1, 2, 0, 3):
         events = events_of(ranks.traffic, rank)
@@ -147,13 +140,17 @@ def test_a_stage_follows_its_plan(student, check, rng, kind):
             "it sends no messages to its neighbours": [each for each in planned(plan[rank], rank) if each in (FORWARD, BACKWARD)],
             "no backward passes are done": planned([step for step in plan[rank] if step[0] == FORWARD], rank),
         })  # fmt: skip
+    for fact in traffic_facts(ranks.traffic, grads, stages, batch, targets, 4):
+        check.that(*fact)
 
 
 NOTHING_LEARNED = "no weight has a gradient after train_step"
+FOR_NOTHING = "what is sent does not become the gradients of the whole model, so it counts for nothing"
+TOO_MUCH_BESIDES = "besides outputs and gradients more is sent than what tells their shapes and dtypes"
 
 
 def trained_on(ranks, stages, batch, targets, M, plan):
-    """One train_step in these ranks, whose traffic is looked at: whether a weight has a gradient afterwards, for each rank.
+    """One train_step in these ranks, whose traffic is looked at: the gradients of each rank afterwards, zeros for none.
 
     In the traffic a rank tells itself when its module begins with a pass.
     """
@@ -175,9 +172,21 @@ def trained_on(ranks, stages, batch, targets, M, plan):
         part = inside.PipelinePart(stages[rank])
         part.register_forward_hook(after)
         PipelineStage(part, rank, len(stages)).train_step(batch, targets, M, plan)
-        return any(weight.grad is not None and bool(weight.grad.any()) for weight in part.parameters())
+        return [torch.zeros_like(each) if each.grad is None else each.grad for each in part.parameters()]
 
     return ranks.run(probe, stages, batch, targets, M, plan)
+
+
+def traffic_facts(traffic, grads, stages, batch, targets, M):
+    """Facts about what `trained_on` gives, that are looked at last: small messages hold no values, large ones do."""
+    return [
+        (few_besides_values(traffic, M), TOO_MUCH_BESIDES),
+        (are_gradients(grads, stages, batch, targets, M), FOR_NOTHING),
+    ]
+
+
+def learns(grads):
+    return any(bool(grad.any()) for own in grads for grad in own)
 
 
 def planned(steps, rank, late=False):
@@ -202,10 +211,10 @@ def test_outputs_and_gradients_cross_each_border_once(student, check, rng):
     stages = wide_stages(rng, 4)
     batch, targets = randn(rng, 4, 3, dtype=torch.float64), tokens(rng, 4, 4)
     ranks = student.on(ranks=4)
-    learned = trained_on(ranks, stages, batch, targets, 2, plan_of("GPipe", 4, 2))
+    grads = trained_on(ranks, stages, batch, targets, 2, plan_of("GPipe", 4, 2))
 
-    check.that(any(learned), NOTHING_LEARNED)
-    other = [each.operation for each in ranks.traffic if each.bytes >= 1024 and each.operation not in ("send", "recv")]
+    check.that(learns(grads), NOTHING_LEARNED)
+    other = [each.operation for each in ranks.traffic if each.bytes >= LEAST and each.operation not in ("send", "recv")]
     check(sorted(set(other)), [], what="the operations by which values go", mistakes={
         "outputs or gradients are broadcast to all ranks; send them to the neighbour alone": ["broadcast"],
         "outputs or gradients are gathered on all ranks; send them to the neighbour alone": ["all_gather"],
@@ -226,6 +235,8 @@ def test_outputs_and_gradients_cross_each_border_once(student, check, rng):
         "gradients are sent in float32, half of their bytes": down | {pair: border // 2 for pair in up},
         "outputs go to every later stage, not only to the next one": check.when((0, 2) in sent),
     })  # fmt: skip
+    for fact in traffic_facts(ranks.traffic, grads, stages, batch, targets, 2):
+        check.that(*fact)
 
 
 @pytest.mark.points(2)
@@ -235,9 +246,9 @@ def test_microbatches_are_those_of_tensor_split(student, check, rng, rows, M):
     stages = wide_stages(rng, 2)
     batch, targets = randn(rng, rows, 3, dtype=torch.float64), tokens(rng, 4, rows)
     ranks = student.on(ranks=2)
-    learned = trained_on(ranks, stages, batch, targets, M, plan_of("GPipe", 2, M))
+    grads = trained_on(ranks, stages, batch, targets, M, plan_of("GPipe", 2, M))
 
-    check.that(any(learned), NOTHING_LEARNED)
+    check.that(learns(grads), NOTHING_LEARNED)
 
     def sums(sizes):
         return torch.tensor(sizes).cumsum(0).tolist()
@@ -256,6 +267,8 @@ def test_microbatches_are_those_of_tensor_split(student, check, rng, rows, M):
         "the rows that are left over are dropped": check.when(sent == sums([rows // M * ROW] * M)),
         "the whole batch is sent at once": check.when(sent == [rows * ROW]),
     })  # fmt: skip
+    for fact in traffic_facts(ranks.traffic, grads, stages, batch, targets, M):
+        check.that(*fact)
 
 
 # ---------------------------------------------------------------------------------------------- memory

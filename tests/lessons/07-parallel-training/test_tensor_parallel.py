@@ -163,9 +163,11 @@ def facts_of_activations(sent, forward, backward):
     """Facts about what each rank sent: at most so many bytes, and something both ways."""
     sizes = [[sum(size for _, size in part) for part in parts or ([], [])] for parts in sent]
     few = all(there <= forward and back <= backward for there, back in sizes)
+    few_operations = all(len(part) <= 16 for parts in sent for part in parts or ())
     return [
         (few, "more numbers are sent than x and y have, as where weights are sent"),
         (all(all(parts) for parts in sizes), "nothing is sent forward, or backward"),
+        (few_operations, "far more operations are begun than x and y take"),
     ]
 
 

@@ -15,8 +15,10 @@ from tensor_parallel_helpers import (
     SENDS_EARLY,
     bytes_sent,
     facts_when_made,
+    few_facts,
     is_made_silently,
     keeps_its_part,
+    operations_of,
     round_robin,
     slices,
 )
@@ -151,13 +153,16 @@ def test_the_table_is_not_gathered(student, check, rng):
         inside.mark()
         return list(rows.shape)
 
-    team, ids, sent = student.on(ranks=2), tokens(rng, 8, 5), []
-    for size in (8, 64):
+    team, ids, sent, counts = student.on(ranks=2), tokens(rng, 8, 5), [], []
+    for size in (8, 512):
         check(team.run(probe, size, ids), [[5, 3]] * 2, what="the shape of the rows")
         sent.append(bytes_sent(team.traffic, 2))
+        counts.append(operations_of(team.traffic, 2))
 
     check.that(all(size is not None and size > 0 for size in sent[0]), "a rank sends nothing")
     check(sent[1], sent[0], otherwise="with a larger vocabulary more is sent; the rows of the ids should be enough")
+    for fact in few_facts(sent[1], counts[1], 8 * 5 * 3 * 4):
+        check.that(*fact)
 
 
 @of_embeddings
@@ -408,12 +413,13 @@ def test_logits_are_not_gathered(student, check, rng):
         inside.mark()
         return loss.detach()
 
-    team, targets, sent, operations = student.on(ranks=2), tokens(rng, 8, 5), [], []
-    for size in (8, 64):
+    team, targets, sent, operations, counts = student.on(ranks=2), tokens(rng, 8, 5), [], [], []
+    for size in (8, 512):
         logits = randn(rng, 5, size)
         losses = team.run(probe, logits, targets)
         sent.append(bytes_sent(team.traffic, 2))
         operations.append([message.operation for message in team.traffic])
+        counts.append(operations_of(team.traffic, 2))
         for loss in losses:
             whole = isinstance(loss, torch.Tensor) and loss.numel() == 1 and bool(loss.isfinite())
             check.that(whole, "the loss is not a number")
@@ -425,6 +431,8 @@ def test_logits_are_not_gathered(student, check, rng):
         "logits are sent to one rank, which does all the work; a few numbers a target should be enough": check.when(to_one),
         "the logits are gathered; a few numbers a target should be enough": check.when("all_gather" in operations[1]),
     })  # fmt: skip
+    for fact in few_facts(sent[1], counts[1], 5 * 16 * 8):
+        check.that(*fact)
 
 
 @of_losses

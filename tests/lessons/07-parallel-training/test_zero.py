@@ -17,6 +17,7 @@ from zero_helpers import (
     each_on_one_rank,
     given_between,
     in_one_process,
+    multiplied_facts,
     updated,
 )
 
@@ -129,10 +130,12 @@ def test_parameters_may_change_between_steps(student, check, rng):
 # ---------------------------------------------------------------------------------------------- who holds what
 
 
-def moments_after(weights, steps, name, options):
-    """A probe: the tensors in this rank's state after the steps."""
-    _, optimizer = inside.optimized(weights, steps, name, options)
-    return inside.moments_in(optimizer.state)
+def steps_with_changed_moments(weights, steps, name, options):
+    """A probe: the tensors in this rank's state before the last step, and the parameters after it, where these have been
+    multiplied by each rank's own number, and where they have not."""
+    after, moments = inside.last_step(inside.optimized(weights, steps[:-1], name, options), steps[-1], multiplied=True)
+    plain, _ = inside.last_step(inside.optimized(weights, steps[:-1], name, options), steps[-1], multiplied=False)
+    return moments, after, plain
 
 
 PAIRS = [{"params": [n, n + 1], "lr": 0.1 + n} for n in range(0, len(UNEVEN), 2)]
@@ -148,22 +151,25 @@ def test_a_rank_has_its_part_of_the_state(student, check, rng, ranks, sizes, gro
 
     def probe(weights, steps, options, groups):
         inside.CountingAdamW.elements = 0
-        _, optimizer = inside.optimized(weights, steps, "CountingAdamW", options, groups)
-        return inside.moments_in(optimizer.state), inside.CountingAdamW.elements
+        made = inside.optimized(weights, steps[:1], "CountingAdamW", options, groups)
+        elements = inside.CountingAdamW.elements
+        after, moments = inside.last_step(made, steps[1], multiplied=True)
+        made = inside.optimized(weights, steps[:1], "CountingAdamW", options, groups)
+        return moments, elements, (after, inside.last_step(made, steps[1], multiplied=False)[0])
 
     shapes = [(size,) for size in sizes]
-    weights, steps = draw_each(rng, shapes), [draw_each(rng, shapes)]
+    weights, steps = draw_each(rng, shapes), [draw_each(rng, shapes) for _ in range(2)]
 
     found = student.on(ranks=ranks).run(probe, weights, steps, ADAMW, groups)
 
-    held = [sum(moment.numel() for moment in moments) for moments, _ in found]
+    held = [sum(moment.numel() for moment in moments) for moments, _, _ in found]
     whole = 2 * sum(sizes)
     check.that(any(held), "after a step `state` has no tensors; it should have this rank's part")
     check.that(held != [whole] * ranks, "every rank holds the whole state, as with a plain optimizer")
     check.that(max(held) < whole, "one rank holds all the state; the ranks should share it out")
     uneven = "the state is not shared out evenly: a rank should have 1 / W of the elements, give or take 40 %"
     check.that(all(abs(elements * ranks / whole - 1) <= 0.4 for elements in held), uneven)
-    made = [elements for _, elements in found]
+    made = [elements for _, elements, _ in found]
     check.that(
         made != [sum(sizes)] * ranks,
         "every rank updates all parameters, whatever `state` shows; a rank should update its part and get the others",
@@ -172,49 +178,47 @@ def test_a_rank_has_its_part_of_the_state(student, check, rng, ranks, sizes, gro
         all(abs(elements * ranks / sum(sizes) - 1) <= 0.4 for elements in made),
         "a rank updates more than its part of the elements, or less: each should be updated by one rank",
     )
+    case = weights, steps, "AdamW", ADAMW, groups
+    for fact in multiplied_facts([after for *_, after in found], case, [moments for moments, _, _ in found]):
+        check.that(*fact)
 
 
 @pytest.mark.points(2)
 def test_the_parts_make_up_the_state_of_one_process(student, check, rng):
     """The moments of all ranks together are those of one process, each number once."""
-    weights, steps = draw_each(rng, SHAPES), [draw_each(rng, SHAPES) for _ in range(3)]
+    weights, steps = draw_each(rng, SHAPES), [draw_each(rng, SHAPES) for _ in range(4)]
 
-    found = student.on(ranks=2).run(moments_after, weights, steps, "AdamW", ADAMW)
+    found = student.on(ranks=2).run(steps_with_changed_moments, weights, steps, "AdamW", ADAMW)
 
-    _, optimizer = in_one_process(weights, steps, "AdamW", ADAMW)
+    _, optimizer = in_one_process(weights, steps[:-1], "AdamW", ADAMW)
     truth = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
-    numbers = torch.cat([moment.flatten() for moments in found for moment in moments] or [torch.zeros(0)])
+    numbers = torch.cat([moment.flatten() for moments, *_ in found for moment in moments] or [torch.zeros(0)])
     numbers = numbers[numbers != 0]  # what fills up a slice
     truth = torch.cat([moment.flatten() for moment in truth])
     check.that(len(numbers) <= len(truth), "some of the state is held by more than one rank")
     check.that(len(numbers) == len(truth), "some of the state is held by no rank")
     check(numbers.sort().values, truth.sort().values, relative=1e-9, what="the moments of all ranks, sorted")
+    case = weights, steps, "AdamW", ADAMW, None
+    for fact in multiplied_facts([after for _, *after in found], case, [moments for moments, *_ in found]):
+        check.that(*fact)
 
 
 @pytest.mark.points(3)
 def test_each_rank_sends_what_it_has_updated(student, check, rng):
     """In a step every rank gives at least half of its part to messages: none of them does all the work."""
 
-    def probe(weights, gradients, options):
-        from zero import ZeroRedundancyOptimizer
-
-        parameters = [torch.nn.Parameter(weight) for weight in weights]
-        optimizer = ZeroRedundancyOptimizer(parameters, torch.optim.AdamW, **options)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        inside.mark()
-        optimizer.step()
-        inside.mark()
-        return [parameter.detach() for parameter in parameters]
-
     shapes = [(6,)] * 9
+    weights, steps = draw_each(rng, shapes), [draw_each(rng, shapes) for _ in range(2)]
     ranks = student.on(ranks=4)
-    ranks.run(probe, draw_each(rng, shapes), draw_each(rng, shapes), ADAMW)
+    found = ranks.run(steps_with_changed_moments, weights, steps, "AdamW", ADAMW)
 
     given = given_between(ranks.traffic, 4, 0, 1)
     check.that(any(given), "step() sends nothing: the ranks do not share the work")
     part = 8 * 6 * 9 / 4  # bytes
     check.that(all(sent >= part / 2 for sent in given), "in step() some rank sends nothing that it could have updated")
+    case = weights, steps, "AdamW", ADAMW, None
+    for fact in multiplied_facts([after for _, *after in found], case, [moments for moments, *_ in found]):
+        check.that(*fact)
 
 
 @pytest.mark.points(3)

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from shared import randn
+from shared import nearly, randn
 
 # Elements of parameters so that neither every fourth nor every fourth part of them makes four equal parts. The largest one
 # has 12 of 104, less than 1 / (2 · 4).
@@ -50,6 +50,51 @@ def each_on_one_rank(weights, steps, name, options, ranks):
 def updated(*case, **options):
     """The parameters of in_one_process, as tensors."""
     return [parameter.detach() for parameter in in_one_process(*case, **options)[0]]
+
+
+def multiplied_steps(weights, steps, name, options, groups, moments):
+    """The parameters in one process where each moment is multiplied before the last step by 2 + the rank that has it.
+
+    moments: of each rank; a number is that rank's whose numbers come nearest.
+    """
+    parameters, optimizer = in_one_process(weights, steps[:-1], name, options, groups)
+    numbers = [torch.cat([moment.double().flatten() for moment in own]) for own in moments]
+    holders = torch.cat([torch.full_like(own, rank) for rank, own in enumerate(numbers)])
+    for state in optimizer.state.values():
+        for moment in [tensor for tensor in state.values() if tensor.dim()]:
+            nearest = (moment.flatten()[:, None] - torch.cat(numbers)).abs().argmin(1)
+            moment.mul_(holders[nearest].view_as(moment) + 2)
+    for parameter, gradient in zip(parameters, steps[-1], strict=True):
+        parameter.grad = gradient.double()
+    optimizer.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+def multiplied_facts(found, case, moments):
+    """Facts: where each rank multiplies the moments that it has (inside.last_step), all ranks have what comes of that.
+
+    found: of each rank its parameters after the last step, with moments multiplied and as they were. case: weights, steps, name,
+    options, groups. Where steps are not those of one process, which has a test of its own, that the ranks agree is enough.
+    """
+    plain, ranks = updated(*case[:4], groups=case[4]), [own for own, _ in found]
+    right = all(nearly(own, plain, 1e-9) for _, own in found)
+    wanted = multiplied_steps(*case, moments) if right else ranks[0]
+    changed = [[(a != b).all() for a, b in zip(*each, strict=True)] for each in found]
+    return [
+        (
+            all(nearly(own, ranks[0], 1e-9) for own in ranks),
+            "a rank's update does not reach the others: where each rank has changed the moments in its `state`, the ranks have "
+            "different parameters after step()",
+        ),
+        (
+            all(all(each) for each in changed),
+            "a change of the moments in `state` does not count at the next step; it should hold those that step() works with",
+        ),
+        (
+            all(nearly(own, wanted, 1e-9) for own in ranks),
+            "each element should be updated with the moments of the rank that holds them in its `state`, and sent to the others",
+        ),
+    ]
 
 
 def given_between(traffic, ranks, first, second):
