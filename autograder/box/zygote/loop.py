@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from .. import cpu, wire
 from ..clock import Ended, Usage
 from ..inside import callers, group, tripwires, worker
 from ..policy import Policy
-from . import confine, libraries, memory, processes, seccomp, warm
+from . import confine, disk, libraries, memory, processes, seccomp, warm
 
 _POLL_S = 0.1
 
@@ -42,7 +42,7 @@ class Slot:
     reason: str = ""  # the limit that it passed
     peak_mb: int = 0
     meter: cpu.Meter = field(default_factory=cpu.Meter)
-    nameless: processes.Nameless = field(default_factory=processes.Nameless)
+    nameless: disk.Nameless = field(default_factory=disk.Nameless)
 
 
 class Zygote:
@@ -86,6 +86,8 @@ class Zygote:
         try:
             pid = os.fork()
         except OSError as error:  # not waited for here: who fills the machine may be a slot that this process watches
+            os.close(control)  # what it holds open would hide that another worker has died
+            os.close(output)
             return {"busy": f"no process could be started: {error}"}
         if not pid:
             try:
@@ -118,10 +120,20 @@ class Zygote:
         for slot in self._slots.values():
             if slot.reason:
                 continue
-            pids = self._read_meter(slot)
-            slot.reason = self._too_much_of_the_machine(slot, pids) or self._too_much_disk(slot, pids)
-            if slot.reason:
-                self._kill_processes(slot)
+            with self._or_its_end(slot):
+                pids = self._read_meter(slot)
+                slot.reason = self._too_much_of_the_machine(slot, pids) or self._too_much_disk(slot, pids)
+                if slot.reason:
+                    self._kill_processes(slot)
+
+    @contextmanager
+    def _or_its_end(self, slot):
+        """What breaks a look at a slot is of the slot's making: it ends the slot, and no other."""
+        try:
+            yield
+        except Exception as error:
+            slot.reason = f"what nobody can look at ({type(error).__name__})"
+            self._kill_processes(slot)
 
     def _too_much_of_the_machine(self, slot, pids):
         """What of memory and processes the slot has beyond its limit, or ""."""
@@ -137,12 +149,14 @@ class Zygote:
 
     def _too_much_disk(self, slot, pids):
         limit = slot.policy.scratch_mb
-        over = self._disk(slot, pids) >> 20 > limit
-        return f"more than {limit} MB of files, or folders too deep" if over else ""
+        taken = disk.bytes_below(slot.policy.scratch) + slot.nameless.look(pids, slot.policy)
+        return f"more than {limit} MB of files, or folders too deep or closed" if taken >> 20 > limit else ""
 
     def _usage(self, slot: Slot) -> Usage:
-        pids = self._read_meter(slot)
-        return Usage(slot.meter.seconds, cpu.awake(pids), memory.peak(pids))
+        with self._or_its_end(slot):
+            pids = self._read_meter(slot)
+            return Usage(slot.meter.seconds, cpu.awake(pids), memory.peak(pids))
+        return Usage(slot.meter.seconds)
 
     def _read_meter(self, slot):
         """The slot's processes, after their processor time was read."""
@@ -150,18 +164,10 @@ class Zygote:
         slot.meter.read(pids)
         return pids
 
-    def _disk(self, slot, pids):
-        """Bytes of the slot's files, with a name or without."""
-        uid, scratch = slot.policy.uid, slot.policy.scratch
-        if slot.nameless.is_old(scratch):
-            room, now = processes.room(scratch), time.monotonic()
-            held = processes.deleted_bytes(pids, uid, scratch, slot.policy.file_mb << 20)
-            slot.nameless = processes.Nameless(held, now, room)
-        return processes.bytes_below(scratch) + slot.nameless.bytes
-
     def _kill(self, slot: Slot) -> Ended:
         if not slot.reason:  # what was killed for a reason was read then
-            self._read_meter(slot)
+            with self._or_its_end(slot):
+                self._read_meter(slot)
         used = max(slot.meter.seconds, self._kill_processes(slot))
         if "uid" in self._layers and "landlock" not in self._layers:
             processes.sweep(slot.policy.uid)
