@@ -60,7 +60,6 @@ def test_a_process_may_have_any_name(name):
         reading = memory.at_most(pid)
 
         assert (reading.threads, reading.bytes > 1 << 20, lives(pid)) == (1, True, True)
-        assert memory.peak([pid]) > 1 << 20
 
 
 def test_what_breaks_a_look_at_a_slot_ends_that_slot_alone(zygote, monkeypatch):
@@ -82,7 +81,7 @@ def test_what_breaks_a_look_at_a_slot_ends_that_slot_alone(zygote, monkeypatch):
 def test_what_breaks_a_reading_ends_that_slot_alone(zygote, monkeypatch):
     with sleeping() as pid:
         slot = zygote._slots[pid] = loop.Slot(pid, Policy())
-        monkeypatch.setattr(memory, "peak", lambda pids: int("x"))
+        monkeypatch.setattr(memory.Peak, "read", lambda peak: int("x"))
 
         assert zygote._usage(slot).peak == 0
         assert slot.reason
@@ -150,7 +149,6 @@ def test_a_process_whose_first_thread_has_left_is_seen():
         assert lives(pid)
         assert processes.face(pid) != pid
         assert memory.at_most(pid).bytes > 50 << 20
-        assert memory.peak([pid]) > 50 << 20
         assert memory.walked([pid], 0, 0) > 50 << 20
     finally:
         os.kill(pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ killed and their folder is removed. Workers can read all of its memory, so nothi
 One thread and no torch operation with more than one: a forked child hangs in OpenMP otherwise.
 
     grader -> b"S", Policy, [control socket, output pipe]     -> {"pid": worker} or {"busy": why there is none now}
+    grader -> b"M", pid                                       -> {}: from now on its peak is measured
     grader -> b"U", pid                                       -> Usage
     grader -> b"K", pid                                       -> Ended
 
@@ -43,6 +44,7 @@ class Slot:
     peak_mb: int = 0
     meter: cpu.Meter = field(default_factory=cpu.Meter)
     nameless: disk.Nameless = field(default_factory=disk.Nameless)
+    peak: memory.Peak = field(default_factory=memory.Peak)
 
 
 class Zygote:
@@ -74,6 +76,8 @@ class Zygote:
         command, request, descriptors = wire.receive_command(self._control, 2)
         if command == b"S":
             wire.send(self._control, self._spawn(Policy(**request), *descriptors))
+        elif command == b"M":
+            wire.send(self._control, self._measure(self._slots[request]))
         elif command == b"U":
             wire.send(self._control, asdict(self._usage(self._slots[request])))
         elif command == b"K":
@@ -86,7 +90,7 @@ class Zygote:
         try:
             pid = os.fork()
         except OSError as error:  # not waited for here: who fills the machine may be a slot that this process watches
-            os.close(control)  # what it holds open would hide that another worker has died
+            os.close(control)  # held open, it would hide that another worker has died
             os.close(output)
             return {"busy": f"no process could be started: {error}"}
         if not pid:
@@ -139,9 +143,8 @@ class Zygote:
         """What of memory and processes the slot has beyond its limit, or ""."""
         limit = slot.policy.memory_mb
         used, threads = memory.used(pids, self._inherited, slot.policy.uid, limit << 20)
-        used >>= 20
-        slot.peak_mb = max(slot.peak_mb, used)
-        if used > limit:
+        slot.peak_mb = max(slot.peak_mb, used >> 20)
+        if used >> 20 > limit:
             return f"more than {limit} MB of memory"
         if "uid" not in self._layers and threads > slot.policy.processes:  # elsewhere the kernel counts them
             return f"more than {slot.policy.processes} processes and threads"
@@ -155,8 +158,13 @@ class Zygote:
     def _usage(self, slot: Slot) -> Usage:
         with self._or_its_end(slot):
             pids = self._read_meter(slot)
-            return Usage(slot.meter.seconds, cpu.awake(pids), memory.peak(pids))
+            return Usage(slot.meter.seconds, cpu.awake(pids), slot.peak.read())
         return Usage(slot.meter.seconds)
+
+    def _measure(self, slot):
+        with self._or_its_end(slot):
+            slot.peak.begin(lambda: self._processes(slot), slot.policy.uid, self._inherited)
+        return {}
 
     def _read_meter(self, slot):
         """The slot's processes, after their processor time was read."""
@@ -199,12 +207,7 @@ class Zygote:
             return [pid for pid, entry in table.items() if self._is_of(slot, entry)]
         others = set(self._slots) - {slot.pid}
         mine = {slot.pid} | {pid for pid, entry in table.items() if entry.parent == os.getpid() and pid not in others}
-        grown = True
-        while grown:
-            children = {pid for pid, entry in table.items() if entry.parent in mine}
-            grown = not children <= mine
-            mine |= children
-        return [pid for pid in mine if pid in table]
+        return processes.with_descendants(mine, table)
 
     def _is_of(self, slot, entry):
         """Whether a process is of the slot: what runs as its user, but was not started here, is left alone."""
@@ -213,8 +216,8 @@ class Zygote:
 
     def _has_its_user_alone(self, slot):
         """Whether all that runs as the slot's user was started here."""
-        as_user = [entry for entry in processes.table(ended=True).values() if entry.uid == slot.policy.uid]
-        return all(self._is_of(slot, entry) for entry in as_user)
+        entries = processes.table(ended=True).values()
+        return all(self._is_of(slot, entry) for entry in entries if entry.uid == slot.policy.uid)
 
 
 def _noted(policy):

@@ -9,16 +9,18 @@ a socket. So these are counted, and each is taken to be as large as it can be.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from .processes import acting_as, face
+from .processes import acting_as, face, may_start, start_no_more
 
 _FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _FLAGS, _FAULTS = 6, 7  # places in /proc/PID/stat behind the name
 _COUNTED = (b"RssAnon", b"RssShmem", b"VmSwap", b"VmPTE", b"HugetlbPages", b"Threads")
+_TRIES = 5
+ENDLESS = 1 << 50
 _A_MAP = 256  # bytes for a range of addresses: measured 246, with the tree that they are in
 _WALKED = (b"Pss_Anon", b"Pss_Shmem", b"SwapPss", b"Private_Hugetlb", b"Shared_Hugetlb")
 
@@ -69,9 +71,58 @@ def used(pids: Sequence[int], inherited: int, uid: int, limit: int) -> tuple[int
     return (found.bytes if counted is None else counted), found.threads
 
 
-def peak(pids: Iterable[int]) -> int:
-    """The most bytes that one of the processes has had at once, those among them that it shares with its parent."""
-    return max((_fields(f"/proc/{face(pid)}/status", (b"VmHWM",)).get(b"VmHWM", 0) for pid in pids), default=0)
+class Peak:
+    """The most bytes that one process of a slot has had for itself at once since `begin`: what it had then, and what came to it."""
+
+    def __init__(self) -> None:
+        self._pids: list[int] = []
+        self._others: dict[
+            int, int
+        ] = {}  # bytes that were not its own at the beginning: libraries, and what a fork shares
+        self._is_known = False
+
+    def begin(self, processes: Callable[[], list[int]], uid: int, inherited: int) -> None:
+        """From here on nothing of the slot can start a process or a thread: what ended meanwhile would take its peak along."""
+        for _ in range(_TRIES):
+            self._pids = processes()
+            start_no_more(self._pids, uid)
+            with acting_as(uid):
+                self._is_known = all([_forget_peak(pid) for pid in self._pids])
+            self._others = {pid: _peak(pid) - _beyond(pid, inherited) for pid in self._pids}
+            if self._is_known and set(processes()) == set(self._pids) and not any(map(may_start, self._pids)):
+                return
+        self._is_known = False
+
+    def read(self) -> int:
+        """0 where it was not begun; without end where one of the processes ended, became another program, or was not to be held."""
+        peaks = {pid: _peak(pid) for pid in self._pids}
+        if self._pids and not (self._is_known and all(peaks.values()) and all(map(_is_a_fork, self._pids))):
+            return ENDLESS
+        return max((peak - self._others[pid] for pid, peak in peaks.items()), default=0)
+
+
+def _peak(pid):
+    return _fields(f"/proc/{pid}/status", (b"VmHWM",)).get(b"VmHWM", 0)
+
+
+def _beyond(pid, inherited):
+    """What it has beyond the pages that all forks begin with."""
+    fields = _fields(f"/proc/{pid}/status", _COUNTED)
+    return max(0, sum(fields.get(name, 0) for name in (b"RssAnon", b"RssShmem", b"VmSwap")) - inherited)
+
+
+def _forget_peak(pid):
+    try:
+        with open(f"/proc/{pid}/clear_refs", "wb", buffering=0) as file:
+            file.write(b"5")  # the peak is what it has now
+    except OSError:
+        return False
+    return True
+
+
+def _is_a_fork(pid):
+    stat = _stat(pid)
+    return bool(stat) and bool(int(stat[_FLAGS]) & _FORKED_WITHOUT_EXEC)
 
 
 def walked(pids: Iterable[int], inherited: int, uid: int) -> int | None:

@@ -4,11 +4,12 @@ import ctypes
 import errno
 import os
 import re
+import resource
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 _FORK_TRIES = 200
@@ -67,6 +68,15 @@ def _beginning(path):
         return b""
     finally:
         os.close(descriptor)
+
+
+def with_descendants(pids: set[int], known: dict[int, Entry]) -> list[int]:
+    """These, and all that they started, as far as they are in the table."""
+    found, more = set(pids), set(pids)
+    while more:
+        more = {pid for pid, entry in known.items() if entry.parent in found} - found
+        found |= more
+    return [pid for pid in found if pid in known]
 
 
 def face(pid: int) -> int:
@@ -146,13 +156,33 @@ def kill_group(leader: int) -> None:
 
 def kill_user(uid: int) -> None:
     """All processes of a user at once, the ones that it is just starting too, which no list of processes shows."""
+    _as_user(uid, lambda: os.kill(-1, signal.SIGKILL))
+
+
+def start_no_more(pids: list[int], uid: int) -> None:
+    """From now on these cannot start a process or a thread. 0 is the user of this process."""
+
+    def limit():
+        for pid in pids:
+            with suppress(OSError):
+                resource.prlimit(pid, resource.RLIMIT_NPROC, (0, 0))
+
+    _as_user(uid, limit) if uid else limit()  # in a container root may not, but the user may
+
+
+def may_start(pid: int) -> bool:
+    """Whether it can start processes, or has ended."""
+    return re.search(rb"\nMax processes +0 +0 ", _beginning(f"/proc/{pid}/limits")) is None
+
+
+def _as_user(uid, act):
     helper = os.fork()
     if not helper:
         try:
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
-            os.kill(-1, signal.SIGKILL)
+            act()
         finally:
             os._exit(0)
     _wait_briefly(helper)
