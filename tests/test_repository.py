@@ -179,7 +179,7 @@ def test_both_backends_are_what_the_seam_says(backend):
     """mypy holds the types where they meet; here the signatures are equal, so that neither grows apart."""
     asked = {name: inspect.signature(method) for name, method in vars(Processes).items() if name[0] != "_"}
 
-    assert set(asked) == {"ask", "ask_ranks", "cpu_s", "peak", "close"}
+    assert set(asked) == {"ask", "ask_ranks", "cpu_s", "begin_peak", "end_peak", "close"}
     assert {name: str(inspect.signature(getattr(backend, name))) for name in asked} == {
         name: str(signature) for name, signature in asked.items()
     }

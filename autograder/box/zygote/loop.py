@@ -205,9 +205,8 @@ class Zygote:
         table = processes.table(ended)
         if {"uid", "seccomp"} & set(self._layers):
             return [pid for pid, entry in table.items() if self._is_of(slot, entry)]
-        others = set(self._slots) - {slot.pid}
-        mine = {slot.pid} | {pid for pid, entry in table.items() if entry.parent == os.getpid() and pid not in others}
-        return processes.with_descendants(mine, table)
+        orphans = {pid for pid, entry in table.items() if entry.parent == os.getpid()} - set(self._slots)
+        return processes.with_descendants({slot.pid} | orphans, table)
 
     def _is_of(self, slot, entry):
         """Whether a process is of the slot: what runs as its user, but was not started here, is left alone."""
