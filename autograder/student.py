@@ -79,13 +79,21 @@ class Student:
         """
         return self.processes.cpu_s()
 
-    def peak(self) -> int:
-        """The most bytes that one of the submission's processes that run has had in memory at once, torch's own among them.
+    def peak(self, probe: Callable, *args, **kwargs) -> tuple[object, int]:
+        """(what `run` gives, the most bytes that one of the processes had in memory at once meanwhile, torch's own among them).
 
-        When grading it is read from outside. What it grows by shows what a call held: calls that hold less than an earlier one
-        leave it as it is, so the small one comes first. 0 where nobody can read it, as in a handout.
+        When grading it is read from outside: in processes that start for this call and end after it, that can start no process
+        and no thread meanwhile, and of which what they had before counts only as far as they still have it. Where one ends
+        before its reply, or becomes another program, it is without end. What a call keeps in files or sockets is no part of it,
+        and a call can always take more than it needs: a test that looks at what it grows by has a limit for the small call, too.
+        0 where nobody can read it, as in a handout.
         """
-        return self.processes.peak()
+        self.processes.begin_peak()
+        try:
+            value = self.run(probe, *args, **kwargs)
+        finally:
+            peak = self.processes.end_peak()
+        return value, peak
 
     def run(self, probe: Callable, *args, **kwargs):
         """Runs `probe`, a function of the test, in the student's process and returns what it returns, as plain data.

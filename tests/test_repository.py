@@ -50,7 +50,7 @@ LAYERS = [
     "box.sandbox box.unconfined box.session",
     "box.slot box.boxed box.zygote.loop box.ranks.local box.seam",
     "box.ranks.team box.local box.budget box.zygote.warm",
-    "box.ranks.broker box.ranks.listener box.replies box.inside.gloo box.zygote.confine box.zygote.memory box.users box.inside.worker",
+    "box.ranks.broker box.ranks.listener box.replies box.inside.gloo box.zygote.confine box.zygote.memory box.zygote.disk box.users box.inside.worker",
     "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.callers box.inside.uncompiled box.inside.scan box.inside.group box.ranks.operation",
     "box.inside.pending",
     "box.wire box.ranks.collectives box.inside.reading",
@@ -180,7 +180,7 @@ def test_both_backends_are_what_the_seam_says(backend):
     """mypy holds the types where they meet; here the signatures are equal, so that neither grows apart."""
     asked = {name: inspect.signature(method) for name, method in vars(Processes).items() if name[0] != "_"}
 
-    assert set(asked) == {"ask", "ask_ranks", "cpu_s", "peak", "close"}
+    assert set(asked) == {"ask", "ask_ranks", "cpu_s", "begin_peak", "end_peak", "close"}
     assert {name: str(inspect.signature(getattr(backend, name))) for name in asked} == {
         name: str(signature) for name, signature in asked.items()
     }

@@ -25,7 +25,7 @@ FILLED = "{…}"
 _NOT_TO_STUDENTS = """
     author/ cli/ release/ exports/__init__ exports/csv exports/otter exports/table batch. errors. files. kept. lesson.
     marks. names. pool. probes. tables. tomls. written.
-    box/sandbox. box/unconfined. box/zygote/confine. box/zygote/landlock. box/zygote/processes. box/zygote/seccomp.
+    box/sandbox. box/unconfined. box/zygote/confine. box/zygote/disk. box/zygote/landlock. box/zygote/processes. box/zygote/seccomp.
 """.split()
 _TO_OTHERS = {"AuthorError", "BoxError", "GraderFault", "LessonError", "UsageError"}  # what these say, no student sees
 _SENTENCES = {"mistake", "otherwise", "sentence", "wrong"}  # names of parameters that hold a sentence

@@ -58,6 +58,10 @@ class BoxedWorker:
         """What it and all that it started used so far."""
         return Usage(**self._sandbox.ask(b"U", self.pid))
 
+    def measure(self) -> None:
+        """Begins to measure the peak of all that runs, which can start nothing any more."""
+        self._sandbox.ask(b"M", self.pid)
+
     def collect_output(self) -> None:
         """A thread does it all the time."""
 

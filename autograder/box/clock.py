@@ -45,7 +45,7 @@ class Usage:
 
     Attributes:
         cpu_s: seconds of processor time. awake: whether any of them computes, or waits for a processor or a disk.
-        peak: the most bytes that one of those that run has had in memory at once; 0 where nobody reads it.
+        peak: the most bytes that one of those that run has had in memory at once, since it is measured; 0 where nobody reads it.
     """
 
     cpu_s: float

@@ -29,8 +29,12 @@ class Processes(Protocol):
         """Seconds of processor time that all processes of the submission have used; what two readings differ by is a cost."""
         ...
 
-    def peak(self) -> int:
-        """The most bytes that one of the submission's processes has had in memory at once; 0 where nobody can read it."""
+    def begin_peak(self) -> None:
+        """The next request is measured, in processes that are started for it."""
+        ...
+
+    def end_peak(self) -> int:
+        """The most bytes that one of these had in memory at once; 0 where nobody can read it. They end."""
         ...
 
     def close(self) -> None:

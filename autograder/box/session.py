@@ -12,6 +12,7 @@ from .replies import Reply, read
 from .slot import Channel, Slot
 
 NO_TEST: Test = ("", "")  # its processes import no module
+_NOTHING = {"call": "builtins.abs", "args": [0], "kwargs": {}, "device": "cpu"}  # who answers it has been forked
 MOST_NOTES = 50  # of forbidden calls, a test
 
 
@@ -51,6 +52,11 @@ class Session(ExitStack):
         """What the submission used so far; None where nobody can read it."""
         return total(slot.usage() for slot in self._slots)
 
+    def measure(self) -> None:
+        """From now on the peak of what runs is read, none of which can start a process any more."""
+        for slot in self._slots:
+            slot.measure()
+
     def stop(self) -> None:
         """Kills all that runs of the submission; the next test starts it anew."""
         for slot in self._slots:
@@ -77,10 +83,14 @@ class BoxedProcesses:
         self._session, self._test, self._seed = session, test, seed
         self._channel: Channel | None = None
         self._teams: dict[int, Team] = {}
+        self._measures = False
 
     def ask(self, request: dict[str, object], timeout: float) -> Reply:
         if self._channel is None:  # before the call's time begins: an import is none of it
             self._channel = self._session.slot().channel(self._module, self._seed, self._for_an_import())
+        if self._measures:
+            self._channel.ask(_NOTHING, self._session.budget.for_a_call(timeout))
+            self._session.measure()
         return self._read(self._channel.ask(request, self._session.budget.for_a_call(timeout)))
 
     def ask_ranks(
@@ -89,6 +99,9 @@ class BoxedProcesses:
         if ranks not in self._teams:
             self._teams[ranks] = Team([self._member(rank, ranks) for rank in range(ranks)])
         team = self._teams[ranks]
+        if self._measures:
+            team.ask(_NOTHING, self._session.budget.for_a_call(timeout))
+            self._session.measure()
         by_rank = team.ask(request, self._session.budget.for_a_call(timeout))
         return {rank: self._read(reply) for rank, reply in by_rank.items()}, team.traffic
 
@@ -97,9 +110,20 @@ class BoxedProcesses:
         usage = self._session.usage()
         return time.perf_counter() if usage is None else usage.cpu_s
 
-    def peak(self) -> int:
+    def begin_peak(self) -> None:
+        self._end_all()
+        self._measures = True
+
+    def end_peak(self) -> int:
         usage = self._session.usage()
+        self._measures = False
+        self._end_all()  # none of them can start a process any more
         return 0 if usage is None else usage.peak
+
+    def _end_all(self):
+        self.close()
+        self._channel, self._teams = None, {}
+        self._session.stop()
 
     def close(self) -> None:
         for opened in (self._channel, *self._teams.values()):

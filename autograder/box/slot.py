@@ -26,6 +26,8 @@ class Worker(Protocol):
 
     def begin_import(self, module: str) -> None: ...
     def fork(self, request: list[int], count: int) -> list[socket.socket]: ...
+    def measure(self) -> None: ...
+
     def usage(self) -> Usage | None: ...
     def collect_output(self) -> None: ...
     def kill(self) -> Ended: ...
@@ -97,6 +99,11 @@ class Slot:
         """What the submission used so far, in workers that are gone too; None where nobody can read it."""
         running = Usage(0.0) if self._worker is None else self._worker.usage()
         return running and replace(running, cpu_s=self.cpu_s + running.cpu_s)
+
+    def measure(self) -> None:
+        """Begins to measure the peak of its processes, which can start none any more."""
+        if self._worker is not None:
+            self._worker.measure()
 
     def channel(self, module: str | None, seed: int, timeout: float | Limits) -> "Channel":
         """A fresh fork of the worker for one test of `module`, which is imported first, within `timeout`.

@@ -19,7 +19,7 @@ from nbgrader.utils import is_solution
 from traitlets import Unicode
 
 from .. import kept
-from ..errors import GraderFault, UsageError
+from ..errors import BoxError, GraderFault, UsageError
 from ..exports import counted
 from ..grade import Grader
 from ..intake.students import name_of_a_card
@@ -69,7 +69,7 @@ class GradeInTheBox(SaveAutoGrades):
         handed_in = {id: text for id, text in cells.items() if id.startswith(EXERCISE)}
         files = {f"{MODULE}.py": students_module(lesson, handed_in).encode("utf-8", "replace")}
         submission = Submission(student, str(folder / f"{NAME}.ipynb"), files, unread_cells(lesson, handed_in))
-        card = _grader(lab, _suites(lab)).grade(submission, Asked(seed=_SEED, in_a_class=True))
+        card = _grade(lab, submission)
         self._keep(card, lab, folder)
         return card
 
@@ -136,13 +136,23 @@ def _grader(lesson: Lesson, suites: tuple[str, ...]) -> Grader:
     return grader
 
 
+def _grade(lesson: Lesson, submission: Submission) -> Scorecard:
+    """A box that has broken is a new one before the next student's submission comes."""
+    grader = _grader(lesson, _suites(lesson))
+    try:
+        return grader.grade(submission, Asked(seed=_SEED, in_a_class=True))
+    except BoxError:
+        grader.restart()
+        raise
+
+
 def _graded(lesson: Lesson, folder: Path, student: str) -> tuple[Scorecard, bool]:
     submission = replace(take_in(source_of(folder), lesson, notebooks=""), answers=None)  # they are in the notebook
     suites = _suites(lesson)
     key = (lesson.name, student, submission.digest, suites)
     if _last and _last[0] == key:
         return _last[1], False
-    card = _grader(lesson, suites).grade(replace(submission, student=student), Asked(seed=_SEED, in_a_class=True))
+    card = _grade(lesson, replace(submission, student=student))
     _last[:] = [key, card]
     return card, True
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..box import cpu, users
 from ..box.policy import Policy
-from ..box.zygote import confine, libraries, memory, processes, seccomp
+from ..box.zygote import confine, disk, libraries, memory, processes, seccomp
 from ..files import remove_tree
 
 MEMORY_MB, SCRATCH_MB = 2500, 256
@@ -152,12 +152,12 @@ def _keep(kernel: int, policy: Policy, home: Path, layers: list[str], held: set[
             os.open(os.devnull, os.O_RDWR)  # nobody waits for the end of its output
         os.chdir("/")
         _watch(kernel, ended, policy, home)
-        _end(kernel, policy, layers)
-        if policy.uid and "landlock" not in layers:
-            processes.sweep(policy.uid)
-    finally:
-        remove_tree(home)
-        os._exit(0)
+    finally:  # whatever broke the watch: nothing of the kernel's goes on without one
+        try:
+            _end(kernel, policy, layers)
+            remove_tree(home)
+        finally:
+            os._exit(0)
 
 
 def _watch(kernel: int, ended: int, policy: Policy, home: Path) -> None:
@@ -168,7 +168,7 @@ def _watch(kernel: int, ended: int, policy: Policy, home: Path) -> None:
         meter.read(pids)
         if meter.seconds > CPU_S or time.monotonic() > until:
             return
-        limit, files = policy.memory_mb << 20, processes.bytes_below(str(home))
+        limit, files = policy.memory_mb << 20, disk.bytes_below(str(home))
         if memory.used(pids, 0, policy.uid, limit)[0] > limit or files > (policy.scratch_mb << 20) + _MOST_COPIED:
             return
 
@@ -180,7 +180,7 @@ def _of_the_kernel(kernel: int, policy: Policy) -> list[int]:
 
 
 def _end(kernel: int, policy: Policy, layers: list[str]) -> None:
-    """Ends the kernel and all that it started; who ended and waits to be collected is nbgrader's."""
+    """Ends the kernel and all that it started and left; who ended and waits to be collected is nbgrader's."""
     until = time.monotonic() + 5
     while time.monotonic() < until:
         processes.kill_group(kernel)
@@ -188,8 +188,10 @@ def _end(kernel: int, policy: Policy, layers: list[str]) -> None:
             processes.kill_user(policy.uid)
         alive = processes.table()
         if not [pid for pid in _of_the_kernel(kernel, policy) if pid in alive]:
-            return
+            break
         time.sleep(0.01)
+    if policy.uid and "landlock" not in layers:
+        processes.sweep(policy.uid)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def descendants(pid):
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+            parents[int(stat.parent.name)] = int(stat.read_bytes().rpartition(b")")[2].split()[1])
         except OSError:
             continue  # it has ended
     found, more = set(), {pid}
@@ -68,10 +68,10 @@ def alive(pids):
     running = set()
     for pid in pids:
         try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
         except OSError:
             continue
-        if state not in "ZX":
+        if state not in (b"Z", b"X"):
             running.add(pid)
     return running
 

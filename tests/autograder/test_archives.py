@@ -209,7 +209,7 @@ def test_a_reader_does_not_outlive_its_grader(tmp_path):
 def _lives(pid):
     try:
         os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
 

@@ -186,8 +186,8 @@ def processes_in(sandbox):
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                with open(f"/proc/{name}/stat") as stat:
-                    parents[int(name)] = int(stat.read().rpartition(")")[2].split()[1])
+                with open(f"/proc/{name}/stat", "rb") as stat:  # a name may be any bytes
+                    parents[int(name)] = int(stat.read().rpartition(b")")[2].split()[1])
             except OSError:
                 continue
     found = {sandbox._process.pid}

@@ -213,8 +213,8 @@ def _processes(box):
     parents, found = {}, {box.zygote}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            state, parent, *_ = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
-            if state not in "ZX":
+            state, parent, *_ = Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()
+            if state not in (b"Z", b"X"):
                 parents[int(name)] = int(parent)
                 found |= {int(name)} if os.stat(f"/proc/{name}").st_uid in box.uids else set()
         except OSError:  # it ended meanwhile

@@ -6,6 +6,7 @@ killed and their folder is removed. Workers can read all of its memory, so nothi
 One thread and no torch operation with more than one: a forked child hangs in OpenMP otherwise.
 
     grader -> b"S", Policy, [control socket, output pipe]     -> {"pid": worker} or {"busy": why there is none now}
+    grader -> b"M", pid                                       -> {}: from now on its peak is measured
     grader -> b"U", pid                                       -> Usage
     grader -> b"K", pid                                       -> Ended
 
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from .. import cpu, wire
 from ..clock import Ended, Usage
 from ..inside import callers, group, tripwires, worker
 from ..policy import Policy
-from . import confine, libraries, memory, processes, seccomp, warm
+from . import confine, disk, libraries, memory, processes, seccomp, warm
 
 _POLL_S = 0.1
 
@@ -42,7 +43,8 @@ class Slot:
     reason: str = ""  # the limit that it passed
     peak_mb: int = 0
     meter: cpu.Meter = field(default_factory=cpu.Meter)
-    nameless: processes.Nameless = field(default_factory=processes.Nameless)
+    nameless: disk.Nameless = field(default_factory=disk.Nameless)
+    peak: memory.Peak = field(default_factory=memory.Peak)
 
 
 class Zygote:
@@ -74,6 +76,8 @@ class Zygote:
         command, request, descriptors = wire.receive_command(self._control, 2)
         if command == b"S":
             wire.send(self._control, self._spawn(Policy(**request), *descriptors))
+        elif command == b"M":
+            wire.send(self._control, self._measure(self._slots[request]))
         elif command == b"U":
             wire.send(self._control, asdict(self._usage(self._slots[request])))
         elif command == b"K":
@@ -86,6 +90,8 @@ class Zygote:
         try:
             pid = os.fork()
         except OSError as error:  # not waited for here: who fills the machine may be a slot that this process watches
+            os.close(control)  # held open, it would hide that another worker has died
+            os.close(output)
             return {"busy": f"no process could be started: {error}"}
         if not pid:
             try:
@@ -118,18 +124,27 @@ class Zygote:
         for slot in self._slots.values():
             if slot.reason:
                 continue
-            pids = self._read_meter(slot)
-            slot.reason = self._too_much_of_the_machine(slot, pids) or self._too_much_disk(slot, pids)
-            if slot.reason:
-                self._kill_processes(slot)
+            with self._or_its_end(slot):
+                pids = self._read_meter(slot)
+                slot.reason = self._too_much_of_the_machine(slot, pids) or self._too_much_disk(slot, pids)
+                if slot.reason:
+                    self._kill_processes(slot)
+
+    @contextmanager
+    def _or_its_end(self, slot):
+        """What breaks a look at a slot is of the slot's making: it ends the slot, and no other."""
+        try:
+            yield
+        except Exception as error:
+            slot.reason = f"what nobody can look at ({type(error).__name__})"
+            self._kill_processes(slot)
 
     def _too_much_of_the_machine(self, slot, pids):
         """What of memory and processes the slot has beyond its limit, or ""."""
         limit = slot.policy.memory_mb
         used, threads = memory.used(pids, self._inherited, slot.policy.uid, limit << 20)
-        used >>= 20
-        slot.peak_mb = max(slot.peak_mb, used)
-        if used > limit:
+        slot.peak_mb = max(slot.peak_mb, used >> 20)
+        if used >> 20 > limit:
             return f"more than {limit} MB of memory"
         if "uid" not in self._layers and threads > slot.policy.processes:  # elsewhere the kernel counts them
             return f"more than {slot.policy.processes} processes and threads"
@@ -137,12 +152,19 @@ class Zygote:
 
     def _too_much_disk(self, slot, pids):
         limit = slot.policy.scratch_mb
-        over = self._disk(slot, pids) >> 20 > limit
-        return f"more than {limit} MB of files, or folders too deep" if over else ""
+        taken = disk.bytes_below(slot.policy.scratch) + slot.nameless.look(pids, slot.policy)
+        return f"more than {limit} MB of files, or folders too deep or closed" if taken >> 20 > limit else ""
 
     def _usage(self, slot: Slot) -> Usage:
-        pids = self._read_meter(slot)
-        return Usage(slot.meter.seconds, cpu.awake(pids), memory.peak(pids))
+        with self._or_its_end(slot):
+            pids = self._read_meter(slot)
+            return Usage(slot.meter.seconds, cpu.awake(pids), slot.peak.read())
+        return Usage(slot.meter.seconds)
+
+    def _measure(self, slot):
+        with self._or_its_end(slot):
+            slot.peak.begin(lambda: self._processes(slot), slot.policy.uid, self._inherited)
+        return {}
 
     def _read_meter(self, slot):
         """The slot's processes, after their processor time was read."""
@@ -150,18 +172,10 @@ class Zygote:
         slot.meter.read(pids)
         return pids
 
-    def _disk(self, slot, pids):
-        """Bytes of the slot's files, with a name or without."""
-        uid, scratch = slot.policy.uid, slot.policy.scratch
-        if slot.nameless.is_old(scratch):
-            room, now = processes.room(scratch), time.monotonic()
-            held = processes.deleted_bytes(pids, uid, scratch, slot.policy.file_mb << 20)
-            slot.nameless = processes.Nameless(held, now, room)
-        return processes.bytes_below(scratch) + slot.nameless.bytes
-
     def _kill(self, slot: Slot) -> Ended:
         if not slot.reason:  # what was killed for a reason was read then
-            self._read_meter(slot)
+            with self._or_its_end(slot):
+                self._read_meter(slot)
         used = max(slot.meter.seconds, self._kill_processes(slot))
         if "uid" in self._layers and "landlock" not in self._layers:
             processes.sweep(slot.policy.uid)
@@ -191,14 +205,8 @@ class Zygote:
         table = processes.table(ended)
         if {"uid", "seccomp"} & set(self._layers):
             return [pid for pid, entry in table.items() if self._is_of(slot, entry)]
-        others = set(self._slots) - {slot.pid}
-        mine = {slot.pid} | {pid for pid, entry in table.items() if entry.parent == os.getpid() and pid not in others}
-        grown = True
-        while grown:
-            children = {pid for pid, entry in table.items() if entry.parent in mine}
-            grown = not children <= mine
-            mine |= children
-        return [pid for pid in mine if pid in table]
+        orphans = {pid for pid, entry in table.items() if entry.parent == os.getpid()} - set(self._slots)
+        return processes.with_descendants({slot.pid} | orphans, table)
 
     def _is_of(self, slot, entry):
         """Whether a process is of the slot: what runs as its user, but was not started here, is left alone."""
@@ -207,8 +215,8 @@ class Zygote:
 
     def _has_its_user_alone(self, slot):
         """Whether all that runs as the slot's user was started here."""
-        as_user = [entry for entry in processes.table(ended=True).values() if entry.uid == slot.policy.uid]
-        return all(self._is_of(slot, entry) for entry in as_user)
+        entries = processes.table(ended=True).values()
+        return all(self._is_of(slot, entry) for entry in entries if entry.uid == slot.policy.uid)
 
 
 def _noted(policy):

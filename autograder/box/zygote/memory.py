@@ -9,18 +9,20 @@ a socket. So these are counted, and each is taken to be as large as it can be.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from .processes import acting_as
+from .processes import acting_as, face, may_start, start_no_more
 
 _FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _FLAGS, _FAULTS = 6, 7  # places in /proc/PID/stat behind the name
-_COUNTED = ("RssAnon", "RssShmem", "VmSwap", "VmPTE", "HugetlbPages", "Threads")
+_COUNTED = (b"RssAnon", b"RssShmem", b"VmSwap", b"VmPTE", b"HugetlbPages", b"Threads")
+_TRIES = 5
+ENDLESS = 1 << 50
 _A_MAP = 256  # bytes for a range of addresses: measured 246, with the tree that they are in
-_WALKED = ("Pss_Anon", "Pss_Shmem", "SwapPss", "Private_Hugetlb", "Shared_Hugetlb")
+_WALKED = (b"Pss_Anon", b"Pss_Shmem", b"SwapPss", b"Private_Hugetlb", b"Shared_Hugetlb")
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,20 @@ def at_most(pid: int, inherited: int = 0) -> Reading:
     `inherited` are the bytes that the zygote has. A fork shares them, as far as it has not written to them: a page that it
     wrote to was one fault. A program that was started afresh shares none.
     """
+    shown = pid
     fields, stat = _fields(f"/proc/{pid}/status", _COUNTED), _stat(pid)
+    if b"RssAnon" not in fields and fields.get(b"Threads", 0) > 1:
+        shown, inherited = face(pid), 0  # a thread's flags do not say what it shares
+        fields = _fields(f"/proc/{shown}/status", _COUNTED)
     if not fields or not stat:
         return Reading()
-    own = fields.get("RssAnon", 0) + fields.get("VmSwap", 0)
-    if int(stat[_FLAGS]) & _FORKED_WITHOUT_EXEC:
+    own = fields.get(b"RssAnon", 0) + fields.get(b"VmSwap", 0)
+    if int(stat[_FLAGS]) & _FORKED_WITHOUT_EXEC and inherited:
         written = min(inherited, own, int(stat[_FAULTS]) * _PAGE)
         own = max(0, own - inherited) + written
-    others = sum(fields.get(name, 0) for name in ("RssShmem", "VmPTE", "HugetlbPages"))
-    kernel = _most_maps() * _A_MAP + _descriptors(pid) * _in_a_socket()
-    return Reading(own + others, kernel, fields.get("Threads", 0))
+    others = sum(fields.get(name, 0) for name in (b"RssShmem", b"VmPTE", b"HugetlbPages"))
+    kernel = _most_maps() * _A_MAP + _descriptors(shown) * _in_a_socket()
+    return Reading(own + others, kernel, fields.get(b"Threads", 0))
 
 
 def together(pids: Iterable[int], inherited: int) -> Reading:
@@ -65,9 +71,58 @@ def used(pids: Sequence[int], inherited: int, uid: int, limit: int) -> tuple[int
     return (found.bytes if counted is None else counted), found.threads
 
 
-def peak(pids: Iterable[int]) -> int:
-    """The most bytes that one of the processes has had at once, those among them that it shares with its parent."""
-    return max((_fields(f"/proc/{pid}/status", ("VmHWM",)).get("VmHWM", 0) for pid in pids), default=0)
+class Peak:
+    """The most bytes that one process of a slot has had for itself at once since `begin`: what it had then, and what came to it."""
+
+    def __init__(self) -> None:
+        self._pids: list[int] = []
+        self._others: dict[
+            int, int
+        ] = {}  # bytes that were not its own at the beginning: libraries, and what a fork shares
+        self._is_known = False
+
+    def begin(self, processes: Callable[[], list[int]], uid: int, inherited: int) -> None:
+        """From here on nothing of the slot can start a process or a thread: what ended meanwhile would take its peak along."""
+        for _ in range(_TRIES):
+            self._pids = processes()
+            start_no_more(self._pids, uid)
+            with acting_as(uid):
+                self._is_known = all([_forget_peak(pid) for pid in self._pids])
+            self._others = {pid: _peak(pid) - _beyond(pid, inherited) for pid in self._pids}
+            if self._is_known and set(processes()) == set(self._pids) and not any(map(may_start, self._pids)):
+                return
+        self._is_known = False
+
+    def read(self) -> int:
+        """0 where it was not begun; without end where one of the processes ended, became another program, or was not to be held."""
+        peaks = {pid: _peak(pid) for pid in self._pids}
+        if self._pids and not (self._is_known and all(peaks.values()) and all(map(_is_a_fork, self._pids))):
+            return ENDLESS
+        return max((peak - self._others[pid] for pid, peak in peaks.items()), default=0)
+
+
+def _peak(pid):
+    return _fields(f"/proc/{pid}/status", (b"VmHWM",)).get(b"VmHWM", 0)
+
+
+def _beyond(pid, inherited):
+    """What it has beyond the pages that all forks begin with."""
+    fields = _fields(f"/proc/{pid}/status", _COUNTED)
+    return max(0, sum(fields.get(name, 0) for name in (b"RssAnon", b"RssShmem", b"VmSwap")) - inherited)
+
+
+def _forget_peak(pid):
+    try:
+        with open(f"/proc/{pid}/clear_refs", "wb", buffering=0) as file:
+            file.write(b"5")  # the peak is what it has now
+    except OSError:
+        return False
+    return True
+
+
+def _is_a_fork(pid):
+    stat = _stat(pid)
+    return bool(stat) and bool(int(stat[_FLAGS]) & _FORKED_WITHOUT_EXEC)
 
 
 def walked(pids: Iterable[int], inherited: int, uid: int) -> int | None:
@@ -77,7 +132,7 @@ def walked(pids: Iterable[int], inherited: int, uid: int) -> int | None:
     """
     pages, maps, sockets, seen = 0, 0, set(), False
     with acting_as(uid):
-        for pid in pids:
+        for pid in map(face, pids):
             fields = _fields(f"/proc/{pid}/smaps_rollup", _WALKED)
             seen = seen or bool(fields)
             pages += sum(fields.values())
@@ -144,19 +199,28 @@ def _read_link(path):
 
 
 def _fields(path, names):
-    """The lines "name: number kB", in bytes, and those without a unit; empty if the process is gone."""
-    try:
-        with open(path) as lines:
-            words = [line.replace(":", " ").split() for line in lines if line.startswith(names)]
-    except OSError:
-        return {}
-    return {name: int(number) << (10 if unit else 0) for name, number, *unit in words}
+    """The lines "name: number kB", in bytes, and those without a unit; empty if the process is gone.
+
+    One of the lines is the process's name, which holds what it likes but b"\\n".
+    """
+    found = {}
+    for line in _read(path).split(b"\n"):
+        name, _, rest = line.partition(b":")
+        number, *unit = rest.split() or [b""]
+        if name in names and number.isdigit():
+            found[name] = int(number) << (10 if unit else 0)
+    return found
 
 
 def _stat(pid):
     """The fields behind the name, which may hold anything."""
+    return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+
+
+def _read(path):
+    """Bytes: a text in /proc may be in no encoding."""
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError:
-        return []
+        return b""

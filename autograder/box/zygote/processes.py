@@ -1,30 +1,25 @@
-"""Starting processes, looking at them and their files from outside, and ending them: what the zygote does with slots."""
+"""Starting processes, looking at them from outside, and ending them: what the zygote does with slots."""
 
 import ctypes
 import errno
 import os
 import re
+import resource
 import signal
-import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-_BLOCK = 4096
-_DEEPEST = 100
-_ENDLESS = 1 << 50
 _FORK_TRIES = 200
 _FORK_AGAIN_S = 0.1
 _HELPER_S = 0.5
-_NAMELESS_S = 1.0
-_NAMELESS_MB = 8
 _STATUS = re.compile(
     rb"\nState:\t(?P<state>\w).*?\nPPid:\t(?P<parent>\d+).*?\nUid:\t(?P<uid>\d+).*?\nNSpgid:\t(?P<group>\d+)",
     re.DOTALL,
 )
+_ENDED = (b"Z", b"X")
 _SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 
 
@@ -56,7 +51,7 @@ def table(ended: bool = False) -> dict[int, Entry]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             fields = _STATUS.search(_beginning(f"/proc/{name}/status"))
-            if fields and (ended or fields["state"] not in b"ZX"):
+            if fields and (ended or fields["state"] not in _ENDED or face(int(name)) != int(name)):
                 found[int(name)] = Entry(int(fields["parent"]), int(fields["uid"]), int(fields["group"]))
     return found
 
@@ -73,6 +68,34 @@ def _beginning(path):
         return b""
     finally:
         os.close(descriptor)
+
+
+def with_descendants(pids: set[int], known: dict[int, Entry]) -> list[int]:
+    """These, and all that they started, as far as they are in the table."""
+    found, more = set(pids), set(pids)
+    while more:
+        more = {pid for pid, entry in known.items() if entry.parent in found} - found
+        found |= more
+    return [pid for pid in found if pid in known]
+
+
+def face(pid: int) -> int:
+    """Whose folder in /proc shows what a process has: its own, or that of a thread that runs on where the first has ended.
+
+    Such a process looks like a zombie, with neither memory nor files.
+    """
+    if not _has_ended(pid):
+        return pid
+    try:
+        threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return pid
+    return next((thread for thread in threads if thread != pid and not _has_ended(thread)), pid)
+
+
+def _has_ended(thread):
+    fields = _STATUS.search(_beginning(f"/proc/{thread}/status"))
+    return fields is None or fields["state"] in _ENDED
 
 
 def _table_of_ps(ended):
@@ -105,84 +128,6 @@ def collect(worker_pid: int) -> float:
         return cpu
 
 
-def bytes_below(folder: str) -> int:
-    """What the files below a folder take; each entry counts as a block, and a tree too deep to walk as without end."""
-    total, todo = 0, [(folder, 0)]
-    while todo:
-        path, depth = todo.pop()
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    total += _BLOCK + entry.stat(follow_symlinks=False).st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        todo.append((entry.path, depth + 1))
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                return _ENDLESS
-        if depth > _DEEPEST or total > _ENDLESS:
-            return _ENDLESS
-    return total
-
-
-@dataclass
-class Nameless:
-    """What a slot's files without a name took at the last look: a look costs more than all the rest of a watch."""
-
-    bytes: int = 0
-    looked_at: float = 0.0
-    room: int = 0  # bytes that the disk had left
-
-    def is_old(self, folder: str) -> bool:
-        """Whether a second has passed, or the disk was filled since then by what might be such files."""
-        return time.monotonic() - self.looked_at > _NAMELESS_S or self.room - room(folder) > _NAMELESS_MB << 20
-
-
-def room(folder: str) -> int:
-    """Bytes that the disk of a folder has left; 0, which asks for a look, where nobody says."""
-    try:
-        disk = os.statvfs(folder)
-    except OSError:
-        return 0
-    return disk.f_bavail * disk.f_frsize
-
-
-def deleted_bytes(pids: list[int], uid: int, folder: str, largest: int) -> int:
-    """What files below a folder take that have no name any more, but are held by processes of the user `uid`.
-
-    `largest` is the size a file can have: what a process maps but has not open counts as that.
-    """
-    sizes: dict[int, int] = {}
-    with acting_as(uid):
-        for pid in pids:
-            for inode in _deleted_and_mapped(pid, folder):
-                sizes.setdefault(inode, largest)
-            sizes |= _deleted_and_open(pid)
-    return sum(sizes.values())
-
-
-def _deleted_and_open(pid):
-    """inode -> bytes."""
-    found = {}
-    try:
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            status = os.stat(f"/proc/{pid}/fd/{name}")
-            if not status.st_nlink and stat.S_ISREG(status.st_mode):
-                found[status.st_ino] = status.st_blocks * 512
-    except OSError:  # it ended while we looked
-        pass
-    return found
-
-
-def _deleted_and_mapped(pid, folder):
-    """Inodes. A line of maps: addresses, rights, offset, device, inode, path."""
-    try:
-        with open(f"/proc/{pid}/maps", "rb") as maps:
-            lines = [line.split(None, 5) for line in maps if line.endswith(b" (deleted)\n")]
-    except OSError:
-        return []
-    return [int(line[4]) for line in lines if line[5].startswith(os.fsencode(folder))]
-
-
 @contextmanager
 def acting_as(uid: int) -> Iterator[None]:
     """As root in a container one may not look at what another user's process has open: that user may. 0 changes nothing.
@@ -211,13 +156,33 @@ def kill_group(leader: int) -> None:
 
 def kill_user(uid: int) -> None:
     """All processes of a user at once, the ones that it is just starting too, which no list of processes shows."""
+    _as_user(uid, lambda: os.kill(-1, signal.SIGKILL))
+
+
+def start_no_more(pids: list[int], uid: int) -> None:
+    """From now on these cannot start a process or a thread. 0 is the user of this process."""
+
+    def limit():
+        for pid in pids:
+            with suppress(OSError):
+                resource.prlimit(pid, resource.RLIMIT_NPROC, (0, 0))
+
+    _as_user(uid, limit) if uid else limit()  # in a container root may not, but the user may
+
+
+def may_start(pid: int) -> bool:
+    """Whether it can start processes, or has ended."""
+    return re.search(rb"\nMax processes +0 +0 ", _beginning(f"/proc/{pid}/limits")) is None
+
+
+def _as_user(uid, act):
     helper = os.fork()
     if not helper:
         try:
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
-            os.kill(-1, signal.SIGKILL)
+            act()
         finally:
             os._exit(0)
     _wait_briefly(helper)

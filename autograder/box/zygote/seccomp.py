@@ -25,6 +25,7 @@ _DENIED = {
     "sockets with a name": "bind connect listen accept accept4",
     "watching files of others": "inotify_init inotify_init1",
     "files that only a message on its way holds": "sendmsg sendmmsg",
+    "pages that only a pipe or a socket holds, and with one the large page that it is of": "vmsplice splice tee sendfile",
 }
 # Landlock does not cover these. They say yes and do nothing, so that compilers and shutil do not fail. Of them flock: what one
 # slot locks another could find locked, and so be told something; within a slot compilers write beside and rename anyway.
@@ -47,7 +48,10 @@ _FCNTL = {
     "locks": (5, 6, 7, 36, 37, 38, 1029),
     "signals": (8, 10, 15),
     "leases, notices, hints": (1024, 1026, *range(1035, 1039)),
+    "the size of a pipe": (1031,),
 }
+# A thread's own table of descriptors, of which /proc/PID shows nothing: CLONE_THREAD without CLONE_FILES, and this.
+_CLONE_THREAD, _CLONE_FILES, _CLOSE_RANGE_UNSHARE = 0x00010000, 0x00000400, 2
 _IOCTL_OWNER = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: the same as fcntl's signals
 _SHARED_WITHOUT_A_FILE = 0x21  # MAP_SHARED | MAP_ANONYMOUS: who unmaps a page of it keeps it, and no counter shows it
 _SOL_SOCKET = 1
@@ -94,6 +98,10 @@ def build(allowed=(), all_threads=False):
 
     for flag in _NAMESPACE_FLAGS:
         _add(rules, refused, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, flag, flag))
+    own_table = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD | _CLONE_FILES, _CLONE_THREAD)
+    _add(rules, refused, "clone", own_table)
+    unshare = pyseccomp.Arg(2, pyseccomp.MASKED_EQ, _CLOSE_RANGE_UNSHARE, _CLOSE_RANGE_UNSHARE)
+    _add(rules, refused, "close_range", unshare)
     _add(rules, pyseccomp.ERRNO(errno.ENOSYS), "clone3")  # glibc falls back to clone, whose flags a filter can see
     _add(rules, refused, "seccomp")  # a second filter could answer with a signal, and so forge clocks
     for option in (_PR_SET_SECCOMP, _PR_SET_DUMPABLE, _PR_SET_PTRACER):

@@ -91,6 +91,9 @@ def test_messages_are_blocks(phases, check, rng, way):
         check.that(*fact)
 
 
+MOST = (
+    36 << 20
+)  # bytes that a rank of four comes to have, some 24 to 29 of them honestly: who takes more there could hide more of nine
 FORWARD_HOLDS, BACKWARD_HOLDS = (
     "a rank of nine holds more in forward than one of four: keep no block but the one that is there and the next, and no weights",
     "a rank of nine holds more in forward and backward than one of four: keep no block of other ranks for backward, and no weights",
@@ -111,13 +114,11 @@ def test_forward_holds_a_few_blocks(student, check):
 
     heads = 512  # a block of keys, one of values and the scores of one for another have 2^19 bytes each
 
-    few = student.on(ranks=4).run(probe, heads)
-    least = student.peak()
-    many = student.on(ranks=9).run(probe, heads)
-    grown = student.peak() - least
+    few, least = student.on(ranks=4).peak(probe, heads)
+    many, most = student.on(ranks=9).peak(probe, heads)
 
     check(few + many, [((1, heads, 16, 16), True)] * 13)
-    check.that(grown < 3.5 * 2**19, FORWARD_HOLDS)
+    check.that(least < MOST and most - least < 3.5 * 2**19, FORWARD_HOLDS)
 
 
 @pytest.mark.points(2)
@@ -136,10 +137,8 @@ def test_training_holds_a_few_blocks(student, check):
 
     heads = 512
 
-    few = student.on(ranks=4).run(probe, heads)
-    least = student.peak()
-    many = student.on(ranks=9).run(probe, heads)
-    grown = student.peak() - least
+    few, least = student.on(ranks=4).peak(probe, heads)
+    many, most = student.on(ranks=9).peak(probe, heads)
 
     check(few + many, [((1, heads, 16, 16), True)] * 13)
-    check.that(grown < 3.5 * 2**19, BACKWARD_HOLDS)
+    check.that(least < MOST and most - least < 3.5 * 2**19, BACKWARD_HOLDS)
