@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..policy import Policy
@@ -82,12 +83,14 @@ def _deleted_and_open(pid):
     """inode -> bytes."""
     found = {}
     try:
-        for name in os.listdir(f"/proc/{pid}/fd"):
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:  # it ended while we looked
+        return found
+    for name in names:
+        with suppress(OSError):  # closed since: others that come and go hide nothing behind them
             status = os.stat(f"/proc/{pid}/fd/{name}")
             if not status.st_nlink and stat.S_ISREG(status.st_mode):
                 found[status.st_ino] = status.st_blocks * 512
-    except OSError:  # it ended while we looked
-        pass
     return found
 
 
