@@ -81,7 +81,7 @@ def deleted_bytes(pids: list[int], uid: int, folder: str, largest: int) -> int:
 
 def _deleted_and_open(pid):
     """inode -> bytes."""
-    found = {}
+    found: dict[int, int] = {}
     try:
         names = os.listdir(f"/proc/{pid}/fd")
     except OSError:  # it ended while we looked
