@@ -84,7 +84,7 @@ class Student:
 
         When grading it is read from outside: in processes that start for this call and end after it, that can start no process
         and no thread meanwhile, and of which what they had before counts only as far as they still have it. Where one ends
-        before its reply, or becomes another program, it is without end. What a call keeps in files or sockets is no part of it,
+        before its reply, or becomes another program, it is without end. What a call keeps in files or sockets does not count,
         and a call can always take more than it needs: a test that looks at what it grows by has a limit for the small call, too.
         0 where nobody can read it, as in a handout.
         """
