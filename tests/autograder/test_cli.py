@@ -264,7 +264,7 @@ def test_two_submissions_of_one_name_are_told_apart(root, autograder):
 
     cards = {path.parent.name: json.loads(path.read_text()) for path in (root / "out").glob("*/scorecard.json")}
     assert code == 0
-    assert set(cards) == {"ada", "ada-2"}
+    assert set(cards) == {"ada-1", "ada-2"}
     assert "ada.zip, is called ada-2" in cards["ada-2"]["notes"][0]
 
 
