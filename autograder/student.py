@@ -74,8 +74,9 @@ class Student:
     def cpu_s(self) -> float:
         """Seconds of processor time that all processes of the submission have used: what two calls differ by is its cost.
 
-        When grading it is read from outside, so that nothing which the submission says or does makes it less, and a
-        busy machine makes it hardly more; in steps of 0.01 s. In a handout it is the time of the one process that there is.
+        When grading it is read from outside, so that nothing which the submission says makes it less, and a busy machine
+        makes it hardly more; in steps of 0.01 s. Work in many children that live for less than 0.1 s and that nobody waits for
+        may be missed in part (docs/security.md). In a handout it is the time of the one process that there is.
         """
         return self.processes.cpu_s()
 
