@@ -19,10 +19,14 @@ from autograder.release import otter_zip as package
 
 ENVELOPE = """environment.yml files/driver.ipynb otter_config.json run_autograder run_otter.py setup.sh
     tests/placeholder.py""".split()
-GRADING = """__init__ answers arguments bounds cases check differences digests errors files grade in_process lesson marks names options plugin points
+GRADING = """__init__ answers arguments bounds cases check differences digests errors files grade in_process lesson marks names options plausible plugin points
     probes questions rules scorecard student submission suite tomls witness exports/__init__ exports/gradescope exports/otter release/__init__
     release/otter_plugin""".split()
-INTAKE = [f"intake/{path.stem}" for path in (ROOT / "autograder" / "intake").glob("*.py") if path.stem != "crowd"]
+INTAKE = [
+    f"intake/{path.stem}"
+    for path in (ROOT / "autograder" / "intake").glob("*.py")
+    if path.stem not in ("crowd", "packed")
+]
 BOX = [
     str(path.relative_to(ROOT / "autograder").with_suffix("")) for path in (ROOT / "autograder" / "box").rglob("*.py")
 ]
