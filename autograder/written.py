@@ -116,7 +116,7 @@ class ReadBack:
 
 
 def read_back(tables: Sequence[Path], results: Path, key: Path | None = None) -> ReadBack:
-    """Checks all rows, and if none is wrong writes the cards, all of them or none. A card whose points are replaced is kept
+    """Checks all rows, and if none is wrong writes the cards: each beside its file first, then all are renamed. A card whose points are replaced is kept
     beside, as by grade.
 
     Args:

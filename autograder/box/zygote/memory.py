@@ -76,9 +76,8 @@ class Peak:
 
     def __init__(self) -> None:
         self._pids: list[int] = []
-        self._others: dict[
-            int, int
-        ] = {}  # bytes that were not its own at the beginning: libraries, and what a fork shares
+        # Bytes that were not its own at the beginning: libraries, and what a fork shares.
+        self._others: dict[int, int] = {}
         self._is_known = False
 
     def begin(self, processes: Callable[[], list[int]], uid: int, inherited: int) -> None:

@@ -91,9 +91,8 @@ def test_messages_are_blocks(phases, check, rng, way):
         check.that(*fact)
 
 
-MOST = (
-    36 << 20
-)  # bytes that a rank of four comes to have, some 24 to 29 of them honestly: who takes more there could hide more of nine
+# Bytes that a rank of four comes to have, honestly 24 to 29 MB: who takes more there could hide more of nine.
+MOST = 36 << 20
 FORWARD_HOLDS, BACKWARD_HOLDS = (
     "a rank of nine holds more in forward than one of four: keep no block but the one that is there and the next, and no weights",
     "a rank of nine holds more in forward and backward than one of four: keep no block of other ranks for backward, and no weights",
