@@ -146,20 +146,20 @@ def cold_figures(lesson):
     show("... graded cold", f"{cold:.1f} s wall = suite + {times:.1f} x import torch ({imports:.2f} s)")
 
 
-def box_figures():
+def box_figures(pairs=25):
     with Sandbox() as confined, Sandbox(without=["uid", "landlock", "seccomp", "rlimits", "no_new_privs"]) as bare:
-        pairs = [(first_call(confined), first_call(bare)) for _ in range(25)]
-        extra = statistics.median(one - other for one, other in pairs)
-        show("fork, confinement and first call", f"{1000 * statistics.median(one for one, _ in pairs):.1f} ms")
+        times = [(first_call(confined), first_call(bare)) for _ in range(pairs)]
+        extra = statistics.median(one - other for one, other in times)
+        show("fork, confinement and first call", f"{1000 * statistics.median(one for one, _ in times):.1f} ms")
         show("... over an unconfined fork", f"{1000 * extra:.1f} ms more")
         with confined.slot(ECHO) as slot:
             channel = slot.channel("echo", 1, 10)
-            x = torch.rand(4 << 20)
+            x = torch.rand(64, 32768, dtype=torch.float64)
             echo = statistics.median(echoed(channel, x) for _ in range(15))
         show("echo of a 16 MB tensor", f"{1000 * echo:.1f} ms")
 
 
-def process_figures():
+def process_figures(count=100):
     """CPU milliseconds of the process of a test, its fork and its end included, by what the test asks of it."""
     asked = {
         "a number, sent back": request(1, "small.echo"),
@@ -168,12 +168,12 @@ def process_figures():
         "the gradient of a layer": request(torch.ones(4, 4), "small.gradient"),
     }
     with Sandbox() as sandbox, sandbox.slot(SMALL) as slot:
-        turns = [[process_seconds(slot, each) for each in asked.values()] for _ in range(TURNS)]
+        turns = [[process_seconds(slot, each, count) for each in asked.values()] for _ in range(TURNS)]
     for name, column in zip(asked, zip(*turns, strict=True), strict=True):
         show(f"the process of a test: {name}", f"{1000 * statistics.median(column):.1f} CPU-ms")
 
 
-def process_seconds(slot, asked, count=100):
+def process_seconds(slot, asked, count):
     before = slot.usage().cpu_s
     for _ in range(count):
         channel = slot.channel("small", 1, 10)

@@ -51,7 +51,7 @@ LAYERS = [
     "box.slot box.boxed box.zygote.loop box.ranks.local box.seam",
     "box.ranks.team box.local box.budget box.zygote.warm",
     "box.ranks.broker box.ranks.listener box.replies box.inside.gloo box.zygote.confine box.zygote.memory box.zygote.disk box.users box.inside.worker",
-    "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.pages box.inside.tripwires box.inside.callers box.inside.uncompiled box.inside.scan box.inside.group box.ranks.operation",
+    "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.heap box.zygote.pages box.inside.tripwires box.inside.callers box.inside.uncompiled box.inside.scan box.inside.group box.ranks.operation",
     "box.inside.pending",
     "box.wire box.ranks.collectives box.inside.reading",
     "box.codec box.clock box.cpu notebooks.restore",

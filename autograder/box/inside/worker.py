@@ -25,7 +25,14 @@ TEXT_CAP = 2000  # characters of an exception's text
 TRACEBACK_CAP = 6000
 
 
-def main(control: socket.socket, submission: str, used: list[str], join: Callable, fork: Callable[[], int]) -> None:
+def main(
+    control: socket.socket,
+    submission: str,
+    used: list[str],
+    join: Callable,
+    fork: Callable[[], int],
+    settle: Callable[[], object],
+) -> None:
     """Serves one submission until the grader closes the control socket.
 
     The grader sends b"I", then a module's name: import it, reply. Or b"F" with a socket, then a fork's seed, rank and
@@ -36,13 +43,16 @@ def main(control: socket.socket, submission: str, used: list[str], join: Callabl
         used: where tripwires note forbidden calls; what is in it goes with every reply.
         join: (socket, rank, world size) -> None: makes a process one of several ranks.
         fork: os.fork, or one that waits for a machine that has no process left.
+        settle: called after each import, so that what the processes of tests would each do is done once.
     """
     while True:
         command, request, descriptors = wire.receive_command(control, 2)
         if not command:
             return
         if command == b"I":
-            _reply(control, answer({"import": request}, submission), used)
+            reply = answer({"import": request}, submission)
+            settle()
+            _reply(control, reply, used)
         elif command == b"F" and descriptors:
             connections = [socket.socket(fileno=descriptor) for descriptor in descriptors]
             _fork(control, connections, request, submission, used, join, fork)

@@ -29,7 +29,7 @@ from .. import cpu, wire
 from ..clock import Ended, Usage
 from ..inside import callers, group, tripwires, worker
 from ..policy import Policy
-from . import confine, disk, libraries, memory, processes, seccomp, warm
+from . import confine, disk, heap, libraries, memory, processes, seccomp, warm
 
 _POLL_S = 0.1
 
@@ -113,9 +113,9 @@ class Zygote:
         confine.clean_environment(policy.scratch)
         confine.confine(policy, self._layers, self._rules, self._library_folders)
         sys.path[:0] = [policy.submission, *policy.prerequisites]
-        used = _noted(policy)
+        used, fork = _noted(policy), processes.fork_patiently
         worker.prepare(policy.inside)
-        worker.main(socket.socket(fileno=control), policy.submission, used, group.join, processes.fork_patiently)
+        worker.main(socket.socket(fileno=control), policy.submission, used, group.join, fork, settle=heap.fill)
         os._exit(0)
 
     # ------------------------------------------------------------------------------------------ watch and kill

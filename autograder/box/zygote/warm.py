@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 
 from ..inside import uncompiled, worker
-from . import pages
+from . import heap, pages
 
 
 def up(packages: list[str]) -> None:
@@ -29,6 +29,7 @@ def up(packages: list[str]) -> None:
     _drop_log_handlers()
     gc.collect()
     gc.freeze()  # a collection in a child would copy all of our pages
+    heap.fill()
     pages.collapse()
 
 
