@@ -175,6 +175,25 @@ def test_traffic_lists_what_each_rank_gave():
     assert message.shapes == ((2, 3),)
 
 
+def test_news_is_what_the_rank_has_not_sent_in_this_call():
+    broker, noise = Broker(2), torch.randn(500)
+    for rank in (0, 1, 0):
+        broker.handle(rank, post("send", noise, peer=1 - rank))
+    broker.begin()
+    broker.handle(0, post("send", noise, peer=1))
+    whole = broker.traffic[0].news
+    broker.begin()
+    broker.handle(0, post("send", torch.zeros(500), peer=1))
+    broker.handle(1, post("send", noise, peer=0))
+    broker.handle(0, post("send", noise, peer=1))
+    broker.handle(0, post("send", noise, peer=1))
+
+    zeros, other, first, again = (message.news for message in broker.traffic)
+    assert (other, first) == (whole, pytest.approx(whole, rel=0.02))
+    assert 1600 < whole <= 2000
+    assert max(zeros, again) < 50
+
+
 @pytest.mark.parametrize(("shape", "size"), [((0,), 8), ((20_261, 0), 16), ((), 4), ((1, 1), 4)])
 def test_sizes_are_what_a_tensor_without_elements_says(shape, size):
     broker = Broker(2)

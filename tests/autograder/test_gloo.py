@@ -152,7 +152,7 @@ def test_the_command_says_what_is_missing(work, capsys, words, says):
 
 def told(listener, rank, number, begin, end, operation="all_reduce", **details):
     message = {"begin": operation, "id": number, "at": begin, "group": "0", "ranks": [0, 1], "root": None, "peer": None}
-    listener.handle(rank, message | {"tag": 0, "shapes": [[4]], "bytes": 16} | details)
+    listener.handle(rank, message | {"tag": 0, "shapes": [[4]], "bytes": 16, "heads": []} | details)
     listener.handle(rank, {"wait": number, "at": begin})
     if end is not None:
         listener.handle(rank, {"end": number, "at": end, "failed": ""})

@@ -3,7 +3,8 @@
 Gloo carries everything. What begins and ends is also told to the process that started the ranks (ranks/listener.py), so
 that `traffic` is there, a hang has a name, and a picture of it can be drawn:
 
-    {"begin": operation, "id": n, "at": seconds, "group": …, "ranks": …, "root": …, "peer": …, "tag": …, "shapes": …, "bytes": …}
+    {"begin": operation, "id": n, "at": seconds, "group": …, "ranks": …, "root": …, "peer": …, "tag": …, "shapes": …, "bytes": …,
+     "heads": [the first elements of each tensor, 64 KB in all]}
     {"wait": n, "at": seconds}                      the rank can do nothing else until the operation has ended
     {"end": n, "at": seconds, "failed": text or ""}
     {"span": name, "from": seconds, "to": seconds}  what the code itself marked
@@ -26,6 +27,7 @@ from .. import wire
 from .group import BrokerGroup
 from .pending import Link, Pending, Several
 
+_HEADS = 64 << 10  # bytes of a message that news are looked for in (ranks/news.py)
 _told: "Told | None" = None  # this process's, where it is a rank
 
 
@@ -83,11 +85,22 @@ class Told(Link):
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         size += tag.bit_length() // 8 + 1 if tag else 0  # as the broker counts it when grading
         message |= {"begin": message.pop("post"), "id": number, "shapes": shapes, "bytes": size}
+        message["heads"] = _heads(tensors)
         self.tell({**message, "at": time.perf_counter()})
         return number
 
     def ended(self, number: int, failed: str = "") -> None:
         self.tell({"end": number, "at": time.perf_counter(), "failed": failed})
+
+
+def _heads(tensors):
+    """What whoever listens looks at. Tensors without plain bytes, which gloo may carry, have none."""
+    heads, left = [], _HEADS
+    for tensor in tensors:
+        plain = tensor.detach().reshape(-1) if tensor.layout is torch.strided else torch.empty(0)
+        heads.append(plain[: -(-left // plain.element_size())])
+        left = max(left - heads[-1].nbytes, 0)
+    return heads
 
 
 class Watched(Pending):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from ...errors import BadReply
 from .collectives import Disagreement, combine
+from .news import News
 from .operation import Errors, Operation, Queues
 from .post import Message, read, size_of
 
@@ -36,6 +37,7 @@ class Broker:
     def __init__(self, size: int):
         self._size = size
         self.traffic: list[Message] = []
+        self._news = News()
         self._returned: set[int] = set()
         self._asking: dict[int, tuple[str, int]] = {}  # rank -> what it asks for: ("wait" or "poll", number)
         self._polled: dict[int, int] = {}  # rank -> number: it did nothing else since it asked for that
@@ -49,7 +51,7 @@ class Broker:
 
     def begin(self) -> None:
         """All ranks run again."""
-        self.traffic, self._listed = [], 0
+        self.traffic, self._listed, self._news = [], 0, News()
         self._returned.clear()
         self._groups.clear()
         self._errors.clear()
@@ -126,7 +128,7 @@ class Broker:
     # ------------------------------------------------------------------------------------------ posting
 
     def _post(self, rank, post):
-        self.traffic.append(post.message(rank))
+        self.traffic.append(post.message(rank, self._news.of(rank, post.tensors)))
         self._listed += 1 + len(post.tensors)
         self._held += _weight(post.tensors)
         if self._held > MOST_HELD:

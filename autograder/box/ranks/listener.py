@@ -9,7 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ...errors import BadReply
+from .news import News
 from .post import Message
 
 
@@ -61,6 +64,7 @@ class Listener:
         """All ranks run again."""
         self._start = time.perf_counter()
         self.traffic: list[Message] = []
+        self._news = News()
         self.events: list[Event] = []
         self._open: dict[tuple[int, int], Event] = {}  # (rank, its number for the operation)
         self._returned: set[int] = set()
@@ -122,4 +126,8 @@ class Listener:
         event.tag, event.group, event.bytes = message["tag"], message["group"], message["bytes"]
         self._open[rank, message["id"]] = event
         self.events.append(event)
-        self.traffic.append(Message(rank, name, ranks, peer, tuple(map(tuple, message["shapes"])), message["bytes"]))
+        heads = [
+            head for head in message["heads"] if isinstance(head, torch.Tensor)
+        ]  # gloo carries more dtypes than the wire
+        shapes, news = tuple(map(tuple, message["shapes"])), self._news.of(rank, heads)
+        self.traffic.append(Message(rank, name, ranks, peer, shapes, message["bytes"], news))

@@ -23,6 +23,7 @@ class Message:
         rank: who. operation: "all_reduce", "send" … ranks: the members of its group.
         peer: the other side of a send or receive, the root of a broadcast and its like; None for the others.
         shapes: of the tensors that the rank gave to it. bytes: their size in all, and of a tag that is not 0.
+        news: about how many bytes of the tensors' values the rank had not sent before in this call (news.py): next to none of zeros.
     """
 
     rank: int
@@ -31,6 +32,7 @@ class Message:
     peer: int | None
     shapes: tuple[tuple[int, ...], ...]
     bytes: int
+    news: int
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,10 @@ class Post:
     def ranks(self) -> tuple[int, ...]:
         return self.group[1]
 
-    def message(self, rank: int) -> Message:
+    def message(self, rank: int, news: int) -> Message:
         peer = self.peer if self.root is None else self.ranks[self.root]
         shapes = tuple(tuple(tensor.shape) for tensor in self.tensors)
-        return Message(rank, self.name, self.ranks, peer, shapes, size_of(self.tensors) + size_of_tag(self.tag))
+        return Message(rank, self.name, self.ranks, peer, shapes, size_of(self.tensors) + size_of_tag(self.tag), news)
 
 
 def read(message: dict, rank: int, size: int) -> Post:

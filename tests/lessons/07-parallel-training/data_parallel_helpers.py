@@ -47,6 +47,7 @@ def fair(traffic, ranks, least, most, parameters):
     large = [message for message in traffic if message.bytes >= LARGE]
     used = {message.operation for message in large}
     given = [sum(message.bytes for message in large if message.rank == rank) for rank in range(ranks)]
+    news = [sum(message.news for message in large if message.rank == rank) for rank in range(ranks)]
     return [
         (bool(large), "no gradients are sent"),
         (
@@ -64,6 +65,8 @@ def fair(traffic, ranks, least, most, parameters):
             all(few_besides(sizes_of(m for m in traffic if m.rank == rank), parameters) for rank in range(ranks)),
             TOO_MUCH_BESIDES,
         ),
+        # Nine tenths of gradients are news, or half of them where a second step sends the same again.
+        (min(news) >= 0.3 * least, "what is summed is filler, such as zeros; it should be the gradients of each rank"),
     ]
 
 

@@ -182,6 +182,15 @@ def _point_the_same_way(own, truth):
     return float(F.cosine_similarity(own, truth, 0)) > 1 - 1e-6
 
 
+def news_of_the_borders(traffic, S):
+    """Bytes of news that each rank but the last sends to the next one, and that each but the first sends to the one before."""
+
+    def between(rank, peer):
+        return sum(each.news for each in traffic if (each.operation, each.rank, each.peer) == ("send", rank, peer))
+
+    return [between(n, n + 1) for n in range(S - 1)], [between(n + 1, n) for n in range(S - 1)]
+
+
 def large_sends(traffic, rank):
     """[(peer, bytes)] of the messages of a rank that hold values, in their order."""
     return [

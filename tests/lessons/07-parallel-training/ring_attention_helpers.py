@@ -452,11 +452,25 @@ def size_facts(traffic, block, where):
 
 
 def share_facts(traffic, size, block, where):
-    """Facts about how the work is shared: to meet the keys of all ranks, a rank must get something from each."""
+    """Facts about how the work is shared: to meet the keys of all ranks, a rank must get something from each.
+
+    The news, in blocks of float32 that each of four ranks sends, and some tenth less: 6 where keys and values go round in one
+    direction, or queries and sums; 4 where whole blocks go in both, of which each rank sends its own twice; 3 where the values stay at
+    home; 2 where a rank sends its own keys and values over and over; 0 where it sends zeros.
+    """
     got = received(traffic, size)
+    news = sum(message.news for message in traffic if message.operation == "send") / (size * block * 4)
     return [
         (
             min(got) >= (size - 1) * block,
             f"a rank gets less than a block from each other rank in {where}: the ranks should share the work",
-        )
+        ),
+        (
+            news >= 1,
+            f"what goes round the ring in {where} is filler, such as zeros; it should be blocks of keys and values, or queries and their sums",
+        ),
+        (
+            news >= 2.3,
+            f"a rank sends little but its own block in {where}; it should hand on the blocks that come to it",
+        ),
     ]

@@ -19,6 +19,7 @@ from pipeline_parallel_helpers import (
     large_sends,
     like_sum,
     linear_stages,
+    news_of_the_borders,
     output_of,
     plan_of,
     stage_grads,
@@ -146,6 +147,8 @@ def test_a_stage_follows_its_plan(student, check, rng, kind):
 
 NOTHING_LEARNED = "no weight has a gradient after train_step"
 FOR_NOTHING = "what is sent does not become the gradients of the whole model, so it counts for nothing"
+FILLED_DOWN = "a stage sends filler to the next one, such as zeros; it should send its outputs"
+FILLED_UP = "a stage sends filler to the one before, such as zeros; it should send the gradients at its inputs"
 TOO_MUCH_BESIDES = "besides outputs and gradients more is sent than what tells their shapes and dtypes"
 
 
@@ -179,9 +182,13 @@ def trained_on(ranks, stages, batch, targets, M, plan):
 
 def traffic_facts(traffic, grads, stages, batch, targets, M):
     """Facts about what `trained_on` gives, that are looked at last: small messages hold no values, large ones do."""
+    down, up = news_of_the_borders(traffic, len(stages))
+    least = len(batch) * ROW * 0.3  # of float64 nine tenths are news, of the same in float32 half as much
     return [
         (few_besides_values(traffic, M), TOO_MUCH_BESIDES),
         (are_gradients(grads, stages, batch, targets, M), FOR_NOTHING),
+        (min(down) > least, FILLED_DOWN),
+        (min(up) > least, FILLED_UP),
     ]
 
 

@@ -74,10 +74,10 @@ def test_backward_sends_to_neighbours_only(phases, check, rng):
 @pytest.mark.points(2)
 @pytest.mark.parametrize("way", ["forward", "backward"])
 def test_the_ranks_share_the_work(phases, check, rng, way):
-    """Each rank meets the keys of all: at least a block comes to it from each other rank, which rank 0 alone cannot do for all."""
-    traffic = phases(4, whole(rng, 8, 4, 4, 1, 2)[:3])[way == "backward"]
+    """Each rank meets the keys of all: a block comes to it from each other rank, and not always the same one, nor zeros."""
+    traffic = phases(4, whole(rng, 64, 8, 8, 1, 2)[:3])[way == "backward"]
 
-    for fact in share_facts(traffic, 4, 1 * 2 * 2 * 4, way):
+    for fact in share_facts(traffic, 4, 1 * 2 * 16 * 8, way):
         check.that(*fact)
 
 
