@@ -613,6 +613,11 @@ def test_all_of_t5_learns(student, check, rng):
             grads = inside.gradients(output, weights)
             along = [float((torch.arange(g.numel()).double().cos().view_as(g) * g).sum()) for g in grads]
             slopes = inside.slopes_of(total, weights, 1e-5)
+            # Where a ReLU has its corner within that step, a smaller one misses it.
+            for number, weight in enumerate(weights):
+                for step in (1e-7, 1e-9):
+                    if abs(along[number] - slopes[number]) > 1e-3 * max(1.0, *map(abs, slopes)):
+                        slopes[number] = inside.slopes_of(total, [weight], step)[0]
             return [bool(grad.any()) for grad in grads], along, slopes
 
         return inside.use_of(use, "llm_architectures", "T5Model", right)
