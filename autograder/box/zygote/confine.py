@@ -158,9 +158,9 @@ _ARENAS = 512 << 20  # malloc and threads map more than they use
 def _tasks_of(uid):
     """Threads that the user runs already: where the worker shares the grader's uid, the limit counts them too.
 
-    It is twice as high there, and the watchdog counts each slot: one that starts too many is killed at the next look, and a
-    neighbour that could start no process in between tries again (fork_patiently). More room would let more of them be
-    started, which take longer to end than the neighbour can wait.
+    Asked where no control group counts it alone. The limit is twice as high, and the watchdog counts each slot: one that
+    starts too many is killed at the next look, and a neighbour that could start no process in between tries again
+    (fork_patiently). More room would let more of them be started, which take longer to end than the neighbour can wait.
     """
     count = 0
     for name in os.listdir("/proc"):
