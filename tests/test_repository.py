@@ -49,13 +49,13 @@ LAYERS = [
     "bounds box.choose names tomls author.stub_marks author.needless",
     "box.sandbox box.unconfined box.session",
     "box.slot box.boxed box.zygote.loop box.ranks.local box.seam",
-    "box.ranks.team box.local box.budget box.zygote.warm",
+    "box.ranks.team box.local box.budget box.zygote.warm box.zygote.becoming",
     "box.ranks.broker box.ranks.listener box.replies box.inside.gloo box.zygote.confine box.zygote.memory box.zygote.disk box.users box.inside.worker",
-    "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.heap box.zygote.pages box.inside.tripwires box.inside.callers box.inside.uncompiled box.inside.scan box.inside.group box.ranks.operation",
+    "box.ranks.post box.zygote.landlock box.zygote.seccomp box.zygote.processes box.zygote.libraries box.zygote.heap box.zygote.pages box.zygote.delegated box.inside.tripwires box.inside.callers box.inside.uncompiled box.inside.scan box.inside.group box.ranks.operation",
     "box.inside.pending",
     "box.wire box.ranks.collectives box.ranks.news box.inside.reading",
     "box.codec box.clock box.cpu notebooks.restore",
-    "differences files points pool progress digests options tables intake.reader box.caps box.policy box.zygote.whispers author.wording plausible notebooks.links notebooks.cells notebooks.feedback notebooks.in_lab",
+    "differences files points pool progress digests options tables intake.reader box.caps box.policy box.zygote.whispers box.zygote.cgroup author.wording plausible notebooks.links notebooks.cells notebooks.feedback notebooks.in_lab",
     "errors",
 ]
 LESSONS = all_lessons()

@@ -11,7 +11,8 @@ class Policy:
     inside: source of the helpers that most requests will bring: executed once, not in each test's process.
     gpu: whether it may open the GPU's devices.
     memory_mb, scratch_mb: of all its processes together; the watchdog reads them.
-    cpu_s, processes, file_mb: limits of the kernel, for each process, for each user, for each file.
+    cpu_s, processes, file_mb: limits of the kernel, for each process, for each slot (where there are neither control groups nor
+        users of its own the watchdog counts), for each file.
 
     The slot fills in (slot.py):
     submission: the folder of its files, read-only. scratch: the only folder that it may write to.

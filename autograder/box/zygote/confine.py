@@ -1,5 +1,6 @@
 """Turns a forked process into one that can do nothing but compute: the layers, in the one order that works.
 
+    cgroup           processes and threads of each slot: the worker has entered its group before (becoming.py)
     rlimits          memory, processes, files and CPU of each process
     uid              an own user per slot, where the grader is root: its files, signals and /proc are out of reach
     no_new_privs     no setuid program gives anything back; the process dies with its parent
@@ -89,7 +90,7 @@ def confine(policy: Policy, layers: list[str], rules, libraries: list[str], list
         listens: whether it may open ports, until its seccomp filter is loaded.
     """
     if "rlimits" in layers:
-        _limit(policy)
+        _limit(policy, counted={"cgroup", "landlock"} <= set(layers))
     files = None
     if "landlock" in layers:  # the paths are opened while they can still be reached
         files = landlock.ruleset(
@@ -125,7 +126,8 @@ def _become(uid):
     os.setresuid(uid, uid, uid)
 
 
-def _limit(policy: Policy) -> None:
+def _limit(policy: Policy, counted: bool) -> None:
+    """`counted`: its control group counts its processes, and it cannot get at that group's files, which may be its own user's."""
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_CPU: policy.cpu_s,
@@ -136,11 +138,14 @@ def _limit(policy: Policy) -> None:
         limits[resource.RLIMIT_AS] = _mapped_now() + (policy.memory_mb << 20) + _ARENAS
     if LINUX:
         limits |= {
-            resource.RLIMIT_NPROC: policy.processes if policy.uid else _tasks_of(os.getuid()) + 2 * policy.processes,
             resource.RLIMIT_SIGPENDING: 4096,
             resource.RLIMIT_MSGQUEUE: 0,
             resource.RLIMIT_MEMLOCK: 65536,
         }
+    if LINUX and policy.uid:
+        limits[resource.RLIMIT_NPROC] = policy.processes
+    elif LINUX and not counted:
+        limits[resource.RLIMIT_NPROC] = _tasks_of(os.getuid()) + 2 * policy.processes
     for limit, value in limits.items():
         hard = resource.getrlimit(limit)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -153,9 +158,9 @@ _ARENAS = 512 << 20  # malloc and threads map more than they use
 def _tasks_of(uid):
     """Threads that the user runs already: where the worker shares the grader's uid, the limit counts them too.
 
-    It is twice as high there, and the watchdog counts each slot: one that starts too many is killed at the next look, and a
-    neighbour that could start no process in between tries again (fork_patiently). More room would let more of them be
-    started, which take longer to end than the neighbour can wait.
+    Asked where no control group counts it alone. The limit is twice as high, and the watchdog counts each slot: one that
+    starts too many is killed at the next look, and a neighbour that could start no process in between tries again
+    (fork_patiently). More room would let more of them be started, which take longer to end than the neighbour can wait.
     """
     count = 0
     for name in os.listdir("/proc"):

@@ -27,9 +27,9 @@ from pathlib import Path
 from ...files import cannot_be_written, remove_tree
 from .. import cpu, wire
 from ..clock import Ended, Usage
-from ..inside import callers, group, tripwires, worker
 from ..policy import Policy
-from . import confine, disk, heap, libraries, memory, processes, seccomp, warm
+from . import cgroup, confine, disk, libraries, memory, processes, seccomp, warm
+from .becoming import Means, become_worker
 
 _POLL_S = 0.1
 
@@ -40,6 +40,7 @@ class Slot:
 
     pid: int
     policy: Policy
+    group: cgroup.Group | None = None
     reason: str = ""  # the limit that it passed
     peak_mb: int = 0
     meter: cpu.Meter = field(default_factory=cpu.Meter)
@@ -50,12 +51,11 @@ class Slot:
 class Zygote:
     """Forks, watches and kills slots until the grader closes the control socket."""
 
-    def __init__(self, control: socket.socket, layers: list[str]):
-        self._control, self._layers = control, layers
-        self._rules = seccomp.build() if "seccomp" in layers else None
-        self._library_folders = libraries.folders()
-        self._libraries = libraries.open_unreachable(sys.path) if "uid" in layers else {}
-        libraries.read_through(self._libraries)
+    def __init__(self, control: socket.socket, layers: list[str], groups: str = ""):
+        self._control, self._layers, self._groups = control, layers, groups
+        unreachable = libraries.open_unreachable(sys.path) if "uid" in layers else {}
+        self._means = Means(layers, seccomp.build() if "seccomp" in layers else None, libraries.folders(), unreachable)
+        libraries.read_through(unreachable)
         self._slots: dict[int, Slot] = {}
         self._inherited = memory.at_most(os.getpid()).bytes
 
@@ -87,36 +87,21 @@ class Zygote:
     # ------------------------------------------------------------------------------------------ spawn
 
     def _spawn(self, policy: Policy, control: int, output: int) -> dict:
+        group = cgroup.make(self._groups, policy.processes)
         try:
             pid = os.fork()
         except OSError as error:  # not waited for here: who fills the machine may be a slot that this process watches
             os.close(control)  # held open, it would hide that another worker has died
             os.close(output)
+            if group is not None:
+                group.remove()
             return {"busy": f"no process could be started: {error}"}
         if not pid:
-            try:
-                self._become_worker(policy, control, output)
-            except BaseException as error:  # whatever it was, this process must not return into the zygote's loop
-                os.write(2, f"the worker could not start: {type(error).__name__}: {error}\n".encode())
-            os._exit(70)
+            become_worker(policy, group, control, output, self._means)
         os.close(control)
         os.close(output)
-        self._slots[pid] = Slot(pid, policy)
+        self._slots[pid] = Slot(pid, policy, group)
         return {"pid": pid}
-
-    def _become_worker(self, policy: Policy, control: int, output: int) -> None:
-        os.setsid()
-        null = os.open(os.devnull, os.O_RDONLY)
-        for descriptor, target in ((null, 0), (output, 1), (output, 2)):
-            os.dup2(descriptor, target)
-        confine.close_all_but({0, 1, 2, control, *self._libraries.values()})
-        confine.clean_environment(policy.scratch)
-        confine.confine(policy, self._layers, self._rules, self._library_folders)
-        sys.path[:0] = [policy.submission, *policy.prerequisites]
-        used, fork = _noted(policy), processes.fork_patiently
-        worker.prepare(policy.inside)
-        worker.main(socket.socket(fileno=control), policy.submission, used, group.join, fork, settle=heap.fill)
-        os._exit(0)
 
     # ------------------------------------------------------------------------------------------ watch and kill
 
@@ -179,6 +164,8 @@ class Zygote:
         used = max(slot.meter.seconds, self._kill_processes(slot))
         if "uid" in self._layers and "landlock" not in self._layers:
             processes.sweep(slot.policy.uid)
+        if slot.group is not None:
+            slot.group.remove()
         return Ended(slot.reason, round(used, 3), slot.peak_mb)
 
     def _kill_processes(self, slot):
@@ -219,19 +206,13 @@ class Zygote:
         return all(self._is_of(slot, entry) for entry in entries if entry.uid == slot.policy.uid)
 
 
-def _noted(policy):
-    """The list that fills with calls of what the lesson forbids."""
-    notes = callers.Notes(policy.submission)
-    tripwires.lay(policy.forbidden, dict(policy.relatives), notes)
-    callers.watch_imports(policy.forbidden, dict(policy.relatives), notes)
-    return notes.lines
-
-
 # ---------------------------------------------------------------------------------------------- start
 
 
-def main(descriptor: int, temporary: str, layers: list[str], packages: list[str]) -> None:
+def main(descriptor: int, temporary: str, layers: list[str], groups: str, packages: list[str]) -> None:
+    """`temporary` is where the slots' folder is made; `groups`, if there is such a place, where their control groups are."""
     warnings.simplefilter("ignore")
+    cgroup.sweep(groups)
     confine.harden_zygote()
     warm.up(packages)
     control = socket.socket(fileno=descriptor)
@@ -244,6 +225,6 @@ def main(descriptor: int, temporary: str, layers: list[str], packages: list[str]
         try:
             os.chmod(folder, 0o711)  # slots reach their own folders, and list none
             wire.send(control, {"folder": folder})
-            Zygote(control, layers).run()
+            Zygote(control, layers, groups).run()
         finally:
             remove_tree(Path(folder))
