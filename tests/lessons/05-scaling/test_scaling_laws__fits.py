@@ -211,6 +211,7 @@ def test_a_fit_takes_lists_arrays_and_tensors(student, check, rng):
             "lists": fit_chinchilla(*([int(size) for size in sizes] for sizes in runs[:2]), runs[2]),
             "tuples": fit_chinchilla(*map(tuple, runs)),
             "arrays": fit_chinchilla(*map(numpy.array, runs, of_numpy)),
+            "arrays that are turned around": fit_chinchilla(*(numpy.array(each)[::-1] for each in runs)),
             "tensors": fit_chinchilla(
                 *(torch.tensor(numbers, dtype=dtype) for numbers, dtype in zip(runs, of_torch, strict=True))
             ),
@@ -218,7 +219,7 @@ def test_a_fit_takes_lists_arrays_and_tensors(student, check, rng):
 
     found = student.run(probe, *runs)
 
-    for kind in ("lists", "tuples", "arrays", "tensors"):
+    for kind in ("lists", "tuples", "arrays", "arrays that are turned around", "tensors"):
         check(found[kind], law_to_repeat(law, found["lists"]), relative=0.01, what=f"the law from {kind}")
 
 
@@ -477,6 +478,7 @@ def test_the_optimum_takes_lists_arrays_and_tensors(student, check, rng):
             "arrays of int64 and float16": isoflop_optimum(
                 numpy.array(sizes, numpy.int64), numpy.array(losses, numpy.float16)
             ),
+            "arrays that are turned around": isoflop_optimum(*(numpy.array(each)[::-1] for each in (sizes, losses))),
             "arrays of float32": isoflop_optimum(*(numpy.array(each, numpy.float32) for each in (sizes, losses))),
             "tensors of bfloat16": isoflop_optimum(
                 *(torch.tensor(each, dtype=torch.bfloat16) for each in (sizes, losses))
