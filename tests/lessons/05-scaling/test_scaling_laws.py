@@ -245,7 +245,9 @@ def test_the_loss_of_float32_is_float32(student, check, rng):
         losses = student.call("scaling_laws.chinchilla_loss", params.to(dtype), tokens.to(dtype))
         short, wide = dtype != torch.float32, dtype_of(losses) in (torch.float32, torch.float64)
         mistakes = {
-            "the losses of float32 are float64; they should have the dtype of the inputs": check.when(wide and not short),
+            "the losses of float32 are float64; they should have the dtype of the inputs": check.when(
+                wide and not short
+            ),
             "the losses of 16 bits are float32 or float64; they should have the dtype of the inputs": check.when(
                 wide and short
             ),

@@ -156,11 +156,13 @@ def test_a_law_is_found_from_five_runs(student, check, rng):
 # from a poor first guess ends where the small one is lost. In the third both terms are far larger than E, and fall slowly, so
 # that of a first guess by linear least squares a term is negative. The others part good first guesses and small steps from
 # such as are found by luck: in the fourth the power of N is little more than a thousandth of the loss.
+# In the last the sizes are not evenly spaced, and a first guess without E ends elsewhere.
 SMALL = {"E": (2.8, 3.0), "A": (100, 150), "B": (1500, 2000), "alpha": (0.2, 0.22), "beta": (0.46, 0.5)}
 LARGE = {"E": (1.0, 1.2), "A": (100, 250), "B": (1800, 2000), "alpha": (0.47, 0.5), "beta": (0.2, 0.22)}
 FLAT = {"E": (1.5, 2.5), "A": (100, 150), "B": (200, 300), "alpha": (0.2, 0.22), "beta": (0.2, 0.22)}
 LITTLE = {"E": (2.9, 3.0), "A": (100, 102), "B": (265, 272), "alpha": (0.377, 0.38), "beta": (0.264, 0.266)}
 STEEP = {"E": (1.5, 2.0), "A": (700, 750), "B": (1600, 1650), "alpha": (0.49, 0.5), "beta": (0.49, 0.5)}
+CROWDED = {"E": (2.89, 2.91), "A": (210.8, 211.6), "B": (1.677, 1.685), "alpha": (0.474, 0.475), "beta": (0.484, 0.485)}
 UNLIKE = {"E": (1.0, 1.05), "A": (375, 385), "B": (505, 515), "alpha": (0.495, 0.5), "beta": (0.2075, 0.209)}
 
 
@@ -175,8 +177,9 @@ UNLIKE = {"E": (1.0, 1.05), "A": (375, 385), "B": (505, 515), "alpha": (0.495, 0
         (LITTLE, (10.0, 11.5, 13.0), (1.5, 2.7, 3.9, 5.1)),  # tokens in billions
         (STEEP, (7.8, 9.3, 10.8), (6.0, 7.5, 9.1, 10.7)),
         (UNLIKE, (4.0, 5.5, 7.0), (4.0, 5.0, 6.0, 7.0)),  # tokens in thousands
+        (CROWDED, (8.73, 11.62, 11.73), (3.01, 3.64, 4.32, 6.65, 8.09, 8.15, 8.49, 9.01)),  # tokens in millions
     ],
-    ids=["small", "large", "in-millions", "little", "steep", "unlike"],
+    ids=["small", "large", "in-millions", "little", "steep", "unlike", "crowded"],
 )
 def test_the_law_may_be_one_of_small_or_large_models(student, check, rng, ends, n, d):
     """The sizes of the runs, their units and the numbers of their law are not those of a certain paper."""
