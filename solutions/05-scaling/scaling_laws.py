@@ -127,7 +127,7 @@ def _descend(
         elif damping > 1e8:
             break  # not even the smallest step is better
         else:
-            damping *= 10  # the step was too long
+            damping *= 3  # the step was too long
         short = np.sqrt(damping) * np.diag(np.linalg.norm(slopes, axis=0))
         step = np.linalg.lstsq(np.concatenate([slopes, short]), target)[0]
     return float(error), law.tolist()

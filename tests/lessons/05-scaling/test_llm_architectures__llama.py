@@ -204,10 +204,10 @@ def test_sizes_that_do_not_fit_llama_are_refused(student, check, sizes, length, 
     def probe(sizes, length):
         from llm_architectures import LlamaModel
 
-        return list(inside.a_tensor(LlamaModel(*sizes).eval()(torch.zeros(2, length, dtype=torch.int64))).shape)
+        return list(inside.a_tensor(LlamaModel(*sizes).eval()(torch.zeros(9, length, dtype=torch.int64))).shape)
 
     student.raises(ValueError, probe, sizes, length, says=words)
-    check(student.run(probe, (V, 24, 1, 3, 1, FF, 6), 6), [2, 6, V])
+    check(student.run(probe, (V, 24, 1, 3, 1, FF, 6), 6), [9, 6, V])  # more rows than max_len
 
 
 @pytest.mark.points(1)

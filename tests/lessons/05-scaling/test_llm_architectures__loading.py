@@ -297,7 +297,7 @@ def test_loading_copies_and_keeps_the_rest(student, check, rng):
 
 @pytest.mark.points(1)
 def test_a_second_load_leaves_nothing_of_the_first(student, check, rng):
-    """Weights, eps and rotary frequencies are those of the model that was loaded last."""
+    """Weights, eps and rotary frequencies are those of the model that was loaded last, also where the first was used."""
 
     def probe(config, firsts, state, ids):
         from llm_architectures import LlamaModel
@@ -308,6 +308,7 @@ def test_a_second_load_leaves_nothing_of_the_first(student, check, rng):
             model = LlamaModel(*sizes)
             if change:
                 model.load_huggingface(inside.llama_like(config | change))
+                model(ids)
             model.load_huggingface(last)
             found.append(inside.a_tensor(model(ids)).detach())
         return found

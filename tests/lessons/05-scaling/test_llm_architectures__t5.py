@@ -652,16 +652,17 @@ def test_sizes_that_do_not_fit_t5_are_refused(student, check, sizes, lengths, wo
     def probe(sizes, lengths):
         from llm_architectures import T5Model
 
-        ids = [torch.zeros(2, length, dtype=torch.int64) for length in lengths]
+        ids = [torch.zeros(9, length, dtype=torch.int64) for length in lengths]  # more rows than max_len
         return list(inside.a_tensor(T5Model(*sizes).eval()(*ids)).shape)
 
     student.raises(ValueError, probe, sizes, lengths, says=words)
-    check(student.run(probe, (V, D, 1, H, 6), (6, 6)), [2, 6, V])
+    check(student.run(probe, (V, D, 1, H, 6), (6, 6)), [9, 6, V])
 
 
 @pytest.mark.points(1)
 def test_t5_drops_nothing_and_changes_nothing_else(student, check, rng):
-    """Train mode gives what eval mode gives; ids may be strided or int32 and stay as they are; float32 stays float32."""
+    """Train mode gives what eval mode gives; ids may be strided or int32 and stay as they are; float32 stays float32; logits
+    are those of the weights that are there now."""
 
     def probe(sizes, ids, targets, mask):
         from llm_architectures import T5Model
@@ -671,10 +672,17 @@ def test_t5_drops_nothing_and_changes_nothing_else(student, check, rng):
         plain = inside.a_tensor(model.eval()(ids, targets, mask))
         logits, after, rude = inside.manners(model.train(), ids, targets, mask)
         short = model(ids.int(), targets.int(), mask)
-        return seeded, [x.detach() for x in (plain, logits, short)], after, rude
+        new = T5Model(*sizes).eval()
+        with torch.no_grad():
+            model.eval()(ids, targets, mask)
+            for weight in model.parameters():
+                weight.mul_(-2.0)
+            new.load_state_dict(model.state_dict())
+            moved = [inside.a_tensor(x(ids, targets, mask)) for x in (model, new)]
+        return seeded, [x.detach() for x in (plain, logits, short)], moved, after, rude
 
     given = some_texts(rng)
-    seeded, (plain, logits, short), after, rude = student.run(probe, SIZES, *given)
+    seeded, (plain, logits, short), (moved, new), after, rude = student.run(probe, SIZES, *given)
 
     check.that(not seeded, "all models start with the same weights: do not set a seed")
     check(after, list(given), otherwise="the inputs are changed in place")
@@ -687,6 +695,8 @@ def test_t5_drops_nothing_and_changes_nothing_else(student, check, rng):
         otherwise="the logits of train mode differ from those of eval mode: T5 should have no dropout here",
     )
     check(short, plain, terms=4096, otherwise="the logits depend on whether ids have 32 or 64 bits")
+    kept = "the logits are not those of the weights as they are now: what earlier weights gave should not be kept"
+    check(moved, new, terms=4096, otherwise=kept)
 
 
 @pytest.mark.gpu

@@ -461,7 +461,9 @@ def test_each_span_becomes_one_sentinel(student, check, rng):
     ids, _ = only_way(rng)
     masks = ids.clone()
     masks[1, [1, 2]] = masks[3, [5, 6]] = MASK  # at the edges of spans
-    inputs, _, again, of_masks = student.run(with_sentinels, ids, WIDTH, 0.75, ids, masks)
+    near = ids.clone()  # of the sentinels, as where they are not the last ids of the vocabulary
+    near[0, [1, 2]], near[1, [2, 4]], near[2, [5, 7]], near[3, [4, 5]] = FIRST - 1, FIRST + COUNT, 2 * FIRST, 0
+    inputs, _, again, of_masks, of_near = student.run(with_sentinels, ids, WIDTH, 0.75, ids, masks, near)
 
     numbers = torch.arange(COUNT).expand(4, -1)
     marks = FIRST + numbers
@@ -478,6 +480,11 @@ def test_each_span_becomes_one_sentinel(student, check, rng):
         of_masks,
         sentinel_inputs(masks, marks),
         otherwise="tokens that are mask_token_id already are taken for hidden ones",
+    )
+    check(
+        of_near,
+        sentinel_inputs(near, marks),
+        otherwise="tokens with ids before or behind those of the sentinels, or with 0, are taken for something else",
     )
 
 

@@ -236,26 +236,30 @@ def test_params_and_tokens_broadcast(student, check, rng):
 @LOSS
 @pytest.mark.points(1)
 def test_the_loss_of_float32_is_float32(student, check, rng):
-    """Tensors keep their dtype."""
-    params, tokens = 10 ** between(rng, 3, 6, 5), 10 ** between(rng, 3, 6, 5)
+    """Tensors keep their dtype, those of 16 bits too, whose values are rounded a hundred times as coarsely."""
+    params, tokens = 10 ** between(rng, 3, 4.5, 5), 10 ** between(rng, 3, 4.5, 5)
 
     own = student.call("scaling_laws.chinchilla_loss", params, tokens)
-    losses = student.call("scaling_laws.chinchilla_loss", params.float(), tokens.float())
-
-    wide = check.when(dtype_of(losses) == torch.float64)
-    check(
-        losses,
-        like_own(own, law_of_chinchilla(params, tokens)),
-        dtype=torch.float32,
-        mistakes={"the losses of float32 are float64; they should have the dtype of the inputs": wide},
-    )
+    truth = like_own(own, law_of_chinchilla(params, tokens))
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        losses = student.call("scaling_laws.chinchilla_loss", params.to(dtype), tokens.to(dtype))
+        short, wide = dtype != torch.float32, dtype_of(losses) in (torch.float32, torch.float64)
+        mistakes = {
+            "the losses of float32 are float64; they should have the dtype of the inputs": check.when(
+                wide and not short
+            ),
+            "the losses of 16 bits are float32 or float64; they should have the dtype of the inputs": check.when(
+                wide and short
+            ),
+        }
+        check(losses, truth, dtype=dtype, relative=0.03 if short else None, mistakes=mistakes)
 
 
 @LOSS
 @pytest.mark.points(1)
 def test_the_loss_of_arrays_is_an_array(student, check, rng):
-    """Arrays of numpy give an array of their dtype, are not changed, and are checked like tensors."""
-    params, tokens = 10 ** between(rng, 3, 6, 2, 3), 10 ** between(rng, 3, 6, 2, 3)
+    """Arrays of numpy give an array of their dtype, also beside a number, are not changed, and are checked like tensors."""
+    params, tokens = 10 ** between(rng, 3, 4.5, 2, 3), 10 ** between(rng, 3, 4.5, 2, 3)
 
     def probe(params, tokens, dtype):
         import numpy
@@ -267,6 +271,13 @@ def test_the_loss_of_arrays_is_an_array(student, check, rng):
         same = all((one == other).all() for one, other in zip(before, given, strict=True))
         return torch.tensor(losses) if isinstance(losses, numpy.ndarray) else type(losses).__name__, same
 
+    def beside_a_number(sizes, number):
+        import numpy
+        from scaling_laws import chinchilla_loss
+
+        found = chinchilla_loss(number, sizes.numpy()), chinchilla_loss(sizes.numpy(), number)
+        return [torch.tensor(each) if isinstance(each, numpy.ndarray) else type(each).__name__ for each in found]
+
     def refused(params, tokens):
         from scaling_laws import chinchilla_loss
 
@@ -275,16 +286,19 @@ def test_the_loss_of_arrays_is_an_array(student, check, rng):
     own = student.call("scaling_laws.chinchilla_loss", params, tokens)
 
     truth = like_own(own, law_of_chinchilla(params, tokens))
-    for dtype in (torch.float64, torch.float32):
+    for dtype in (torch.float64, torch.float32, torch.float16):
         losses, same = student.run(probe, params, tokens, dtype)
         check(
             losses,
             truth,
             dtype=dtype,
+            relative=0.01 if dtype == torch.float16 else None,
             what=f"the losses of {str(dtype)[6:]}",
             mistakes={"arrays give a tensor; they should give an array": check.when(losses == "Tensor")},
         )
         check.that(same, "an array that was given is changed in place")
+    law, found = law_of(own, params, tokens), student.run(beside_a_number, params, 1e4)
+    check(found, [law(1e4, params), law(params, 1e4)], names=("a number and an array", "an array and a number"))
     for bad in NOT_POSITIVE:
         some = params.clone()
         some[1, 1] = bad
@@ -302,13 +316,16 @@ def test_the_loss_has_gradients(student, check, rng, shape):
         from scaling_laws import chinchilla_loss
 
         inputs = [params.requires_grad_(), tokens.requires_grad_()]
-        losses = chinchilla_loss(*inputs)
-        return inside.gradients(losses, inputs) if isinstance(losses, torch.Tensor) else losses
+        losses, alone = chinchilla_loss(*inputs), (chinchilla_loss(params, 50.0), chinchilla_loss(50.0, tokens))
+        if not all(isinstance(each, torch.Tensor) for each in (losses, *alone)):
+            return losses if isinstance(losses, float) else type(losses).__name__, None
+        both = inside.gradients(losses, inputs)
+        return both, [inside.gradients(each, [given])[0] for each, given in zip(alone, inputs, strict=True)]
 
     params, tokens = between(rng, 1, 20, *shape), between(rng, 1, 20, *shape)
 
     own = student.call("scaling_laws.chinchilla_loss", params, tokens)
-    grads = student.run(probe, params, tokens)
+    grads, alone = student.run(probe, params, tokens)
 
     _, truth = true_gradients(law_of(own, params, tokens), params, tokens)
     check(
@@ -321,6 +338,12 @@ def test_the_loss_has_gradients(student, check, rng, shape):
             "no gradient flows to params": [torch.zeros_like(params), truth[1]],
             "no gradient flows to tokens": [truth[0], torch.zeros_like(tokens)],
         },
+    )
+    check(
+        alone,
+        truth,
+        names=("the gradient of params", "the gradient of tokens"),
+        otherwise="the gradient of params or tokens is another one where the other is a number",
     )
 
 

@@ -156,11 +156,13 @@ def test_a_law_is_found_from_five_runs(student, check, rng):
 # from a poor first guess ends where the small one is lost. In the third both terms are far larger than E, and fall slowly, so
 # that of a first guess by linear least squares a term is negative. The others part good first guesses and small steps from
 # such as are found by luck: in the fourth the power of N is little more than a thousandth of the loss.
+# In the last the sizes are not evenly spaced, and a first guess without E ends elsewhere.
 SMALL = {"E": (2.8, 3.0), "A": (100, 150), "B": (1500, 2000), "alpha": (0.2, 0.22), "beta": (0.46, 0.5)}
 LARGE = {"E": (1.0, 1.2), "A": (100, 250), "B": (1800, 2000), "alpha": (0.47, 0.5), "beta": (0.2, 0.22)}
 FLAT = {"E": (1.5, 2.5), "A": (100, 150), "B": (200, 300), "alpha": (0.2, 0.22), "beta": (0.2, 0.22)}
 LITTLE = {"E": (2.9, 3.0), "A": (100, 102), "B": (265, 272), "alpha": (0.377, 0.38), "beta": (0.264, 0.266)}
 STEEP = {"E": (1.5, 2.0), "A": (700, 750), "B": (1600, 1650), "alpha": (0.49, 0.5), "beta": (0.49, 0.5)}
+CROWDED = {"E": (2.89, 2.91), "A": (210.8, 211.6), "B": (1.677, 1.685), "alpha": (0.474, 0.475), "beta": (0.484, 0.485)}
 UNLIKE = {"E": (1.0, 1.05), "A": (375, 385), "B": (505, 515), "alpha": (0.495, 0.5), "beta": (0.2075, 0.209)}
 
 
@@ -175,8 +177,9 @@ UNLIKE = {"E": (1.0, 1.05), "A": (375, 385), "B": (505, 515), "alpha": (0.495, 0
         (LITTLE, (10.0, 11.5, 13.0), (1.5, 2.7, 3.9, 5.1)),  # tokens in billions
         (STEEP, (7.8, 9.3, 10.8), (6.0, 7.5, 9.1, 10.7)),
         (UNLIKE, (4.0, 5.5, 7.0), (4.0, 5.0, 6.0, 7.0)),  # tokens in thousands
+        (CROWDED, (8.73, 11.62, 11.73), (3.01, 3.64, 4.32, 6.65, 8.09, 8.15, 8.49, 9.01)),  # tokens in millions
     ],
-    ids=["small", "large", "in-millions", "little", "steep", "unlike"],
+    ids=["small", "large", "in-millions", "little", "steep", "unlike", "crowded"],
 )
 def test_the_law_may_be_one_of_small_or_large_models(student, check, rng, ends, n, d):
     """The sizes of the runs, their units and the numbers of their law are not those of a certain paper."""
@@ -211,6 +214,7 @@ def test_a_fit_takes_lists_arrays_and_tensors(student, check, rng):
             "lists": fit_chinchilla(*([int(size) for size in sizes] for sizes in runs[:2]), runs[2]),
             "tuples": fit_chinchilla(*map(tuple, runs)),
             "arrays": fit_chinchilla(*map(numpy.array, runs, of_numpy)),
+            "arrays that are turned around": fit_chinchilla(*(numpy.array(each)[::-1] for each in runs)),
             "tensors": fit_chinchilla(
                 *(torch.tensor(numbers, dtype=dtype) for numbers, dtype in zip(runs, of_torch, strict=True))
             ),
@@ -218,7 +222,7 @@ def test_a_fit_takes_lists_arrays_and_tensors(student, check, rng):
 
     found = student.run(probe, *runs)
 
-    for kind in ("lists", "tuples", "arrays", "tensors"):
+    for kind in ("lists", "tuples", "arrays", "arrays that are turned around", "tensors"):
         check(found[kind], law_to_repeat(law, found["lists"]), relative=0.01, what=f"the law from {kind}")
 
 
@@ -477,6 +481,7 @@ def test_the_optimum_takes_lists_arrays_and_tensors(student, check, rng):
             "arrays of int64 and float16": isoflop_optimum(
                 numpy.array(sizes, numpy.int64), numpy.array(losses, numpy.float16)
             ),
+            "arrays that are turned around": isoflop_optimum(*(numpy.array(each)[::-1] for each in (sizes, losses))),
             "arrays of float32": isoflop_optimum(*(numpy.array(each, numpy.float32) for each in (sizes, losses))),
             "tensors of bfloat16": isoflop_optimum(
                 *(torch.tensor(each, dtype=torch.bfloat16) for each in (sizes, losses))

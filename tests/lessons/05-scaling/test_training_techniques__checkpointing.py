@@ -115,7 +115,7 @@ def test_all_layers_and_heads_are_there(student, check, rng):
 
 @pytest.mark.points(1)
 def test_there_is_no_dropout(student, check, rng):
-    """In train mode two calls give the logits of eval mode; nothing else happens, and a single token is a sequence."""
+    """In train mode two calls give the logits of eval mode; nothing else happens; one token is a sequence; ids may be int32."""
 
     def probe(sizes, ids):
         from training_techniques import MemoryEfficientLLM
@@ -124,15 +124,16 @@ def test_there_is_no_dropout(student, check, rng):
         inside.draw_weights(model)
         logits, (after,), rude = inside.manners(model, ids)
         first = inside.a_tensor(model(ids[:, :1]))
-        return model.train()(ids), logits, model.eval()(ids), first, after, rude
+        return model.train()(ids), logits, model.eval()(ids), first, model(ids.int()), after, rude
 
     ids = tokens(rng, V, 3, 7)
-    first, second, quiet, single, after, rude = student.run(probe, SIZES, ids)
+    first, second, quiet, single, short, after, rude = student.run(probe, SIZES, ids)
 
     check.that(quiet.unique().numel() > V, "the logits are the same for all tokens")
     check(first, second, otherwise="two calls in train mode give different logits; there should be no dropout")
     check(first, quiet, otherwise="the logits in train mode differ from those in eval mode; there should be no dropout")
     check(single, quiet[:, :1], scale=1.0, what="the logits of a single token")
+    check(short, quiet, scale=1.0, otherwise="the logits depend on whether ids have 32 or 64 bits")
     check(after, ids, otherwise="input_ids is changed in place")
     check(rude, "", mistakes=MANNERS)
 
