@@ -155,9 +155,11 @@ def _keep(kernel: int, policy: Policy, home: Path, layers: list[str], held: set[
     finally:  # whatever broke the watch: nothing of the kernel's goes on without one
         try:
             _end(kernel, policy, layers)
-            remove_tree(home)
         finally:
-            os._exit(0)
+            try:
+                remove_tree(home)
+            finally:
+                os._exit(0)
 
 
 def _watch(kernel: int, ended: int, policy: Policy, home: Path) -> None:
