@@ -22,7 +22,7 @@ from .box.inside.scan import last_parts
 from .box.policy import Policy
 from .box.seam import Processes
 from .box.session import Session
-from .errors import GraderFault, NotSubmitted, StudentFault, UsageError
+from .errors import GraderFault, NotSubmitted, StudentFault
 from .in_process import InProcess
 from .intake.choose import is_the_starter
 from .lesson import Lesson
@@ -138,11 +138,7 @@ class Grader:
 
     def _known(self, modules):
         chosen = list(self.lesson.modules if modules is None else modules)
-        unknown = [module for module in chosen if module not in self.lesson.modules]
-        if unknown:
-            raise UsageError(
-                f"{self.lesson.name} has no module {unknown[0]!r}: it has {', '.join(self.lesson.modules)}"
-            )
+        self.lesson.require(chosen)
         return chosen
 
     def _answers(self, submission, asked):

@@ -18,6 +18,7 @@ from .errors import LessonError, UsageError, nearest
 from .names import misnamed
 from .tomls import record_of, toml_of
 
+LAB = "lab"  # the module that a lesson's own lab.py makes of its exercises
 ModuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")]  # two underscores part a suite's files
 
 
@@ -176,6 +177,7 @@ class Lesson(BaseModel):
         every = [name for names in known.values() for name in names]
         for test in tests:
             if test not in every:
+                self._refuse_the_lab(test in self._tests_of_the_lab())
                 where = f"{self.name} ({', '.join(known)})" if modules else self.name
                 raise UsageError(f"{where} has no test {test!r} among its {len(every)}{nearest(test, every, most=3)}")
         return tuple(module for module, names in known.items() if not set(tests).isdisjoint(names))
@@ -210,8 +212,21 @@ class Lesson(BaseModel):
         """Raises UsageError where one of the modules is not the lesson's, with the nearest that is."""
         for name in modules:
             if name not in self.modules:
+                self._refuse_the_lab(name == LAB)
                 known = f"it has {', '.join(self.modules)}{nearest(name, self.modules)}"
                 raise UsageError(f"{self.name} has no module {name!r}: {known}")
+
+    @property
+    def has_a_lab(self) -> bool:
+        return (self.assignment / f"{LAB}.py").is_file()
+
+    def _tests_of_the_lab(self):
+        folder = self.tests.with_name(f"{self.name}-{LAB}")
+        return {name for path in folder.glob(f"test_{LAB}*.py") for name in _names_in(path)}
+
+    def _refuse_the_lab(self, is_asked_for):
+        if is_asked_for and self.has_a_lab:
+            raise UsageError(_ONLY_NBGRADER.format(self.name))
 
     def prerequisites(self) -> tuple["Lesson", ...]:
         """The lessons that this one uses, and those that they use, nearest first."""
@@ -248,6 +263,10 @@ class Lesson(BaseModel):
         return digest_of({question.id: str(question.points).encode() for question in self.written})
 
 
+_ONLY_NBGRADER = (
+    "the exercises of {0}'s lab are cells of a notebook: `nbgrader autograde {0}` grades them, "
+    "and no other command does (docs/notebooks.md)"
+)
 _REACHES_A_TEST = {"uses", "packages", "student_memory_mb", "deadline_s", "call_timeout_s", "forbidden"}
 
 
@@ -303,12 +322,15 @@ def load(name: str, root: Path | None = None) -> Lesson:
     """The lesson called `name` ("01-attention", or its beginning where only one fits).
 
     Raises:
-        LessonError: there is none, or its lesson.toml is wrong; the message names the key.
+        LessonError: there is none, or its lesson.toml is wrong; the message names the key. UsageError: it is a lesson's lab.
     """
     root = root or find_root()
     names = lesson_names(root)
     fitting = [known for known in names if known == name] or [known for known in names if known.startswith(name)]
     if len(fitting) != 1:
+        of_a_lab = name.removesuffix(f"-{LAB}")
+        if of_a_lab in names and of_a_lab != name and load(of_a_lab, root).has_a_lab:
+            raise UsageError(_ONLY_NBGRADER.format(of_a_lab))
         known = f"there are {', '.join(names) or 'none'}{nearest(name, names)}"
         raise LessonError(f"no lesson {name!r} in {root / 'assignments'}: {known}")
     path = root / "assignments" / fitting[0] / "lesson.toml"

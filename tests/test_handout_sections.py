@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 from autograder.author.skeleton import new_lesson
+from autograder.notebooks.cells import pieces_of
 
 SECTIONS = [
     "Goals",
@@ -20,6 +21,7 @@ SECTIONS = [
     "Since then",
     "Reading",
 ]
+NOTEBOOK = 88  # characters in a line of a notebook in a window 1280 pixels wide, beside JupyterLab's list of files
 HANDOUTS = sorted((ROOT / "assignments").glob("*/handout.md"))
 
 
@@ -54,6 +56,15 @@ def test_a_handout_has_one_title(handout):
     lines = re.sub(r"^```.*?^```", "", handout.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL).splitlines()
 
     assert [line for line in lines if line.startswith("# ")] == lines[:1]
+
+
+@each_handout
+def test_blocks_that_are_not_code_are_not_wider_than_a_notebook_shows(handout):
+    """JupyterLab breaks longer lines, and drawings with them; code scrolls."""
+    texts = "\n".join(piece.text for piece in pieces_of(handout.read_text("utf-8")) if not piece.is_code)
+    blocks = re.findall(r"^(```+|~~~+)(.*?)^\1\s*$", texts, flags=re.MULTILINE | re.DOTALL)
+
+    assert [line for _, text in blocks for line in text.splitlines() if len(line) > NOTEBOOK] == []
 
 
 def test_a_new_lesson_has_these_sections_too(tmp_path):

@@ -14,7 +14,7 @@
 # You need `torch`, `transformers` and `matplotlib`: `pip install torch transformers matplotlib`.
 
 # %%
-# Run this cell first.
+# What the lab uses.
 import math
 import random
 from pathlib import Path
@@ -55,7 +55,14 @@ MODELS = Path("models")  # what the lab trains is saved below this folder
 
 # %%
 random.seed(0)
-ANIMALS = {"cat": "milk", "dog": "bones", "mouse": "cheese", "rabbit": "carrots", "horse": "apples", "bird": "seeds"}
+ANIMALS = {
+    "cat": "milk",
+    "dog": "bones",
+    "mouse": "cheese",
+    "rabbit": "carrots",
+    "horse": "apples",
+    "bird": "seeds",
+}
 PLACES = ["garden", "kitchen", "forest", "house", "field"]
 
 
@@ -119,7 +126,10 @@ print("ids:       ", tokenizer(text)["input_ids"])
 
 # %% exercise="Count tokens"
 def count_tokens(text, tokenizer) -> int:
-    """The number of ids that the model reads for the text: what `tokenizer(text)` gives, with its special tokens."""
+    """The number of ids that the model reads for the text.
+
+    They are what `tokenizer(text)` gives, with its special tokens.
+    """
     ### BEGIN SOLUTION
     return len(tokenizer(text)["input_ids"])
     ### END SOLUTION
@@ -201,7 +211,8 @@ def attention_weights(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor
         queries: (T, d). keys: (T, d).
 
     Returns:
-        (T, T): row t holds the weights with which position t looks at positions 0 … t; later ones have weight 0.
+        (T, T): row t holds the weights with which position t looks at positions 0 … t;
+        later ones have weight 0.
     """
     ### BEGIN SOLUTION
     T, d = queries.shape
@@ -328,7 +339,10 @@ import torch
 
 
 def generate(prompt: str, tokenizer, model, max_new_tokens: int) -> str:
-    """The prompt and its greedy continuation of at most max_new_tokens tokens, as one text without special tokens."""
+    """The prompt and its greedy continuation of at most max_new_tokens tokens.
+
+    Both are one text, without special tokens.
+    """
     ### BEGIN SOLUTION
     inputs = tokenizer(prompt, return_tensors="pt")
     with torch.no_grad():
@@ -423,8 +437,8 @@ for answer, before, after in zip(answers, start.exp(), policy.softmax(-1), stric
 #
 # ### BEGIN MARK SCHEME
 #
-# 1 point: pre-training continues text as its training text goes on, and lists of questions occur there. 1
-# point: supervised fine-tuning, which trains on prompts with the answers that are wanted.
+# 1 point: the model continues a text as texts in its training data go on, and lists of questions occur there. 1 point:
+# supervised fine-tuning, which trains on prompts with the answers that are wanted.
 #
 # ### END MARK SCHEME
 
@@ -592,8 +606,9 @@ for bits in (8, 4, 2):
 #
 # ### BEGIN MARK SCHEME
 #
-# 1 point: 35 GB and 26 GB, so both fit; the rest is for activations and the keys and values of the context. 1 point:
-# the quality of both on the own task (and speed, or length of context), because rounding to 4 bits costs some quality.
+# 1 point: 35 GB and 26 GB, so both fit; the rest, 13 and 22 GB, is for activations and the keys and values of the context.
+# 1 point: the quality of both on one's own task (and speed, or length of context), because rounding to 4 bits costs some
+# quality.
 #
 # ### END MARK SCHEME
 
@@ -611,8 +626,9 @@ for bits in (8, 4, 2):
 def recent_messages(messages: list[str], tokenizer, max_tokens: int) -> list[str]:
     """The newest messages that fit together, in their order.
 
-    Starting from the newest (the last), messages are kept as long as the sum of their tokens, `len(tokenizer(m)["input_ids"])`, is at most
-    max_tokens. The first one that does not fit, and all that are older, are left out.
+    Starting from the newest (the last), messages are kept as long as the sum of their tokens,
+    `len(tokenizer(m)["input_ids"])`, is at most max_tokens. The first one that does not fit,
+    and all that are older, are left out.
     """
     ### BEGIN SOLUTION
     kept: list[str] = []

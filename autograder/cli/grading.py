@@ -17,7 +17,7 @@ from ..exports import table
 from ..files import can_write, write
 from ..grade import grade_in_process
 from ..intake.crowd import refuse_a_class, refuse_one_student
-from ..lesson import Lesson, load
+from ..lesson import LAB, Lesson, load
 from ..options import Asked, GraderOptions
 from ..scorecard import GRADER_ERROR, STATUSES, Scorecard
 from ..submission import source_of, take_in_again, take_in_each
@@ -157,6 +157,8 @@ def replay(
     if not rows:
         names = [row.test for row in card.outcomes]
         raise UsageError(f"{scorecard} has no test {test!r} among its {len(names)}{nearest(test, names)}")
+    if {row.module for row in rows} == {LAB}:
+        lesson.require([LAB])
     if not card.submission:
         raise UsageError(f"{scorecard} does not say where its submission was: grade it again")
     submission = take_in_again(card.submission, lesson)

@@ -20,12 +20,12 @@ from nbformat import NotebookNode
 
 from ..errors import LessonError
 from ..intake.kinds import trouble_with_encoding
-from ..lesson import Lesson, Written
+from ..lesson import LAB, Lesson, Written
 from ..names import misnamed
 from ..questions import of_cell
 
-MODULE = "lab"
-SOURCE, NAME = "lab.py", "LLM_Interactive_Lab"  # the text, and the notebook that is made of it
+MODULE = LAB
+SOURCE, NAME = f"{LAB}.py", "LLM_Interactive_Lab"  # the text, and the notebook that is made of it
 EXERCISE = f"{MODULE}-exercise-"  # begins the ids of solution cells
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = '# TODO(student): write your code here\nraise NotImplementedError("exercise is not implemented yet")'

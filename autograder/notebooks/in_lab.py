@@ -42,7 +42,8 @@ def hidden_tests(module: str, question: str, points: float) -> None:
     """Says what hidden tests are worth. They run when your work is graded, and then their results stand here."""
     if _is_graded():
         raise RuntimeError("not graded: nbgrader ran without the course's own steps (docs/notebooks.md)")
-    print(f"{module}.py, {question}: {points:g} points, from hidden tests that run when your work is graded.")
+    worth = f"{points:g} point{'s' if points != 1 else ''}"
+    print(f"{module}.py, {question}: {worth}, from hidden tests that run when your work is graded.")
 
 
 def run_file(name: str) -> None:

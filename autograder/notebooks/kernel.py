@@ -108,6 +108,7 @@ def _copy(source: Path, target: Path, room: int, only: str = "") -> int:
 
 def _listening(policy: Policy, layers: list[str], options: list[str]) -> Any:
     """A kernel that listens and has run nothing yet, confined."""
+    import matplotlib.pyplot  # noqa: F401 - it looks for styles in the grader's home, and that is out of reach, too
     import matplotlib_inline.backend_inline  # noqa: F401 - before its place may be out of reach
     from ipykernel.kernelapp import IPKernelApp
     from zmq.utils import garbage
@@ -155,9 +156,11 @@ def _keep(kernel: int, policy: Policy, home: Path, layers: list[str], held: set[
     finally:  # whatever broke the watch: nothing of the kernel's goes on without one
         try:
             _end(kernel, policy, layers)
-            remove_tree(home)
         finally:
-            os._exit(0)
+            try:
+                remove_tree(home)
+            finally:
+                os._exit(0)
 
 
 def _watch(kernel: int, ended: int, policy: Policy, home: Path) -> None:

@@ -87,7 +87,7 @@ def handout_lab(lesson: Lesson) -> NotebookNode:
     ]
     made.insert(_end_of(pieces, QUESTIONS), _answers(lesson))
     made.insert(at, _tests(lesson))
-    cells = [_setup(lesson), *chain.from_iterable(made)]
+    cells = [*made[0], _setup(lesson), *chain.from_iterable(made[1:])]  # the title is above all
     return _numbered(new_notebook(cells=cells, metadata={"kernelspec": dict(_KERNEL)}))
 
 

@@ -1,4 +1,7 @@
-"""Where links of a notebook lead: to the web, a mail or a place in the page; none runs a script or acts in the grader's name."""
+"""Where links of a notebook lead: to the web, a mail or a place in the page; none runs a script or acts in the grader's name.
+
+Nothing is fetched before somebody clicks: a picture is in the notebook, or it is shown as a link.
+"""
 
 import re
 from html.parser import HTMLParser
@@ -10,13 +13,14 @@ _TARGETS = frozenset("href src action formaction data poster cite background lon
 _HARMLESS = re.compile(r"https?://|mailto:|#", re.IGNORECASE)
 _PICTURE = re.compile(r"data:image/(png|jpeg|gif);base64,[A-Za-z0-9+/=\s]*")
 _OPENS_A_TARGET = re.compile(r"\](?=\s*[(:\[])")  # [text](target), [name]: target
+_PICTURE_ELSEWHERE = re.compile(r"!(?=\[(?![^]\n]*\]\(attachment:))")  # the mark that makes a picture of a link
 _MOST = 256 << 10  # characters of a text that is rendered to look at it
 
 
 def may_stay(tag: str, name: str, value: str) -> bool:
     """Whether an attribute of HTML stays: one that the sanitizer knows, and of links those that lead to a harmless place."""
     known = {*ALLOWED_ATTRIBUTES.get(tag, ()), *ALLOWED_ATTRIBUTES.get("*", ())}
-    return name in known and (name not in _TARGETS or leads_to_a_harmless_place(value))
+    return name in known and (name not in _TARGETS or (name == "href" and leads_to_a_harmless_place(value)))
 
 
 def leads_to_a_harmless_place(target: str) -> bool:
@@ -29,7 +33,7 @@ def without_links_elsewhere(text: str, attachments: dict | None = None) -> str:
 
     It is rendered to find that out, as whoever shows it does: markdown has many ways to write a link.
     """
-    for harmless in (_as_it_is, _without_targets, _without_brackets):
+    for harmless in (_as_it_is, _without_pictures, _without_targets, _without_brackets):
         tried = harmless(text)
         if len(tried) <= _MOST and _is_harmless(tried, attachments or {}):
             return tried
@@ -38,6 +42,10 @@ def without_links_elsewhere(text: str, attachments: dict | None = None) -> str:
 
 def _as_it_is(text):
     return text
+
+
+def _without_pictures(text):
+    return _PICTURE_ELSEWHERE.sub("&#33;", text)
 
 
 def _without_targets(text):
@@ -69,7 +77,8 @@ class _Targets(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         for name, value in attrs:
             if name in _TARGETS:
-                picture = tag == "img" and _PICTURE.fullmatch(value or "")
-                self.are_harmless &= bool(picture) or leads_to_a_harmless_place(value or "")
+                is_followed = name == "href" and tag == "a"  # what else has a target is fetched with the page
+                harmless = leads_to_a_harmless_place if is_followed else _PICTURE.fullmatch
+                self.are_harmless &= bool(harmless(value or ""))
             elif name.startswith("on") or name == "style":
                 self.are_harmless = False

@@ -9,7 +9,7 @@ import pytest
 from conftest import TOY_SOLUTION, TOY_SUITE, write_lesson
 
 from autograder import cli
-from autograder.scorecard import OUR_ERROR, Scorecard
+from autograder.scorecard import OUR_ERROR, PASSED, Outcome, Scorecard
 
 
 @pytest.fixture
@@ -348,6 +348,28 @@ def test_a_test_is_looked_for_in_the_modules_that_were_named(root, autograder):
     (root / "tests" / "lessons" / "99-toy" / "test_other.py").write_text("def test_b(student):\n    pass\n")
     code, said = autograder(*both, "--module", "other")
     assert (code, "99-toy (other) has no test 'test_the_mask_has_rows' among its 1" in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["grade", "ada", "--lesson", "99", "--out", "out", "--module", "lab"],
+        ["grade", "ada", "--lesson", "99", "--out", "out", "--test", "test_a_number_is_doubled"],
+        ["grade", "ada", "--lesson", "99-toy-lab", "--out", "out"],
+        ["replay", "card.json", "--test", "test_a_number_is_doubled"],
+    ],
+)
+def test_who_asks_for_the_exercises_of_a_lab_is_told_what_grades_them(root, autograder, arguments):
+    (root / "assignments" / "99-toy" / "lab.py").write_text("")
+    suite = root / "tests" / "lessons" / "99-toy-lab" / "test_lab.py"
+    suite.parent.mkdir()
+    suite.write_text("def test_a_number_is_doubled(student):\n    pass\n")
+    row = Outcome("test_a_number_is_doubled", "lab", "Double", "Twice the number.", PASSED, 1.0, 1.0)
+    (root / "card.json").write_text(Scorecard("99-toy", "ada", 1, (row,)).to_json())
+
+    code, said = autograder(*arguments)
+
+    assert (code, "`nbgrader autograde 99-toy` grades them, and no other command does" in said) == (2, True), said
 
 
 def test_replay_refuses_a_submission_that_has_changed(root, autograder):

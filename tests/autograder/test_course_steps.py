@@ -239,6 +239,32 @@ def test_links_lead_to_the_web_or_nowhere(text):
     assert "after" in page.get_text()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "![x](https://evil.example/x.png)",
+        "[y](https://a.b/) ![x][r]\n\n[r]: https://evil.example/x.png",
+        '<img src="https://evil.example/x.png">',
+        "[![x](https://evil.example/x.png)](https://a.b/)",
+        "![x](//evil.example/x.png)",
+    ],
+)
+def test_no_picture_is_fetched(text):
+    output = new_output("display_data", data={"text/markdown": text, "text/html": text})
+    plain = new_output("display_data", data={"text/markdown": text})
+    page = page_of(new_markdown_cell(text), new_code_cell("", outputs=[output, plain]))
+
+    assert [tag for tag in page.find_all(src=True) if not tag["src"].startswith("data:image/png;base64,")] == []
+
+
+def test_a_picture_elsewhere_becomes_a_link_and_others_stay():
+    text = "![x](https://a.b/c.png) ![plot](attachment:a.png) [r](https://example.org)"
+    page = page_of(new_markdown_cell(text, attachments={"a.png": {"image/png": "aGk="}}))
+
+    assert [tag["href"] for tag in page.find_all("a", href=True)] == ["https://a.b/c.png", "https://example.org"]
+    assert [tag["src"] for tag in page.find_all("img")] == ["data:image/png;base64,aGk="]
+
+
 def test_honest_text_stays_as_it_was_written():
     text = """# A [link](https://example.org/a?b=c) and <https://example.org>
 

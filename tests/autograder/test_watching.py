@@ -175,6 +175,25 @@ def test_a_notebooks_kernel_ends_whatever_broke_its_watch(tmp_path, monkeypatch)
         assert (lives(pid), home.exists()) == (False, False)
 
 
+def test_a_notebooks_folder_goes_where_its_processes_could_not_be_ended(tmp_path, monkeypatch):
+    kernel = pytest.importorskip("autograder.notebooks.kernel")
+
+    def break_of_it(*_):
+        raise OSError("nothing can be read of /proc")
+
+    monkeypatch.setattr(kernel, "_end", break_of_it)
+    home = tmp_path / "home"
+    home.mkdir()
+    with sleeping() as pid:
+        kernel._keep(pid, Policy(), home, ["seccomp", "landlock"], set())
+        os.kill(pid, signal.SIGKILL)
+        end = time.monotonic() + 10
+        while home.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+
+        assert not home.exists()
+
+
 def test_a_box_that_broke_is_a_new_one_for_the_next_notebook(monkeypatch):
     boxed = pytest.importorskip("autograder.notebooks.boxed")
     done = []

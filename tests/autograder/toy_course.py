@@ -135,7 +135,7 @@ def submit(
     for cell in lab.cells:
         name = cell.metadata.get("nbgrader", {}).get("grade_id", "")
         cell.source = (answers or {}).get(name.removeprefix("written-"), cell.source)
-    lab.cells[1:1] = [nbformat.v4.new_code_cell(source) for source in code or ()]
+    lab.cells[2:2] = [nbformat.v4.new_code_cell(source) for source in code or ()]
     nbformat.write(lab, folder / f"{LESSON}.ipynb")
     return folder
 
