@@ -31,7 +31,7 @@ class News:
     Noise is news, whatever it is for. Other builds of zlib compress somewhat better or worse: a test leaves them a margin.
 
     Of a message the first 64 KB are looked at, and of a rank the first 2 MB, where a tensor counts as 128 bytes at least: what comes
-    after them is no news.
+    after them does not count.
     """
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 Imports leave a thousand of them, scattered over all pages that the worker has written. `malloc` hands them out first, so each
 process of a test would copy some 300 pages for the sake of a few hundred bytes on each. Once they are taken, what a test
-allocates lies side by side on new pages.
+allocates is side by side on new pages.
 """
 
 import ctypes
