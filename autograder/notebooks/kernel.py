@@ -28,6 +28,7 @@ MEMORY_MB, SCRATCH_MB = 2500, 256
 CPU_S, WALL_S = 600.0, 4800.0  # of processor time, and on the clock, for all that a notebook starts
 _LOOK_S = 0.25
 _MOST_COPIED = 128 << 20
+_BACKEND = "module://matplotlib_inline.backend_inline"  # plots become outputs of their cells
 _LISTENS = ("accept", "accept4", "sendmsg")  # on ports that were there before; no other socket can be made
 
 
@@ -108,21 +109,23 @@ def _copy(source: Path, target: Path, room: int, only: str = "") -> int:
 
 def _listening(policy: Policy, layers: list[str], options: list[str]) -> Any:
     """A kernel that listens and has run nothing yet, confined."""
+    os.environ["MPLBACKEND"] = _BACKEND  # before matplotlib asks for it
     import matplotlib.pyplot  # noqa: F401 - it looks for styles in the grader's home, and that is out of reach, too
-    import matplotlib_inline.backend_inline  # noqa: F401 - before its place may be out of reach
     from ipykernel.kernelapp import IPKernelApp
+    from matplotlib_inline import backend_inline  # before its place may be out of reach
     from zmq.utils import garbage
 
     execution = os.environ.get("NBGRADER_EXECUTION", "")
     folders = libraries.folders()
     unreachable = libraries.open_unreachable(sys.path) if "uid" in layers else {}
     libraries.read_through(unreachable)
+    _tell_where_modules_are(unreachable)
     confine.close_all_but({0, 1, 2, *unreachable.values()})
     confine.clean_environment(policy.scratch)
     os.environ.update(
         NBGRADER_EXECUTION=execution,
         IPYTHONDIR=f"{policy.scratch}/ipython",
-        MPLBACKEND="module://matplotlib_inline.backend_inline",
+        MPLBACKEND=_BACKEND,
     )
     rules = seccomp.build(allowed=_LISTENS, all_threads=True)
     confine.confine(policy, [layer for layer in layers if layer != "seccomp"], None, folders, listens=True)
@@ -131,10 +134,19 @@ def _listening(policy: Policy, layers: list[str], options: list[str]) -> Any:
         os.dup2(null, descriptor)
     app = IPKernelApp.instance(connection_file=f"{policy.scratch}/connection.json")
     app.initialize(options)
+    backend_inline.configure_inline_support(app.shell, _BACKEND)  # by itself it does so where it finds a shell already
     garbage.gc.start()  # pyzmq's thread for large messages; the first of them would start it
     rules.load()
     sys.path.insert(0, "")  # the lab's folder: from here on the student's files may be imported
     return app
+
+
+def _tell_where_modules_are(unreachable: dict[str, int]) -> None:
+    """A notebook may read the source of a module that was imported before, as lesson 02 reads that of argparse."""
+    for module in list(sys.modules.values()):
+        known = getattr(module, "__dict__", {})  # asking a module itself may import something
+        if isinstance(known.get("__file__"), str):
+            known["__file__"] = libraries.led_through(known["__file__"], unreachable)
 
 
 # ---------------------------------------------------------------------------------------------- the keeper

@@ -14,6 +14,7 @@ _HARMLESS = re.compile(r"https?://|mailto:|#", re.IGNORECASE)
 _PICTURE = re.compile(r"data:image/(png|jpeg|gif);base64,[A-Za-z0-9+/=\s]*")
 _OPENS_A_TARGET = re.compile(r"\](?=\s*[(:\[])")  # [text](target), [name]: target
 _PICTURE_ELSEWHERE = re.compile(r"!(?=\[(?![^]\n]*\]\(attachment:))")  # the mark that makes a picture of a link
+_ALIGNED = re.compile(r"text-align: ?(left|right|center);?")  # a column of a table
 _MOST = 256 << 10  # characters of a text that is rendered to look at it
 
 
@@ -80,5 +81,5 @@ class _Targets(HTMLParser):
                 is_followed = name == "href" and tag == "a"  # what else has a target is fetched with the page
                 harmless = leads_to_a_harmless_place if is_followed else _PICTURE.fullmatch
                 self.are_harmless &= bool(harmless(value or ""))
-            elif name.startswith("on") or name == "style":
+            elif name.startswith("on") or (name == "style" and not _ALIGNED.fullmatch(value or "")):
                 self.are_harmless = False

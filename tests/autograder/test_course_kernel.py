@@ -64,4 +64,8 @@ def test_a_lab_runs_in_the_confined_kernel(lesson, tmp_path, monkeypatch):
         assert [cell.source for cell in cells if cell.execution_count is None] == []
         outputs = [(cell, output) for cell in cells for output in cell.outputs]
         assert [(cell.source, output) for cell, output in outputs if is_amiss(cell, output)] == []
+        plots = [cell for cell in cells if "plt.show()" in cell.source]
+        assert [
+            cell.source for cell in plots if not any("image/png" in each.get("data", {}) for each in cell.outputs)
+        ] == []
         assert taken < MOST_S

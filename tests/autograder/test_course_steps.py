@@ -270,6 +270,10 @@ def test_honest_text_stays_as_it_was_written():
 
 [mail](mailto:a@b.c), [down](#there), $a_{[1]}$, ![plot](attachment:a.png), `x[0](1)`, a list[int]: see [r]
 
+| of | points |
+|:---|---:|
+| Mask | 3 |
+
 [r]: https://example.org/r
 """
     cell = new_markdown_cell(text, attachments={"a.png": {"image/png": "aGk="}})

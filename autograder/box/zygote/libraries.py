@@ -32,15 +32,16 @@ def read_through(libraries: dict[str, int]) -> None:
     """Leads the import system to the descriptors of unreachable folders, in this process and all that it forks."""
     if not libraries:
         return
-
-    def through(path):
-        for folder, descriptor in sorted(libraries.items(), key=lambda item: -len(item[0])):
-            if path == folder or path.startswith(folder + "/"):
-                return f"/proc/self/fd/{descriptor}" + path[len(folder) :]
-        return path
-
-    sys.path[:] = [through(path) for path in sys.path]
+    sys.path[:] = [led_through(path, libraries) for path in sys.path]
     sys.path_importer_cache.clear()
     for module in list(sys.modules.values()):
         if isinstance(getattr(module, "__path__", None), list):
-            module.__path__ = [through(path) for path in module.__path__]
+            module.__path__ = [led_through(path, libraries) for path in module.__path__]
+
+
+def led_through(path: str, libraries: dict[str, int]) -> str:
+    """The path below a descriptor, where it is in one of the unreachable folders."""
+    for folder, descriptor in sorted(libraries.items(), key=lambda item: -len(item[0])):
+        if path == folder or path.startswith(folder + "/"):
+            return f"/proc/self/fd/{descriptor}" + path[len(folder) :]
+    return path
