@@ -1,7 +1,7 @@
 """Free blocks of C's heap, used up before the processes of tests are forked.
 
 Imports leave a thousand of them, scattered over all pages that the worker has written. `malloc` hands them out first, so each
-process of a test would copy some 300 pages for the sake of a few hundred bytes on each. Once they are taken, what a test
+process of a test would copy some 250 pages for the sake of a few hundred bytes on each. Once they are taken, what a test
 allocates is side by side on new pages.
 """
 
