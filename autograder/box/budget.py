@@ -18,9 +18,10 @@ ten minutes that Gradescope gives it, and WALL_FACTOR x `deadline_s` elsewhere.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .clock import Limits, Usage
+from ..errors import BoxError
+from .clock import TOO_BUSY, Limits, Spent, Usage
 
 Test = tuple[str, str]  # module, function
 
@@ -78,6 +79,7 @@ class Budget:
         self._looked_at = time.monotonic()
         self._end = self._looked_at + self._allowed.wall_s
         self._calls = self._own = 0.0  # of all tests
+        self._spent = Spent()
         self._test: Test | None = None
         self._cost = Cost()  # of the test; what comes before any test is nobody's
         self._base: float | None = None  # what had been used before the test's first call
@@ -108,8 +110,15 @@ class Budget:
     # ------------------------------------------------------------------------------------------ what is allowed
 
     def spent(self) -> str:
-        """Why no further test can be run; "" while one can."""
+        """Why no further test can be run; "" while one can.
+
+        Raises:
+            BoxError: the time on the wall is over, and for most of it the submission neither computed nor slept.
+        """
         if time.monotonic() > self._end:
+            self._look()
+            if self._was_starved():
+                raise BoxError(f"the {self._allowed.wall_s:g} s for the whole lesson were used up: {TOO_BUSY}")
             return "the time for the whole lesson was used up"
         self._look_now_and_then()
         if self._left() <= 0:
@@ -157,8 +166,14 @@ class Budget:
         return self._allowed.lesson_s - self._calls - self._own
 
     def _before_the_end(self, limits, whose=""):
-        wall_s = min(limits.wall_s, self._end - time.monotonic())
-        return Limits(limits.cpu_s, limits.idle_s, max(wall_s, _LEAST_LEFT_S), whose)
+        left = max(self._end - time.monotonic(), _LEAST_LEFT_S)
+        wall_s = min(limits.wall_s, left)
+        starved_s = min(limits.starved_s, left - wall_s)
+        return replace(limits, wall_s=wall_s, starved_s=starved_s, whose=whose, spent=self._spent)
+
+    def _was_starved(self):
+        """Whether a quiet machine would have done it in half the time; never where nobody can read what was used."""
+        return self._calls > 0 and self._calls + self._own + self._spent.idle_s < self._allowed.wall_s / 2
 
     # ------------------------------------------------------------------------------------------ what was used
 

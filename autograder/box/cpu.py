@@ -11,7 +11,8 @@ from dataclasses import dataclass
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _PROC = os.path.isdir("/proc/self")
 READABLE = _PROC or sys.platform == "darwin"
-_AWAKE = b"RDU"  # runs or waits for a processor; waits for a disk (macOS says U)
+_READY = b"R"  # runs, or waits for a processor
+_AWAKE = b"RDU"  # or waits for a disk (macOS says U)
 
 
 @dataclass
@@ -47,19 +48,19 @@ def used_by(pids: list[int]) -> float:
     return ticks / _TICKS
 
 
-def awake(pids: list[int]) -> bool:
-    """Whether any thread of these processes computes or would, if the machine were less busy."""
-    if not _PROC:
-        return any(state[0].encode() in _AWAKE for state in _ps("stat=", pids))
-    return any(map(_is_awake, pids))
+def awake_and_ready(pids: list[int]) -> tuple[bool, bool]:
+    """Whether any thread of these processes computes or would, if the machine were less busy; and if a processor were free."""
+    states = set().union(*map(_states, pids)) if _PROC else {state[0].encode() for state in _ps("stat=", pids)}
+    return any(state in _AWAKE for state in states), any(state in _READY for state in states)
 
 
-def _is_awake(pid):
+def _states(pid):
+    """Those of its threads."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:  # it ended
-        return False
-    return any(fields and fields[0] in _AWAKE for fields in (_fields(f"/proc/{pid}/task/{id}/stat") for id in threads))
+        return set()
+    return {fields[0] for fields in (_fields(f"/proc/{pid}/task/{id}/stat") for id in threads) if fields}
 
 
 def _fields(path):

@@ -66,7 +66,7 @@ class LocalProcess:
     def usage(self) -> Usage | None:
         """What it used so far; None where neither /proc nor ps says it (Windows): then the wall clock alone limits it."""
         pids = [self._process.pid]
-        return Usage(cpu.used_by(pids), cpu.awake(pids)) if cpu.READABLE else None
+        return Usage(cpu.used_by(pids), *cpu.awake_and_ready(pids)) if cpu.READABLE else None
 
     def stop(self) -> None:
         """Ends it, whatever it is doing."""

@@ -3,7 +3,7 @@
 import socket
 from dataclasses import dataclass
 
-from ..errors import BadReply, NotImported, StudentDied, StudentTimeout, cause_of, class_name, shown
+from ..errors import BadReply, NotImported, StudentDied, cause_of, class_name, shown
 from . import wire
 from .clock import Clock
 
@@ -12,12 +12,12 @@ def receive(connection: socket.socket, clock: Clock, doing: str, caps: wire.Caps
     """The value that comes before the time of `clock` is over; caps are those of a reply, and none for what ranks say to each other.
 
     Raises:
-        StudentTimeout, StudentDied, BadReply
+        StudentTimeout, StudentDied, BadReply. BoxError: the machine gave the code no processor.
     """
     try:
         return wire.receive(connection, clock, caps)
     except wire.DeadlinePassed:
-        raise StudentTimeout(f"{doing} {clock.over}") from None
+        raise clock.fault(doing) from None
     except wire.TooMuch as error:
         raise BadReply(f"your code returned too much: {error}") from None
     except wire.ProtocolError as error:

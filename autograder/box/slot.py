@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import BoxError, StudentDied, StudentFault, StudentTimeout, shown
+from ..errors import BoxError, StudentDied, StudentFault, shown
 from ..files import cannot_be_written, remove_tree
 from . import replies, wire
 from .clock import Clock, Ended, Limits, Usage
@@ -202,7 +202,7 @@ class Channel:
         """Sends a request and returns the reply, for which the code may compute `timeout` seconds.
 
         Raises:
-            StudentTimeout, StudentDied, BadReply
+            StudentTimeout, StudentDied, BadReply. BoxError: the machine gave the code no processor.
         """
         doing = f"calling {request['call']}" if "call" in request else "running the code"
         clock = Clock(timeout, self._slot.usage)
@@ -210,7 +210,7 @@ class Channel:
             wire.send(self._connection, request, clock)
         except wire.DeadlinePassed:
             self._slot.stop()
-            raise StudentTimeout(f"{doing} {clock.over}") from None
+            raise clock.fault(doing) from None
         except OSError:
             pass  # the process is gone; what receive says about it is the better message
         return self._slot.receive(self._connection, clock, doing)

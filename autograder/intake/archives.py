@@ -66,18 +66,18 @@ def read_archive(archive: BinaryIO, budget: Budget | None = None) -> Reading:
     budget = budget or Budget()
     if budget.is_spent:
         return Reading((), "limits")
-    began, cpu, left = time.monotonic(), _cpu_of_readers(), (budget.entries, budget.python)
+    began, cpu, left = time.monotonic(), cpu_of_readers(), (budget.entries, budget.python)
     reading = _read(archive, budget)
     budget.wall_s -= time.monotonic() - began
-    budget.cpu_s -= _cpu_of_readers() - cpu
+    budget.cpu_s -= cpu_of_readers() - cpu
     if reading.trouble:
         budget.entries, budget.python = left
         return Reading((), reading.trouble)
     return reading
 
 
-def _cpu_of_readers():
-    """Of all processes that this one has waited for."""
+def cpu_of_readers() -> float:
+    """Seconds of processor time of all processes that this one has waited for; 0 where the system does not say it (Windows)."""
     times = os.times()
     return times.children_user + times.children_system
 

@@ -12,7 +12,7 @@ from autograder.box.budget import LEAST_S, TIMES, Allowed, Budget, Cost
 from autograder.box.clock import Clock, Limits, Usage
 from autograder.box.sandbox import Sandbox
 from autograder.box.session import MOST_NOTES, Session
-from autograder.errors import StudentTimeout
+from autograder.errors import BoxError, StudentTimeout
 from autograder.grade import Grader
 from autograder.lesson import load
 from autograder.options import Asked
@@ -151,9 +151,16 @@ def test_what_only_waits_is_stopped_sooner_than_the_wall_clock_would(slot, funct
     assert slot.cpu_s < 1.0
 
 
-def test_what_works_and_sleeps_in_turns_is_stopped_by_the_wall_clock(slot):
-    with pytest.raises(StudentTimeout, match="did not answer within 2 s"):
-        ask(slot, "work_and_sleep", timeout=Limits(5.0, 5.0, 2.0))
+@pytest.mark.parametrize("neighbours", [0, 3])
+def test_what_works_and_sleeps_in_turns_is_stopped_by_the_wall_clock(slot, neighbours):
+    with busy(neighbours), pytest.raises(StudentTimeout, match=r"did not answer within \d"):
+        ask(slot, "work_and_sleep", timeout=Limits(5.0, 5.0, 2.0, starved_s=8.0))
+
+
+def test_what_gets_no_processor_is_not_charged(slot, sandbox):
+    """It would answer, on a machine that is less busy."""
+    with busy(12), pytest.raises(BoxError, match="calling work.burn did not answer within .* the machine is too busy"):
+        ask(slot, "burn", 20, timeout=Limits(30.0, 30.0, 2.0, starved_s=2.0))
 
 
 def test_bytes_that_drip_in_set_nothing_back(slot):
@@ -229,6 +236,41 @@ def test_who_waits_for_a_processor_is_not_idle():
     assert clock_of([Usage(1.0)] * 99, Limits(0.4, 0.2, 0.8)).startswith("did nothing for 0.2 s")
 
 
+def starving(limits, idle_between=0):
+    """A clock of code that always could compute, and never gets a processor."""
+    seen = iter([Usage(1.0, awake=True, ready=True)] * 9 + [Usage(1.0)] * idle_between)
+    found = Clock(limits, lambda: next(seen, Usage(1.0, awake=True, ready=True)))
+    began = time.monotonic()
+    while found():
+        time.sleep(0.005)
+    return found, time.monotonic() - began
+
+
+def test_who_gets_no_processor_has_more_time_and_then_it_is_the_machines_fault():
+    found, lasted = starving(Limits(0.2, 9, 0.3, starved_s=0.6))
+
+    fault = found.fault("calling f")
+    assert isinstance(fault, BoxError), fault
+    assert "waited for a processor: the machine is too busy" in str(fault)
+    assert 0.85 < lasted < 2.0
+    assert found.limits.spent.starved_s > 0.5 > found.limits.spent.idle_s
+
+
+def test_a_wait_that_must_end_soon_is_the_machines_fault_too():
+    """The end of a zip's time: nothing can be added."""
+    found, lasted = starving(Limits(0.2, 9, 0.4))
+
+    assert isinstance(found.fault("calling f"), BoxError)
+    assert 0.35 < lasted < 0.8
+
+
+def test_what_sleeps_for_most_of_its_time_is_at_fault_on_a_busy_machine_too():
+    found, lasted = starving(Limits(0.2, 99, 0.9, starved_s=9), idle_between=999)
+
+    assert isinstance(found.fault("calling f"), StudentTimeout)
+    assert lasted < 2.5
+
+
 def test_what_was_used_before_the_wait_is_not_counted():
     assert clock_of([Usage(100.0, True), Usage(100.3, True), Usage(100.5, True)], Limits(0.4, 9, 9)).startswith(
         "used more"
@@ -280,6 +322,29 @@ def test_a_test_gets_what_the_solution_needs_once_two_took_too_long():
     assert budget.for_a_call(10).cpu_s == pytest.approx(LEAST_S.calls + TIMES * 0.2)
     assert budget.for_a_call(1).cpu_s == 1
     assert budget.for_the_tests_own_code() == pytest.approx(LEAST_S.own)
+
+
+@pytest.mark.parametrize(("used", "slept", "is_ours"), [(0.5, 0.0, True), (3.0, 0.0, False), (0.5, 3.0, False)])
+def test_a_lesson_that_ends_on_the_wall_is_ours_where_the_machine_did_not_work(monkeypatch, used, slept, is_ours):
+    usages = iter([Usage(0.0), Usage(used)])
+    budget = Budget(Allowed(10, 100, 5.0, 60), usage=lambda: next(usages), exact=True)
+    budget.begin(("m", "a"))
+    budget.for_a_call(1).spent.idle_s += slept
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 6)
+
+    if is_ours:
+        with pytest.raises(BoxError, match="the 5 s for the whole lesson were used up: the machine is too busy"):
+            budget.spent()
+    else:
+        assert budget.spent() == "the time for the whole lesson was used up"
+
+
+def test_a_wait_ends_with_the_lesson_however_long_it_starves():
+    limits = Budget(Allowed(10, 100, 100.0, 60)).for_a_call(10)
+
+    assert limits.wall_s == 80
+    assert 19 < limits.starved_s <= 20
 
 
 def test_one_failed_import_is_one_overrun():

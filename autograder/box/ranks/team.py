@@ -12,7 +12,7 @@ import selectors
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import BadReply, StudentDied, StudentFault, StudentTimeout
 from .. import replies, wire
@@ -63,6 +63,7 @@ class Team:
         Raises:
             StudentTimeout, StudentDied, BadReply: of any rank; the others are stopped then. What a rank raised before
                 comes first in the text: the rest may be no more than its consequence.
+            BoxError: the machine gave them no processor.
         """
         by_rank: dict[int, object] = {}
         try:
@@ -82,7 +83,7 @@ class Team:
                 stack.callback(member.stop)
 
     def _too_late(self, clock):
-        return StudentTimeout(f"the code of the ranks {clock.over}: {self._broker}")
+        return clock.fault("the code of the ranks", f": {self._broker}")
 
     def _with_its_cause(self, fault, by_rank):
         if isinstance(fault, BadReply):
@@ -134,7 +135,7 @@ class Team:
         idle_s = self._broker.patience_s
         if idle_s is None or replies.read(reply).raised is None:
             return clock
-        return Clock(Limits(clock.limits.cpu_s, idle_s, clock.limits.wall_s), self._usage)
+        return Clock(replace(clock.limits, idle_s=idle_s), self._usage)
 
     def _hear(self, rank, clock):
         """Takes all messages of a rank that are there; what comes when the time is over is not received any more."""

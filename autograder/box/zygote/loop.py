@@ -143,7 +143,7 @@ class Zygote:
     def _usage(self, slot: Slot) -> Usage:
         with self._or_its_end(slot):
             pids = self._read_meter(slot)
-            return Usage(slot.meter.seconds, cpu.awake(pids), slot.peak.read())
+            return Usage(slot.meter.seconds, *cpu.awake_and_ready(pids), slot.peak.read())
         return Usage(slot.meter.seconds)
 
     def _measure(self, slot):
