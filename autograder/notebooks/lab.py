@@ -83,7 +83,8 @@ def handout_lab(lesson: Lesson) -> NotebookNode:
     pieces = pieces_of(text)
     at = _place(pieces, ACTIVITIES)
     made = [
-        _code(piece, index) if piece.is_code else [new_markdown_cell(piece.text)] for index, piece in enumerate(pieces)
+        _code(piece, _file_of(pieces, index)) if piece.is_code else [new_markdown_cell(piece.text)]
+        for index, piece in enumerate(pieces)
     ]
     made.insert(_end_of(pieces, QUESTIONS), _answers(lesson))
     made.insert(at, _tests(lesson))
@@ -152,13 +153,19 @@ def _end_of(pieces, heading):
 # ---------------------------------------------------------------------------------------------- cells
 
 
-def _code(piece: Piece, index: int) -> list[NotebookNode]:
+def _code(piece: Piece, name: str) -> list[NotebookNode]:
     if not starts_ranks(piece.text):
         return [new_code_cell(piece.text)]
-    name = f"activity_{index}.py"
     return [new_code_cell(f"%%writefile {name}\n{piece.text}"), new_code_cell(f'run_file("{name}")')]
 
 
+def _file_of(pieces, index):
+    """The name of a block's file: that under which the prose above it says that it should be saved."""
+    said = _SAVED_AS.search(pieces[index - 1].text) if index else None
+    return said[1] if said else f"activity_{index}.py"
+
+
+_SAVED_AS = re.compile(r"Save as `(\w+\.py)`")
 _FIRST = "# Run this cell first.\nfrom grading.lab import hidden_tests"
 
 

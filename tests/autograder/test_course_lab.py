@@ -1,6 +1,7 @@
 """What a lab is made of, and what must not be in it."""
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -10,7 +11,7 @@ from toy_course import LESSON, write_toy_course
 
 from autograder.errors import LessonError
 from autograder.lesson import load
-from autograder.notebooks.cells import pieces_of
+from autograder.notebooks.cells import pieces_of, starts_ranks
 from autograder.notebooks.course import build_course, source_files
 from autograder.notebooks.lab import handout_lab, hidden_cells
 from autograder.questions import question_text, questions_of
@@ -93,6 +94,15 @@ def test_a_question_is_the_handouts_or_its_own_text(toy):
 
     assert cells["question-diagonal"].source.startswith("**Question (2 points).** Why is the diagonal\ntrue?")
     assert cells["question-cost"].source.startswith("**Question (3 points).** What does attention cost")
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
+def test_a_block_that_is_saved_has_the_name_that_the_handout_says(lesson):
+    text = lesson.handout.read_text("utf-8")
+    written = re.findall(r"^%%writefile (.+)", "\n".join(cell.source for cell in handout_lab(lesson).cells), re.MULTILINE)
+
+    assert len(written) == len(set(written)) == sum(map(starts_ranks, re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)))
+    assert {name for name in written if not name.startswith("activity_")} == set(re.findall(r"Save as `(.+?)`", text))
 
 
 def test_the_points_of_cells_are_those_of_the_hidden_suite(toy):

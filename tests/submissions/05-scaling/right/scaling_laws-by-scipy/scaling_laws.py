@@ -29,21 +29,29 @@ def column(name, values):
 
 
 def fit_chinchilla(params, tokens, losses):
-    from scipy.optimize import least_squares
+    from scipy.optimize import least_squares, nnls
 
-    n, d, y = column("params", params).log(), column("tokens", tokens).log(), column("losses", losses).log()
+    n, d, y = column("params", params).log(), column("tokens", tokens).log(), column("losses", losses)
     if not len(n) == len(d) == len(y) or len(n) < 5:
         raise ValueError(f"{len(n)} params, {len(d)} tokens, {len(y)} losses")
+    middle_n, middle_d = n.mean(), d.mean()
+    n, d = n - middle_n, d - middle_d
+
+    def first(alpha, beta):
+        terms = torch.stack([torch.ones_like(n), (-alpha * n).exp(), (-beta * d).exp()], dim=1)
+        found, missing = nnls((terms / y[:, None]).numpy(), torch.ones_like(y).numpy())
+        return missing, [math.log(max(each, 1e-3)) for each in found] + [alpha, beta]
 
     def residuals(x):
         e, a, b, alpha, beta = torch.tensor(x, dtype=torch.float64)
-        return (torch.stack([e.expand_as(n), a - alpha * n, b - beta * d]).logsumexp(0) - y).numpy()
+        return (torch.stack([e.expand_as(n), a - alpha * n, b - beta * d]).logsumexp(0) - y.log()).numpy()
 
-    options = {"x_scale": "jac", "loss": "huber", "f_scale": 1e-3, "xtol": 1e-14, "ftol": 1e-14, "gtol": 1e-14}
-    starts = [[0.5, a, b, 0.3, 0.3] for a in (5.0, 7.0) for b in (5.0, 7.0)]
-    best = min((least_squares(residuals, start, max_nfev=300, **options) for start in starts), key=lambda found: found.cost)
-    e, a, b, alpha, beta = map(float, best.x)
-    return {"beta": beta, "alpha": alpha, "B": math.exp(b), "A": math.exp(a), "E": math.exp(e)}
+    options = {"x_scale": "jac", "loss": "huber", "f_scale": 1e-3, "xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}
+    starts = sorted(first(alpha / 20, beta / 20) for alpha in range(3, 13) for beta in range(3, 13))[:3]
+    fits = [least_squares(residuals, start, max_nfev=300, **options) for _, start in starts]
+    e, a, b, alpha, beta = map(float, min(fits, key=lambda fit: fit.cost).x)
+    A, B = math.exp(a + alpha * float(middle_n)), math.exp(b + beta * float(middle_d))
+    return {"beta": beta, "alpha": alpha, "B": B, "A": A, "E": math.exp(e)}
 
 
 def isoflop_optimum(params, losses):
