@@ -34,7 +34,7 @@ from .box.inside.gloo import span
 from .box.ranks.listener import Event
 from .box.ranks.local import LocalTeam
 from .box.ranks.post import Message
-from .errors import StudentFault
+from .errors import BoxError, StudentFault
 
 __all__ = ["RankError", "Ranks", "run_ranks", "span"]
 _STARTS_S = 30.0  # for the ranks to import torch and the function's file, and to meet
@@ -97,6 +97,8 @@ def _ask(team, request, ranks, timeout):
         answers = team.ask(request, Limits(ranks * timeout, timeout, timeout))
     except StudentFault as fault:
         raise RankError(f"{fault}\n\n{fault.detail}".rstrip()) from None
+    except BoxError as fault:  # the machine gave them no processor
+        raise RankError(str(fault)) from None
     by_rank = {rank: replies.read(reply) for rank, reply in answers.items()}
     for rank, reply in by_rank.items():  # in the order in which they came: the first to raise speaks for all
         if reply.raised is not None:

@@ -9,7 +9,7 @@ import torch
 
 from autograder import gloo
 from autograder.box.ranks.listener import Event, Listener
-from autograder.errors import AuthorError, BadReply
+from autograder.errors import AuthorError, BadReply, BoxError
 from autograder.gloo import RankError, run_ranks
 from autograder.timeline import timeline
 
@@ -96,6 +96,15 @@ def test_what_took_time_is_recorded(work):
 def test_a_rank_that_fails_ends_all_and_is_named(work, name, says):
     with pytest.raises(RankError, match=says):
         run_ranks(f"gloo_work:{name}", 2, timeout=5)
+
+
+def test_a_machine_without_a_free_processor_is_said(work, monkeypatch):
+    def starves(*_):
+        raise BoxError("the machine is too busy to judge this")
+
+    monkeypatch.setattr(gloo.LocalTeam, "ask", starves)
+    with pytest.raises(RankError, match="too busy"):
+        run_ranks("gloo_work:add", 2, 1.0)
 
 
 def test_what_each_rank_cannot_find_or_be_given_is_said_at_once():
