@@ -348,8 +348,8 @@ def test_a_parameter_without_a_part_in_the_loss_counts_as_zero(student, check, r
 
 @pytest.mark.points(2)
 def test_ranks_may_use_different_parameters_in_several_backwards(student, check, rng):
-    """Which buckets are full when differs between the ranks; one of them has no backward at all."""
-    plan = [[[ALL, [0, 1]], [[0, 1], ALL]], [[ALL, [3]], []]]
+    """Which buckets are full when differs between the ranks; one of them has no backward at all; the last one uses less."""
+    plan = [[[ALL, [0, 1]], [[0, 1], ALL]], [[ALL, [3]], []], [[ALL, [0, 1]]] * 2]
     found, factor, grads = parts_run(student, rng, plan, SMALL)
 
     sums = [[added_up(*rank) if rank else times(0, grads[0][0][0]) for rank in step] for step in grads]
@@ -362,6 +362,11 @@ def test_ranks_may_use_different_parameters_in_several_backwards(student, check,
         "after several backwards each rank keeps its own gradients": sums[0],
     }, what="the gradients after the first step")  # fmt: skip
     check([steps[1] for steps in found], [second] * 2, what="the gradients where a rank has had no backward")
+    third = added_up(times(factor, mean_of(sums[2])), times(factor, second))
+    own = [third[:2] + added_up(second, rank)[2:] for rank in sums[2]]
+    check([steps[2] for steps in found], [third] * 2, what="the gradients where the last backward uses less", mistakes={
+        "what no rank uses in its last backward is not averaged, although an earlier one has used it": own,
+    })  # fmt: skip
 
 
 @pytest.mark.points(1)
@@ -625,7 +630,9 @@ def test_nothing_is_sent_for_frozen_parameters(student, check, rng):
     traffic, grads = step_messages(student, eights(rng), {}, frozen=[1, 3, 4])
 
     for sent, found in zip(gradients_sent(traffic, 2, 4), grads, strict=True):
-        check(found, [True, None, True, None, None, True], what="which parameters have a gradient")
+        check(found, [True, None, True, None, None, True], what="which parameters have a gradient", mistakes={
+            "a frozen parameter gets a gradient; it should have none": check.when(any(found[n] is not None for n in (1, 3, 4))),
+        })  # fmt: skip
         check.that(sent is not None and sum(sent[2] + sent[3]) >= 3 * 512, "not all gradients are sent")
         check.that(
             sum(sent[2] + sent[3]) <= 4 * 512, "more is sent than the gradients of the parameters that are not frozen"

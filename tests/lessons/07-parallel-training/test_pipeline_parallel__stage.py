@@ -206,6 +206,9 @@ def test_gradients_are_added_to_what_is_there(student, check, rng):
     right = [plus_each(*pair) for pair in zip(like_sum(added, truth, 2), before, strict=True)]
     check(found, right, relative=EXACT, names=("rank 0", "rank 1"), what="the gradients", mistakes={
         "train_step clears the gradients; it should add to them": truth,
+        "what was in .grad before is divided by the number of microbatches, too; it should stay as it is": [
+            plus_each(*pair, 1 / 2) for pair in zip(truth, before, strict=True)
+        ],
     })  # fmt: skip
 
 
@@ -321,19 +324,19 @@ def test_stages_in_float32(student, check, rng):
 
 
 @pytest.mark.points(2)
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8, torch.bool])
-def test_ids_may_go_from_stage_to_stage(student, check, rng, dtype):
-    """Integers have no gradient: none comes back, and nobody waits for one."""
-    stages = linear_stages(rng, 3, 4, 3)
+@pytest.mark.parametrize(("dtype", "S"), [(torch.int64, 2), (torch.int32, 2), (torch.int16, 2), (torch.uint8, 2), (torch.bool, 2), (torch.int64, 3)])  # fmt: skip
+def test_ids_may_go_from_stage_to_stage(student, check, rng, dtype, S):
+    """Integers have no gradient: none comes back, and nobody waits for one. A stage may get ids, and gradients from the next one."""
+    stages = linear_stages(rng, 3, 4, *[4] * (S - 2), 3)
     stages[0] = {"steps": [("gt", 0), ("to", dtype)], "weights": []}
     stages[1] = {"steps": [("long",), ("embedding",), ("mean", 1), ("linear",)],
                  "weights": [randn(rng, 2, 4, dtype=torch.float64), *stages[1]["weights"]]}  # fmt: skip
-    batch, targets = randn(rng, 4, 3, dtype=torch.float64), tokens(rng, 3, 4)
-    ranks = train_stages(student, stages, (batch, targets, 2, plan_of("GPipe", 2, 2)))
+    batch, targets = randn(rng, 2 * S, 3, dtype=torch.float64), tokens(rng, 3, 2 * S)
+    ranks = train_stages(student, stages, (batch, targets, S, plan_of("GPipe" if S == 2 else "1F1B", S, S)))
 
-    grads = stage_grads(ranks)[1]
+    grads = stage_grads(ranks)[1:]
     _, truth = whole_model(stages, batch, targets)
-    check([grads], like_sum([grads], [truth[1]], 2), relative=EXACT, what="the gradients of the last stage")
+    check(grads, like_sum(grads, truth[1:], S), relative=EXACT, what="the gradients of the stages behind the ids")
 
 
 @pytest.mark.points(2)

@@ -313,11 +313,12 @@ def test_only_targets_that_count_are_averaged(student, check, rng):
 @of_losses
 @pytest.mark.points(2)
 @pytest.mark.parametrize("high", [0, 1])
-@pytest.mark.parametrize(("size", "rows"), [(2e3, "all"), (-2e3, "all"), (2e3, "some")])
+@pytest.mark.parametrize(("size", "rows"), [(2e3, "all"), (-2e3, "all"), (2e3, "some"), (0.0, "far")])
 def test_large_logits_do_not_overflow(student, check, rng, size, rows, high):
-    """In float32 the loss is right for logits of ± 2000, in all rows or some, and where one rank's are much larger than another's."""
-    logits, targets = randn(rng, 6, 8), torch.tensor(shuffled(rng, [4 * high, 4 * high + 3, 4 * high + 1] * 2))
-    sizes = torch.tensor([size] * 6 if rows == "all" else shuffled(rng, [size, -size, 0.0] * 2))
+    """In float32 the loss is right for logits of ± 2000, in all rows or some, and where one rank's are much larger than another's, or far above the target's."""
+    side = 4 * (high if rows != "far" else 1 - high)  # the first id of the rank that has the targets
+    logits, targets = randn(rng, 6, 8), torch.tensor(shuffled(rng, [side, side + 3, side + 1] * 2))
+    sizes = torch.tensor(shuffled(rng, [size, -size, 0.0] * 2) if rows == "some" else [size] * 6)
     logits = (logits + sizes[:, None]).view(6, 2, 4)
     logits[:, 1 - high] -= 200
 
@@ -327,7 +328,10 @@ def test_large_logits_do_not_overflow(student, check, rng, size, rows, high):
     values = [float(loss) for loss in losses if isinstance(loss, torch.Tensor) and loss.numel() == 1]
     broken = len(values) == 2 and not all(map(math.isfinite, values))
     check(losses, [truth] * 2, dtype=torch.float32, relative=1e-3, mistakes={
-        "large logits make the loss infinite or not a number: subtract the maximum": check.when(broken)
+        "large logits make the loss infinite or not a number: subtract the maximum": check.when(broken),
+        "the loss is too small where the target's logit is far below the largest one, as if its distance had a limit": check.when(
+            rows == "far" and len(values) == 2 and max(values) < 0.9 * float(truth)
+        ),
     })  # fmt: skip
 
 
@@ -382,6 +386,7 @@ def test_logits_get_their_slices_of_the_gradient(student, check, rng):
     real, hot = targets != -100, torch.zeros_like(logits).scatter(-1, targets.clamp(min=0)[..., None], 1.0)
     soft, real = (2 * logits).softmax(-1), real[..., None]
     truth, own = slices(6 / 5 * (soft - hot) * real, ranks, -1), log_softmax_of_own(2 * logits, ranks).exp()
+    powers = (2 * (logits - logits.amax(-1, keepdim=True))).exp()  # not divided by their sum
     check(found, truth, relative=1e-9, what="the gradients of logits_shard", mistakes={
         "the gradient is N times too large": [ranks * part for part in truth],
         "the gradient is divided by the number of ranks": [part / ranks for part in truth],
@@ -394,6 +399,9 @@ def test_logits_get_their_slices_of_the_gradient(student, check, rng):
         "targets of -100 give a gradient": slices(6 / 5 * (soft - hot * real), ranks, -1),
         "the gradient of the target's logit is N times too large": slices(6 / 5 * (soft - ranks * hot) * real, ranks, -1),
         "the softmax in the gradient is N times too large": slices(6 / 5 * (ranks * soft - hot) * real, ranks, -1),
+        "the gradient has exp(logit - m) in the place of the probability; divide it by the sum of all ranks": slices(
+            6 / 5 * (powers - hot) * real, ranks, -1
+        ),
         "logits_shard gets no gradient": [0 * part for part in truth],
     })  # fmt: skip
 

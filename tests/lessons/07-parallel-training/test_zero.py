@@ -254,9 +254,11 @@ def test_groups_have_their_own_options(student, check, rng):
     stay = any(torch.equal(*pair) for mine in found for pair in zip(mine, weights, strict=True))
     case = weights, steps, "AdamW"
     in_one = [{**GROUPS[0], "params": [0, 1, 2, 3]}]
+    first_plain = [{"params": GROUPS[0]["params"]}, GROUPS[1]]
     check(found, [updated(*case, ADAMW, groups=GROUPS)] * 2, relative=1e-9, mistakes={
         "the options of the groups are not used": [updated(*case, ADAMW)] * 2,
         "all parameters have the options of the first group": [updated(*case, ADAMW, groups=in_one)] * 2,
+        "the options of the first group are not used": [updated(*case, ADAMW, groups=first_plain)] * 2,
         "the parameters of some group are as before on some rank": check.when(stay),
     })  # fmt: skip
 
