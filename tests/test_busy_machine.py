@@ -17,7 +17,11 @@ SLOWEST = {  # by the processor time that they take; tests/test_samples.py grade
     "01-attention": ["flash-merging-partial-results"],
     "02-transformer": ["a-module-for-each-head"],
     "03-generation": ["speculation-row-by-row", "torch-parts-and-lists"],
+    "04-optimization": ["optimization-step-by-step"],
+    "05-scaling": ["scaling-in-modules"],
+    "07-parallel-training": ["parallel-step-by-step", "ring-in-both-directions"],
 }
+IN_EVERY_RUN = 4  # of these lessons; the others take a minute or two each
 
 
 @pytest.fixture
@@ -32,7 +36,10 @@ def two_cores():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lesson_name", SLOWEST)
+@pytest.mark.parametrize(
+    "lesson_name",
+    [pytest.param(name, marks=pytest.mark.thorough if at >= IN_EVERY_RUN else ()) for at, name in enumerate(SLOWEST)],
+)
 def test_the_slowest_right_work_keeps_its_points_beside_six_busy_processes(lesson_name, two_cores):
     lesson = load(lesson_name, ROOT)
     samples = {sample.name: sample for sample in load_samples(lesson, (RIGHT,))}

@@ -167,7 +167,7 @@ class Clock:
             self.over = f"did nothing for {_number(self.limits.idle_s)} s: it is waiting for something"
 
     def _note_idling(self, passed, napped):
-        """What kept this process from looking is no idle time of theirs."""
+        """What kept this process from looking does not count as theirs."""
         stretch = min(passed, 2 * self._step)
         self._idle = self._idle + stretch if napped else 0.0
         self.limits.spent.idle_s += stretch if napped else 0.0

@@ -47,8 +47,11 @@ def fit_chinchilla(params, tokens, losses):
         return (torch.stack([e.expand_as(n), a - alpha * n, b - beta * d]).logsumexp(0) - y.log()).numpy()
 
     options = {"x_scale": "jac", "loss": "huber", "f_scale": 1e-3, "xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}
-    starts = sorted(first(alpha / 20, beta / 20) for alpha in range(3, 13) for beta in range(3, 13))[:3]
-    fits = [least_squares(residuals, start, max_nfev=300, **options) for _, start in starts]
+    fits = []
+    for _, start in sorted(first(alpha / 20, beta / 20) for alpha in range(3, 13) for beta in range(3, 13))[:12]:
+        fits.append(least_squares(residuals, start, max_nfev=300, **options))
+        if fits[-1].cost < 1e-20:
+            break
     e, a, b, alpha, beta = map(float, min(fits, key=lambda fit: fit.cost).x)
     A, B = math.exp(a + alpha * float(middle_n)), math.exp(b + beta * float(middle_d))
     return {"beta": beta, "alpha": alpha, "B": B, "A": A, "E": math.exp(e)}
