@@ -594,6 +594,7 @@ def test_small_parameters_share_a_bucket(student, check, rng):
         ({}, 1, torch.float64),
         ({"bucket_size_mb": 1600 / MB}, 2, torch.float64),
         ({"bucket_size_mb": 1030 / MB}, 3, torch.float64),  # 1030 / 2^20 million bytes would be 982
+        ({"bucket_size_mb": 1024 / MB}, 3, torch.float64),  # two fill a bucket to the last byte
         ({"bucket_size_mb": 600 / MB}, 3, torch.float32),
     ]
     for options, most, dtype in cases:
@@ -604,8 +605,22 @@ def test_small_parameters_share_a_bucket(student, check, rng):
             check.that(count > 0, NOT_SENT)
             once = sum(sent[2] + sent[3]) <= 1.25 * 6 * 64 * dtype.itemsize
             check.that(once, "more is sent than the gradients: each should be sent once")
+            to_the_last_byte = options.get("bucket_size_mb") == 1024 / MB
+            check.that(
+                count < 6 or not to_the_last_byte,
+                "a parameter that fills a bucket to its limit begins a new one; a bucket may have as many bytes as the limit",
+            )
             check.that(count < 6, "each parameter is sent alone; parameters that fit into a bucket should share one")
             check.that(count <= most + 1, "buckets are not filled up: a parameter that still fits begins a new one")
+
+    def default():
+        import inspect
+
+        from data_parallel import DistributedDataParallel
+
+        return inspect.signature(DistributedDataParallel).parameters["bucket_size_mb"].default == 25
+
+    check.that(student.run(default), "the default of bucket_size_mb is another number; it should be 25")
 
 
 @pytest.mark.points(2)
