@@ -270,23 +270,15 @@ class PipelinePart(nn.Module):
 # ---------------------------------------------------------------------------------------------- zero
 
 
-class Counting(torch.optim.Optimizer):
-    """Counts the elements that are updated by all optimizers of the classes below."""
+class CountingAdamW(torch.optim.AdamW):
+    """AdamW that counts the elements that are updated by all optimizers of this class."""
 
     elements = 0
 
     def step(self, closure=None):
         own = [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]
-        Counting.elements += sum(weight.numel() for weight in own)
+        CountingAdamW.elements += sum(weight.numel() for weight in own)
         return super().step(closure)
-
-
-class CountingAdamW(Counting, torch.optim.AdamW):
-    pass
-
-
-class CountingAdagrad(Counting, torch.optim.Adagrad):
-    """Its state is made with it, not in the first step."""
 
 
 def optimized(weights, steps, name, options, groups=None):
@@ -301,8 +293,7 @@ def optimized(weights, steps, name, options, groups=None):
     given = parameters
     if groups is not None:
         given = [{**group, "params": [parameters[n] for n in group["params"]]} for group in groups]
-    counting = {"CountingAdamW": CountingAdamW, "CountingAdagrad": CountingAdagrad}
-    kind = counting.get(name) or getattr(torch.optim, name)
+    kind = CountingAdamW if name == "CountingAdamW" else getattr(torch.optim, name)
     optimizer = ZeroRedundancyOptimizer(given, kind, **options)
     for gradients in steps:
         if isinstance(gradients, tuple):
