@@ -422,6 +422,26 @@ def ring_inputs(*tensors):
     return [own_slice(whole, 2).requires_grad_() for whole in tensors]
 
 
+@contextlib.contextmanager
+def loose_messages():
+    """A list that gets the shapes of what is sent, or received into, while it is entered, and is not contiguous."""
+    group, found = torch.distributed.group.WORLD, []
+
+    def noting(operation):
+        def begin(tensors, *options):
+            found.extend(list(tensor.shape) for tensor in tensors if not tensor.is_contiguous())
+            return operation(tensors, *options)
+
+        return begin
+
+    for name in ("send", "recv"):
+        setattr(group, name, noting(getattr(group, name)))
+    try:
+        yield found
+    finally:
+        del group.send, group.recv
+
+
 def exact_memory():
     """Tensors of 64 KB and more get memory of their own from the kernel and give it back: a process has what its tensors hold."""
     if sys.platform.startswith("linux"):

@@ -10,6 +10,7 @@ from shared import attend, is_own, nearly, randn, weigh
 
 EXACT = {torch.float32: 1e-4, torch.float64: 1e-9}  # the contract's tolerances
 FEW = 6  # blocks
+LOOSE = "a tensor that is not contiguous is sent, or received into, which gloo refuses; it should be contiguous"
 NOT_HOME = "the gradients of a block stop one rank before they are home"
 TOO_FAR = "the gradients of a block are sent one rank too far"
 ELSEWHERE = "the gradients of a block end at the other rank"
