@@ -24,7 +24,7 @@ from ring_attention_helpers import (
     unsliced,
     whole,
 )
-from shared import has_nan, is_own, nearly
+from shared import attend, dtype_of, has_nan, is_own, nearly, randn
 
 pytestmark = pytest.mark.question("gradients")
 
@@ -292,3 +292,37 @@ def test_gradients_are_exact_in_float64(student, check, rng):
         is_double = all(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in found)
         is_coarse = is_double and nearly(found, sliced(right, 2), 1e-4)
         check(found, sliced(truth, 2), relative=within, mistakes={coarse: check.when(is_coarse)})
+
+
+@pytest.mark.points(1)
+def test_sums_over_the_keys_are_float32(student, check, rng):
+    """Inputs in bfloat16 get an output and gradients in bfloat16, whose sums over the keys are made in float32."""
+    k, v, g = (each.bfloat16() for each in randn(rng, 3, 2, 2, 4, 4))
+    q, g = randn(rng, 2, 2, 8, 4).bfloat16() / 128, torch.cat([g, g.flip(2)], dim=2)
+    # What a block gives to dq, the other one nearly takes away.
+    k, v = torch.cat([k, -k], dim=2), torch.cat([v, v], dim=2)
+
+    def probe(*tensors):
+        from ring_attention import ring_attention
+
+        found = []
+        for dtype in (torch.bfloat16, torch.float32):
+            *inputs, cotangent = (inside.own_slice(each, 2).to(dtype) for each in tensors)
+            inputs = [each.requires_grad_() for each in inputs]
+            output = inside.a_tensor(ring_attention(*inputs))
+            found.append([output.detach(), *inside.gradients(output, inputs, [cotangent])])
+        return found
+
+    results = student.on(ranks=2).run(probe, q, k, v, g)
+
+    wide = "the output is float32 although the inputs are bfloat16"
+    coarse = "sums over the keys are made in bfloat16; they should be made in float32"
+    truth = [attend(q, k, v)[0], *true_ring_gradients(q, k, v, g)]
+    for n, (right, within) in enumerate(zip(truth, (2e-2, 2e-2, 0.2, 0.2), strict=True)):
+        found, own = [half[n] for half, _ in results], unsliced([single[n] for _, single in results])
+        wanted = expected_like(own, right, torch.float32)[0]
+        is_half = all(dtype_of(x) == torch.bfloat16 for x in found)
+        check(found, sliced(wanted, 2), dtype=torch.bfloat16, relative=within, mistakes={
+            wide: check.when(n == 0 and all(dtype_of(x) == torch.float32 for x in found)),
+            coarse: check.when(n < 2 and is_half and nearly(found, sliced(wanted, 2), 0.5 * float(wanted.abs().max()))),
+        })  # fmt: skip

@@ -89,6 +89,9 @@ class BothWays(torch.autograd.Function):
 
 
 def ring_attention(q, k, v, causal=False):
+    wide = torch.promote_types(q.dtype, torch.float32)
+    if q.dtype != wide:
+        return ring_attention(q.to(wide), k.to(wide), v.to(wide), causal).to(q.dtype)
     if not torch.is_grad_enabled() or not any(x.requires_grad for x in (q, k, v)):
         return torch.cat(
             [half_forward(q[:, part], k[:, part], v[:, part], causal, way)[0] for way, part in ways(q.size(1))], 1

@@ -82,4 +82,6 @@ class Ring(torch.autograd.Function):
 
 
 def ring_attention(q, k, v, causal=False):
+    if q.dtype in (torch.bfloat16, torch.float16):
+        return Ring.apply(q.float(), k.float(), v.float(), causal).to(q.dtype)
     return Ring.apply(q, k, v, causal)

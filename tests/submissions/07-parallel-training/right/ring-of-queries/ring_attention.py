@@ -64,4 +64,5 @@ class QueriesTravel(torch.autograd.Function):
 
 
 def ring_attention(q, k, v, causal=False):
-    return QueriesTravel.apply(q, k, v, causal)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    return QueriesTravel.apply(q.to(wide), k.to(wide), v.to(wide), causal).type_as(q)
