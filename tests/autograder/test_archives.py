@@ -108,7 +108,7 @@ def test_entries_of_archives_inside_are_counted_together(tmp_path):
 
 
 def test_readers_of_one_submission_share_their_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "_cpu_of_readers", iter(range(0, 10_000, 20)).__next__)  # 20 s each
+    monkeypatch.setattr(archives, "cpu_of_readers", iter(range(0, 10_000, 20)).__next__)  # 20 s each
     files = {f"a{place}.zip": zipped({f"m{place}.py": b"x = 1"}) for place in range(5)}
     (tmp_path / "work.zip").write_bytes(zipped({**files, "attention.py": b"x = 1"}))
 
