@@ -99,9 +99,11 @@ def test_a_question_is_the_handouts_or_its_own_text(toy):
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
 def test_a_block_that_is_saved_has_the_name_that_the_handout_says(lesson):
     text = lesson.handout.read_text("utf-8")
-    written = re.findall(r"^%%writefile (.+)", "\n".join(cell.source for cell in handout_lab(lesson).cells), re.MULTILINE)
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    code = "\n".join(cell.source for cell in handout_lab(lesson).cells)
 
-    assert len(written) == len(set(written)) == sum(map(starts_ranks, re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)))
+    written = re.findall(r"^%%writefile (.+)", code, re.MULTILINE)
+    assert len(written) == len(set(written)) == sum(map(starts_ranks, blocks))
     assert {name for name in written if not name.startswith("activity_")} == set(re.findall(r"Save as `(.+?)`", text))
 
 
