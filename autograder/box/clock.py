@@ -32,10 +32,9 @@ _NAP = 0.05  # share of a time in which a process that only looks whether it can
 
 @dataclass
 class Spent:
-    """Seconds on the wall that waits lasted in which the code only waited itself, or only waited for a processor."""
+    """What the waits of a lesson add up: seconds on the wall in which the code waited by itself, not for a processor."""
 
     idle_s: float = 0.0
-    starved_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,6 @@ class Clock:
         """The wall waits too, until the code has starved for too long."""
         self._end += min(seconds, max(0.0, self.limits.starved_s - self._starved))
         self._starved += seconds
-        self.limits.spent.starved_s += seconds
 
 
 def _number(seconds):

@@ -157,7 +157,7 @@ def test_what_works_and_sleeps_in_turns_is_stopped_by_the_wall_clock(slot, neigh
         ask(slot, "work_and_sleep", timeout=Limits(5.0, 5.0, 2.0, starved_s=8.0))
 
 
-def test_what_gets_no_processor_is_not_charged(slot, sandbox):
+def test_what_gets_no_processor_is_not_charged(slot):
     """It would answer, on a machine that is less busy."""
     with busy(12), pytest.raises(BoxError, match="calling work.burn did not answer within .* the machine is too busy"):
         ask(slot, "burn", 20, timeout=Limits(30.0, 30.0, 2.0, starved_s=2.0))
@@ -253,7 +253,7 @@ def test_who_gets_no_processor_has_more_time_and_then_it_is_the_machines_fault()
     assert isinstance(fault, BoxError), fault
     assert "waited for a processor: the machine is too busy" in str(fault)
     assert 0.85 < lasted < 2.0
-    assert found.limits.spent.starved_s > 0.5 > found.limits.spent.idle_s
+    assert found.limits.spent.idle_s == 0
 
 
 def test_a_wait_that_must_end_soon_is_the_machines_fault_too():
