@@ -52,14 +52,14 @@ def run_suite(
 
 
 class _Only:
-    """Leaves the named test functions of the suite."""
+    """Leaves the named test functions of the suite: the cases of the others are not even made."""
 
     def __init__(self, tests):
         self._tests = tests
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items):
-        items[:] = [item for item in items if (item.originalname or item.name) in self._tests]
+    def pytest_pycollect_makeitem(self, collector, name):
+        return [] if collector.funcnamefilter(name) and name not in self._tests else None
 
 
 class _Quitting:

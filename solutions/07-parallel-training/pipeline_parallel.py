@@ -153,7 +153,7 @@ class PipelineStage:
         backward pass is done, and no longer.
 
         Args:
-            batch: (B, ...) what stage 0 takes; the same on each rank, and not changed.
+            batch: (B, ...) what stage 0 takes; the same on each rank, not changed, and requiring no gradient.
             targets: (B, ...) what loss_fn takes; the same on each rank, and not changed.
             num_microbatches: M, from 1 to B.
             schedule: the plan of all stages: for each a list of ("forward", m) and ("backward", m), of each microbatch one

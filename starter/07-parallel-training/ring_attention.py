@@ -53,7 +53,8 @@ def ring_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bo
         causal: a query sees the keys of its own and of earlier positions of the whole sequence.
 
     Returns:
-        output (B, H, T / P, Dv) in the dtype of q. Sums over the keys are made in float32, or in the dtype of q where that is wider.
+        output (B, H, T / P, Dv) in the dtype of q. Sums over the keys are made in float32, or in the dtype of q where that is wider;
+        the gradients of keys and values may go round in the dtype of k and v.
     """
     # TODO(student): a torch.autograd.Function whose forward and backward each send the blocks round the ring
     raise NotImplementedError("ring_attention is not implemented yet")

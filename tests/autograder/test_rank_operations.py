@@ -213,6 +213,16 @@ def to_itself():
     dist.recv(torch.ones(2), rank())
 
 
+def every_second(operation):
+    x = torch.zeros(4, 6)[:, ::2]
+    if operation == "batch":
+        dist.batch_isend_irecv([dist.P2POp(dist.isend, x, 1 - rank()), dist.P2POp(dist.irecv, torch.zeros(4, 3), 1 - rank())])
+    elif operation == "any":
+        dist.recv(x)
+    else:
+        getattr(dist, operation)(x, 1 - rank())
+
+
 def uneven_output():
     dist.all_gather_into_tensor(torch.zeros(3), torch.zeros(1))
 """
@@ -306,3 +316,9 @@ def test_a_message_to_oneself_is_refused_where_it_is_called(boxed):
 def test_a_tensor_that_has_no_equal_parts_is_refused_where_it_is_given(boxed):
     with pytest.raises(StudentRaised, match=r"a tensor \(3,\) cannot be cut into 2 parts of equal size"):
         boxed.call("operations.uneven_output")
+
+
+@pytest.mark.parametrize("operation", ["send", "recv", "isend", "irecv", "batch", "any"])
+def test_what_is_not_contiguous_is_refused_as_by_gloo(two, operation):
+    with pytest.raises(StudentRaised, match=r"has to be contiguous.*operations.py:\d+ in every_second"):
+        two.call("operations.every_second", operation)

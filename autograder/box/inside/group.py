@@ -55,6 +55,13 @@ def _name_of(reduction) -> str:
     raise RuntimeError(f"the reduction {reduction} is not supported here, only {', '.join(_REDUCTIONS)}")
 
 
+def _require_contiguous(tensors, operation) -> None:
+    """As gloo and NCCL do: what works here has to work there."""
+    for tensor in tensors:
+        if not tensor.is_contiguous():
+            raise RuntimeError(f"{operation}: the tensor has to be contiguous, one block of memory: use .contiguous()")
+
+
 class BrokerGroup(dist.ProcessGroup):
     """The methods that torch.distributed calls. `ranks` are the members' ranks in the whole world, in their order here."""
 
@@ -83,13 +90,16 @@ class BrokerGroup(dist.ProcessGroup):
 
     def send(self, tensors, peer, tag=0):
         self._require_another(peer, "send")
+        _require_contiguous(tensors, "send")
         return self._post("send", tensors, peer=peer, tag=tag)
 
     def recv(self, tensors, peer, tag=0):
         self._require_another(peer, "recv")
+        _require_contiguous(tensors, "recv")
         return self._post("recv", outputs=tensors, peer=peer, tag=tag)
 
     def recv_anysource(self, tensors, tag=0):
+        _require_contiguous(tensors, "recv")
         return self._post("recv", outputs=tensors, tag=tag)
 
     def _require_another(self, peer, operation):
