@@ -14,7 +14,6 @@ from pathlib import Path
 
 from .box.choose import own_users
 from .errors import AutograderError, BoxError, GraderFault, SubmissionError, UsageError
-from .grade import Grader
 from .intake.entries import Source
 from .lesson import Lesson
 from .options import ALL, AS_USUAL, Asked, GraderOptions
@@ -68,14 +67,21 @@ def default_processes() -> int:
     return len(cores()) or os.cpu_count() or 1
 
 
+def _grader(lesson, options):
+    """Imported where one is made: with it comes torch, more than a second, which the holder of a pool does not need."""
+    from .grade import Grader
+
+    return Grader(lesson, options)
+
+
 def _here(lesson, jobs, options):
-    with Grader(lesson, options) as grader:
+    with _grader(lesson, options) as grader:
         for index, job in enumerate(jobs):
             yield index, _grade(grader, job)
 
 
 def _pool(lesson, jobs, processes, options):
-    with Pool(processes, partial(Grader, lesson, options)) as pool:
+    with Pool(processes, partial(_grader, lesson, options)) as pool:
         heard = _heard(pool, jobs, options)
         for index, card in pool.each(_work, [(job, heard) for job in jobs]):
             yield index, _lost_twice(lesson, jobs[index], card) if isinstance(card, Lost) else card

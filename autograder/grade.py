@@ -167,7 +167,7 @@ class Grader:
         return {
             "autograder": __version__,
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a type of its own, which nobody else should need torch to read
             "platform": platform.system(),
         }
 

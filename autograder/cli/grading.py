@@ -1,5 +1,6 @@
 """For instructors: grade, merge, replay, export."""
 
+import os
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +16,6 @@ from ..batch import Job, default_processes, jobs_of, run
 from ..errors import UsageError, nearest
 from ..exports import table
 from ..files import can_write, write
-from ..grade import grade_in_process
 from ..intake.crowd import refuse_a_class, refuse_one_student
 from ..lesson import LAB, Lesson, load
 from ..options import Asked, GraderOptions
@@ -117,7 +117,12 @@ def _saying_what_is_kept(cards, of, out):
         raise
 
 
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's, the one of WSL, AMD's
+
+
 def _found_gpu() -> str | None:
+    if sys.platform == "linux" and not any(map(os.path.exists, _DRIVERS)):
+        return None  # without asking torch: to import it takes more than a second
     import torch
 
     return "cuda" if torch.cuda.is_available() else None
@@ -168,6 +173,8 @@ def replay(
     parts = [Asked((row.module,), (test,), card.seed_of(row)) for row in rows]
     options = GraderOptions(own_prerequisites=card.digests.prerequisites == "own")
     if in_process:
+        from ..grade import grade_in_process
+
         if changed:
             console.print(
                 escape(f"{card.submission} has changed since {scorecard} was written: this is what it is now")

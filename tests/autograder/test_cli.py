@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -33,6 +35,13 @@ def autograder(monkeypatch, capsys):
         return end.value.code, " ".join(capsys.readouterr().out.split())
 
     return run
+
+
+def test_torch_is_not_imported_to_read_what_is_asked():
+    """It takes more than a second, of each command, and again in the process that only holds a pool."""
+    command = "import sys, autograder.cli; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
 
 
 def test_grade_writes_a_scorecard_and_exits_0_whatever_the_score(root, autograder):
