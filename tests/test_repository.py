@@ -55,7 +55,7 @@ LAYERS = [
     "box.inside.pending",
     "box.wire box.ranks.collectives box.ranks.news box.inside.reading",
     "box.codec box.clock box.cpu notebooks.restore",
-    "differences files points pool progress digests options tables intake.reader box.caps box.policy box.zygote.whispers box.zygote.cgroup author.wording plausible notebooks.links notebooks.cells notebooks.feedback notebooks.in_lab",
+    "differences files points pool progress digests options tables intake.reader box.caps box.policy box.ranks.order box.zygote.whispers box.zygote.cgroup author.wording plausible notebooks.links notebooks.cells notebooks.feedback notebooks.in_lab",
     "errors",
 ]
 LESSONS = all_lessons()

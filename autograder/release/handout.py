@@ -36,7 +36,18 @@ COPIED = (
     *(f"box/inside/{name}.py" for name in ("__init__", "gloo", "group", "pending", "uncompiled", "worker")),
     *(
         f"box/ranks/{name}.py"
-        for name in ("__init__", "broker", "collectives", "listener", "local", "news", "operation", "post", "team")
+        for name in (
+            "__init__",
+            "broker",
+            "collectives",
+            "listener",
+            "local",
+            "news",
+            "operation",
+            "order",
+            "post",
+            "team",
+        )
     ),
 )
 

@@ -89,6 +89,9 @@ class Told(Link):
         self.tell({**message, "at": time.perf_counter()})
         return number
 
+    def let_go(self, number: int) -> None:
+        """Nothing is told: gloo itself takes such a message back."""
+
     def ended(self, number: int, failed: str = "") -> None:
         self.tell({"end": number, "at": time.perf_counter(), "failed": failed})
 

@@ -7,6 +7,7 @@ side ever blocks on the other's full buffer:
     {"post": operation, "id": n, ...}     it begins; no answer
     {"wait": n}                           -> {"tensors": [...], "source": rank or None} or {"error": text}
     {"poll": n}                           -> {"ready": whether a wait would return at once}
+    {"gone": n}                           nobody keeps this send any more, and nobody has waited for it; no answer
 
 A send ends when its receive has begun, as in gloo: two ranks that both send first wait for ever. A copy of this file is
 in every handout: it imports nothing else of ours than what is beside it.

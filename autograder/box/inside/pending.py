@@ -17,21 +17,41 @@ class Link:
 
     def __init__(self, connection: socket.socket):
         self._connection, self._lock, self._ids = connection, threading.Lock(), itertools.count()
+        self._gone: list[int] = []
 
     def post(self, **message) -> int:
         with self._lock:
             number = next(self._ids)
             wire.send(self._connection, {"id": number, **message})
-            return number
+        self._tell_of_gone()
+        return number
 
     def ask(self, **message) -> dict:
         with self._lock:
             wire.send(self._connection, message)
-            return wire.receive(self._connection)
+            answer = wire.receive(self._connection)
+        self._tell_of_gone()
+        return answer
+
+    def let_go(self, number: int) -> None:
+        """Nobody keeps this operation any more. It may be called at any moment, between any two others of the same thread."""
+        self._gone.append(number)
+        self._tell_of_gone()
+
+    def _tell_of_gone(self):
+        while self._gone and self._lock.acquire(blocking=False):  # who holds it does this afterwards
+            try:
+                wire.send(self._connection, {"gone": self._gone.pop()})
+            except (IndexError, OSError):  # another thread was first, or the rank is at its end
+                return
+            finally:
+                self._lock.release()
 
 
 class Pending(dist.Work):
     """An operation that has begun."""
+
+    _operation, _ended = "", False  # ended: and this process has heard so
 
     def __init__(self, link, number, outputs, operation=""):
         super().__init__()
@@ -47,14 +67,20 @@ class Pending(dist.Work):
         """
         if not self._done:
             reply = self._link.ask(wait=self.number)
+            self._ended = True
             if "error" in reply:
                 raise RuntimeError(reply["error"])
             _fill(self._outputs, reply["tensors"], self._operation)
             self._source, self._done = reply["source"], True
         return True
 
+    def __del__(self):
+        if self._operation == "send" and not self._ended:
+            self._link.let_go(self.number)
+
     def is_completed(self) -> bool:
-        return self._done or self._link.ask(poll=self.number)["ready"]
+        self._ended = self._ended or self._link.ask(poll=self.number)["ready"]
+        return self._ended
 
     def result(self) -> list[torch.Tensor]:
         self.wait()

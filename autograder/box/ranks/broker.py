@@ -13,15 +13,15 @@ from collections.abc import Iterable, Iterator
 from ...errors import BadReply
 from .collectives import Disagreement, combine
 from .news import News
-from .operation import Errors, Operation, Queues
-from .post import Message, read, size_of
+from .operation import ADVICE, Errors, Operation, Queues
+from .order import Order
+from .post import Message, read, weight_of
 
 MOST_HELD = 512 << 20  # bytes of tensors that nobody has waited for yet, each with what it costs besides
 MOST_PENDING = 10_000  # operations that nobody has waited for yet
 MOST_TRAFFIC = 200_000  # operations and tensors of one request
 MOST_GROUPS = 64  # of one request: in which of them a rank posts says something that is no bytes of a message
-_ADVICE = {"send": "; one of them should receive first", "recv": "; one of them should send first"}
-_TENSOR = 1024  # bytes that a tensor costs besides its own
+_KINDS = ("wait", "poll", "post", "gone")
 
 
 class Broker:
@@ -42,7 +42,8 @@ class Broker:
         self._asking: dict[int, tuple[str, int]] = {}  # rank -> what it asks for: ("wait" or "poll", number)
         self._polled: dict[int, int] = {}  # rank -> number: it did nothing else since it asked for that
         self._pending: dict[tuple[int, int], Operation] = {}  # (rank, number), until the operation is complete
-        self._results: dict[tuple[int, int], dict] = {}  # (rank, number) -> answer, until it is waited for
+        self._results: dict[tuple[int, int], tuple[Operation, dict]] = {}  # with its answer, until it is waited for
+        self._order = Order(size)
         # ("all", group): collectives that some members have not posted yet; ("send" or "recv", group, destination, tag)
         self._queues = Queues()
         self._groups: dict[tuple, tuple] = {}
@@ -52,13 +53,17 @@ class Broker:
     def begin(self) -> None:
         """All ranks run again."""
         self.traffic, self._listed, self._news = [], 0, News()
-        self._returned.clear()
-        self._groups.clear()
-        self._errors.clear()
+        for each in (self._returned, self._groups, self._errors):
+            each.clear()
+        self._order.meet()
 
     def returned(self, rank: int) -> None:
         """The rank has answered its request: it posts nothing more."""
         self._returned.add(rank)
+
+    def lost(self, rank: int) -> str:
+        """What the rank is told of a message that would be lost over gloo; empty if there is none."""
+        return self._order.lost.get(rank, "")
 
     def handle(self, rank: int, message) -> None:
         """Takes one message of a rank.
@@ -66,31 +71,35 @@ class Broker:
         Raises:
             BadReply: it is not a message, or the ranks leave too much here.
         """
-        kind = next((kind for kind in ("wait", "poll", "post") if type(message) is dict and kind in message), None)
+        kind = next((kind for kind in _KINDS if type(message) is dict and kind in message), None)
         self._polled.pop(rank, None)
         if kind == "post" and len(self._returned) == self._size:
             raise BadReply(f"rank {rank} went on sending after all ranks had answered")
         if kind == "post":
             self._post(rank, read(message, rank, self._size))
-        elif kind is not None and type(message[kind]) is int and self._knows(rank, message[kind]):
+        elif kind is None or type(message[kind]) is not int or not self._knows(rank, message[kind]):
+            raise BadReply("a rank sent something that is not a message between ranks")
+        elif kind == "gone":
+            self._let_go(rank, message[kind])
+        else:
             self._asking[rank] = kind, message[kind]
             if kind == "poll":
                 self._polled[rank] = message[kind]
-        else:
-            raise BadReply("a rank sent something that is not a message between ranks")
 
     def answers(self) -> Iterator[tuple[int, dict]]:
         """(rank, answer) for all that can be answered now; what can never be complete is answered with an error."""
         self._give_up()
         for rank, (kind, number) in list(self._asking.items()):
             ready = (rank, number) in self._results
-            if kind == "poll":
+            if ready:
+                self._order.learns(rank, *self._results[rank, number][0].times.values())
+            if kind == "poll" or ready:
                 del self._asking[rank]
+            if kind == "poll":
                 yield rank, {"ready": ready}
             elif ready:
-                del self._asking[rank]
-                answer = self._results.pop((rank, number))
-                self._held -= _weight(answer.get("tensors", ()))
+                _, answer = self._results.pop((rank, number))
+                self._held -= weight_of(answer.get("tensors", ()))
                 yield rank, answer
 
     def in_full(self, rank: int, text: str) -> str:
@@ -111,8 +120,7 @@ class Broker:
     def _doing(self, rank):
         if rank in self._returned:
             return "has returned"
-        operation = self._waited_for(rank)
-        if operation is not None:
+        if operation := self._waited_for(rank):
             return f"is waiting in {operation}"
         polled = self._pending.get((rank, self._polled.get(rank, -1)))
         return "computes" if polled is None else f"asks whether {polled} is complete"
@@ -130,7 +138,7 @@ class Broker:
     def _post(self, rank, post):
         self.traffic.append(post.message(rank, self._news.of(rank, post.tensors)))
         self._listed += 1 + len(post.tensors)
-        self._held += _weight(post.tensors)
+        self._held += weight_of(post.tensors)
         if self._held > MOST_HELD:
             raise BadReply(f"the ranks sent more than {MOST_HELD >> 20} MB in messages that no rank received")
         if len(self._pending) + len(self._results) >= MOST_PENDING or self._listed > MOST_TRAFFIC:
@@ -167,7 +175,7 @@ class Broker:
             return
         for rank, tensors in zip(operation.ranks, results, strict=True):
             self._settle(rank, operation, {"tensors": tensors, "source": None})
-        self._held -= sum(map(_weight, given))
+        self._held -= sum(map(weight_of, given))
 
     def _refuse(self, operation, told, whole=""):
         """Gives it up; told is rank -> what that rank hears, whole is said in its place where the ranks do not hear it."""
@@ -175,7 +183,7 @@ class Broker:
         for rank in operation.numbers:
             self._settle(rank, operation, {"error": told[rank]})
             self._errors.note(rank, told[rank], whole or told[rank])
-        self._held -= sum(map(_weight, operation.parts.values()))
+        self._held -= sum(map(weight_of, operation.parts.values()))
 
     def _send(self, rank, post, group):
         send = Operation("send", (rank, post.peer), tag=post.tag)
@@ -198,22 +206,30 @@ class Broker:
 
     def _pass_on(self, send, receive, post):
         (source, destination), tensors = send.ranks, send.parts[send.ranks[0]]
+        send.times = receive.times = send.times | receive.times
         self._queues.remove(send)
         self._queues.remove(receive)
         self._settle(source, send, {"tensors": [], "source": None})
         self._settle(destination, receive, {"tensors": tensors, "source": post.ranks.index(source)})
-        self._held -= _weight(tensors)
+        self._held -= weight_of(tensors)
 
     def _take_part(self, operation, rank, post):
         # A tensor that came is a view of its whole message, all of which would stay with it.
         operation.parts[rank], operation.numbers[rank] = [tensor.clone() for tensor in post.tensors], post.number
+        operation.times[rank] = self._order.begins(rank)
         self._pending[rank, post.number] = operation
 
     def _settle(self, rank, operation, answer):
         number = operation.numbers[rank]
         del self._pending[rank, number]
-        self._results[rank, number] = answer
-        self._held += _weight(answer.get("tensors", ()))
+        self._results[rank, number] = operation, answer
+        self._held += weight_of(answer.get("tensors", ()))
+
+    def _let_go(self, rank, number):
+        """Nobody keeps what isend returned, nor has waited for it."""
+        send = self._pending.get((rank, number)) or self._results.pop((rank, number))[0]
+        if send.name == "send":
+            self._order.let_go(rank, send.ranks[-1], send.times.get(send.ranks[-1]))
 
     # ------------------------------------------------------------------------------------------ no way on
 
@@ -221,25 +237,13 @@ class Broker:
         """Settles what is waited for in vain: a rank that is needed has returned, or all wait for each other."""
         for rank in range(self._size):
             operation = self._waited_for(rank)
-            gone = self._gone(operation) if operation else None
+            gone = operation.gone(self._returned) if operation else None
             if gone is not None:
                 says = f"{{}}, but rank {gone} has returned and will never take part"
                 self._refuse(operation, operation.waiting(says))
         waited = {rank: self._waited_for(rank) for rank in range(self._size) if rank not in self._returned}
         if waited and None not in waited.values():
             names = {operation.name for operation in waited.values() if operation}
-            advice = _ADVICE.get(names.pop(), "") if len(names) == 1 else ""
-            whole = f"the ranks are waiting for each other: {self}{advice}"
+            whole = f"the ranks are waiting for each other: {self}{ADVICE.get(' '.join(names), '')}"
             for operation in dict.fromkeys(waited.values()):
                 self._refuse(operation, operation.waiting("the ranks are waiting for each other: {}"), whole)
-
-    def _gone(self, operation):
-        """A rank whose part will never come; any one sender is enough for a receive from any."""
-        missing = operation.missing()
-        gone = [rank for rank in missing if rank in self._returned]
-        enough = len(missing) if operation.name == "recv" else 1
-        return gone[0] if len(gone) >= enough else None
-
-
-def _weight(tensors):
-    return size_of(tensors) + _TENSOR * len(tensors)

@@ -81,6 +81,10 @@ class Listener:
         """Whether gloo let an operation of the rank fail: mostly since another rank is gone."""
         return rank in self._failed
 
+    def lost(self, rank: int) -> str:
+        """What the rank is told of a message that would be lost over gloo: nothing, here it was lost."""
+        return ""
+
     def handle(self, rank: int, message: dict[str, Any]) -> None:
         """Takes one message of a rank."""
         try:

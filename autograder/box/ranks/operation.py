@@ -1,8 +1,11 @@
 """What ranks do together, as the broker keeps it until it is complete. A copy of this file is in every handout."""
 
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
+
+# Where all ranks wait in the same.
+ADVICE = {"send": "; one of them should receive first", "recv": "; one of them should send first"}
 
 
 @dataclass(eq=False)
@@ -11,7 +14,8 @@ class Operation:
 
     Attributes:
         ranks: who takes part, in the group's order; the source first, the destination last.
-        parts: rank -> its tensors. numbers: rank -> its own number for this operation.
+        parts: rank -> its tensors. numbers: rank -> its own number for this operation. times: rank -> when it began (order.py);
+            of a send that has been received, those of both sides.
         queue: where it waits for the others' parts, a key of Queues.
     """
 
@@ -22,6 +26,7 @@ class Operation:
     tag: int = 0
     parts: dict[int, list] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)
+    times: dict[int, tuple[int, ...]] = field(default_factory=dict)
     queue: tuple = ()
 
     def __str__(self):
@@ -35,6 +40,13 @@ class Operation:
 
     def missing(self):
         return [rank for rank in self.ranks if rank not in self.numbers]
+
+    def gone(self, returned: Set[int]) -> int | None:
+        """A rank whose part will never come; any one sender is enough for a receive from any."""
+        missing = self.missing()
+        gone = [rank for rank in missing if rank in returned]
+        enough = len(missing) if self.name == "recv" else 1
+        return gone[0] if len(gone) >= enough else None
 
     def waiting(self, says: str) -> dict[int, str]:
         """For each rank that takes part what it hears: a sentence in which {} is what it waits for."""

@@ -108,6 +108,14 @@ def size_of(tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() or tensor.dim() * _SIZE for tensor in tensors)
 
 
+_TENSOR = 1024  # bytes that a tensor costs besides its own
+
+
+def weight_of(tensors) -> int:
+    """Bytes that it takes to keep them."""
+    return size_of(tensors) + _TENSOR * len(tensors)
+
+
 def size_of_tag(tag: int) -> int:
     """Bytes that a tag can say: who receives by one tag of 256 is told a byte, without a tensor."""
     return tag.bit_length() // 8 + 1 if tag else 0

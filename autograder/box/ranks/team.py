@@ -124,11 +124,18 @@ class Team:
                         selector.unregister(key.fileobj)
                         self._hear(key.data, clock)  # what it sent before it replied comes before its return
                         self._broker.returned(key.data)
+                        self._require_kept(key.data, by_rank[key.data])
                         clock = self._for_the_others(by_rank[key.data], clock)
                     else:
                         self._hear(key.data, clock)
                 for rank, answer in self._broker.answers():
                     self._answer(self._members[rank].messages, answer, clock)
+
+    def _require_kept(self, rank, reply):
+        """What a rank lets go of while it raises is not what is wrong with it."""
+        lost = self._broker.lost(rank)
+        if lost and replies.read(reply).raised is None:
+            raise BadReply(lost)
 
     def _for_the_others(self, reply, clock):
         """The time that is left to the other ranks: little, if one has raised and nobody tells those who wait for it."""
