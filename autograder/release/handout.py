@@ -34,21 +34,9 @@ COPIED = (
     *("box/__init__.py", "box/caps.py", "box/clock.py", "box/codec.py", "box/cpu.py"),
     *("box/local.py", "box/replies.py", "box/seam.py", "box/wire.py"),
     *(f"box/inside/{name}.py" for name in ("__init__", "gloo", "group", "pending", "uncompiled", "worker")),
-    *(
-        f"box/ranks/{name}.py"
-        for name in (
-            "__init__",
-            "broker",
-            "collectives",
-            "listener",
-            "local",
-            "news",
-            "operation",
-            "order",
-            "post",
-            "team",
-        )
-    ),
+    *("box/ranks/__init__.py", "box/ranks/broker.py", "box/ranks/collectives.py", "box/ranks/listener.py"),
+    *("box/ranks/local.py", "box/ranks/news.py", "box/ranks/operation.py", "box/ranks/order.py", "box/ranks/post.py"),
+    "box/ranks/team.py",
 )
 
 _GRADING = '''"""What the public tests need of the course's autograder. The files here are copies: changing them changes no grade."""
