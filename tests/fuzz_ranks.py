@@ -91,7 +91,8 @@ def turns_of(draw: random.Random):
             posts = [(rank, post_of(rank, draw.choice([*COLLECTIVES, "send", "recv", "send", "recv"]), numbers, draw))]
         for rank, message in posts:
             yield rank, spoilt(message, draw) if draw.random() < 0.01 else message
-            yield rank, {draw.choice(["wait", "wait", "wait", "poll", "poll", "gone"]): message["id"] - (draw.random() < 0.01)}
+            said = draw.choice(["wait", "wait", "wait", "poll", "poll", "gone"])
+            yield rank, {said: message["id"] - (draw.random() < 0.01)}
         if draw.random() < 0.02:
             yield draw.randrange(RANKS), "return"
 
