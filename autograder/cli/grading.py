@@ -59,7 +59,7 @@ def grade(
         suggestion = nearest(prerequisites, ("reference", "own"))
         raise UsageError(f"--prerequisites is {prerequisites!r}: give reference or own{suggestion}")
     if gpu_only and not options.gpu_device:
-        raise UsageError("--gpu-only needs a GPU, but torch finds none here")
+        raise UsageError("--gpu-only needs a GPU, but none is found here")
     if each:
         refuse_one_student(submission, chosen)
         found = take_in_each(submission, chosen)
@@ -117,7 +117,7 @@ def _saying_what_is_kept(cards, of, out):
         raise
 
 
-_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's, the one of WSL, AMD's
+_DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")  # NVIDIA's, that of its boards, that of WSL, AMD's
 
 
 def _found_gpu() -> str | None:

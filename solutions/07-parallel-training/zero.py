@@ -29,8 +29,8 @@ class ZeroRedundancyOptimizer(torch.optim.Optimizer):
     step the parameters are equal on all ranks, to the last bit, and what optimizer_class would have made of them in one
     process. This is for optimizers that treat each element alone, and whose state a step makes: SGD, Adam, AdamW.
 
-    With 2 or 4 ranks a rank's part is 1 / W of all elements, give or take 40 %, whenever no parameter has more than 1 / (2W) of them. Whole
-    parameters may be shared out, or slices of them. A rank without a part is legal: there may be fewer parameters than
+    With 2 or 4 ranks a rank's part is 1 / W of all elements, give or take 40 %, whenever no parameter has more than 1 / (2W)
+    of them. Whole parameters may be shared out, or slices of them. A rank without a part is legal: there may be fewer parameters than
     ranks. A parameter whose grad is None stays as it is, and has no state. A parameter may have any strides and any dtype.
     A step begins at what the parameters are then, as of torch optimizers: they may be clamped or loaded between two steps.
     It leaves the gradients as they are.

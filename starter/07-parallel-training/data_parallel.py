@@ -103,7 +103,8 @@ class DistributedDataParallel(nn.Module):
         """Waits until every gradient is its mean over the ranks. Every rank calls it once, after backward and before the optimizer's step.
 
         After several backwards (none of them with create_graph) the gradients become the mean over the ranks of their sums; also where the
-        ranks' backwards reach different parameters, and where a rank has had none. Then the next step can begin: with gradients set to None, set to zero, or kept.
+        ranks' backwards reach different parameters, and where a rank has had none. Then the next step can begin: with gradients
+        set to None, set to zero, or kept.
         """
         # TODO(student): send what has not left yet, wait for all, and be ready for the next backward
         raise NotImplementedError("DistributedDataParallel.finish_gradient_synchronization is not implemented yet")

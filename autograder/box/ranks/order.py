@@ -1,4 +1,5 @@
-"""What a rank can know of what the others have begun: vector clocks (Fidge 1988, Mattern 1989). A copy is in every handout.
+"""What a rank can know of what the others have begun, by vector clocks (Fidge 1988, Mattern 1989), and what it lost by letting
+go of it before it knew. A copy is in every handout.
 
 A rank knows its own operations, and of another's those that came before something which it was told: what it received, a
 collective that is complete, a send that has ended. Time plays no part, so a verdict that hangs on it is the same each time.
