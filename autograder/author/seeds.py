@@ -29,7 +29,7 @@ def lost_points(
     modules: () is all of the lesson.
     """
     solution = Job(Submission("solution", "", lesson.solution_files()), Asked(tuple(modules) or None))
-    right = {f"right/{sample.name}": _job(sample) for sample in _samples(lesson, RIGHT, modules)}
+    right = {f"right/{sample.name}": _job(sample, modules) for sample in _samples(lesson, RIGHT, modules)}
     return sorted(
         (name, seed, f"{row.test}: {_why(row)}")
         for name, seed, card in _graded(lesson, {"solution": solution, **right}, seeds, processes, on_progress)
@@ -50,7 +50,7 @@ def broken_promises(
     modules: () is all of the lesson.
     """
     samples = {f"wrong/{sample.name}": sample for sample in _samples(lesson, WRONG, modules)}
-    jobs = {name: _job(sample) for name, sample in samples.items()}
+    jobs = {name: _job(sample, modules) for name, sample in samples.items()}
     return sorted(
         (name, seed, problem)
         for name, seed, card in _graded(lesson, jobs, seeds, processes, on_progress)
@@ -62,8 +62,10 @@ def _samples(lesson, kind, modules):
     return [one for one in load_samples(lesson, (kind,)) if not modules or set(modules) & set(one.modules)]
 
 
-def _job(sample):
-    return Job(sample.submission(), sample.asked)
+def _job(sample, modules):
+    """Of the sample's modules those that are asked for: a right work is often a whole lesson."""
+    chosen = tuple(module for module in sample.modules if not modules or module in modules)
+    return Job(sample.submission(), replace(sample.asked, modules=chosen))
 
 
 def _graded(lesson, jobs, seeds, processes, on_progress) -> Iterator[tuple[str, int, Scorecard]]:

@@ -1,7 +1,9 @@
 """What holds under the seed that a class happens to get holds under the others, or `autograder flaky` says where not."""
 
+import textwrap
+
 import pytest
-from conftest import write_lesson
+from conftest import TOY_SOLUTION, write_lesson
 from typer.testing import CliRunner
 
 from autograder.author.seeds import broken_promises, lost_points
@@ -41,6 +43,26 @@ def test_tests_that_correct_work_loses_by_chance_are_found(tmp_path):
     assert 0 < len(lost) < 12
     assert {(name, what) for name, _, what in lost} == {
         ("solution", "test_luck: the lesson's solution does not pass this test on these inputs: bad luck")
+    }
+
+
+def test_of_a_right_work_only_the_modules_that_are_asked_for_are_graded(tmp_path):
+    write_lesson(tmp_path, suite=LUCK)
+    (tmp_path / "assignments" / "99-toy" / "lesson.toml").write_text('title = "Toy"\nmodules = ["toy", "other"]\n')
+    (tmp_path / "solutions" / "99-toy" / "other.py").write_text(textwrap.dedent(TOY_SOLUTION))
+    suite = textwrap.dedent(LUCK).replace("toy.", "other.").replace("test_luck", "test_other_luck")
+    (tmp_path / "tests" / "lessons" / "99-toy" / "test_other.py").write_text(suite)
+    both = tmp_path / "tests" / "submissions" / "99-toy" / "right" / "both"
+    both.mkdir(parents=True)
+    (both / "expect.toml").write_text('why = "the solution, handed in whole"\n')
+    for module in ("toy", "other"):
+        (both / f"{module}.py").write_text(textwrap.dedent(TOY_SOLUTION))
+
+    lost = lost_points(load("99-toy", tmp_path), range(12), modules=("other",))
+
+    assert {(name, what.partition(":")[0]) for name, _, what in lost} == {
+        ("solution", "test_other_luck"),
+        ("right/both", "test_other_luck"),
     }
 
 
