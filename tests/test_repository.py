@@ -56,7 +56,7 @@ LAYERS = [
     "box.wire box.ranks.collectives box.ranks.news box.inside.reading",
     "box.codec box.clock box.cpu notebooks.restore",
     "differences files points pool progress digests options tables intake.reader box.caps box.policy box.ranks.order box.zygote.whispers box.zygote.cgroup author.wording plausible notebooks.links notebooks.cells notebooks.feedback notebooks.in_lab",
-    "errors",
+    "errors starting",
 ]
 LESSONS = all_lessons()
 MODULES = [(lesson, module) for lesson in LESSONS for module in lesson.modules]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from ..starting import nothing_from_here
 from . import cpu, wire
 from .clock import Usage
 from .inside import group, worker
@@ -50,7 +51,8 @@ class LocalProcess:
         self.messages, theirs_too = socket.socketpair()
         arguments = (theirs, theirs_too, list(folders), list(sys.path), seed, rank, size, prepare, output, join)
         self._process = _context().Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
+        with nothing_from_here():
+            self._process.start()
         theirs.close()
         theirs_too.close()
 

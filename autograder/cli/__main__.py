@@ -1,4 +1,4 @@
-"""`python -m autograder.cli`."""
+"""`python -P -m autograder.cli`; without -P, Python takes modules from the current folder first."""
 
 from . import main
 

@@ -28,7 +28,7 @@ from ..scorecard import Scorecard
 
 PACKAGE = Path(__file__).parents[1]
 COPIED = (
-    *("errors.py", "check.py", "differences.py", "student.py", "in_process.py", "progress.py"),
+    *("errors.py", "check.py", "differences.py", "student.py", "in_process.py", "progress.py", "starting.py"),
     *("gloo.py", "timeline.py"),
     *("arguments.py", "names.py", "probes.py"),
     *("box/__init__.py", "box/caps.py", "box/clock.py", "box/codec.py", "box/cpu.py"),
