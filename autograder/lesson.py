@@ -216,6 +216,18 @@ class Lesson(BaseModel):
                 known = f"it has {', '.join(self.modules)}{nearest(name, self.modules)}"
                 raise UsageError(f"{self.name} has no module {name!r}: {known}")
 
+    def refuse_to_come_with(self, submission: Path) -> None:
+        """Hidden tests run in the grader: a student's copy of a course, in which somebody stands to grade it, is not the course.
+
+        Raises:
+            UsageError: the lesson was found in the submission.
+        """
+        if _ROOT not in os.environ and self.root.is_relative_to(submission.resolve()):
+            raise UsageError(
+                f"the lessons of {self.root} were found, but that is in {submission}, which is to be graded: run this in the "
+                f"course's folder, or set {_ROOT} to it"
+            )
+
     @property
     def has_a_lab(self) -> bool:
         return (self.assignment / f"{LAB}.py").is_file()
@@ -263,6 +275,7 @@ class Lesson(BaseModel):
         return digest_of({question.id: str(question.points).encode() for question in self.written})
 
 
+_ROOT = "AUTOGRADER_ROOT"
 _ONLY_NBGRADER = (
     "the exercises of {0}'s lab are cells of a notebook: `nbgrader autograde {0}` grades them, "
     "and no other command does (docs/notebooks.md)"
@@ -308,14 +321,14 @@ def find_root(start: Path | None = None) -> Path:
     Raises:
         UsageError: there is none.
     """
-    named = os.environ.get("AUTOGRADER_ROOT")
+    named = os.environ.get(_ROOT)
     if named:
         return Path(named).resolve()
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents, Path(__file__).resolve().parents[1]):
         if (folder / "assignments").is_dir() and (folder / "tests" / "lessons").is_dir():
             return folder
-    raise UsageError(f"no lessons above {start}: run this inside the course's folder, or set AUTOGRADER_ROOT to it")
+    raise UsageError(f"no lessons above {start}: run this inside the course's folder, or set {_ROOT} to it")
 
 
 def load(name: str, root: Path | None = None) -> Lesson:

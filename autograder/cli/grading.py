@@ -46,6 +46,7 @@ def grade(
 ) -> None:
     """Grade a submission, or a folder of them, into OUT/<student>/scorecard.json."""
     chosen = load(lesson)
+    chosen.refuse_to_come_with(submission)
     chosen.require(module or ())
     modules = chosen.modules_with(test, module) if test else module
     asked = Asked(tuple(modules) if modules else None, tuple(test) if test else None, seed=seed)
@@ -166,6 +167,8 @@ def replay(
         lesson.require([LAB])
     if not card.submission:
         raise UsageError(f"{scorecard} does not say where its submission was: grade it again")
+    for path in card.submission.splitlines():
+        lesson.refuse_to_come_with(Path(path))
     submission = take_in_again(card.submission, lesson)
     changed = submission.digest != card.digests.submission  # in a debugger: somebody wrote breakpoint() into it
     if changed and not in_process:

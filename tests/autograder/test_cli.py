@@ -44,6 +44,32 @@ def test_torch_is_not_imported_to_read_what_is_asked():
     assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
 
 
+HERS = """
+import pathlib
+pathlib.Path("imported").touch()
+"""
+
+
+@pytest.mark.parametrize("what", ["grade . --lesson 99-toy", "grade .. --each --lesson 99-toy"])
+def test_a_submission_does_not_bring_its_own_hidden_tests(root, autograder, monkeypatch, what):
+    """Somebody hands in the whole course, and who grades stands in it: hidden tests run in the grader."""
+    hers = root / "class" / "eve"
+    write_lesson(hers, suite=HERS)
+    monkeypatch.chdir(hers)
+    monkeypatch.delenv("AUTOGRADER_ROOT")
+
+    code, said = autograder(*what.split(), "--out", root / "out")
+
+    assert (code, f"the lessons of {hers} were found" in said) == (2, True), said
+    assert not (hers / "imported").exists()
+    monkeypatch.setenv("AUTOGRADER_ROOT", str(root))
+    code, said = autograder("grade", ".", "--lesson", "99-toy", "--out", root / "out")
+    assert code == 0
+    monkeypatch.delenv("AUTOGRADER_ROOT")
+    code, said = autograder("replay", root / "out" / "eve" / "scorecard.json", "--test", "test_the_past_is_seen")
+    assert (code, "set AUTOGRADER_ROOT" in said) == (2, True)
+
+
 def test_grade_writes_a_scorecard_and_exits_0_whatever_the_score(root, autograder):
     code, said = autograder("grade", "ada", "--lesson", "99-toy", "--out", "out")
 
