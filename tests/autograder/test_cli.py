@@ -15,7 +15,7 @@ from autograder.scorecard import OUR_ERROR, PASSED, Outcome, Scorecard
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path, monkeypatch, graders_share_a_box):
     write_lesson(tmp_path)
     (tmp_path / "ada").mkdir()
     (tmp_path / "ada" / "toy.py").write_text(textwrap.dedent(TOY_SOLUTION).replace(".tril()", ".triu()"))
@@ -419,10 +419,12 @@ def test_replay_refuses_a_submission_that_has_changed(root, autograder):
 
 def test_a_box_that_breaks_costs_one_submission_and_no_other(root, monkeypatch):
     from autograder.batch import Job, run
+    from autograder.box.choose import open_box
     from autograder.grade import Grader
     from autograder.lesson import load
     from autograder.submission import Submission
 
+    monkeypatch.setattr("autograder.grade.open_box", open_box)  # not the one that the other tests share
     lesson = load("99")
     real, calls = Grader.grade, []
 

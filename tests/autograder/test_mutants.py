@@ -12,6 +12,8 @@ from autograder.author.prove import ProofTable, as_entry, explanations, prove
 from autograder.errors import LessonError
 from autograder.lesson import load
 
+pytestmark = pytest.mark.usefixtures("graders_share_a_box")
+
 
 def changes(source, operator=None):
     found = mutants_of(textwrap.dedent(source))
