@@ -11,18 +11,7 @@ from conftest import TOY_SOLUTION, write_lesson
 
 from autograder.starting import nothing_from_here
 
-LIBRARIES = {
-    "torch",
-    "numpy",
-    "scipy",
-    "transformers",
-    "pytest",
-    "pluggy",
-    "rich",
-    "typer",
-    "sitecustomize",
-    "autograder",
-}
+LIBRARIES = set("torch numpy scipy transformers pytest pluggy rich typer sitecustomize autograder".split())
 DECOY = """
 with open({log!r}, "a") as log:
     log.write(__name__ + "\\n")
@@ -78,11 +67,13 @@ def test_nor_does_a_process_that_is_not_confined(here, tmp_path):
     assert not (tmp_path / "imported").exists(), (tmp_path / "imported").read_text()
 
 
-def test_the_environment_is_as_before(monkeypatch):
-    for before in ({}, {"PYTHONSAFEPATH": "yes"}):
-        monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-        os.environ.update(before)
-        with nothing_from_here():
-            assert os.environ["PYTHONSAFEPATH"] == "1"
+@pytest.mark.parametrize("before", [None, "yes"])
+def test_the_environment_is_as_before(monkeypatch, before):
+    monkeypatch.setenv("PYTHONSAFEPATH", before or "")
+    if before is None:
+        monkeypatch.delenv("PYTHONSAFEPATH")
 
-        assert {name: value for name, value in os.environ.items() if name == "PYTHONSAFEPATH"} == before
+    with nothing_from_here():
+        assert os.environ["PYTHONSAFEPATH"] == "1"
+
+    assert os.environ.get("PYTHONSAFEPATH") == before
