@@ -217,7 +217,7 @@ class Lesson(BaseModel):
                 raise UsageError(f"{self.name} has no module {name!r}: {known}")
 
     def refuse_to_come_with(self, submission: Path) -> None:
-        """Hidden tests run in the grader: a student's copy of a course, in which somebody stands to grade it, is not the course.
+        """A student's copy of a course, in which somebody stands to grade it, is not the course: hidden tests run in the grader.
 
         Raises:
             UsageError: the lesson was found in the submission.

@@ -29,6 +29,7 @@ def export(
     chosen = load(lesson)
     sources: list[Source] = []
     for path in submissions:
+        chosen.refuse_to_come_with(path)
         sources += take_in_each(path, chosen).sources if each else [source_of(path)]
     works, problems = _taken(sources, chosen)
     count = written.export(chosen, works, out)
