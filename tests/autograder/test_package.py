@@ -20,7 +20,7 @@ from autograder.release import otter_zip as package
 ENVELOPE = """environment.yml files/driver.ipynb otter_config.json run_autograder run_otter.py setup.sh
     tests/placeholder.py""".split()
 GRADING = """__init__ answers arguments bounds cases check differences digests errors files grade in_process lesson marks names options plausible plugin points
-    probes questions rules scorecard student submission suite tomls witness exports/__init__ exports/gradescope exports/otter release/__init__
+    probes questions rules scorecard starting student submission suite tomls witness exports/__init__ exports/gradescope exports/otter release/__init__
     release/otter_plugin""".split()
 INTAKE = [
     f"intake/{path.stem}"
