@@ -115,10 +115,8 @@ def like_sum(grads, truth, M):
     """The true gradients, or M times those where the microbatches' means were added: that has tests of its own."""
     own = [grad for rank in grads for grad in rank]
     added = [M * grad for rank in truth for grad in rank]
-    largest = max(
-        (float(grad.abs().max()) for grad in added), default=0.0
-    )  # where all gradients are small, both are near
-    is_sum = len(own) == len(added) and nearly(own, added, 1e-3 * min(1.0, largest))
+    size = max((float(grad.abs().max()) for grad in added), default=0.0)  # small gradients are near their halves
+    is_sum = len(own) == len(added) and nearly(own, added, 1e-3 * min(1.0, size))
     return [[M * grad for grad in rank] for rank in truth] if is_sum else truth
 
 
