@@ -28,7 +28,7 @@ from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from .errors import GraderFault
-from .starting import nothing_from_here
+from .starting import NothingFromHere
 
 _TRIES = 2
 _END_S = 60.0
@@ -74,7 +74,7 @@ class Pool:
         self._stillborn = 0  # that died before they could be called, one after another
 
     def __enter__(self):
-        with nothing_from_here():
+        with NothingFromHere():
             resource_tracker.ensure_running()  # which takes the mask of ctrl_c_later away, if it is started under it
         try:
             with ctrl_c_later():  # the processes inherit it, and would else be interrupted in their imports
@@ -149,7 +149,7 @@ class _Process:
         self.core, self.ready = core, False
         self.call: _Call | None = None
         self.connection, theirs = context.Pipe()
-        with theirs, nothing_from_here():
+        with theirs, NothingFromHere():
             self._process = context.Process(target=_live, args=(theirs, core, make))
             self._process.start()
 

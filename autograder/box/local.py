@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ..starting import nothing_from_here
+from ..starting import NothingFromHere
 from . import cpu, wire
 from .clock import Usage
 from .inside import group, worker
@@ -51,7 +51,7 @@ class LocalProcess:
         self.messages, theirs_too = socket.socketpair()
         arguments = (theirs, theirs_too, list(folders), list(sys.path), seed, rank, size, prepare, output, join)
         self._process = _context().Process(target=_serve, args=arguments, daemon=True)
-        with nothing_from_here():
+        with NothingFromHere():
             self._process.start()
         theirs.close()
         theirs_too.close()

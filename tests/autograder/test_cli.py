@@ -62,7 +62,7 @@ def test_a_submission_does_not_bring_its_own_hidden_tests(root, autograder, monk
 
     code, said = autograder(*what.split(), "--out", root / "out")
 
-    assert (code, f"the lessons of {hers} were found" in said) == (2, True), said
+    assert (code, f"{hers}werefound" in said.replace(" ", "")) == (2, True), said  # a terminal breaks long paths
     assert not (hers / "imported").exists()
     monkeypatch.setenv("AUTOGRADER_ROOT", str(root))
     autograder("grade", ".", "--lesson", "99-toy", "--out", root / "out")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import TOY_SOLUTION, write_lesson
 
-from autograder.starting import nothing_from_here
+from autograder.starting import NothingFromHere
 
 LIBRARIES = set("torch numpy scipy transformers pytest pluggy rich typer sitecustomize autograder".split())
 DECOY = """
@@ -73,7 +73,7 @@ def test_the_environment_is_as_before(monkeypatch, before):
     if before is None:
         monkeypatch.delenv("PYTHONSAFEPATH")
 
-    with nothing_from_here():
+    with NothingFromHere():
         assert os.environ["PYTHONSAFEPATH"] == "1"
 
     assert os.environ.get("PYTHONSAFEPATH") == before
