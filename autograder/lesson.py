@@ -222,7 +222,7 @@ class Lesson(BaseModel):
         Raises:
             UsageError: the lesson was found in the submission.
         """
-        if _ROOT not in os.environ and self.root.is_relative_to(submission.resolve()):
+        if not os.environ.get(_ROOT) and self.root.is_relative_to(submission.resolve()):
             raise UsageError(
                 f"the lessons of {self.root} were found, but that is in {submission}, which is to be graded: run this in the "
                 f"course's folder, or set {_ROOT} to it"
