@@ -16,7 +16,7 @@ from autograder.author.hollow import (
     ZEROS,
     hollow,
 )
-from autograder.batch import Job, default_processes, run
+from autograder.batch import Job, run
 from autograder.lesson import load
 from autograder.options import Asked
 from autograder.submission import Submission
@@ -30,15 +30,14 @@ each_module = pytest.mark.parametrize(
 
 @cache
 def cards(lesson_name: str) -> dict:
-    """(module, kind) -> scorecard: all of a lesson are graded side by side."""
+    """(module, kind) -> scorecard. One grader for all of a lesson: another would import the suites and ask the solution once more."""
     lesson = load(lesson_name, ROOT)
     jobs = {
         (module, kind): _job(lesson, module, kind)
         for module in lesson.modules
         for kind in (ZEROS, AS_NUMPY, AS_TEXT, AS_NOTHING, REFUSING, REFUSING_METHODS, UNWRITTEN_METHODS)
     }
-    done = run(lesson, list(jobs.values()), processes=default_processes())
-    return {list(jobs)[index]: card for index, card in done}
+    return {list(jobs)[index]: card for index, card in run(lesson, list(jobs.values()))}
 
 
 def _job(lesson, module, kind):
