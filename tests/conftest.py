@@ -1,5 +1,6 @@
 """What several test files share: a small lesson of its own, and a warm grader for it; and `--lesson`, for `make check`."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from autograder import grade as grade_module
 from autograder.author.samples import RIGHT, WRONG, Sample, find_samples
+from autograder.batch import default_processes
 from autograder.box.choose import open_box
 from autograder.errors import LessonError
 from autograder.grade import Grader
@@ -31,6 +33,15 @@ def all_lessons() -> list[Lesson]:
         with suppress(LessonError):
             found.append(load(name, ROOT))
     return found
+
+
+def cores_left() -> int | None:
+    """How many processes may grade side by side: the other workers of this run of pytest keep their cores busy. None: no pool.
+
+    Each process of a pool imports the suites and asks the solution for itself, which costs as much as twenty samples.
+    """
+    share = default_processes() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return share if share > 1 else None
 
 
 def all_samples(lesson: Lesson, kinds: tuple[str, ...] = (RIGHT, WRONG)) -> list[Sample]:

@@ -1,18 +1,18 @@
 """The samples prove the suites: every wrong one loses what it must, every right one and the solution nothing.
 
-Those of a lesson that this run of pytest has chosen (`-k NAME` chooses one) are graded once, side by side, by the pool that
-grades classes; then each is one test. The inputs follow from the suites: whoever runs these tests sees what the others see,
+Those of a lesson that this run of pytest has chosen (`-k NAME` chooses one) are graded once, as a class is: where cores are
+left, side by side. Then each is one test. The inputs follow from the suites: whoever runs these tests sees what the others see,
 and a changed suite is tried on new inputs. `make flaky` tries many, of the right samples and of the wrong ones.
 """
 
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT, all_lessons, all_samples
+from conftest import ROOT, all_lessons, all_samples, cores_left
 
 from autograder.author.samples import WRONG, find_samples
 from autograder.author.stub import starter_text
-from autograder.batch import Job, default_processes, run
+from autograder.batch import Job, run
 from autograder.digests import digest_of
 from autograder.errors import UsageError
 from autograder.lesson import Lesson, load
@@ -66,7 +66,7 @@ def card_of(request):
                     jobs[each] = job_of(known, each, seed)
                 except UsageError as error:
                     wrong[lesson, each] = str(error)
-            processes = default_processes() if len(jobs) > 1 else None  # a pool would only start later
+            processes = cores_left() if len(jobs) > 1 else None  # a pool would only start later
             graded = run(known, list(jobs.values()), processes=processes)
             cards.update({(lesson, list(jobs)[at]): card for at, card in graded})
         if (lesson, name) in wrong:
