@@ -201,5 +201,5 @@ def gap(beams):
 
 
 def grown_by_one(log_probs, total, sequence):
-    """The beam, longer by each of the tokens."""
-    return [(total + float(p), [*sequence, v]) for v, p in enumerate(log_probs[sequence[-2], sequence[-1]])]
+    """The beam, longer by each of the tokens. log_probs: nested lists, [last but one][last][next]."""
+    return [(total + p, [*sequence, v]) for v, p in enumerate(log_probs[sequence[-2]][sequence[-1]])]
