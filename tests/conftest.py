@@ -178,9 +178,9 @@ class _Lent:
         pass
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def warm_boxes():
-    """Options of a box -> the one that all graders of a file share."""
+    """Options of a box -> the one that graders share."""
     boxes = {}
     yield boxes
     for box in boxes.values():

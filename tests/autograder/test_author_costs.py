@@ -8,6 +8,8 @@ from autograder.author.prove import ProofTable, losses_of_mutants
 from autograder.errors import GraderFault
 from autograder.lesson import load
 
+pytestmark = pytest.mark.usefixtures("graders_share_a_box")
+
 TRANSPOSED = 'why = "x"\nfails = ["test_the_past_is_seen"]\n[[change]]\nold = ".tril()"\nnew = ".triu()"\n'
 NO_ROWS = (
     'why = "x"\ncosts = "Every test asks for rows."\nfails = ["test_the_mask_has_rows"]\n'

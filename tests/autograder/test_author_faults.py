@@ -2,6 +2,7 @@
 
 import textwrap
 
+import pytest
 from conftest import TOY_SOLUTION, TOY_SUITE, write_lesson
 
 from autograder.grade import Grader
@@ -9,6 +10,8 @@ from autograder.lesson import load
 from autograder.options import Asked
 from autograder.scorecard import FAILED, GRADER_ERROR, PASSED
 from autograder.submission import Submission
+
+pytestmark = pytest.mark.usefixtures("graders_share_a_box")
 
 INSIDE = "import torch\n\n\ndef strided(x):\n    return x\n"
 SOLUTION = TOY_SOLUTION + "\n\n    class Layer:\n        def size(self):\n            return 1\n"

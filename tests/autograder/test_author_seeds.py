@@ -10,6 +10,8 @@ from autograder.author.seeds import broken_promises, lost_points
 from autograder.cli import app
 from autograder.lesson import load
 
+pytestmark = pytest.mark.usefixtures("graders_share_a_box")
+
 LUCK = """
     import pytest, torch
     @pytest.mark.points(1)

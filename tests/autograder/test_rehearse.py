@@ -13,6 +13,8 @@ from autograder.release import rehearse as rehearse_module
 from autograder.release.rehearse import Rehearsal
 from autograder.submission import Submission
 
+pytestmark = pytest.mark.usefixtures("graders_share_a_box")
+
 SAMPLE = """
 why = "The future instead of the past."
 fails = ["test_the_past_is_seen"]
