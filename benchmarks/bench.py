@@ -17,7 +17,7 @@ from autograder.batch import Job, run
 from autograder.box.sandbox import Sandbox
 from autograder.grade import Grader
 from autograder.lesson import load_all
-from autograder.options import Asked
+from autograder.options import Asked, GraderOptions
 from autograder.submission import Submission
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +64,7 @@ print(cpu)
 
 
 TURNS = 5
+LAYERS = ("uid", "landlock", "seccomp", "rlimits", "no_new_privs", "cgroup")
 
 
 def main(names: list[str]) -> None:
@@ -82,18 +83,21 @@ def main(names: list[str]) -> None:
 
 
 def test_figures(lesson):
-    """CPU seconds of the whole suite, in turns: in one process, in the box, stubs, and a mistake with its witness.
+    """CPU seconds of the whole suite, in turns: in one process, in the box, in one that confines nothing, stubs, and a mistake with
+    its witness.
 
-    The starter itself is not run. With a line of the student's in each module it is, and each test ends where nothing is written.
+    A box without layers is what a fork for each test and its messages cost. The starter itself is not run. With a line of the student's in each module it is, and each test ends where nothing is written.
     """
     solution, starter = lesson.solution_files(), lesson.starter_files()
     begun = {name: stub + b"\n# mine\n" for name, stub in starter.items()}
-    with Grader(lesson) as grader:
-        graded(grader, solution, 0)  # the first grading of a grader is another measure: cold_figures
+    with Grader(lesson) as grader, Grader(lesson, GraderOptions(without=LAYERS)) as bare:
+        for each in (grader, bare):
+            graded(each, solution, 0)  # the first grading of a grader is another measure: cold_figures
         turns = [
             (
                 in_process(lesson),
                 graded(grader, solution, 0),
+                graded(bare, solution, 0),
                 graded(grader, starter, 0),
                 graded(grader, begun, 0),
                 witness(grader, lesson, turn),
@@ -105,8 +109,9 @@ def test_figures(lesson):
     extra = statistics.median(boxed - one for one, boxed, *_ in turns)
     show(f"{lesson.name}: boxed, to the same suite in process", ratio((boxed, one) for one, boxed, *_ in turns))
     show("... CPU seconds", f"{boxed:.2f} and {one:.2f}: {1000 * extra / tests:.1f} ms more a test, of {tests} tests")
-    show("... the starter, to the solution", ratio((stub, boxed) for _, boxed, stub, _, _ in turns))
-    show("... the starter with a line more in each module", ratio((begun, boxed) for _, boxed, _, begun, _ in turns))
+    show("... in a box without layers, to the same", ratio((forked, one) for one, _, forked, *_ in turns))
+    show("... the starter, to the solution", ratio((stub, boxed) for _, boxed, _, stub, *_ in turns))
+    show("... the starter with a line more in each module", ratio((begun, boxed) for _, boxed, *_, begun, _ in turns))
     show("... the witness, once a seed where a test failed", ratio((heard, boxed) for _, boxed, *_, heard in turns))
 
 
@@ -147,8 +152,7 @@ def cold_figures(lesson):
 
 
 def box_figures(pairs=25):
-    layers = ["uid", "landlock", "seccomp", "rlimits", "no_new_privs", "cgroup"]
-    with Sandbox() as confined, Sandbox(without=layers) as bare:
+    with Sandbox() as confined, Sandbox(without=LAYERS) as bare:
         times = [(first_call(confined), first_call(bare)) for _ in range(pairs)]
         extra = statistics.median(one - other for one, other in times)
         show("fork, confinement and first call", f"{1000 * statistics.median(one for one, _ in times):.1f} ms")

@@ -231,13 +231,15 @@ AFTER_EOS = [sentence for sentence in BEAM_MISTAKES if "after its eos" in senten
 def but_for_filling(value, wrong, cases):
     """Whether value is a wrong result, but for its width and the eos at the ends of rows: what follows an eos is cut in many ways."""
     return all(
-        unfilled(ids, eos) == unfilled(wrong_ids[:, : ids.shape[1]], eos)
+        ids.shape[1] <= max_length
+        and unfilled(ids, eos) == unfilled(wrong_ids[:, : ids.shape[1]], eos)
         and torch.allclose(scores, wrong_scores, rtol=0, atol=1e-4)
-        for (ids, scores), (wrong_ids, wrong_scores), (*_, eos, _) in zip(value, wrong, cases, strict=True)
+        for (ids, scores), (wrong_ids, wrong_scores), (*_, max_length, eos, _) in zip(value, wrong, cases, strict=True)
     )
 
 
 def unfilled(ids, eos):
+    """The rows without what they end with, where that is eos."""
     return [row[: max((at + 1 for at, token in enumerate(row) if token != eos), default=0)] for row in ids.tolist()]
 
 
@@ -265,7 +267,7 @@ def telling_prompts(rng, table, count, settings, unseen):
 
 
 def beam_cases(rng, eos, all_settings):
-    """For `searches`: 30 prompts with each of the settings; with eos, what shows all subtle mistakes, or those that 60 tables can show."""
+    """For `searches`: 30 prompts with each of the settings; with eos, what shows all subtle mistakes or those that 60 tables can show."""
     unseen = [*SUBTLE_MISTAKES.values()] if eos is not None else []
     cases, count = [], 30
     for _ in range(60):
