@@ -10,6 +10,7 @@ from autograder.grade import Grader
 from autograder.lesson import load
 from autograder.options import Asked
 from autograder.scorecard import PASSED, PENDING_GPU
+from autograder.submission import Submission
 
 NEIGHBOURS = 6
 SLOWEST = {  # by the processor time that they take; tests/test_samples.py grades them on a machine as it is
@@ -43,10 +44,14 @@ def two_cores():
 def test_the_slowest_right_work_keeps_its_points_beside_six_busy_processes(lesson_name, two_cores):
     lesson = load(lesson_name, ROOT)
     samples = {sample.name: sample for sample in load_samples(lesson, (RIGHT,))}
-    with Grader(lesson) as grader, busy(NEIGHBOURS):
-        for name in SLOWEST[lesson_name]:
-            card = grader.grade(samples[name].submission(), Asked(samples[name].modules))
+    with Grader(lesson) as grader:
+        grader.grade(
+            Submission("starter", "", lesson.starter_files())
+        )  # imports the suites, which is the grader's own time
+        with busy(NEIGHBOURS):
+            for name in SLOWEST[lesson_name]:
+                card = grader.grade(samples[name].submission(), Asked(samples[name].modules))
 
-            lost = [(row.test, row.message) for row in card.outcomes if row.status not in (PASSED, PENDING_GPU)]
-            assert lost == [], name
-            assert card.score == card.max_score > 0
+                lost = [(row.test, row.message) for row in card.outcomes if row.status not in (PASSED, PENDING_GPU)]
+                assert lost == [], name
+                assert card.score == card.max_score > 0

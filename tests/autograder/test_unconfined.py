@@ -1,5 +1,6 @@
 """Practice where there is no fork: the same verdicts from two processes, said to be unconfined."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from conftest import ROOT, TOY_SOLUTION, TOY_SUITE, write_lesson
 from autograder.box.sandbox import Sandbox
 from autograder.scorecard import FAILED, NOT_REACHED, PASSED, Scorecard
 
-# What Windows has not is taken away before the package is imported. Grades toy.py of the folder, prints the scorecard.
+# What Windows has not is taken away before the package is imported. Grades toy.py of each folder, prints the scorecards.
 AS_ON_WINDOWS = """
 import multiprocessing, os, signal, socket, sys
 
@@ -32,9 +33,10 @@ if __name__ == "__main__":
     from autograder.submission import take_in
 
     lesson = load("99-toy", Path(sys.argv[1]))
-    with Grader(lesson, GraderOptions(require=tuple(sys.argv[3:]))) as grader:
-        card = grader.grade(take_in(Path(sys.argv[2]), lesson.modules), Asked(seed=1))
-    print(card.to_json())
+    with Grader(lesson, GraderOptions(require=tuple(sys.argv[2].split()))) as grader:
+        works = [take_in(Path(folder), lesson.modules) for folder in sys.argv[3:]]
+        cards = [grader.grade(work, Asked(seed=1)).to_json() for work in works]
+    print(f"[{', '.join(cards)}]")
 """
 
 MORE_TESTS = """
@@ -64,20 +66,48 @@ MORE_TESTS = """
 """
 
 
-@pytest.fixture
-def grade(tmp_path):
-    write_lesson(tmp_path / "root", suite=TOY_SUITE + MORE_TESTS, settings="call_timeout_s = 20\n")
-    (tmp_path / "run.py").write_text(AS_ON_WINDOWS)
-    (tmp_path / "work").mkdir()
+WORKS = {
+    "the solution": TOY_SOLUTION + "\n    print('hello')\n",
+    "transposed": TOY_SOLUTION.replace("tril", "triu"),
+    "dies": TOY_SOLUTION.replace("if length < 1:", "if length < 1:\n            import os; os._exit(0)"),
+}
 
-    def run(text, *require):
-        (tmp_path / "work" / "toy.py").write_text(textwrap.dedent(text))
-        command = [sys.executable, "-B", tmp_path / "run.py", tmp_path / "root", tmp_path / "work", *require]
+
+@pytest.fixture(scope="module")
+def grade(tmp_path_factory):
+    """grade(names of WORKS, layers): their scorecards, graded one after another; or what was said on the error output."""
+    folder = tmp_path_factory.mktemp("windows")
+    write_lesson(folder / "root", suite=TOY_SUITE + MORE_TESTS, settings="call_timeout_s = 20\n")
+    (folder / "run.py").write_text(AS_ON_WINDOWS)
+    for name, text in WORKS.items():
+        (folder / name).mkdir()
+        (folder / name / "toy.py").write_text(textwrap.dedent(text))
+
+    def run(names, require=""):
+        command = [
+            sys.executable,
+            "-B",
+            folder / "run.py",
+            folder / "root",
+            require,
+            *(folder / name for name in names),
+        ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "USERNAME": "ada"}  # which Windows always says
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-        return Scorecard.from_json(done.stdout) if done.returncode == 0 else done.stderr
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            return done.stderr
+        return {
+            name: Scorecard.from_json(json.dumps(card))
+            for name, card in zip(names, json.loads(done.stdout), strict=True)
+        }
 
     return run
+
+
+@pytest.fixture(scope="module")
+def cards(grade):
+    """name -> scorecard; one grader, which starts processes for each."""
+    return grade(list(WORKS))
 
 
 def statuses(card):
@@ -85,8 +115,8 @@ def statuses(card):
 
 
 @pytest.mark.slow
-def test_the_solution_gets_all_points_and_is_said_to_be_unconfined(grade):
-    card = grade(TOY_SOLUTION + "\n    print('hello')\n")
+def test_the_solution_gets_all_points_and_is_said_to_be_unconfined(cards):
+    card = cards["the solution"]
 
     assert set(statuses(card).values()) == {PASSED}, card
     assert card.layers == ("processes", "unconfined")
@@ -95,16 +125,14 @@ def test_the_solution_gets_all_points_and_is_said_to_be_unconfined(grade):
 
 
 @pytest.mark.slow
-def test_verdicts_are_those_of_the_box(grade):
-    card = grade(TOY_SOLUTION.replace("tril", "triu"))
-
-    row = next(row for row in card.outcomes if row.test == "test_the_past_is_seen")
+def test_verdicts_are_those_of_the_box(cards):
+    row = next(row for row in cards["transposed"].outcomes if row.test == "test_the_past_is_seen")
     assert (row.status, row.mistake) == (FAILED, "the mask is transposed: it shows the future")
 
 
 @pytest.mark.slow
-def test_a_death_costs_its_test_only(grade):
-    card = grade(TOY_SOLUTION.replace("if length < 1:", "if length < 1:\n            import os; os._exit(0)"))
+def test_a_death_costs_its_test_only(cards):
+    card = cards["dies"]
 
     assert statuses(card)["test_a_bad_length_is_refused"] == FAILED
     assert set(statuses(card).values()) == {PASSED, FAILED}
@@ -113,7 +141,7 @@ def test_a_death_costs_its_test_only(grade):
 
 @pytest.mark.slow
 def test_a_required_layer_is_not_there(grade):
-    assert "this machine has no landlock" in grade(TOY_SOLUTION, "landlock")
+    assert "this machine has no landlock" in grade(["the solution"], "landlock")
 
 
 @pytest.mark.parametrize(("without", "said"), [((), False), (("uid", "landlock"), True), (("uid", "seccomp"), True)])
