@@ -86,7 +86,8 @@ def test_figures(lesson):
     """CPU seconds of the whole suite, in turns: in one process, in the box, in one that confines nothing, stubs, and a mistake with
     its witness.
 
-    A box without layers is what a fork for each test and its messages cost. The starter itself is not run. With a line of the student's in each module it is, and each test ends where nothing is written.
+    A box without layers is what a fork for each test and its messages cost. The starter itself is not run. With a line of the
+    student's in each module it is, and each test ends where nothing is written.
     """
     solution, starter = lesson.solution_files(), lesson.starter_files()
     begun = {name: stub + b"\n# mine\n" for name, stub in starter.items()}

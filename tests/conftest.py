@@ -38,7 +38,7 @@ def all_lessons() -> list[Lesson]:
 def cores_left() -> int | None:
     """How many processes may grade side by side: the other workers of this run of pytest keep their cores busy. None: no pool.
 
-    Each process of a pool imports the suites and asks the solution for itself, which costs as much as twenty samples.
+    Each process of a pool imports the suites and asks the solution for itself: two took 10 to 15 CPU-seconds more in 02 and 03.
     """
     share = default_processes() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     return share if share > 1 else None
@@ -180,7 +180,7 @@ class _Lent:
 
 @pytest.fixture(scope="session")
 def warm_boxes():
-    """Options of a box -> the one that graders share."""
+    """Options of a box -> the one that the graders of all files share."""
     boxes = {}
     yield boxes
     for box in boxes.values():

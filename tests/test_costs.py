@@ -3,11 +3,10 @@
 from functools import cache
 
 import pytest
-from conftest import ROOT, all_lessons, all_samples
+from conftest import ROOT, all_lessons, all_samples, cores_left
 
 from autograder.author.costs import MEDIANS, MUCH, MUCHES, CostTables, Summary, measure, problems
 from autograder.author.samples import WRONG
-from autograder.batch import default_processes
 from autograder.lesson import load
 
 LESSONS = all_lessons()
@@ -47,7 +46,7 @@ def test_the_worst_of_a_module_is_a_sample_of_it_and_among_those_that_cost_much_
 @pytest.mark.thorough
 @pytest.mark.parametrize("lesson", [lesson.name for lesson in LESSONS])
 def test_a_mistake_costs_what_the_tables_say(lesson):
-    found = measure(load(lesson, ROOT), processes=default_processes())
+    found = measure(load(lesson, ROOT), processes=cores_left())
 
     assert [problem for losses in found.values() for problem in problems(losses)] == []
     assert [
